@@ -1,0 +1,87 @@
+"""What every command shares: flags that forgive, errors that say what to do, exit codes that mean something."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+Options = TypeVar("Options")
+
+DONE, FAILED, WRONG_COMMAND, INTERRUPTED = 0, 1, 2, 75
+
+TRUE_WORDS = frozenset({"true", "on", "yes", "1"})
+FALSE_WORDS = frozenset({"false", "off", "no", "0"})
+
+
+class UserError(ValueError):
+    """The command line, or something it names, is wrong. The message carries the cure; the exit code is 2."""
+
+
+class WorkError(RuntimeError):
+    """The work itself failed through no fault of the command line. The exit code is 1."""
+
+
+def parse(
+    options: type[Options],
+    arguments: Sequence[str],
+    default: Options | None = None,
+    aliases: Mapping[str, str] | None = None,
+    prog: str | None = None,
+) -> Options:
+    """Command line -> dataclass.
+
+    `--a_b` and `--a-b` are the same flag; a bool takes `--x`, `--no-x`, `--x true` and `--x false`. `aliases` maps other
+    programs' flag names to ours. Exits with 2 when a flag is unknown or its value has the wrong type.
+    """
+    words = _plain_words(arguments, _bool_flags(options), aliases or {})
+    return tyro.cli(options, args=words, default=default, prog=prog)  # type: ignore[arg-type]
+
+
+def _bool_flags(options: type) -> set[str]:
+    fields = dataclasses.fields(options)
+    return {"--" + field.name.replace("_", "-") for field in fields if field.type in (bool, "bool")}
+
+
+def _plain_words(arguments: Sequence[str], bools: set[str], aliases: Mapping[str, str]) -> list[str]:
+    words: list[str] = []
+    for word in arguments:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            name = name.replace("_", "-")
+            words.append(aliases.get(name, name))
+            if equals:
+                words.append(value)
+        else:
+            words.append(word)
+    return _bools_without_values(words, bools)
+
+
+def _bools_without_values(words: list[str], bools: set[str]) -> list[str]:
+    plain: list[str] = []
+    for word in words:
+        previous = plain[-1] if plain else ""
+        if previous in bools and word.lower() in TRUE_WORDS:
+            continue
+        if previous in bools and word.lower() in FALSE_WORDS:
+            plain[-1] = "--no-" + previous[2:]
+            continue
+        plain.append(word)
+    return plain
+
+
+def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] | None = None) -> int:
+    """Run `main`, turn what it raises into one sentence on stderr and an exit code (DONE, FAILED, WRONG_COMMAND)."""
+    try:
+        code = main(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_COMMAND
+    except WorkError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return code if isinstance(code, int) else DONE

@@ -1,0 +1,137 @@
+"""Checkpoint files: written whole or not at all, read without running code from them, found by the folder they lie in.
+
+Our own layout is one dict:
+
+    format      "ibot-run", version 1
+    student     weights, "backbone.*" and "head.*"
+    teacher     the same without `masked_embed`
+    centres     {"cls": [1, k], "patch": [1, 1, k]}
+    optimizer   its state_dict
+    step        optimisation steps done; epoch = step // steps_per_epoch
+    steps_per_epoch, random (states of the generators), config (the run's options, plain values)
+    backbone    what `pretrain.backbone.build` needs to make the same architecture again
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+
+from checkpoints.command import UserError
+
+FORMAT, VERSION = "ibot-run", 1
+LAST, PREVIOUS, BACKBONE = "last.pt", "previous.pt", "backbone.safetensors"
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one move: a reader, or a crash at any moment, sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save_run(folder: Path, state: Mapping[str, Any]) -> Path:
+    """Write `state` as the run's newest checkpoint and keep the one before it as `previous.pt`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    last, temporary = folder / LAST, folder / f".{LAST}.{os.getpid()}.part"
+    with open(temporary, "wb") as file:
+        torch.save({"format": FORMAT, "version": VERSION, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    if last.exists():
+        os.replace(last, folder / PREVIOUS)
+    os.replace(temporary, last)
+    return last
+
+
+def load_run(folder: Path) -> tuple[dict[str, Any], Path] | None:
+    """The newest readable checkpoint of a run and its path, or None where the run has none.
+
+    A damaged `last.pt` is passed over for `previous.pt`. Raises UserError when there are files and none can be read.
+    """
+    broken: list[str] = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            return read_torch(path), path
+        except UserError as error:
+            broken.append(str(error))
+    if broken:
+        raise UserError("; ".join(broken) + f". Delete {folder} to begin again")
+    return None
+
+
+def read_torch(path: Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
+    """A torch file's dict, on the CPU. Code in the file is never run: only tensors, plain values and `allowed` types pass.
+
+    Raises UserError for a missing, damaged or foreign file.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a readable checkpoint ({first_line(error)})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def save_backbone(path: Path, weights: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
+    """Backbone weights as safetensors; `about` (plain values) becomes the file's metadata under the key `about`."""
+    tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    write_bytes(path, safetensors_bytes(tensors, metadata={"about": json.dumps(dict(about))}))
+
+
+def read_backbone(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights and description of a file that `save_backbone` wrote. Raises UserError for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = (file.metadata() or {}).get("about")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({first_line(error)})") from error
+    if about is None:
+        raise UserError(f"{path} does not say which architecture it is: it lacks the metadata that this project writes")
+    return weights, json.loads(about)
+
+
+def newest_run(runs: Path) -> Path:
+    """The run folder under `runs` whose checkpoint is newest. Raises UserError where there is none."""
+    candidates = [path for name in (LAST, BACKBONE) for path in runs.glob(f"*/{name}")]
+    if not candidates:
+        raise UserError(f"no run under {runs}/ has a checkpoint yet: pretrain with tools/pretrain.sh, or name one with --ckpt")
+    return max(candidates, key=lambda path: path.stat().st_mtime).parent
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:  # Python 3.10
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """An exception as a few words for a one-sentence message."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:120].rstrip(". :")

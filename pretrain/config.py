@@ -1,0 +1,373 @@
+"""The options of a run, their defaults (the original script's), and the paper's recipes by name."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from checkpoints.command import UserError, parse
+from pretrain import augment, backbone, masking
+from pretrain.schedule import Ramp, Schedule
+
+
+@dataclass(frozen=True)
+class Config:
+    """Pretrain a ViT by iBOT.
+
+    Nothing given: the embedded sample with recipe `sample`. Only --data given: recipe `ibot_vits16`. With --arch and no
+    recipe, what is not given has the original script's default, so that its published command lines mean what they meant.
+    A run that exists in --out is continued.
+    """
+
+    data: str = "sample"
+    """Images: `sample`, a folder (class sub-folders or flat), or parquet. A part named train is used if there is one.
+    [original: data_path]"""
+    out: Path | None = None
+    """The run's folder (default: runs/RECIPE). [original: output_dir]"""
+    recipe: str | None = None
+    """Named settings that the other flags then change: see the README, or pretrain/config.py for their values."""
+    seed: int = 0
+    """Of weights, order, crops and masks."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 is autocast of the two forwards; auto takes it where the device is fast at it. [original: use_fp16]"""
+    workers: int | None = None
+    """Processes that prepare batches (default: one a core up to 10, one on two cores). [original: num_workers]"""
+
+    arch: str = "vit_small"
+    """vit_tiny, vit_small, vit_base or vit_large."""
+    patch_size: int = 16
+    """Pixels of a patch's side."""
+    width: int | None = None
+    """Embedding width in place of the architecture's, a multiple of 64."""
+    depth: int | None = None
+    """Number of blocks in place of the architecture's."""
+    drop_path: float = 0.1
+    """Stochastic depth of the student's last block, rising from 0 at the first."""
+
+    out_dim: int = 8192
+    """Prototypes for [CLS]."""
+    patch_out_dim: int = 8192
+    """Prototypes for patches; with a shared head --out-dim counts."""
+    shared_head: bool = False
+    """Student: the same prototypes for [CLS] and patches. The paper's setting is true."""
+    shared_head_teacher: bool = True
+    """Teacher: likewise. Student false and teacher true is the paper's semi-shared head (App. E)."""
+    head_hidden_dim: int = 2048
+    """Width of the head's two hidden layers."""
+    head_bottleneck_dim: int = 256
+    """Width of the head before its prototypes."""
+    norm_last_layer: bool = True
+    """Keep every prototype's length at one."""
+
+    global_crops_number: int = 2
+    """Crops seen by student and teacher."""
+    global_crops_size: int = 224
+    """Pixels of a global crop's side."""
+    global_crops_scale: tuple[float, float] = (0.14, 1.0)
+    """Share of the image that a global crop covers, least and most."""
+    local_crops_number: int = 0
+    """Crops seen by the student only."""
+    local_crops_size: int = 96
+    """Pixels of a local crop's side."""
+    local_crops_scale: tuple[float, float] = (0.05, 0.4)
+    """Share of the image that a local crop covers, least and most."""
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    """Probability of Gaussian blur: first global, other globals, locals."""
+    solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    """Probability of solarisation: first global, other globals, locals."""
+
+    use_masked_im_modeling: bool = True
+    """False: no masks and no patch loss (DINO)."""
+    pred_ratio: tuple[float, ...] = (0.3,)
+    """Shares of patches to mask; each crop draws one of them."""
+    pred_ratio_var: tuple[float, ...] = (0.0,)
+    """How far each share moves up or down."""
+    pred_shape: Literal["block", "rand"] = "block"
+    """Masks as rectangles or anywhere."""
+    pred_start_epoch: int = 0
+    """First epoch with masks."""
+    lambda_cls: float = 1.0
+    """Weight of the [CLS] loss. [original: lambda1]"""
+    lambda_patch: float = 1.0
+    """Weight of the patch loss. [original: lambda2]"""
+
+    momentum_teacher: float = 0.996
+    """Teacher momentum at the start; it ends at 1 (cosine)."""
+    warmup_teacher_temp: float = 0.04
+    """Teacher temperature for [CLS] at the start."""
+    teacher_temp: float = 0.04
+    """Teacher temperature for [CLS] after its warm-up."""
+    warmup_teacher_patch_temp: float = 0.04
+    """Teacher temperature for patches at the start."""
+    teacher_patch_temp: float = 0.07
+    """Teacher temperature for patches after its warm-up."""
+    warmup_teacher_temp_epochs: int = 30
+    """Epochs over which both temperatures rise."""
+
+    epochs: int = 100
+    """Passes over the data."""
+    steps: int | None = None
+    """Optimisation steps of the whole run, in place of --epochs; schedules end there."""
+    batch_size_per_gpu: int = 128
+    """Images per process and step."""
+    optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
+    """How weights move."""
+    lr: float = 5e-4
+    """Peak learning rate for 256 images a step; it is scaled by (images a step) / 256."""
+    min_lr: float = 1e-6
+    """Learning rate at the end."""
+    warmup_epochs: int = 10
+    """Epochs over which the learning rate rises from 0."""
+    weight_decay: float = 0.04
+    """At the start."""
+    weight_decay_end: float = 0.4
+    """At the end (cosine)."""
+    clip_grad: float = 3.0
+    """Largest length of each tensor's gradient; 0 for no limit."""
+    freeze_last_layer: int = 1
+    """Epochs during which the prototypes stay as they are."""
+
+    knn_every: int = 10
+    """Epochs between k-NN measurements on labelled data; 0 for none."""
+    save_minutes: float = 10.0
+    """Minutes between checkpoints; one more at every epoch's end and at the run's end."""
+    log_every: int = 20
+    """Steps between log lines."""
+
+
+ALIASES = {
+    "--data-path": "--data",
+    "--output-dir": "--out",
+    "--num-workers": "--workers",
+    "--lambda1": "--lambda-cls",
+    "--lambda2": "--lambda-patch",
+}
+"""The original's names for flags of ours."""
+
+PAPER: dict[str, Any] = {
+    "norm_last_layer": False,
+    "shared_head": True,
+    "teacher_temp": 0.07,
+    "local_crops_number": 10,
+    "global_crops_scale": (0.25, 1.0),
+    "local_crops_scale": (0.05, 0.25),
+    "pred_ratio": (0.0, 0.3),
+    "pred_ratio_var": (0.0, 0.2),
+}
+"""Settings of every pretraining run in the paper (section 3.2)."""
+
+BASE = PAPER | {
+    "norm_last_layer": True,
+    "global_crops_scale": (0.32, 1.0),
+    "local_crops_scale": (0.05, 0.32),
+    "freeze_last_layer": 3,
+    "clip_grad": 0.3,
+    "min_lr": 2e-6,
+    "warmup_teacher_temp_epochs": 50,
+}
+"""ViT-B and ViT-L: what users of the released arguments report."""
+
+RANDOM_MASKS = {"pred_shape": "rand", "pred_ratio": (0.0, 0.7), "pred_ratio_var": (0.0, 0.05)}
+
+SMALL_WORLD: dict[str, Any] = PAPER | {
+    "arch": "vit_tiny",
+    "blur": (0.0, 0.0, 0.0),
+    "head_hidden_dim": 512,
+    "head_bottleneck_dim": 128,
+    "save_minutes": 2.0,
+}
+"""For small pictures and a small machine."""
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # k-NN 75.2, linear 77.9 (Table 1). 16 GPUs of 64 images; 193 h on 16 V100 (Table 19).
+    "ibot_vits16": PAPER | {"arch": "vit_small", "epochs": 800, "batch_size_per_gpu": 64},
+    # k-NN 77.1, linear 79.5 (Table 1). 1024 images a step.
+    "ibot_vitb16": BASE | {"arch": "vit_base", "epochs": 400, "batch_size_per_gpu": 32},
+    # k-NN 77.3, linear 79.8 (model zoo).
+    "ibot_vitb16_rand": BASE | RANDOM_MASKS | {"arch": "vit_base", "epochs": 400, "batch_size_per_gpu": 32},
+    # k-NN 78.0, linear 81.0 (Table 1).
+    "ibot_vitl16": BASE | {"arch": "vit_large", "epochs": 250, "batch_size_per_gpu": 16, "drop_path": 0.4},
+    # The embedded sample on two cores: see README.
+    "sample": SMALL_WORLD
+    | {
+        "data": "sample",
+        "width": 192,
+        "depth": 4,
+        "patch_size": 8,
+        "drop_path": 0.0,
+        "global_crops_size": 48,
+        "local_crops_size": 24,
+        "local_crops_number": 4,
+        "global_crops_scale": (0.4, 1.0),
+        "local_crops_scale": (0.1, 0.4),
+        "solarize": (0.0, 0.0, 0.0),
+        "out_dim": 512,
+        "batch_size_per_gpu": 64,
+        "epochs": 12,
+        "warmup_epochs": 1,
+        "lr": 4e-3,
+        "weight_decay_end": 0.1,
+        "momentum_teacher": 0.98,
+        "teacher_temp": 0.04,
+        "teacher_patch_temp": 0.04,
+        "warmup_teacher_temp": 0.03,
+        "warmup_teacher_patch_temp": 0.03,
+        "warmup_teacher_temp_epochs": 4,
+        "knn_every": 2,
+    },
+    # CIFAR-10 on two cores: see docs/results.md.
+    "cifar10": SMALL_WORLD
+    | {
+        "width": 192,
+        "depth": 6,
+        "patch_size": 8,
+        "drop_path": 0.0,
+        "global_crops_size": 32,
+        "local_crops_size": 16,
+        "local_crops_number": 4,
+        "global_crops_scale": (0.3, 1.0),
+        "local_crops_scale": (0.1, 0.3),
+        "out_dim": 1024,
+        "batch_size_per_gpu": 128,
+        "epochs": 10,
+        "warmup_epochs": 1,
+        "lr": 2e-3,
+        "weight_decay_end": 0.1,
+        "momentum_teacher": 0.99,
+        "teacher_temp": 0.04,
+        "teacher_patch_temp": 0.04,
+        "warmup_teacher_temp": 0.03,
+        "warmup_teacher_patch_temp": 0.03,
+        "warmup_teacher_temp_epochs": 4,
+        "knn_every": 1,
+    },
+}
+
+
+def read_command_line(arguments: Sequence[str]) -> Config:
+    """Flags -> options: first the recipe's values, then what was given. Raises UserError for an unknown recipe."""
+    words = _without_use_fp16(list(arguments))
+    recipe = _recipe(words)
+    if recipe is not None and recipe not in RECIPES:
+        raise UserError(f"unknown --recipe {recipe}: choose from {', '.join(RECIPES)}")
+    default = Config(recipe=recipe, **RECIPES[recipe]) if recipe else Config()
+    return parse(Config, words, default=default, aliases=ALIASES, prog="python -m pretrain.train")
+
+
+def _recipe(words: Sequence[str]) -> str | None:
+    """The recipe that was asked for, or the one that goes without saying."""
+    given: dict[str, str] = {}
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        name, equals, value = word.partition("=")
+        name = ALIASES.get(name.replace("_", "-"), name)
+        given[name] = value if equals else following
+    if "--recipe" in given:
+        return given["--recipe"]
+    if "--arch" in given:
+        return None
+    return "sample" if given.get("--data", "sample") == "sample" else "ibot_vits16"
+
+
+def _without_use_fp16(words: list[str]) -> list[str]:
+    """The original's --use_fp16 as --precision: false is fp32, true is whatever is fast and safe here."""
+    for name in ("--use_fp16", "--use-fp16"):
+        if name in words[:-1]:
+            at = words.index(name)
+            precision = "fp32" if words[at + 1].lower() in ("false", "0", "off") else "auto"
+            words[at : at + 2] = ["--precision", precision]
+    return words
+
+
+def shape(config: Config) -> backbone.Shape:
+    """The backbone that these options ask for. Raises UserError for impossible sizes."""
+    shape = backbone.shape_of(config.arch, config.patch_size, config.global_crops_size, depth=config.depth, width=config.width)
+    if config.local_crops_number and config.local_crops_size % config.patch_size:
+        raise UserError(f"--local-crops-size {config.local_crops_size} is not divisible by --patch-size {config.patch_size}")
+    return shape
+
+
+def masks(config: Config) -> masking.MaskSettings:
+    """Which masks to draw. Raises UserError where the grid has no room for them."""
+    settings = masking.MaskSettings(config.pred_ratio, config.pred_ratio_var, config.pred_shape)
+    side = config.global_crops_size // config.patch_size
+    masking.check(settings, side, side)
+    return settings
+
+
+def views(config: Config) -> augment.MultiCrop:
+    """The crops of an image."""
+    for name in ("global_crops_scale", "local_crops_scale"):
+        least, most = getattr(config, name)
+        if not 0 < least <= most <= 1:
+            raise UserError(f"--{name.replace('_', '-')} {least} {most}: give two shares of the image, 0 < least <= most <= 1")
+    kinds = [0] + [1] * (config.global_crops_number - 1)
+    globals_ = tuple(
+        augment.View(config.global_crops_size, config.global_crops_scale, config.blur[kind], config.solarize[kind])
+        for kind in kinds
+    )
+    local = augment.View(config.local_crops_size, config.local_crops_scale, config.blur[2], config.solarize[2])
+    return augment.MultiCrop(globals_, local, config.local_crops_number)
+
+
+def check(config: Config) -> None:
+    """Raise UserError for settings that no data could make sense of."""
+    if config.global_crops_number + config.local_crops_number < 2:
+        raise UserError("the [CLS] loss compares two views: ask for at least 2 crops in all")
+    if config.global_crops_number < 1:
+        raise UserError("--global-crops-number must be 1 or more: the teacher sees global crops only")
+    if config.shared_head_teacher and not config.shared_head and config.out_dim != config.patch_out_dim:
+        raise UserError(
+            f"a teacher with one set of prototypes needs --patch-out-dim {config.patch_out_dim} equal to --out-dim "
+            f"{config.out_dim}; or give --shared-head true, or --shared-head-teacher false"
+        )
+    for name in ("batch_size_per_gpu", "epochs", "out_dim", "log_every"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
+    if config.steps is not None and config.steps < 1:
+        raise UserError("--steps must be 1 or more")
+    shape(config)
+    masks(config)
+    views(config)
+
+
+def schedule(config: Config, steps_per_epoch: int, world_size: int) -> Schedule:
+    """What moves during a run of this size."""
+    total = config.steps if config.steps is not None else config.epochs * steps_per_epoch
+    warm = config.warmup_teacher_temp_epochs
+    return Schedule(
+        total_steps=total,
+        steps_per_epoch=steps_per_epoch,
+        lr=config.lr * config.batch_size_per_gpu * world_size / 256,
+        min_lr=config.min_lr,
+        warmup_steps=min(config.warmup_epochs * steps_per_epoch, total),
+        weight_decay=config.weight_decay,
+        weight_decay_end=config.weight_decay_end,
+        momentum=config.momentum_teacher,
+        cls_temperature=Ramp(config.warmup_teacher_temp, config.teacher_temp, warm),
+        patch_temperature=Ramp(config.warmup_teacher_patch_temp, config.teacher_patch_temp, warm),
+        freeze_last_layer=config.freeze_last_layer,
+        masking_from=config.pred_start_epoch,
+    )
+
+
+def as_values(config: Config) -> dict[str, Any]:
+    """The options as plain values for JSON and checkpoints."""
+    return {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+
+
+FREE_TO_CHANGE = frozenset({"out", "recipe", "workers", "knn_every", "save_minutes", "log_every"})
+"""Options that a continued run may change: none of them touches its numbers."""
+
+
+def differences(config: Config, stored: Mapping[str, Any]) -> list[str]:
+    """What a run's stored options have otherwise, in words."""
+    now = as_values(config)
+    return [
+        f"--{name.replace('_', '-')} was {stored.get(name)}, now {now[name]}"
+        for name in now
+        if name not in FREE_TO_CHANGE and stored.get(name) != now[name]
+    ]

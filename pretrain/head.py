@@ -1,0 +1,69 @@
+"""The projection head: tokens to a bottleneck, the bottleneck to prototypes of [CLS] and of patches.
+
+d width, z bottleneck, k prototypes.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Prototypes(nn.Module):
+    """A linear layer without bias whose rows are `weight_g * weight_v / |weight_v|` (weight normalisation).
+
+    `weight_g` [k, 1] starts at one; `frozen_gain` keeps it there, so that every prototype has length one.
+    """
+
+    def __init__(self, bottleneck_dim: int, count: int, *, frozen_gain: bool) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(count, 1), requires_grad=not frozen_gain)
+        self.weight_v = nn.Parameter(torch.empty(count, bottleneck_dim))
+        nn.init.kaiming_uniform_(self.weight_v, a=5**0.5)
+
+    def forward(self, x: Float[Tensor, "... z"]) -> Float[Tensor, "... k"]:
+        return F.linear(x, F.normalize(self.weight_v, dim=1, eps=0.0) * self.weight_g)
+
+
+class Head(nn.Module):
+    """Three layers to a bottleneck of length one, then prototypes (paper section 3.2, App. E).
+
+    `shared`: [CLS] and patches have the same prototypes. The layers before them are always shared, as in the original.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        *,
+        out_dim: int,
+        patch_out_dim: int,
+        hidden_dim: int,
+        bottleneck_dim: int,
+        shared: bool,
+        norm_last_layer: bool,
+    ) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(in_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, bottleneck_dim),
+        )
+        for layer in self.mlp[::2]:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.last_layer = Prototypes(bottleneck_dim, out_dim, frozen_gain=norm_last_layer)
+        self.last_layer2 = self.last_layer if shared else Prototypes(bottleneck_dim, patch_out_dim, frozen_gain=norm_last_layer)
+
+    def bottleneck(self, tokens: Float[Tensor, "... d"]) -> Float[Tensor, "... z"]:
+        """Tokens -> vectors of length one, float32."""
+        return F.normalize(self.mlp(tokens).float(), dim=-1)
+
+    def cls(self, bottleneck: Float[Tensor, "... z"]) -> Float[Tensor, "... k"]:
+        """Bottleneck of [CLS] tokens -> logits over the [CLS] prototypes."""
+        return self.last_layer(bottleneck)
+
+    def patches(self, bottleneck: Float[Tensor, "... z"]) -> Float[Tensor, "... k"]:
+        """Bottleneck of patch tokens -> logits over the patch prototypes."""
+        return self.last_layer2(bottleneck)

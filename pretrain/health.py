@@ -1,0 +1,95 @@
+"""Whether a run is well: steps that may not be taken, and how good the features are by now."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from checkpoints.command import WorkError
+from pretrain import augment, distributed, neighbours
+from pretrain.backbone import ViT
+from pretrain.ibot import Losses, Targets
+from pretrain.images import Images, has_part, open_images
+
+MOST_BAD_STEPS = 20
+"""In a row; then the run stops."""
+BANK, QUERIES = 2000, 1000
+
+
+class Guard:
+    """Refuses steps whose loss is not finite, so that nothing broken reaches weights, teacher or centres."""
+
+    def __init__(self) -> None:
+        self.bad_in_a_row = 0
+        self.skipped = 0
+
+    def accepts(self, losses: Losses, device: torch.device) -> bool:
+        """Whether the step may be taken. Raises WorkError after MOST_BAD_STEPS refusals in a row."""
+        broken = distributed.any_true(not bool(torch.isfinite(losses.total)), device)
+        self.bad_in_a_row = self.bad_in_a_row + 1 if broken else 0
+        self.skipped += broken
+        if self.bad_in_a_row >= MOST_BAD_STEPS:
+            raise WorkError(
+                f"the loss was not finite in {MOST_BAD_STEPS} steps in a row: lower --lr, or give --precision fp32 "
+                "(the last checkpoint is untouched)"
+            )
+        return not broken
+
+
+class OnlineKnn:
+    """k-NN accuracy of the teacher on a small part of the run's own labelled data: a curve, not a result."""
+
+    def __init__(self, bank: Images, queries: Images, crop: int) -> None:
+        self._bank, self._queries, self._crop = bank, queries, crop
+
+    def measure(self, backbone: ViT) -> float:
+        """Top-1 percent with k = 10."""
+        resize = augment.evaluation_resize(self._crop)
+        was_training = backbone.training
+        backbone.eval()
+        bank = neighbours.features(backbone, self._bank, resize=resize, crop=self._crop)
+        queries = neighbours.features(backbone, self._queries, resize=resize, crop=self._crop)
+        backbone.train(was_training)
+        bank_labels, labels = torch.as_tensor(self._bank.labels), torch.as_tensor(self._queries.labels)
+        classes = int(max(bank_labels.max(), labels.max())) + 1
+        return neighbours.accuracy(neighbours.vote(queries, bank, bank_labels, classes, ks=(10,))[10], labels)
+
+
+def online_knn(source: str, images: Images, crop: int) -> OnlineKnn | None:
+    """A measurement on part of `images`, tested on the source's other part or, where it has none, on held-out ones.
+
+    None where the images have no labels, and in all processes but the main one.
+    """
+    if images.labels is None or not distributed.is_main():
+        return None
+    if has_part(source, "val"):
+        queries = neighbours.subset(open_images(source, "val"), QUERIES)
+        return OnlineKnn(neighbours.subset(images, BANK), queries, crop)
+    some = neighbours.subset(images, BANK + QUERIES)
+    cut = max(1, len(some) // 3)
+    numbers = np.arange(len(some))
+    return OnlineKnn(neighbours.Subset(some, numbers[cut:]), neighbours.Subset(some, numbers[:cut]), crop)
+
+
+class Vitals(NamedTuple):
+    """How the targets of a step are spread, in nats; log k is uniform, 0 is one prototype for everything."""
+
+    entropy: Tensor
+    """Mean entropy of a [CLS] target."""
+    spread: Tensor
+    """Entropy of the mean [CLS] target: near 0 when all images share a prototype."""
+    patch_entropy: Tensor
+    patch_spread: Tensor
+
+
+def vitals(targets: Targets) -> Vitals:
+    """Both entropies of both kinds of targets (NaN for patches where none is masked)."""
+    cls = targets.cls.flatten(0, 1)
+    return Vitals(
+        _entropy(cls).mean(), _entropy(cls.mean(0)), _entropy(targets.patches).mean(), _entropy(targets.patches.mean(0))
+    )
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return torch.special.entr(probabilities).sum(dim=-1)

@@ -1,0 +1,187 @@
+"""The method: student, teacher, two centres, two losses (paper sections 3.1 and 3.2, algorithm 1).
+
+v global views, s all student views, b images, m masked patches, k prototypes, z bottleneck.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pretrain import distributed
+from pretrain.backbone import ViT
+from pretrain.head import Head
+from pretrain.masking import Masks
+
+STUDENT_TEMPERATURE = 0.1
+CENTRE_MOMENTUM = 0.9
+
+
+class Logits(NamedTuple):
+    """The student's answer: [CLS] of every view, global ones first, and the masked patches only."""
+
+    cls: Float[Tensor, "s b k"]
+    patches: Float[Tensor, "m k"]
+
+
+class Answer(NamedTuple):
+    """The teacher's logits in float32: [CLS], masked patches, and the mean of **all** patches, masked or not."""
+
+    cls: Float[Tensor, "v b k"]
+    patches: Float[Tensor, "m k"]
+    patch_mean: Float[Tensor, " k"]
+
+
+class Targets(NamedTuple):
+    """The teacher's answer as probabilities, and the mean logits of this batch that move the centres."""
+
+    cls: Float[Tensor, "v b k"]
+    patches: Float[Tensor, "m k"]
+    cls_mean: Float[Tensor, " k"]
+    patch_mean: Float[Tensor, " k"]
+
+
+class Losses(NamedTuple):
+    """Both losses with their weights in, and their sum."""
+
+    total: Float[Tensor, ""]
+    cls: Float[Tensor, ""]
+    patch: Float[Tensor, ""]
+
+
+class Network(nn.Module):
+    """Backbone and head, whose weights carry the original's names `backbone.*` and `head.*`."""
+
+    def __init__(self, backbone: ViT, head: Head) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+
+class Student(Network):
+    """Sees the global crops with masks and the local crops without."""
+
+    def forward(
+        self,
+        crops: Float[Tensor, "v b c h w"],
+        masks: Masks | None,
+        local_crops: Float[Tensor, "n b c hl wl"],
+    ) -> Logits:
+        views, images = crops.shape[:2]
+        grid = None if masks is None else masks.grid.flatten(0, 1)
+        tokens = self.backbone(crops.flatten(0, 1), grid)
+        cls_tokens, patches = tokens[:, 0], masked_patches(tokens, masks)
+        if len(local_crops):
+            cls_tokens = torch.cat([cls_tokens, self.backbone(local_crops.flatten(0, 1))[:, 0]])
+        bottleneck = self.head.bottleneck(torch.cat([cls_tokens, patches]))
+        cls_logits = self.head.cls(bottleneck[: len(cls_tokens)])
+        patch_logits = self.head.patches(bottleneck[len(cls_tokens) :])
+        return Logits(cls_logits.unflatten(0, (views + len(local_crops), images)).float(), patch_logits.float())
+
+
+class Teacher(Network):
+    """An exponential moving average of the student; sees the global crops whole. Holds the centres."""
+
+    def __init__(self, backbone: ViT, head: Head) -> None:
+        super().__init__(backbone, head)
+        self.centres = Centres(head.last_layer.weight_g.shape[0], head.last_layer2.weight_g.shape[0])
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, crops: Float[Tensor, "v b c h w"], masks: Masks | None) -> Answer:
+        """Prototypes are linear, so the mean of all patch logits is the logits of the mean bottleneck vector.
+
+        The patch centre is therefore exact although most patch logits are never computed.
+        """
+        bottleneck = self.head.bottleneck(self.backbone(crops.flatten(0, 1)))
+        patches = bottleneck[:, 1:].flatten(0, 1)
+        masked = patches[:0] if masks is None else patches[masks.index]
+        cls_logits = self.head.cls(bottleneck[:, 0]).unflatten(0, crops.shape[:2])
+        with torch.autocast(crops.device.type, enabled=False):
+            patch_mean = self.head.patches(patches.mean(dim=0))
+        return Answer(cls_logits.float(), self.head.patches(masked).float(), patch_mean)
+
+    @torch.no_grad()
+    def follow(self, student: Network, momentum: float) -> None:
+        """Move every weight towards the student's: `teacher = momentum * teacher + (1 - momentum) * student`."""
+        mine, theirs = zip(*shared_weights(self, student), strict=True)
+        torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
+
+    @torch.no_grad()
+    def copy(self, student: Network) -> None:
+        """Take the student's weights as they are."""
+        for mine, theirs in shared_weights(self, student):
+            mine.copy_(theirs)
+
+
+def shared_weights(teacher: nn.Module, student: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of parameters of the same name (the student alone has a mask token; tied patch prototypes count once)."""
+    theirs = dict(student.named_parameters())
+    return ((weight.data, theirs[name].data) for name, weight in teacher.named_parameters() if name in theirs)
+
+
+class Centres(nn.Module):
+    """Moving averages of the teacher's logits, subtracted before its softmax so that no prototype takes all."""
+
+    def __init__(self, cls_prototypes: int, patch_prototypes: int) -> None:
+        super().__init__()
+        self.register_buffer("cls", torch.zeros(1, cls_prototypes))
+        self.register_buffer("patch", torch.zeros(1, 1, patch_prototypes))
+        self.cls: Tensor
+        self.patch: Tensor
+
+    @torch.no_grad()
+    def move(self, targets: Targets) -> None:
+        """One step towards this batch's mean logits, the mean being that of all processes."""
+        cls_mean, patch_mean = distributed.mean(torch.cat([targets.cls_mean, targets.patch_mean])).split(
+            [self.cls.shape[-1], self.patch.shape[-1]]
+        )
+        self.cls.lerp_(cls_mean[None], 1 - CENTRE_MOMENTUM)
+        self.patch.lerp_(patch_mean[None, None], 1 - CENTRE_MOMENTUM)
+
+
+def masked_patches(tokens: Float[Tensor, "x 1+n d"], masks: Masks | None) -> Float[Tensor, "m d"]:
+    """The masked patch tokens of a batch, in the order of `masks.index`."""
+    patches = tokens[:, 1:].flatten(0, 1)
+    return patches[:0] if masks is None else patches[masks.index]
+
+
+@torch.no_grad()
+def sharpen(answer: Answer, centres: Centres, cls_temperature: float, patch_temperature: float) -> Targets:
+    """Teacher logits -> targets: centred, divided by the temperature, softmax; float32 throughout."""
+    return Targets(
+        cls=F.softmax((answer.cls - centres.cls) / cls_temperature, dim=-1),
+        patches=F.softmax((answer.patches - centres.patch[0]) / patch_temperature, dim=-1),
+        cls_mean=answer.cls.mean(dim=(0, 1)),
+        patch_mean=answer.patch_mean,
+    )
+
+
+def losses(logits: Logits, targets: Targets, masks: Masks | None, cls_weight: float, patch_weight: float) -> Losses:
+    """Both cross-entropies, averaged apart and added."""
+    cls = cls_weight * cls_loss(logits.cls, targets.cls)
+    patch = patch_weight * patch_loss(logits.patches, targets.patches, masks)
+    return Losses(cls + patch, cls, patch)
+
+
+def cls_loss(logits: Float[Tensor, "s b k"], targets: Float[Tensor, "v b k"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy between every teacher view and every **other** student view (equation 1, over v (s - 1) pairs)."""
+    log_student = F.log_softmax(logits / STUDENT_TEMPERATURE, dim=-1)
+    views = len(targets)
+    others = log_student.sum(dim=0) - log_student[:views]
+    pairs = views * (len(logits) - 1)
+    return -(targets * others).sum(dim=-1).mean(dim=-1).sum() / pairs
+
+
+def patch_loss(logits: Float[Tensor, "m k"], targets: Float[Tensor, "m k"], masks: Masks | None) -> Float[Tensor, ""]:
+    """Cross-entropy of masked patches (equation 2): mean over an image's masked patches, then over all images and views.
+
+    Images without masks count as zero.
+    """
+    if masks is None:
+        return logits.sum() * 0.0
+    log_student = F.log_softmax(logits / STUDENT_TEMPERATURE, dim=-1)
+    return -(targets * log_student).sum(dim=-1) @ masks.weight

@@ -1,0 +1,87 @@
+"""Weighted k-nearest-neighbour classification (paper section 4.1), on features that are already there.
+
+q queries, t bank, d width, c classes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pretrain import augment
+from pretrain.backbone import ViT
+from pretrain.images import Images
+
+TEMPERATURE = 0.07
+KS = (10, 20, 100, 200)
+BLOCK = 1024
+
+
+def features(backbone: ViT, images: Images, *, resize: int, crop: int, batch_size: int = 256) -> Float[Tensor, "q d"]:
+    """Last [CLS] token of every image, of length one, float32 on the CPU, on the probes' centre crop."""
+    device = next(backbone.parameters()).device
+    blocks = []
+    for start in range(0, len(images), batch_size):
+        numbers = range(start, min(start + batch_size, len(images)))
+        batch = torch.stack([augment.evaluation_view(images[number], resize, crop) for number in numbers])
+        with torch.inference_mode():
+            blocks.append(F.normalize(backbone(batch.to(device))[:, 0].float(), dim=1).cpu())
+    return torch.cat(blocks)
+
+
+def pixels(images: Images, *, resize: int, crop: int) -> Float[Tensor, "q d"]:
+    """The baseline that has learnt nothing: each image's normalised pixels, of length one."""
+    views = [augment.evaluation_view(images[number], resize, crop).flatten() for number in range(len(images))]
+    return F.normalize(torch.stack(views), dim=1)
+
+
+def vote(
+    queries: Float[Tensor, "q d"],
+    bank: Float[Tensor, "t d"],
+    labels: Int[Tensor, " t"],
+    classes: int,
+    ks: Sequence[int] = KS,
+    temperature: float = TEMPERATURE,
+) -> dict[int, Int[Tensor, "q top"]]:
+    """For each k the classes of every query, best first (five, or as many as there are).
+
+    Each of the k neighbours with the greatest dot product votes for its class with exp(similarity / temperature). A k
+    larger than the bank means the whole bank. Queries go in blocks: memory is BLOCK x bank.
+    """
+    answers: dict[int, list[Tensor]] = {k: [] for k in ks}
+    for block in queries.split(BLOCK):
+        similarity, neighbours = (block @ bank.T).topk(min(max(ks), len(bank)), dim=1)
+        weights, voted = (similarity / temperature).exp(), labels[neighbours]
+        for k in ks:
+            votes = torch.zeros(len(block), classes, dtype=weights.dtype, device=weights.device)
+            votes.scatter_add_(1, voted[:, :k], weights[:, :k])
+            answers[k].append(votes.topk(min(5, classes), dim=1).indices)
+    return {k: torch.cat(blocks) for k, blocks in answers.items()}
+
+
+def accuracy(answers: Int[Tensor, "q top"], labels: Int[Tensor, " q"], top: int = 1) -> float:
+    """Percent of queries whose class is among the first `top` answers."""
+    return 100.0 * (answers[:, :top] == labels[:, None]).any(dim=1).double().mean().item()
+
+
+def subset(images: Images, count: int, seed: int = 0) -> "Subset":
+    """At most `count` images, drawn once from the seed."""
+    return Subset(images, np.random.default_rng(seed).permutation(len(images))[:count])
+
+
+class Subset:
+    """Some of a source's images."""
+
+    def __init__(self, images: Images, numbers: np.ndarray) -> None:
+        self._images, self._numbers = images, numbers
+        self.name, self.classes = f"{images.name}, {len(numbers)} images", images.classes
+        self.labels = None if images.labels is None else images.labels[numbers]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int):  # type: ignore[no-untyped-def]
+        return self._images[int(self._numbers[index])]

@@ -1,0 +1,84 @@
+"""Parameter groups as the original forms them, clipping tensor by tensor, and the optimizers by name."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from checkpoints.command import UserError
+
+
+def parameter_groups(module: nn.Module) -> list[dict[str, object]]:
+    """Two groups: with weight decay, and without (biases and every one-dimensional tensor)."""
+    decayed, plain = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (plain if name.endswith(".bias") or parameter.ndim == 1 else decayed).append(parameter)
+    return [{"params": decayed, "decayed": True}, {"params": plain, "decayed": False, "weight_decay": 0.0}]
+
+
+def build_optimizer(name: str, module: nn.Module) -> torch.optim.Optimizer:
+    """`adamw`, `sgd` (momentum 0.9) or `lars`; learning rate and decay come with every step, see `set_values_`."""
+    groups = parameter_groups(module)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, fused=True)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+    if name == "lars":
+        return LARS(groups)
+    raise UserError(f"unknown --optimizer {name}: choose adamw, sgd or lars")
+
+
+def set_values_(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+    """Give every group this step's learning rate, and the decayed one its weight decay."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        if group["decayed"]:
+            group["weight_decay"] = weight_decay
+
+
+def clip_each_(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Scale each gradient on its own to at most length `limit` (the original's rule; 0 scales nothing). Returns the mean length."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    if limit > 0:
+        scales = [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
+        torch._foreach_mul_(gradients, scales)
+    return torch.stack(norms).mean()
+
+
+def drop_last_layer_gradients_(head: nn.Module) -> None:
+    """Freeze the prototypes for this step: without a gradient the optimizer leaves them, and their decay, alone."""
+    for name, parameter in head.named_parameters():
+        if name.startswith("last_layer"):
+            parameter.grad = None
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017): SGD whose step is scaled by |weight| / |gradient|.
+
+    Biases and one-dimensional tensors are neither scaled nor decayed.
+    """
+
+    def __init__(self, params: list[dict[str, object]], lr: float = 0.0, momentum: float = 0.9, trust: float = 0.001) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._step_one(parameter, group)
+
+    def _step_one(self, parameter: nn.Parameter, group: dict[str, float]) -> None:
+        update = parameter.grad
+        assert update is not None
+        if parameter.ndim > 1:
+            update = update.add(parameter, alpha=group["weight_decay"])
+            weight_norm, update_norm = parameter.norm(), update.norm()
+            scale = torch.where((weight_norm > 0) & (update_norm > 0), group["trust"] * weight_norm / update_norm, 1.0)
+            update = update * scale
+        state = self.state[parameter]
+        buffer = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
+        buffer.mul_(group["momentum"]).add_(update)
+        parameter.add_(buffer, alpha=-group["lr"])

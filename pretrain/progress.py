@@ -1,0 +1,131 @@
+"""What a run shows: a progress line in a terminal (plain lines elsewhere), the log, a summary at the end."""
+
+import sys
+import time
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from pretrain import distributed
+from pretrain.health import Vitals
+from pretrain.ibot import Losses
+from pretrain.images import Images
+from pretrain.run import Run
+from pretrain.schedule import Now, Schedule
+
+PLAIN_LINES_EVERY = 10.0
+"""Seconds, where there is no terminal."""
+
+
+class Progress:
+    """Shows and logs; only the main process says anything."""
+
+    def __init__(self, run: Run, images: Images, schedule: Schedule, device: torch.device, precision: str) -> None:
+        self._run, self._schedule = run, schedule
+        self._batch = run.config.batch_size_per_gpu * distributed.world_size()
+        self._console = Console(quiet=not distributed.is_main(), highlight=False, soft_wrap=True)
+        self._bar: Bar | None = None
+        self._task = TaskID(0)
+        self._since, self._since_step, self._waited = time.perf_counter(), run.step, 0.0
+        self._printed_at, self._knn = 0.0, ""
+        shape, config = run.config.arch, run.config
+        self._console.print(
+            f"{config.recipe or 'no recipe'}: {shape}/{config.patch_size} on {images.name}, {len(images)} images, "
+            f"{schedule.total_steps} steps of {self._batch}, {device.type} {precision}, in {run.folder}"
+        )
+        if run.step:
+            self._console.print(f"continuing after step {run.step}")
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal and distributed.is_main():
+            columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
+            self._bar = Bar(*columns, console=self._console)
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=self._schedule.total_steps, completed=self._run.step)
+        self._since = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def log(
+        self, done: int, now: Now, losses: Losses, gradient: torch.Tensor | None, vitals: Vitals, skipped: int, waited: float
+    ) -> None:
+        """Write one log line and move the progress line. The one place where the loop waits for the device."""
+        seconds = time.perf_counter() - self._since
+        speed = (done - self._since_step) * self._batch / max(seconds, 1e-9)
+        values = {
+            "epoch": done / self._schedule.steps_per_epoch,
+            "loss": losses.total.item(),
+            "loss_cls": losses.cls.item(),
+            "loss_patch": losses.patch.item(),
+            **{name: value.item() for name, value in vitals._asdict().items()},
+            "gradient": float("nan") if gradient is None else gradient.item(),
+            "lr": now.lr,
+            "weight_decay": now.weight_decay,
+            "momentum": now.momentum,
+            "teacher_temperature": now.cls_temperature,
+            "images_per_second": speed,
+            "data_seconds": waited - self._waited,
+            "skipped_steps": skipped,
+        }
+        self._run.log(done, values)
+        left = (self._schedule.total_steps - done) * self._batch / max(speed, 1e-9)
+        self._since, self._since_step, self._waited = time.perf_counter(), done, waited
+        self._show(
+            done,
+            f"epoch {values['epoch']:.2f}  loss cls {values['loss_cls']:.3f} patch {values['loss_patch']:.3f}  "
+            f"{self._knn}{speed:.0f} images/s  data {values['data_seconds']:.1f} s  {_clock(left)} left",
+        )
+
+    def knn(self, done: int, accuracy: float) -> None:
+        """Log a k-NN measurement; its time does not count as training's."""
+        self._run.log(done, {"knn": accuracy})
+        self._knn = f"k-NN {accuracy:.1f} %  "
+        self._printed_at = 0.0
+        self._since = time.perf_counter()
+        self._since_step = done
+
+    def _show(self, done: int, line: str) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=done, description=line)
+        elif time.monotonic() - self._printed_at > PLAIN_LINES_EVERY or done == self._schedule.total_steps:
+            self._printed_at = time.monotonic()
+            self._console.print(f"step {done}/{self._schedule.total_steps}  {line}")
+            sys.stdout.flush()
+
+    def finished_before(self) -> None:
+        self._console.print("this run is finished: give another --out to begin a new one")
+
+    def interrupted(self, done: int) -> None:
+        self._console.print(f"stopped after step {done}, saved in {self._run.folder}: the same command continues from here")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def summary(run: Run, seconds: float) -> None:
+    """The run in a table, and the command to type next."""
+    if not distributed.is_main():
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    history = run.history()
+    knn = [(line["step"], line["knn"]) for line in history if "knn" in line]
+    last = next((line for line in reversed(history) if "loss" in line), {})
+    table = Table(title=f"iBOT pretraining: {run.folder}", show_header=False, title_justify="left")
+    table.add_row("epochs, steps", f"{last.get('epoch', 0):.1f}, {last.get('step', 0):.0f}")
+    table.add_row("losses: [CLS], patch", f"{last.get('loss_cls', float('nan')):.3f}, {last.get('loss_patch', float('nan')):.3f}")
+    if knn:
+        table.add_row("k-NN (k = 10, a part of the data)", "  ".join(f"{value:.1f}" for _, value in knn) + " %")
+    table.add_row("time of this call", _clock(seconds))
+    table.add_row("backbone (teacher)", str(run.folder / "backbone.safetensors"))
+    console.print(table, markup=False)
+    data = "" if run.config.data == "sample" else f" --data {run.config.data}"
+    console.print(f"next: python -m probes.knn --ckpt {run.folder}{data} --baselines")

@@ -1,0 +1,146 @@
+"""A run's folder: its options, its log, its checkpoints, and how it is taken up again."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from checkpoints import store
+from checkpoints.command import UserError
+from pretrain import config as options
+from pretrain import distributed
+from pretrain.backbone import Shape, backbone_part
+from pretrain.config import Config
+from pretrain.ibot import Student, Teacher
+
+
+class Run:
+    """One training in one folder. Only the main process writes."""
+
+    def __init__(self, config: Config, steps_per_epoch: int) -> None:
+        self.folder = Path(config.out) if config.out else Path("runs") / (config.recipe or config.arch)
+        self.config, self.steps_per_epoch = config, steps_per_epoch
+        self.step = 0
+        self._saved_at = time.monotonic()
+        self._board: SummaryWriter | None = None
+
+    def resume(self, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer) -> bool:
+        """Put everything back as the newest checkpoint has it; False where there is none.
+
+        Raises UserError when the run was started with other options.
+        """
+        found = store.load_run(self.folder)
+        if found is None:
+            return False
+        state, path = found
+        if state.get("format") != store.FORMAT:
+            raise UserError(f"{path} is not a checkpoint of this project: give another --out")
+        self._refuse_other_options(state)
+        student.load_state_dict(state["student"])
+        teacher.load_state_dict({**state["teacher"], **{f"centres.{k}": v for k, v in state["centres"].items()}})
+        optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        _set_random_states(state["random"])
+        return True
+
+    def _refuse_other_options(self, state: Mapping[str, Any]) -> None:
+        changed = options.differences(self.config, state["config"])
+        if changed:
+            raise UserError(
+                f"{self.folder} holds a run with other options ({'; '.join(changed)}): "
+                "give the same options, or another --out to begin a new run"
+            )
+        if state["steps_per_epoch"] != self.steps_per_epoch:
+            raise UserError(
+                f"{self.folder} was run with {state['steps_per_epoch']} steps an epoch, now there are {self.steps_per_epoch}: "
+                "the data or the number of processes has changed; give another --out to begin a new run"
+            )
+
+    def begin(self) -> None:
+        """Make the folder and write the options down. Raises UserError where that cannot be."""
+        if not distributed.is_main():
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            content = json.dumps(options.as_values(self.config), indent=1) + "\n"
+            store.write_bytes(self.folder / "config.json", content.encode())
+        except OSError as error:
+            raise UserError(f"cannot write to --out {self.folder} ({error.strerror})") from error
+        self._forget_later_lines()
+        self._board = SummaryWriter(str(self.folder))
+
+    def _forget_later_lines(self) -> None:
+        """Drop the log lines of steps that will be run again."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= self.step]
+            store.write_bytes(path, "".join(line + "\n" for line in lines).encode())
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of `metrics.jsonl`, and the same for TensorBoard."""
+        if not distributed.is_main() or self._board is None:
+            return
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({"step": step, **rounded}) + "\n")
+        for name, value in rounded.items():
+            self._board.add_scalar(name, value, step)
+
+    def history(self) -> list[dict[str, float]]:
+        """The lines of `metrics.jsonl`."""
+        path = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def time_to_save(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` steps."""
+        minutes = (time.monotonic() - self._saved_at) / 60
+        return step % self.steps_per_epoch == 0 or minutes >= self.config.save_minutes
+
+    def save(self, step: int, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer) -> None:
+        """Write the checkpoint and the teacher's backbone."""
+        self._saved_at = time.monotonic()
+        if not distributed.is_main():
+            return
+        weights, centres = teacher.state_dict(), teacher.centres.state_dict()
+        shape = student.backbone.shape
+        state = {
+            "student": student.state_dict(),
+            "teacher": {name: weight for name, weight in weights.items() if not name.startswith("centres.")},
+            "centres": centres,
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "steps_per_epoch": self.steps_per_epoch,
+            "random": _random_states(),
+            "config": options.as_values(self.config),
+            "shape": shape._asdict(),
+        }
+        store.save_run(self.folder, state)
+        about = backbone_about(shape, step, self.steps_per_epoch)
+        store.save_backbone(self.folder / store.BACKBONE, backbone_part(weights), about)
+
+
+def backbone_about(shape: Shape, step: int, steps_per_epoch: int) -> dict[str, Any]:
+    """What a backbone file says of itself."""
+    return {"method": "iBOT", "key": "teacher", "shape": shape._asdict(), "epoch": step // steps_per_epoch, "step": step}
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def _random_states() -> dict[str, Any]:
+    """Torch's generators: the only ones that are not addressed by seed and step (stochastic depth draws from them)."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def _set_random_states(states: Mapping[str, Any]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
+        torch.cuda.set_rng_state_all(states["cuda"])

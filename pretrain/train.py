@@ -1,0 +1,210 @@
+"""The loop: `python -m pretrain.train`, or `tools/pretrain.sh`, which also sets the environment up.
+
+Read `train_step` first: it is the method, one act a line.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from types import FrameType
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from checkpoints.command import DONE, INTERRUPTED, UserError, run_command
+from pretrain import config as options
+from pretrain import distributed, health, ibot, optim
+from pretrain.backbone import ViT
+from pretrain.config import Config
+from pretrain.head import Head
+from pretrain.ibot import Losses, Student, Targets, Teacher
+from pretrain.images import Images, open_images
+from pretrain.loader import Batch, Loader, Steps
+from pretrain.progress import Progress, summary
+from pretrain.run import Run
+from pretrain.schedule import Now
+
+
+class Weights(NamedTuple):
+    """The values of a step that never move."""
+
+    cls: float = 1.0
+    patch: float = 1.0
+    clip_grad: float = 3.0
+
+
+class Outcome(NamedTuple):
+    """What a step leaves for the log."""
+
+    losses: Losses
+    targets: Targets
+    gradient: torch.Tensor | None
+    """Mean length of the tensors' gradients, None where the step was refused."""
+
+
+def train_step(
+    student: nn.Module,
+    teacher: Teacher,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    now: Now,
+    weights: Weights,
+    guard: health.Guard,
+    autocast: AbstractContextManager,
+) -> Outcome:
+    """One optimisation step. `student` is a Student, or one wrapped by `distributed.parallel`."""
+    masks = batch.masks if now.masking else None
+    with autocast:
+        answer = teacher(batch.crops, masks)
+        logits = student(batch.crops, masks, batch.local_crops)
+    targets = ibot.sharpen(answer, teacher.centres, now.cls_temperature, now.patch_temperature)
+    losses = ibot.losses(logits, targets, masks, weights.cls, weights.patch)
+    losses.total.backward()
+    gradient = None
+    if guard.accepts(losses, batch.crops.device):
+        plain = distributed.unwrap(student)
+        gradient = optim.clip_each_(plain.parameters(), weights.clip_grad)
+        if now.last_layer_frozen:
+            optim.drop_last_layer_gradients_(plain.head)
+        optim.set_values_(optimizer, now.lr, now.weight_decay)
+        optimizer.step()
+        teacher.follow(plain, now.momentum)
+        teacher.centres.move(targets)
+    optimizer.zero_grad(set_to_none=True)
+    return Outcome(losses, targets, gradient)
+
+
+def build(config: Config, *, fused: bool = True) -> tuple[Student, Teacher]:
+    """Student and teacher with the same weights, drawn from the seed."""
+    torch.manual_seed(config.seed)
+    shape = options.shape(config)
+
+    def head(shared: bool) -> Head:
+        return Head(
+            shape.embed_dim,
+            out_dim=config.out_dim,
+            patch_out_dim=config.patch_out_dim,
+            hidden_dim=config.head_hidden_dim,
+            bottleneck_dim=config.head_bottleneck_dim,
+            shared=shared,
+            norm_last_layer=config.norm_last_layer,
+        )
+
+    student = Student(ViT(shape, maskable=True, drop_path=config.drop_path, fused=fused), head(config.shared_head))
+    teacher = Teacher(ViT(shape, maskable=False, fused=fused), head(config.shared_head or config.shared_head_teacher))
+    teacher.copy(student)
+    return student, teacher
+
+
+def precision_for(wanted: str, device: torch.device) -> str:
+    """`auto` is bf16 on a GPU that has it and on a CPU that multiplies it fast, else fp32."""
+    if wanted != "auto":
+        return wanted
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_is_fast_at_bf16()
+    return "bf16" if fast else "fp32"
+
+
+def cpu_is_fast_at_bf16() -> bool:
+    """Whether the processor has instructions for it."""
+    capability = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
+    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return capability != "DEFAULT" and any(check() for check in checks if check is not None)
+
+
+@contextlib.contextmanager
+def stop_requested() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second SIGINT is answered at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def default_workers() -> int:
+    """Worker processes that help more than they take from the training's own threads."""
+    return max(1, min(10, (os.cpu_count() or 2) - 1))
+
+
+def open_training_data(config: Config) -> Images:
+    """The images. Raises UserError when there are fewer than one batch."""
+    images = open_images(config.data, "train")
+    batch = config.batch_size_per_gpu * distributed.world_size()
+    if len(images) < batch:
+        raise UserError(f"{images.name} has {len(images)} images, fewer than one batch of {batch}: lower --batch-size-per-gpu")
+    return images
+
+
+def train(config: Config, device: torch.device) -> int:
+    """A whole run, from where it stands to its end; an exit code."""
+    began = time.perf_counter()
+    options.check(config)
+    images = open_training_data(config)
+    side = config.global_crops_size // config.patch_size
+    steps = Steps(images, options.views(config), options.masks(config), (side, side), config.batch_size_per_gpu, config.seed)
+    schedule = options.schedule(config, steps.steps_per_epoch, distributed.world_size())
+    precision = precision_for(config.precision, device)
+    slow_attention = device.type == "cpu" and precision == "bf16"
+    student, teacher = (network.to(device).train() for network in build(config, fused=not slow_attention))
+    optimizer = optim.build_optimizer(config.optimizer, student)
+    torch.manual_seed(config.seed + distributed.rank())
+
+    run = Run(config, steps.steps_per_epoch)
+    run.resume(student, teacher, optimizer)
+    run.begin()
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+    progress = Progress(run, images, schedule, device, precision)
+    if run.step >= schedule.total_steps:
+        progress.finished_before()
+        return DONE
+    knn = health.online_knn(config.data, images, config.global_crops_size) if config.knn_every else None
+    if knn and run.step == 0:
+        progress.knn(0, knn.measure(teacher.backbone))
+
+    weights = Weights(config.lambda_cls, config.lambda_patch, config.clip_grad)
+    guard, parallel = health.Guard(), distributed.parallel(student, device)
+    workers = default_workers() if config.workers is None else config.workers
+    loader = Loader(steps, run.step, schedule.total_steps, workers, device)
+    with stop_requested() as stop, progress:
+        for step, batch in enumerate(loader, start=run.step):
+            now = schedule.at(step)
+            outcome = train_step(parallel, teacher, optimizer, batch, now, weights, guard, autocast)
+            done = step + 1
+            last, epoch = done == schedule.total_steps, done // steps.steps_per_epoch
+            if knn and (last or (done % steps.steps_per_epoch == 0 and epoch % config.knn_every == 0)):
+                progress.knn(done, knn.measure(teacher.backbone))
+            if last or done % config.log_every == 0:
+                progress.log(
+                    done, now, outcome.losses, outcome.gradient, health.vitals(outcome.targets), guard.skipped, loader.waited
+                )
+            stopping = distributed.any_true(bool(stop), device)
+            if stopping or last or run.time_to_save(done):
+                run.save(done, student, teacher, optimizer)
+            if stopping and not last:
+                progress.interrupted(done)
+                return INTERRUPTED
+    summary(run, time.perf_counter() - began)
+    return DONE
+
+
+def main(arguments: Sequence[str]) -> int:
+    config = options.read_command_line(arguments)
+    options.check(config)
+    with distributed.processes() as device:
+        return train(config, device)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,63 @@
+"""The record that every measurement writes: one JSON file with all that is needed to believe it or to repeat it."""
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from checkpoints import store
+from checkpoints.command import UserError
+from pretrain.backbone import Loaded
+
+SCHEMA = 1
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+
+
+def write(
+    path: Path,
+    *,
+    probe: str,
+    table: str,
+    loaded: Loaded,
+    data: Mapping[str, Any],
+    protocol: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    seconds: float,
+    device: str,
+) -> None:
+    """Write one record. `table` names the paper's table; `metrics` are plain numbers. Raises UserError if it cannot."""
+    record = {
+        "schema": SCHEMA,
+        "probe": probe,
+        "table": table,
+        "checkpoint": {
+            "path": str(loaded.path),
+            "sha256": store.sha256(loaded.path),
+            "arch": loaded.backbone.shape.arch,
+            "epoch": loaded.epoch,
+        },
+        "data": dict(data),
+        "protocol": dict(protocol),
+        "metrics": {name: round(value, 4) for name, value in metrics.items()},
+        "seconds": round(seconds, 2),
+        "device": device,
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+    }
+    try:
+        store.write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"cannot write the record to {path} ({error.strerror}): give another --out") from error
+
+
+def default_path(loaded: Loaded, name: str) -> Path:
+    """Where a record goes unless told: `results/` beside the checkpoint file."""
+    return loaded.path.parent / "results" / f"{name}.json"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,50 @@
+"""Shapes are checked in every test; threads are few, so that processes on one machine do not fight."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["PYTHONWARNINGS"] = "ignore"  # for processes that tests start; here warnings are errors
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["checkpoints", "pretrain", "probes"], "beartype.beartype")
+
+import pytest  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+
+class Fixture(NamedTuple):
+    """One parity file: what it says of itself, and its tensors."""
+
+    about: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under a prefix, without it."""
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--parity-dir", type=Path, default=Path(__file__).parent / "parity", help="folder of parity fixtures")
+
+
+@pytest.fixture(scope="session")
+def parity_dir(request: pytest.FixtureRequest) -> Path:
+    return request.config.getoption("--parity-dir")
+
+
+@pytest.fixture(scope="session")
+def parity(parity_dir: Path) -> Callable[[str], Fixture]:
+    """Reads a fixture by name."""
+
+    def read(name: str) -> Fixture:
+        with safe_open(parity_dir / f"{name}.safetensors", framework="pt") as file:
+            about: Mapping[str, Any] = json.loads(file.metadata()["about"])
+            return Fixture(dict(about), {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+
+    return read

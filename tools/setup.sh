@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Make the environment: .venv beside this folder with pinned packages. Run it again at any time; what is there stays.
+#
+#   tools/setup.sh [EXTRA ...]      extras: dev transfer gpu
+#
+# An active environment (or `PYTHON`) that already has the packages is used as it is.
+# The other tools source this file and then have "$PYTHON".
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+BASE_MODULES="torch torchvision timm safetensors pyarrow tyro rich tensorboard jaxtyping"
+DEV_MODULES="pytest beartype hypothesis ruff mypy sklearn"
+
+has_modules() { # has_modules PYTHON MODULE...
+    "$1" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "${@:2}" 2>/dev/null
+}
+
+supported() { # supported PYTHON
+    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+}
+
+find_python() {
+    local candidate
+    for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
+        if command -v "$candidate" >/dev/null && supported "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "error: no Python from 3.10 to 3.13 was found: install one, for example with your system's package manager" >&2
+    return 1
+}
+
+setup() { # setup EXTRA...: sets PYTHON
+    local modules="$BASE_MODULES" extras="" extra current
+    for extra in "$@"; do
+        case "$extra" in
+            dev) modules="$modules $DEV_MODULES" ;;
+            transfer) modules="$modules mmengine mmcv mmdet mmseg" ;;
+            gpu) ;;
+            *) echo "error: unknown extra $extra: choose from dev transfer gpu" >&2; return 2 ;;
+        esac
+        extras="${extras:+$extras,}$extra"
+    done
+    for current in "${PYTHON:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "${CONDA_PREFIX:+$CONDA_PREFIX/bin/python}" "$ROOT/.venv/bin/python"; do
+        # shellcheck disable=SC2086
+        if [ -n "$current" ] && has_modules "$current" $modules; then
+            PYTHON="$current"
+            export PYTHON
+            return
+        fi
+    done
+    current="$(find_python)"
+    echo "setting up $ROOT/.venv with $("$current" --version) (once; downloads about 3 GB, 6 GB on disk)" >&2
+    [ -x "$ROOT/.venv/bin/python" ] || "$current" -m venv "$ROOT/.venv"
+    PYTHON="$ROOT/.venv/bin/python"
+    export PYTHON
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$ROOT/constraints.txt" --editable "$ROOT${extras:+[$extras]}" >&2
+    echo "environment ready" >&2
+}
+
+setup "$@"
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+    echo "$PYTHON has what is needed"
+fi
