@@ -36,7 +36,7 @@ def parse(
     programs' flag names to ours. Exits with 2 when a flag is unknown or its value has the wrong type.
     """
     words = _plain_words(arguments, _bool_flags(options), aliases or {})
-    return tyro.cli(options, args=words, default=default, prog=prog)  # type: ignore[arg-type]
+    return tyro.cli(options, args=words, default=default, prog=prog)  # type: ignore[arg-type,return-value]
 
 
 def _bool_flags(options: type) -> set[str]:

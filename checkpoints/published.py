@@ -73,7 +73,7 @@ def from_published(content: Any, path: Path) -> Published:
         centres=_centres(content["ibot_loss"], path),
         optimizer=content["optimizer"],
         epoch=int(content["epoch"]),
-        args=vars(content["args"]),
+        args=dict(vars(content["args"])),
     )
 
 

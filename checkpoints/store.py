@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,7 +83,8 @@ def read_torch(path: Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
-        with torch.serialization.safe_globals(list(allowed)):
+        with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on foreign pickles before it refuses or reads them
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a readable checkpoint ({first_line(error)})") from error

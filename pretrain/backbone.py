@@ -1,6 +1,6 @@
 """A timm ViT as images (and masks) to tokens, position embeddings resized the original's way.
 
-b images, c channels, h w pixels, gh gw patches, n = gh * gw, d width.
+b images, c channels, h w pixels, gh gw patches, t = 1 + gh * gw tokens, d width.
 """
 
 from pathlib import Path
@@ -29,6 +29,8 @@ class Shape(NamedTuple):
     embed_dim: int
     depth: int
     num_heads: int
+    init: str = "original"
+    """How linear layers begin: `original` (standard deviation 0.02) or `fan_in` (one over the root of their inputs)."""
 
 
 class Size(NamedTuple):
@@ -51,7 +53,14 @@ POSITION_OFFSET = 0.1
 
 
 def shape_of(
-    arch: str, patch_size: int, image_size: int, *, channels: int = 3, depth: int | None = None, width: int | None = None
+    arch: str,
+    patch_size: int,
+    image_size: int,
+    *,
+    channels: int = 3,
+    depth: int | None = None,
+    width: int | None = None,
+    init: str = "original",
 ) -> Shape:
     """The shape of a named architecture; `depth` and `width` override its number of blocks and its embedding width.
 
@@ -65,7 +74,19 @@ def shape_of(
         raise UserError(f"--width {embed_dim} is not a multiple of 64, the width of an attention head")
     if image_size % patch_size:
         raise UserError(f"--global-crops-size {image_size} is not divisible by --patch-size {patch_size}")
-    return Shape(arch, patch_size, image_size, channels, embed_dim, depth or size.depth, embed_dim // 64)
+    return Shape(arch, patch_size, image_size, channels, embed_dim, depth or size.depth, embed_dim // 64, init)
+
+
+def initialise_linear_(module: nn.Module, init: str) -> None:
+    """Draw the weights of every linear layer in `module` (see `Shape.init`); biases become zero.
+
+    The original's 0.02 suits widths from 384 up; narrower networks pass almost no signal with it.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02 if init == "original" else layer.in_features**-0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class ViT(VisionTransformer):
@@ -75,6 +96,9 @@ class ViT(VisionTransformer):
     teacher does not). `drop_path` is the last block's rate, rising linearly from zero. `fused` is one attention kernel in
     place of two matrix products and a softmax: faster on GPUs, several times slower on CPUs in bf16 (docs/performance.md).
     """
+
+    cls_token: nn.Parameter
+    pos_embed: nn.Parameter
 
     def __init__(self, shape: Shape, *, maskable: bool, drop_path: float = 0.0, fused: bool = True) -> None:
         super().__init__(
@@ -90,6 +114,7 @@ class ViT(VisionTransformer):
             weight_init="skip",
         )
         self.shape = shape
+        block: Any
         for block in self.blocks:
             block.attn.fused_attn = fused
         if maskable:
@@ -97,21 +122,19 @@ class ViT(VisionTransformer):
         self._initialise()
 
     def _initialise(self) -> None:
-        """The original's: linear layers, position and class tokens truncated normal 0.02; the convolution as torch has it."""
+        """As the original: position and class tokens truncated normal 0.02, the convolution as torch has it."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise_linear_(self, self.shape.init)
 
-    def forward(self, images: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b gh gw"] | None = None) -> Float[Tensor, "b 1+n d"]:
+    def forward(  # type: ignore[override]
+        self, images: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b gh gw"] | None = None
+    ) -> Float[Tensor, "b t d"]:
         """Tokens after the final norm, [CLS] first. Patches where `mask` is true are replaced before position is added."""
         return self.norm(self.blocks(self.embed(images, mask)))
 
     def embed(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Images -> tokens [b, 1+n, d] that enter the first block."""
+        """Images -> tokens [b, t, d] that enter the first block."""
         patches = self.patch_embed.proj(images)
         grid = patches.shape[-2:]
         patches = patches.flatten(2).transpose(1, 2)
@@ -120,7 +143,7 @@ class ViT(VisionTransformer):
         cls_token = self.cls_token.expand(len(images), -1, -1).to(patches.dtype)
         return torch.cat([cls_token, patches], dim=1) + self.position(*grid)
 
-    def position(self, rows: int, columns: int) -> Float[Tensor, "1 1+n d"]:
+    def position(self, rows: int, columns: int) -> Float[Tensor, "1 t d"]:
         """Position embeddings of a grid: bicubic without antialiasing, by scale factor (see POSITION_OFFSET)."""
         side = self.patch_embed.grid_size[0]
         if (rows, columns) == (side, side):
@@ -132,7 +155,7 @@ class ViT(VisionTransformer):
         assert grid.shape[-2:] == (rows, columns)
         return torch.cat([cls_position, grid.flatten(2).transpose(1, 2).to(cls_position.dtype)], dim=1)
 
-    def last_blocks(self, images: Float[Tensor, "b c h w"], count: int) -> list[Float[Tensor, "b 1+n d"]]:
+    def last_blocks(self, images: Float[Tensor, "b c h w"], count: int) -> list[Float[Tensor, "b t d"]]:
         """Tokens after each of the last `count` blocks, each through the final norm, the very last one last."""
         x, outputs = self.embed(images), []
         for index, block in enumerate(self.blocks):
@@ -141,13 +164,13 @@ class ViT(VisionTransformer):
                 outputs.append(self.norm(x))
         return outputs
 
-    def last_attention(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads 1+n 1+n"]:
+    def last_attention(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads t t"]:
         """Attention weights of the last block."""
         x = self.embed(images)
         for block in self.blocks[:-1]:
             x = block(x)
-        block = self.blocks[-1]
-        attention, x = block.attn, block.norm1(x)
+        last: Any = self.blocks[-1]
+        attention, x = last.attn, last.norm1(x)
         q, k, _ = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return (q @ k.transpose(-2, -1) * attention.scale).softmax(dim=-1)
 

@@ -42,6 +42,8 @@ class Config:
     """Embedding width in place of the architecture's, a multiple of 64."""
     depth: int | None = None
     """Number of blocks in place of the architecture's."""
+    init: Literal["original", "fan_in"] = "original"
+    """How linear layers begin: standard deviation 0.02, or one over the root of their inputs (for narrow networks)."""
     drop_path: float = 0.1
     """Stochastic depth of the student's last block, rising from 0 at the first."""
 
@@ -172,6 +174,7 @@ RANDOM_MASKS = {"pred_shape": "rand", "pred_ratio": (0.0, 0.7), "pred_ratio_var"
 
 SMALL_WORLD: dict[str, Any] = PAPER | {
     "arch": "vit_tiny",
+    "init": "fan_in",
     "blur": (0.0, 0.0, 0.0),
     "head_hidden_dim": 512,
     "head_bottleneck_dim": 128,
@@ -281,7 +284,9 @@ def _without_use_fp16(words: list[str]) -> list[str]:
 
 def shape(config: Config) -> backbone.Shape:
     """The backbone that these options ask for. Raises UserError for impossible sizes."""
-    shape = backbone.shape_of(config.arch, config.patch_size, config.global_crops_size, depth=config.depth, width=config.width)
+    shape = backbone.shape_of(
+        config.arch, config.patch_size, config.global_crops_size, depth=config.depth, width=config.width, init=config.init
+    )
     if config.local_crops_number and config.local_crops_size % config.patch_size:
         raise UserError(f"--local-crops-size {config.local_crops_size} is not divisible by --patch-size {config.patch_size}")
     return shape

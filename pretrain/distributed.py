@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +27,7 @@ def is_main() -> bool:
 @contextmanager
 def processes() -> Iterator[torch.device]:
     """Join the processes that `torchrun` started, if it did, and yield this process's device."""
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -48,7 +49,7 @@ def parallel(module: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
 
 
-def unwrap(module: nn.Module) -> nn.Module:
+def unwrap(module: nn.Module) -> Any:
     """The module itself, whether or not `parallel` wrapped it."""
     return module.module if isinstance(module, DistributedDataParallel) else module
 

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pretrain.backbone import initialise_linear_
+
 
 class Prototypes(nn.Module):
     """A linear layer without bias whose rows are `weight_g * weight_v / |weight_v|` (weight normalisation).
@@ -41,6 +43,7 @@ class Head(nn.Module):
         bottleneck_dim: int,
         shared: bool,
         norm_last_layer: bool,
+        init: str = "original",
     ) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
@@ -50,9 +53,7 @@ class Head(nn.Module):
             nn.GELU(),
             nn.Linear(hidden_dim, bottleneck_dim),
         )
-        for layer in self.mlp[::2]:
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        initialise_linear_(self.mlp, init)
         self.last_layer = Prototypes(bottleneck_dim, out_dim, frozen_gain=norm_last_layer)
         self.last_layer2 = self.last_layer if shared else Prototypes(bottleneck_dim, patch_out_dim, frozen_gain=norm_last_layer)
 

@@ -10,7 +10,7 @@ from checkpoints.command import WorkError
 from pretrain import augment, distributed, neighbours
 from pretrain.backbone import ViT
 from pretrain.ibot import Losses, Targets
-from pretrain.images import Images, has_part, open_images
+from pretrain.images import Images, Subset, has_part, open_images, subset
 
 MOST_BAD_STEPS = 20
 """In a row; then the run stops."""
@@ -64,12 +64,12 @@ def online_knn(source: str, images: Images, crop: int) -> OnlineKnn | None:
     if images.labels is None or not distributed.is_main():
         return None
     if has_part(source, "val"):
-        queries = neighbours.subset(open_images(source, "val"), QUERIES)
-        return OnlineKnn(neighbours.subset(images, BANK), queries, crop)
-    some = neighbours.subset(images, BANK + QUERIES)
+        queries = subset(open_images(source, "val"), QUERIES)
+        return OnlineKnn(subset(images, BANK), queries, crop)
+    some = subset(images, BANK + QUERIES)
     cut = max(1, len(some) // 3)
     numbers = np.arange(len(some))
-    return OnlineKnn(neighbours.Subset(some, numbers[cut:]), neighbours.Subset(some, numbers[:cut]), crop)
+    return OnlineKnn(Subset(some, numbers[cut:]), Subset(some, numbers[:cut]), crop)
 
 
 class Vitals(NamedTuple):

@@ -98,7 +98,7 @@ class Teacher(Network):
         """
         bottleneck = self.head.bottleneck(self.backbone(crops.flatten(0, 1)))
         patches = bottleneck[:, 1:].flatten(0, 1)
-        masked = patches[:0] if masks is None else patches[masks.index]
+        masked = patches[:0] if masks is None else patches[masks.places]
         cls_logits = self.head.cls(bottleneck[:, 0]).unflatten(0, crops.shape[:2])
         with torch.autocast(crops.device.type, enabled=False):
             patch_mean = self.head.patches(patches.mean(dim=0))
@@ -143,10 +143,10 @@ class Centres(nn.Module):
         self.patch.lerp_(patch_mean[None, None], 1 - CENTRE_MOMENTUM)
 
 
-def masked_patches(tokens: Float[Tensor, "x 1+n d"], masks: Masks | None) -> Float[Tensor, "m d"]:
-    """The masked patch tokens of a batch, in the order of `masks.index`."""
+def masked_patches(tokens: Float[Tensor, "x t d"], masks: Masks | None) -> Float[Tensor, "m d"]:
+    """The masked patch tokens of a batch, in the order of `masks.places`."""
     patches = tokens[:, 1:].flatten(0, 1)
-    return patches[:0] if masks is None else patches[masks.index]
+    return patches[:0] if masks is None else patches[masks.places]
 
 
 @torch.no_grad()

@@ -4,9 +4,9 @@ A source may have parts ("train", "val"): sub-folders, parquet files, or the sam
 """
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,19 +21,41 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp",
 PARTS = {"train": ("train",), "val": ("val", "test", "validation")}
 
 
-class Images(Protocol):
+class Images(ABC):
     """Images by number, each an RGB Pillow image; `labels` [count] where they are known."""
 
     name: str
     labels: np.ndarray | None
     classes: Sequence[str]
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def __getitem__(self, index: int) -> Image.Image: ...
 
 
-class Sample:
+class Subset(Images):
+    """Some of a source's images."""
+
+    def __init__(self, images: Images, numbers: np.ndarray) -> None:
+        self._images, self._numbers = images, numbers
+        self.name, self.classes = f"{images.name}, {len(numbers)} images", images.classes
+        self.labels = None if images.labels is None else images.labels[numbers]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return self._images[int(self._numbers[index])]
+
+
+def subset(images: Images, count: int, seed: int = 0) -> Subset:
+    """At most `count` images, drawn once from the seed."""
+    return Subset(images, np.random.default_rng(seed).permutation(len(images))[:count])
+
+
+class Sample(Images):
     """The embedded data set (see `pretrain.sample`)."""
 
     def __init__(self, part: str) -> None:
@@ -49,7 +71,7 @@ class Sample:
         return Image.fromarray(self._images[index])
 
 
-class Files:
+class Files(Images):
     """Image files of a folder. Its sub-folders are the classes, unless images lie in the folder itself (no labels then)."""
 
     def __init__(self, folder: Path) -> None:
@@ -57,8 +79,7 @@ class Files:
         self._paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         if not self._paths:
             raise UserError(f"there are no images in {folder} (looked for {', '.join(sorted(SUFFIXES))}, sub-folders included)")
-        self.labels: np.ndarray | None = None
-        self.classes: Sequence[str] = ()
+        self.labels, self.classes = None, ()
         parents = [path.relative_to(folder).parts[0] for path in self._paths]
         if all(path.parent != folder for path in self._paths):
             self.classes = sorted(set(parents))
@@ -77,7 +98,7 @@ class Files:
             raise UserError(f"{path} is no readable image ({first_line(error)}): remove it") from error
 
 
-class Parquet:
+class Parquet(Images):
     """Rows of parquet files in the layout of Hugging Face data sets: `image` = struct of bytes and path, `label` = integer."""
 
     def __init__(self, paths: list[Path]) -> None:

@@ -21,7 +21,7 @@ class Masks(NamedTuple):
     """A batch's masks, and what the losses need to know of them without asking the device."""
 
     grid: Bool[Tensor, "v b gh gw"]
-    index: Int[Tensor, " m"]
+    places: Int[Tensor, " m"]
     """Positions of the masked patches in the flattened grid."""
     weight: Float[Tensor, " m"]
     """One over (masked patches of the same image x images x views): summing by it means over an image, then over all."""
@@ -61,7 +61,7 @@ def draw(generator: np.random.Generator, settings: MaskSettings, views: int, ima
     masks = np.zeros((views * images, rows, columns), dtype=bool)
     for mask in masks:
         ratio = draw_ratio(generator, settings)
-        mask |= draw_one(generator, ratio, rows, columns)
+        mask[:] = draw_one(generator, ratio, rows, columns)
     return as_masks(torch.from_numpy(masks).unflatten(0, (views, images)))
 
 
@@ -70,8 +70,8 @@ def as_masks(grid: Bool[Tensor, "v b gh gw"]) -> Masks:
     views, images = grid.shape[:2]
     count = grid.flatten(2).sum(-1, keepdim=True).clamp(min=1)
     weight = (1.0 / (count * images * views)).expand(-1, -1, grid[0, 0].numel()).flatten()
-    index = grid.flatten().nonzero().squeeze(1)
-    return Masks(grid, index, weight[index].float())
+    places = grid.flatten().nonzero().squeeze(1)
+    return Masks(grid, places, weight[places].float())
 
 
 def draw_ratio(generator: np.random.Generator, settings: MaskSettings) -> float:

@@ -5,7 +5,6 @@ q queries, t bank, d width, c classes.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -17,6 +16,7 @@ from pretrain.images import Images
 
 TEMPERATURE = 0.07
 KS = (10, 20, 100, 200)
+TOP = 5
 BLOCK = 1024
 
 
@@ -48,8 +48,9 @@ def vote(
 ) -> dict[int, Int[Tensor, "q top"]]:
     """For each k the classes of every query, best first (five, or as many as there are).
 
-    Each of the k neighbours with the greatest dot product votes for its class with exp(similarity / temperature). A k
-    larger than the bank means the whole bank. Queries go in blocks: memory is BLOCK x bank.
+    Each of the k neighbours with the greatest dot product votes for its class with exp(similarity / temperature). Classes
+    with equal votes (none, say) stand in the order of their numbers, as in the original. A k larger than the bank means
+    the whole bank. Queries go in blocks: memory is BLOCK x bank.
     """
     answers: dict[int, list[Tensor]] = {k: [] for k in ks}
     for block in queries.split(BLOCK):
@@ -58,30 +59,10 @@ def vote(
         for k in ks:
             votes = torch.zeros(len(block), classes, dtype=weights.dtype, device=weights.device)
             votes.scatter_add_(1, voted[:, :k], weights[:, :k])
-            answers[k].append(votes.topk(min(5, classes), dim=1).indices)
+            answers[k].append(votes.sort(dim=1, descending=True, stable=True).indices[:, :TOP])
     return {k: torch.cat(blocks) for k, blocks in answers.items()}
 
 
 def accuracy(answers: Int[Tensor, "q top"], labels: Int[Tensor, " q"], top: int = 1) -> float:
     """Percent of queries whose class is among the first `top` answers."""
     return 100.0 * (answers[:, :top] == labels[:, None]).any(dim=1).double().mean().item()
-
-
-def subset(images: Images, count: int, seed: int = 0) -> "Subset":
-    """At most `count` images, drawn once from the seed."""
-    return Subset(images, np.random.default_rng(seed).permutation(len(images))[:count])
-
-
-class Subset:
-    """Some of a source's images."""
-
-    def __init__(self, images: Images, numbers: np.ndarray) -> None:
-        self._images, self._numbers = images, numbers
-        self.name, self.classes = f"{images.name}, {len(numbers)} images", images.classes
-        self.labels = None if images.labels is None else images.labels[numbers]
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index: int):  # type: ignore[no-untyped-def]
-        return self._images[int(self._numbers[index])]

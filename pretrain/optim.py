@@ -1,6 +1,7 @@
 """Parameter groups as the original forms them, clipping tensor by tensor, and the optimizers by name."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from checkpoints.command import UserError
 
 def parameter_groups(module: nn.Module) -> list[dict[str, object]]:
     """Two groups: with weight decay, and without (biases and every one-dimensional tensor)."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             (plain if name.endswith(".bias") or parameter.ndim == 1 else decayed).append(parameter)
@@ -38,8 +40,8 @@ def set_values_(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float
 
 
 def clip_each_(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scale each gradient on its own to at most length `limit` (the original's rule; 0 scales nothing). Returns the mean length."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    """Scale each gradient on its own to at most length `limit`, the original's rule (0: none); returns their mean length."""
+    gradients: list[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = torch._foreach_norm(gradients)
     if limit > 0:
         scales = [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
@@ -70,7 +72,7 @@ class LARS(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     self._step_one(parameter, group)
 
-    def _step_one(self, parameter: nn.Parameter, group: dict[str, float]) -> None:
+    def _step_one(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         update = parameter.grad
         assert update is not None
         if parameter.ndim > 1:

@@ -90,7 +90,7 @@ class Run:
         for name, value in rounded.items():
             self._board.add_scalar(name, value, step)
 
-    def history(self) -> list[dict[str, float]]:
+    def history(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`."""
         path = self.folder / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

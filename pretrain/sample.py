@@ -1,8 +1,8 @@
 """The embedded data set: a small world of textured things on unrelated textured backgrounds, drawn from a seed.
 
 A scene is a plain description (things, background, light); `render` turns it into pixels and says which pixel belongs to
-which thing. The class of a thing is its shape with its texture, and loosely its hue; place, size, turn, tone, background and light
-tell nothing about it. Every layout the project reads can be drawn from the same scenes.
+which thing. The class of a thing is its shape with its texture, and loosely its hue; place, size, turn, tone, background
+and light tell nothing about it. Every layout the project reads can be drawn from the same scenes.
 
 `python -m pretrain.sample --show sheet.png` draws a contact sheet, `--out DIR` writes class folders of PNG files.
 

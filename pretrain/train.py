@@ -93,6 +93,7 @@ def build(config: Config, *, fused: bool = True) -> tuple[Student, Teacher]:
             bottleneck_dim=config.head_bottleneck_dim,
             shared=shared,
             norm_last_layer=config.norm_last_layer,
+            init=config.init,
         )
 
     student = Student(ViT(shape, maskable=True, drop_path=config.drop_path, fused=fused), head(config.shared_head))
@@ -157,7 +158,9 @@ def train(config: Config, device: torch.device) -> int:
     schedule = options.schedule(config, steps.steps_per_epoch, distributed.world_size())
     precision = precision_for(config.precision, device)
     slow_attention = device.type == "cpu" and precision == "bf16"
-    student, teacher = (network.to(device).train() for network in build(config, fused=not slow_attention))
+    student, teacher = build(config, fused=not slow_attention)
+    student.to(device).train()
+    teacher.to(device).train()
     optimizer = optim.build_optimizer(config.optimizer, student)
     torch.manual_seed(config.seed + distributed.rank())
 

@@ -21,7 +21,7 @@ from checkpoints.command import UserError, parse, run_command
 from pretrain import neighbours
 from pretrain.augment import evaluation_resize
 from pretrain.backbone import Loaded, ViT, load_backbone
-from pretrain.images import Images, open_images
+from pretrain.images import Images, open_images, subset
 from probes import results
 
 
@@ -86,7 +86,7 @@ def open_both(options: Options) -> tuple[Images, Images]:
     if len(bank.classes) and len(queries.classes) and not set(queries.classes) <= set(bank.classes):
         strangers = sorted(set(queries.classes) - set(bank.classes))[:5]
         raise UserError(f"{queries.name} has classes that {bank.name} has not: {', '.join(strangers)}")
-    return (neighbours.subset(bank, options.bank, options.seed) if options.bank else bank), queries
+    return (subset(bank, options.bank, options.seed) if options.bank else bank), queries
 
 
 def check(options: Options) -> None:
@@ -116,18 +116,16 @@ def main(arguments: Sequence[str]) -> None:
     labels = torch.as_tensor(bank.labels), torch.as_tensor(queries.labels)
 
     def of_backbone(network: ViT) -> Measured:
-        both = (
-            neighbours.features(network, part, resize=resize, crop=crop, batch_size=options.batch_size)
-            for part in (bank, queries)
-        )
-        return measure(*both, *labels, options)
+        size = {"resize": resize, "crop": crop, "batch_size": options.batch_size}
+        known, asked = neighbours.features(network, bank, **size), neighbours.features(network, queries, **size)
+        return measure(known, asked, *labels, options)
 
     rows = {"this checkpoint": of_backbone(backbone)}
     if options.baselines:
         torch.manual_seed(options.seed)
         rows["the same, untrained"] = of_backbone(ViT(backbone.shape, maskable=False).to(device).eval())
-        both = (neighbours.pixels(part, resize=resize, crop=crop) for part in (bank, queries))
-        rows["raw pixels"] = measure(*both, *labels, options)
+        known, asked = (neighbours.pixels(part, resize=resize, crop=crop) for part in (bank, queries))
+        rows["raw pixels"] = measure(known, asked, *labels, options)
     seconds = time.perf_counter() - began
     show(rows, bank, queries, loaded, seconds)
     out = options.out or results.default_path(loaded, "knn")

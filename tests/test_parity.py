@@ -20,7 +20,7 @@ from checkpoints import published
 from pretrain import health, ibot, masking, neighbours, optim
 from pretrain.backbone import Shape, ViT, load_backbone, load_strictly
 from pretrain.head import Head
-from pretrain.ibot import Answer, Centres, Logits, Student, Teacher
+from pretrain.ibot import Answer, Centres, Logits, Network, Student, Teacher
 from pretrain.loader import Batch
 from pretrain.schedule import Ramp, Schedule
 from pretrain.train import Weights, train_step
@@ -101,10 +101,10 @@ def test_parity_losses_and_centres_over_three_calls(parity: Read) -> None:
         call = fixture.part(f"step{step}.")
         masks = masking.as_masks(call["mask"])
         patch_logits = call["teacher_patch"].flatten(0, 1)
-        answer = Answer(call["teacher_cls"].unflatten(0, (views, images)), patch_logits[masks.index], patch_logits.mean(dim=0))
+        answer = Answer(call["teacher_cls"].unflatten(0, (views, images)), patch_logits[masks.places], patch_logits.mean(dim=0))
         logits = Logits(
             torch.cat([call["student_cls"], call["student_local_cls"]]).unflatten(0, (-1, images)),
-            call["student_patch"].flatten(0, 1)[masks.index],
+            call["student_patch"].flatten(0, 1)[masks.places],
         )
         targets = ibot.sharpen(answer, centres, cls_ramp.at(step), patch_ramp.at(step))
         losses = ibot.losses(logits, targets, masks, about["lambda_cls"], about["lambda_patch"])
@@ -120,7 +120,7 @@ def test_parity_losses_and_centres_over_three_calls(parity: Read) -> None:
         assert_close(ours, given[name])
 
 
-def training_of(fixture: Fixture) -> tuple[Student, Teacher]:
+def training_of(fixture: Fixture, fused: bool) -> tuple[Student, Teacher]:
     """Networks with the fixture's first weights."""
     about = fixture.about
 
@@ -135,8 +135,8 @@ def training_of(fixture: Fixture) -> tuple[Student, Teacher]:
             norm_last_layer=about["norm_last_layer"],
         )
 
-    student = Student(ViT(shape_from(about), maskable=True, drop_path=about["drop_path"]), head())
-    teacher = Teacher(ViT(shape_from(about), maskable=False), head())
+    student = Student(ViT(shape_from(about), maskable=True, drop_path=about["drop_path"], fused=fused), head())
+    teacher = Teacher(ViT(shape_from(about), maskable=False, fused=fused), head())
     load_strictly(student, fixture.part("init.student."), Path("fixture"))
     teacher.copy(student)
     return student.train(), teacher.train()
@@ -168,10 +168,32 @@ def test_parity_schedules_of_every_step(parity: Read) -> None:
         assert_close(torch.tensor(ours, dtype=torch.float64), fixture.tensors[name])
 
 
-def test_parity_whole_training_steps(parity: Read) -> None:
+@torch.no_grad()
+def compare_weights(network: Network, theirs: dict[str, Tensor], images: Tensor) -> None:
+    """Every weight, to the tolerance that the fixtures name, but for the keys' biases, which are noise in both.
+
+    A key's bias adds the same to all attention logits of a query, so softmax takes it away again and its true gradient
+    is zero. What arrives is rounding, which AdamW scales up to whole steps. Its only effect can be on the outputs, by
+    nothing: these are compared as well.
+    """
+    ours = {name: weight.data.clone() for name, weight in network.named_parameters()}
+    assert ours.keys() <= theirs.keys()
+    width = network.backbone.shape.embed_dim
+    for name, weight in ours.items():
+        kept, known = weight, theirs[name]
+        if name.endswith("attn.qkv.bias"):
+            kept, known = (torch.cat([bias[:width], bias[2 * width :]]) for bias in (kept, known))
+        assert_close(kept, known, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    tokens = network.backbone(images)
+    network.load_state_dict({name: theirs[name] for name in ours}, strict=False)
+    assert_close(tokens, network.backbone(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_parity_whole_training_steps(parity: Read, fused: bool) -> None:
     fixture = parity("train_steps")
     about = fixture.about
-    student, teacher = training_of(fixture)
+    student, teacher = training_of(fixture, fused)
     optimizer, schedule, guard = optim.build_optimizer("adamw", student), schedule_of(about), health.Guard()
     for step in range(schedule.total_steps):
         given = fixture.part(f"step{step}.")
@@ -186,15 +208,8 @@ def test_parity_whole_training_steps(parity: Read) -> None:
             assert_close(ours.detach(), given[name], rtol=1e-5, atol=1e-6)
         assert outcome.gradient is not None
         assert_close(outcome.gradient, given["grad_norm_mean"], rtol=1e-3, atol=1e-6)
-    expected = fixture.part("final.student."), fixture.part("final.teacher.")
-    for network, weights_after in zip((student, teacher), expected, strict=True):
-        ours = dict(network.named_parameters())
-        compared = 0
-        for name, theirs in weights_after.items():
-            if name in ours:
-                assert_close(ours[name].data, theirs, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
-                compared += 1
-        assert compared == len(ours)
+    for network, prefix in ((student, "final.student."), (teacher, "final.teacher.")):
+        compare_weights(network, fixture.part(prefix), given["global"][0])
     assert_close(teacher.centres.cls, fixture.tensors["final.center_cls"], rtol=1e-4, atol=1e-5)
     assert_close(teacher.centres.patch, fixture.tensors["final.center_patch"], rtol=1e-4, atol=1e-5)
 

@@ -1,0 +1,309 @@
+"""The commands as people type them: from images to a number, and what they say when something is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from checkpoints import store
+from checkpoints.command import DONE, INTERRUPTED, WRONG_COMMAND, run_command
+from pretrain import sample, train
+from pretrain.backbone import load_backbone
+from probes import knn
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "--arch vit_tiny --width 64 --depth 2 --patch-size 8 --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 "
+    "--out-dim 32 --patch-out-dim 32 --head-hidden-dim 32 --head-bottleneck-dim 16 --batch-size-per-gpu 8 --workers 0 "
+    "--pred-ratio 0 0.3 --pred-ratio-var 0 0.2 --warmup-epochs 1 --log-every 2 --knn-every 1"
+).split()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample as class folders: 40 images to train, 40 to test."""
+    root = tmp_path_factory.mktemp("data")
+    sample.main(["--out", str(root), "--count", "40", "--size", "32"])
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs."""
+    out = tmp_path_factory.mktemp("runs") / "small"
+    assert run_command(train.main, [*SMALL, "--data", str(folders), "--epochs", "2", "--out", str(out)]) == DONE
+    return out
+
+
+def test_a_run_leaves_what_the_design_promises(run: Path) -> None:
+    names = {path.name for path in run.iterdir() if not path.name.startswith("events")}
+    assert names == {"config.json", "metrics.jsonl", store.LAST, store.PREVIOUS, store.BACKBONE}
+    assert list(run.glob("events.out.tfevents.*"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "knn" in line] == [0, 5, 10]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10]
+    assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
+    state = store.read_torch(run / store.LAST)
+    assert state["step"] == 10 and set(state["centres"]) == {"cls", "patch"}
+    assert state["config"] == json.loads((run / "config.json").read_text())
+
+
+def test_backbone_file_and_checkpoint_hold_the_same_teacher(run: Path) -> None:
+    exported, full = load_backbone(run / store.BACKBONE), load_backbone(run / store.LAST)
+    student = load_backbone(run, key="student")
+    assert load_backbone(run).path == run / store.BACKBONE and exported.epoch == full.epoch == 2
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(exported.backbone(images), full.backbone(images))
+    assert not torch.equal(exported.backbone(images), student.backbone(images))
+
+
+def test_knn_prints_a_table_and_writes_a_record(run: Path, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(knn.main, ["--ckpt", str(run), "--data", str(folders), "--baselines", "--k", "1", "5"]) == DONE
+    printed = capsys.readouterr().out
+    assert "this checkpoint" in printed and "raw pixels" in printed and "k=5" in printed
+    record = json.loads((run / "results" / "knn.json").read_text())
+    assert record["schema"] == 1 and record["probe"] == "knn" and record["checkpoint"]["epoch"] == 2
+    assert record["checkpoint"]["sha256"] == store.sha256(run / store.BACKBONE)
+    numbers = record["metrics"]
+    assert numbers["top1"] == max(numbers["top1_k1"], numbers["top1_k5"]) and numbers["top5_k5"] >= numbers["top1_k5"]
+    assert {"untrained_top1", "pixels_top1"} <= numbers.keys()
+
+
+def test_knn_takes_the_newest_run_and_a_published_file(
+    run: Path, folders: Path, parity_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    os.symlink(run, tmp_path / "runs" / "small")
+    assert run_command(knn.main, ["--data", str(folders), "--k", "1", "--out", "a.json"]) == DONE
+    assert json.loads(Path("a.json").read_text())["checkpoint"]["epoch"] == 2
+    published = str(parity_dir / "checkpoint_published_layout.pth")
+    for key in ("teacher", "student"):
+        assert run_command(knn.main, ["--ckpt", published, "--key", key, "--data", str(folders), "--out", "b.json"]) == DONE
+
+
+def test_a_finished_run_is_left_alone_and_other_options_are_refused(
+    run: Path, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / store.LAST).read_bytes()
+    common = [*SMALL, "--data", str(folders), "--out", str(run)]
+    assert run_command(train.main, [*common, "--epochs", "2"]) == DONE
+    assert "this run is finished" in capsys.readouterr().out
+    assert run_command(train.main, [*common, "--epochs", "2", "--lr", "1"]) == WRONG_COMMAND
+    assert "--lr was 0.0005, now 1.0" in capsys.readouterr().err
+    assert (run / store.LAST).read_bytes() == before
+
+
+def trained(folders: Path, out: Path, *flags: str) -> dict:
+    assert run_command(train.main, [*SMALL, "--data", str(folders), "--out", str(out), *flags]) == DONE
+    return store.read_torch(out / store.LAST)
+
+
+def test_a_run_taken_up_again_ends_where_an_unbroken_one_does(
+    run: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after step 3 by the signal that Ctrl-C sends, then started again with the same command."""
+    logged = train.Progress.log
+
+    def stop_after_three(self: train.Progress, done: int, *rest: object) -> None:
+        logged(self, done, *rest)
+        if done == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train.Progress, "log", stop_after_three)
+    flags = [*SMALL, "--data", str(folders), "--epochs", "2", "--out", str(tmp_path / "again")]
+    assert run_command(train.main, flags) == INTERRUPTED
+    assert store.read_torch(tmp_path / "again" / store.LAST)["step"] == 4
+    monkeypatch.setattr(train.Progress, "log", logged)
+    assert run_command(train.main, flags) == DONE
+    ours, whole = store.read_torch(tmp_path / "again" / store.LAST), store.read_torch(run / store.LAST)
+    for part in ("student", "teacher", "centres"):
+        for name, value in whole[part].items():
+            assert torch.equal(value, ours[part][name]), (part, name)
+    lines = [json.loads(line)["step"] for line in (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == sorted(lines) and lines.count(4) == 1
+
+
+def command(*arguments: str, **environment: str) -> dict:
+    return {
+        "args": [sys.executable, *arguments],
+        "cwd": ROOT,
+        "env": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        "text": True,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
+
+
+def test_ctrl_c_saves_says_so_and_exits_with_75(folders: Path, tmp_path: Path) -> None:
+    flags = [*SMALL, "--data", str(folders), "--epochs", "2000", "--out", str(tmp_path), "--workers", "1"]
+    with subprocess.Popen(**command("-m", "pretrain.train", *flags), start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / store.LAST).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group
+        printed, complained = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED, complained
+    assert "the same command continues from here" in printed and "Traceback" not in complained
+    assert store.read_torch(tmp_path / store.LAST)["step"] > 0
+
+
+def test_two_processes_compute_what_one_does_with_the_double_batch(folders: Path, tmp_path: Path) -> None:
+    """Crops come from files of 32 pixels cut whole, so that both draw the same; gradients are averages of the halves."""
+    script = tmp_path / "steps.py"
+    script.write_text(TWO_PROCESSES)
+    results = []
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.pt"
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script), str(out)]
+        done = subprocess.run(**command(*launch, PYTHONPATH=str(ROOT)), check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        results.append(torch.load(out, weights_only=True))
+    assert results[0].keys() == results[1].keys()
+    for name, value in results[0].items():
+        assert_close(results[1][name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+TWO_PROCESSES = """
+import sys
+from contextlib import nullcontext
+import torch
+from pretrain import distributed, health, masking, optim
+from pretrain.backbone import Shape, ViT
+from pretrain.head import Head
+from pretrain.ibot import Student, Teacher
+from pretrain.loader import Batch
+from pretrain.schedule import Now
+from pretrain.train import Weights, train_step
+
+with distributed.processes() as device:
+    torch.manual_seed(0)
+    shape = Shape("vit_tiny", 8, 24, 3, 64, 2, 1)
+    head = dict(out_dim=12, patch_out_dim=12, hidden_dim=16, bottleneck_dim=8, shared=True, norm_last_layer=False)
+    student, teacher = Student(ViT(shape, maskable=True), Head(64, **head)), Teacher(ViT(shape, maskable=False), Head(64, **head))
+    teacher.copy(student)
+    optimizer, guard = optim.build_optimizer("sgd", student), health.Guard()
+    parallel = distributed.parallel(student, device)
+    for step in range(3):
+        torch.manual_seed(step)
+        crops, grid, local = torch.randn(2, 8, 3, 24, 24), torch.rand(2, 8, 3, 3) < 0.3, torch.randn(2, 8, 3, 16, 16)
+        mine = slice(distributed.rank() * 8 // distributed.world_size(), (distributed.rank() + 1) * 8 // distributed.world_size())
+        batch = Batch(crops[:, mine], masking.as_masks(grid[:, mine]), local[:, mine])
+        now = Now(0, 0.1, 0.1, 0.9, 0.04, 0.07, step == 0, True)
+        train_step(parallel, teacher, optimizer, batch, now, Weights(), guard, nullcontext())
+    if distributed.is_main():
+        torch.save({**{"s." + k: v for k, v in student.state_dict().items()}, **dict(teacher.state_dict())}, sys.argv[1])
+"""
+
+
+def test_several_processes_train_resume_and_leave_one_run(folders: Path, tmp_path: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pretrain.train"]
+    flags = [*SMALL, "--data", str(folders), "--epochs", "2", "--batch-size-per-gpu", "4", "--out", str(tmp_path)]
+    done = subprocess.run(**command(*launch, *flags), check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert store.read_torch(tmp_path / store.LAST)["step"] == 10
+    assert done.stdout.count("next: python -m probes.knn") == 1
+    again = subprocess.run(**command(*launch, *flags), check=False, timeout=300)
+    assert again.returncode == 0 and again.stdout.count("this run is finished") == 1
+
+
+def make_wrong_things(root: Path) -> None:
+    (root / "empty").mkdir()
+    (root / "junk.pt").write_bytes(b"junk")
+    (root / "junk.safetensors").write_bytes(b"junk")
+    torch.save([1], root / "list.pt")
+    torch.save({"weights": 1}, root / "other.pt")
+    (root / "flat").mkdir()
+    for index in range(4):
+        Image.new("RGB", (32, 32), (index, 0, 0)).save(root / "flat" / f"{index}.png")
+
+
+TRAIN_MISTAKES = (
+    ("--no-such-flag 1", "nrecognized options"),
+    ("--epochs many", "--epochs"),
+    ("--arch resnet50", "unknown --arch resnet50: choose from"),
+    ("--recipe nothing", "unknown --recipe nothing: choose from"),
+    ("--data nowhere", "there is no folder or file nowhere"),
+    ("--data empty", "there are no images in empty"),
+    ("--data flat", "flat has 4 images, fewer than one batch of 8: lower --batch-size-per-gpu"),
+    ("--global-crops-size 33", "--global-crops-size 33 is not divisible by --patch-size 8"),
+    ("--local-crops-size 17", "--local-crops-size 17 is not divisible by --patch-size 8"),
+    ("--global-crops-size 16", "a grid of 2 x 2 patches has no room for block masks"),
+    ("--batch-size-per-gpu 1000", "fewer than one batch of 1000"),
+    ("--batch-size-per-gpu 0", "--batch-size-per-gpu must be 1 or more"),
+    ("--pred-ratio 0.3", "--pred-ratio has 1 values and --pred-ratio-var 2: give as many"),
+    ("--global-crops-scale 0.9 0.1", "--global-crops-scale 0.9 0.1: give two shares"),
+    ("--global-crops-number 1 --local-crops-number 0", "ask for at least 2 crops"),
+    ("--patch-out-dim 64", "--patch-out-dim 64 equal to --out-dim 32"),
+    ("--steps 0", "--steps must be 1 or more"),
+    ("--out flat/0.png/run", "cannot write to --out"),
+)
+
+
+@pytest.mark.parametrize(("flags", "message"), TRAIN_MISTAKES, ids=[flags for flags, _ in TRAIN_MISTAKES])
+def test_a_wrong_training_command_is_one_sentence_and_exit_code_2(
+    flags: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_wrong_things(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(train.main, [*SMALL, *flags.split()]) == WRONG_COMMAND
+    complained = capfd.readouterr().err
+    assert message in " ".join(complained.replace("│", " ").split()) and "Traceback" not in complained
+    assert not (tmp_path / "runs").exists()
+
+
+KNN_MISTAKES = (
+    ("", "no run under runs/ has a checkpoint yet"),
+    ("--ckpt nowhere", "there is no checkpoint at nowhere"),
+    ("--ckpt empty", "empty holds no checkpoint"),
+    ("--ckpt junk.pt", "junk.pt is not a readable checkpoint"),
+    ("--ckpt junk.safetensors", "junk.safetensors is not a readable safetensors file"),
+    ("--ckpt list.pt", "list.pt holds a list, not a checkpoint"),
+    ("--ckpt other.pt", "neither a checkpoint of this project nor"),
+    ("--ckpt RUN --data flat", "no part named val, test, validation to test on: name one with --val"),
+    ("--ckpt RUN --data flat --val flat", "flat has no labels"),
+    ("--ckpt RUN --crop 30", "--crop 30 must be divisible by the patch size 8"),
+    ("--ckpt RUN --k 0", "--k must be 1 or more"),
+    ("--ckpt RUN --key nobody", "nobody"),
+)
+
+
+@pytest.mark.parametrize(("flags", "message"), KNN_MISTAKES, ids=[flags or "nothing" for flags, _ in KNN_MISTAKES])
+def test_a_wrong_knn_command_is_one_sentence_and_exit_code_2(
+    flags: str, message: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_wrong_things(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(knn.main, flags.replace("RUN", str(run)).split()) == WRONG_COMMAND
+    complained = capfd.readouterr().err
+    assert message in " ".join(complained.replace("│", " ").split()) and "Traceback" not in complained
+
+
+def exit_code(main, arguments: list[str]) -> int:
+    """Of a command, whether it returns one or exits with one."""
+    try:
+        return run_command(main, arguments)
+    except SystemExit as exit:
+        return int(exit.code or 0)
+
+
+@pytest.mark.parametrize("module", ["pretrain.train", "pretrain.sample", "probes.knn"])
+def test_every_command_has_help(module: str) -> None:
+    done = subprocess.run(**command("-m", module, "--help"), check=False, timeout=120)
+    assert done.returncode == 0 and "usage" in done.stdout.lower()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_on_a_gpu_measures_itself(folders: Path, tmp_path: Path) -> None:
+    state = trained(folders, tmp_path, "--epochs", "2", "--precision", "bf16")
+    assert state["step"] == 10 and all(torch.isfinite(weight).all() for weight in state["teacher"].values())

@@ -1,0 +1,43 @@
+"""The house: imports only go down, packages stay plain, documents do not lie about files."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FLOORS = ["checkpoints", "pretrain", "probes", "transfer"]
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_imports_only_go_down() -> None:
+    for height, floor in enumerate(FLOORS):
+        for path in (ROOT / floor).glob("*.py"):
+            above = set(FLOORS[height + 1 :]) & imported(path)
+            assert not above, f"{path.name} on floor {floor} imports {above} from above"
+
+
+def test_package_files_stay_empty() -> None:
+    for floor in FLOORS:
+        for path in (ROOT / floor).glob("__init__.py"):
+            assert path.read_text() == ""
+
+
+def test_every_source_file_says_what_it_is() -> None:
+    for floor in FLOORS:
+        for path in (ROOT / floor).glob("*.py"):
+            assert path.name == "__init__.py" or ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_files_that_the_documents_name_exist() -> None:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for name in re.findall(r"`((?:checkpoints|pretrain|probes|tools|tests|docs)/[\w./-]+)`", document.read_text()):
+            assert (ROOT / name).exists(), f"{document.name} names {name}"

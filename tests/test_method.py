@@ -1,0 +1,280 @@
+"""The method's parts against their formulas, written out the slow way."""
+
+import math
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.testing import assert_close
+
+from checkpoints.command import UserError, WorkError
+from pretrain import config as options
+from pretrain import health, ibot, masking, optim
+from pretrain.backbone import Shape, ViT, shape_of
+from pretrain.config import Config
+from pretrain.head import Head, Prototypes
+from pretrain.ibot import Losses, Student, Teacher
+from pretrain.loader import Batch
+from pretrain.schedule import Now, Ramp, warmup_cosine
+from pretrain.train import Weights, train_step
+
+TINY = Shape("vit_tiny", 8, 24, 3, 64, 2, 1)
+NOW = Now(0, 1e-3, 0.1, 0.9, 0.04, 0.07, False, True)
+
+
+def networks(**head: object) -> tuple[Student, Teacher]:
+    torch.manual_seed(0)
+    values = {"out_dim": 12, "patch_out_dim": 12, "hidden_dim": 16, "bottleneck_dim": 8, "shared": True, "norm_last_layer": False}
+    student = Student(ViT(TINY, maskable=True), Head(64, **{**values, **head}))
+    teacher = Teacher(ViT(TINY, maskable=False), Head(64, **{**values, **head, "shared": True}))
+    teacher.copy(student)
+    return student, teacher
+
+
+def batch(seed: int = 0, local_crops: int = 3) -> Batch:
+    torch.manual_seed(seed)
+    grid = torch.rand(2, 4, 3, 3) < 0.3
+    grid[0, 0] = False
+    return Batch(torch.randn(2, 4, 3, 24, 24), masking.as_masks(grid), torch.randn(local_crops, 4, 3, 16, 16))
+
+
+def test_masked_prototypes_and_the_mean_bottleneck_give_what_all_patches_would() -> None:
+    student, teacher = networks()
+    given = batch()
+    with torch.no_grad():
+        answer = teacher(given.crops, given.masks)
+        tokens = teacher.backbone(given.crops.flatten(0, 1))
+        every = teacher.head.patches(teacher.head.bottleneck(tokens[:, 1:]))
+        logits = student(given.crops, given.masks, given.local_crops)
+        student_tokens = student.backbone(given.crops.flatten(0, 1), given.masks.grid.flatten(0, 1))
+        student_every = student.head.patches(student.head.bottleneck(student_tokens[:, 1:]))
+    mask = given.masks.grid.flatten(2).flatten(0, 1)
+    assert_close(answer.patches, every[mask], rtol=1e-5, atol=1e-6)
+    assert_close(answer.patch_mean, every.mean((0, 1)), rtol=1e-5, atol=1e-6)
+    assert_close(logits.patches, student_every[mask], rtol=1e-5, atol=1e-6)
+
+
+def test_cls_loss_is_the_mean_over_pairs_of_different_views() -> None:
+    torch.manual_seed(1)
+    logits, targets = torch.randn(5, 4, 7), torch.randn(2, 4, 7).softmax(-1)
+    terms = [-(targets[q] * F.log_softmax(logits[v] / 0.1, dim=-1)).sum(-1).mean() for q in range(2) for v in range(5) if v != q]
+    assert_close(ibot.cls_loss(logits, targets), torch.stack(terms).mean())
+
+
+def test_patch_loss_counts_images_without_masks_as_zero() -> None:
+    masks = batch().masks
+    torch.manual_seed(2)
+    logits, targets = torch.randn(2, 4, 9, 7), torch.randn(2, 4, 9, 7).softmax(-1)
+    total = torch.tensor(0.0)
+    for view in range(2):
+        for image in range(4):
+            masked = masks.grid[view, image].flatten()
+            if masked.any():
+                terms = -(targets[view, image] * F.log_softmax(logits[view, image] / 0.1, dim=-1)).sum(-1)
+                total += terms[masked].mean()
+    flat = masks.places
+    ours = ibot.patch_loss(logits.flatten(0, 2)[flat], targets.flatten(0, 2)[flat], masks)
+    assert_close(ours, total / 8)
+
+
+def test_without_masks_the_patch_loss_is_zero_and_can_be_differentiated() -> None:
+    student, teacher = networks()
+    given = batch()
+    outcome = train_step(
+        student, teacher, optim.build_optimizer("adamw", student), given, NOW._replace(masking=False), Weights(), health.Guard(),
+        nullcontext(),
+    )  # fmt: skip
+    assert outcome.losses.patch == 0 and torch.isfinite(outcome.losses.total)
+
+
+def test_a_batch_whose_masks_are_all_empty_trains() -> None:
+    student, teacher = networks()
+    given = batch()._replace(masks=masking.as_masks(torch.zeros(2, 4, 3, 3, dtype=torch.bool)))
+    outcome = train_step(
+        student, teacher, optim.build_optimizer("adamw", student), given, NOW, Weights(), health.Guard(), nullcontext()
+    )
+    assert outcome.losses.patch == 0 and torch.isfinite(outcome.losses.cls)
+
+
+def test_teacher_follows_by_name_and_semi_shared_heads_differ_in_the_student_only() -> None:
+    student, teacher = networks(shared=False)
+    assert student.head.last_layer2 is not student.head.last_layer
+    assert teacher.head.last_layer2 is teacher.head.last_layer
+    before = {name: weight.clone() for name, weight in teacher.named_parameters()}
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1.0)
+    teacher.follow(student, 0.75)
+    mine, theirs = dict(teacher.named_parameters()), dict(student.named_parameters())
+    assert "backbone.masked_embed" in theirs and "backbone.masked_embed" not in mine
+    for name, weight in mine.items():
+        assert_close(weight.data, 0.75 * before[name] + 0.25 * theirs[name].data)
+
+
+def test_prototypes_have_length_one_and_a_frozen_gain_stays() -> None:
+    layer = Prototypes(8, 5, frozen_gain=True)
+    rows = layer(torch.eye(8)).T
+    assert_close(rows.norm(dim=1), torch.ones(5))
+    assert not layer.weight_g.requires_grad and Prototypes(8, 5, frozen_gain=False).weight_g.requires_grad
+
+
+def test_last_layer_keeps_weights_and_optimizer_state_while_it_is_frozen() -> None:
+    student, teacher = networks()
+    optimizer = optim.build_optimizer("adamw", student)
+    before = student.head.last_layer.weight_v.detach().clone()
+    train_step(
+        student, teacher, optimizer, batch(), NOW._replace(last_layer_frozen=True), Weights(), health.Guard(), nullcontext()
+    )
+    assert torch.equal(before, student.head.last_layer.weight_v)
+    assert student.head.last_layer.weight_v not in optimizer.state
+    train_step(student, teacher, optimizer, batch(1), NOW, Weights(), health.Guard(), nullcontext())
+    assert not torch.equal(before, student.head.last_layer.weight_v)
+
+
+def test_parameter_groups_follow_the_originals_rule() -> None:
+    student, _ = networks()
+    decayed, plain = optim.parameter_groups(student)
+    names = {id(parameter): name for name, parameter in student.named_parameters()}
+    plain_names = {names[id(parameter)] for parameter in plain["params"]}
+    decayed_names = {names[id(parameter)] for parameter in decayed["params"]}
+    assert plain_names == {name for name, p in student.named_parameters() if name.endswith(".bias") or p.ndim == 1}
+    assert {"head.last_layer.weight_g", "backbone.cls_token", "backbone.pos_embed", "backbone.masked_embed"} <= decayed_names
+    assert not plain_names & decayed_names
+
+
+def test_clipping_is_per_tensor_and_returns_the_mean_length() -> None:
+    parameters = [nn.Parameter(torch.zeros(4)) for _ in range(3)]
+    for parameter, length in zip(parameters, (0.5, 3.0, 30.0), strict=True):
+        parameter.grad = torch.full((4,), length / 2)
+    mean = optim.clip_each_(parameters, 3.0)
+    assert_close(mean, torch.tensor(33.5 / 3))
+    assert_close(torch.stack([p.grad.norm() for p in parameters]), torch.tensor([0.5, 3.0, 3.0]), rtol=1e-5, atol=0)
+    parameters[2].grad.fill_(15.0)
+    optim.clip_each_(parameters, 0.0)
+    assert_close(parameters[2].grad.norm(), torch.tensor(30.0))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_every_optimizer_lowers_a_loss(name: str) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 6)
+    optimizer = optim.build_optimizer(name, layer)
+    optim.set_values_(optimizer, {"adamw": 0.05, "sgd": 0.05, "lars": 20.0}[name], 0.01)
+    x, losses = torch.randn(32, 6), []
+    for _ in range(30):
+        loss = (layer(x) - x.roll(1, dims=1)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_lars_step_is_the_papers_formula() -> None:
+    layer = nn.Linear(3, 2)
+    layer.weight.grad, layer.bias.grad = torch.randn(2, 3), torch.randn(2)
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    optimizer = optim.build_optimizer("lars", layer)
+    optim.set_values_(optimizer, 0.1, 0.2)
+    optimizer.step()
+    direction = layer.weight.grad + 0.2 * weight
+    assert_close(layer.weight.detach(), weight - 0.1 * 0.001 * weight.norm() / direction.norm() * direction)
+    assert_close(layer.bias.detach(), bias - 0.1 * layer.bias.grad)
+
+
+def test_a_loss_that_is_not_finite_changes_nothing_and_many_stop_the_run() -> None:
+    student, teacher = networks()
+    optimizer, guard = optim.build_optimizer("adamw", student), health.Guard()
+    before = {name: value.clone() for name, value in [*student.state_dict().items(), *teacher.state_dict().items()]}
+    broken = batch()
+    broken.crops[0, 0] = float("nan")
+    outcome = train_step(student, teacher, optimizer, broken, NOW, Weights(), guard, nullcontext())
+    after = dict([*student.state_dict().items(), *teacher.state_dict().items()])
+    assert outcome.gradient is None and guard.skipped == 1
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    nan = torch.tensor(float("nan"))
+    with pytest.raises(WorkError, match="lower --lr"):
+        for _ in range(health.MOST_BAD_STEPS):
+            guard.accepts(Losses(nan, nan, nan), torch.device("cpu"))
+
+
+def test_schedules_at_their_ends() -> None:
+    assert warmup_cosine(0, 100, 1.0, 0.1, 10) == 0 and warmup_cosine(9, 100, 1.0, 0.1, 10) == 1.0
+    assert warmup_cosine(10, 100, 1.0, 0.1, 10) == 1.0
+    assert math.isclose(warmup_cosine(55, 100, 1.0, 0.1, 10), 0.55)
+    assert [Ramp(0.04, 0.07, 3).at(epoch) for epoch in range(5)] == pytest.approx([0.04, 0.055, 0.07, 0.07, 0.07])
+    assert Ramp(0.04, 0.07, 0).at(0) == 0.07 and Ramp(0.04, 0.07, 1).at(0) == 0.04
+
+
+@settings(max_examples=60, deadline=None)
+@given(side=st.integers(3, 20), ratio=st.floats(0, 0.9), seed=st.integers(0, 1000))
+def test_block_masks_never_cover_more_than_asked(side: int, ratio: float, seed: int) -> None:
+    mask = masking.block_mask(np.random.default_rng(seed), ratio, side, side + 2)
+    assert mask.shape == (side, side + 2) and mask.sum() <= ratio * mask.size
+
+
+@settings(max_examples=60, deadline=None)
+@given(side=st.integers(1, 20), ratio=st.floats(0, 0.99), seed=st.integers(0, 1000))
+def test_random_masks_cover_the_share_rounded_down(side: int, ratio: float, seed: int) -> None:
+    mask = masking.random_mask(np.random.default_rng(seed), ratio, side, side)
+    assert mask.sum() == int(ratio * side * side)
+
+
+def test_mask_weights_are_means_over_patches_then_images() -> None:
+    masks = batch().masks
+    count = masks.grid.flatten(2).sum(-1)
+    weights = torch.zeros(masks.grid.numel()).index_put((masks.places,), masks.weight).reshape(2, 4, 9)
+    assert_close(weights.sum(-1), (count > 0) / 8)
+    assert torch.equal(masks.places, masks.grid.flatten().nonzero().squeeze(1))
+
+
+def test_masks_without_room_and_unmatched_ratios_are_refused() -> None:
+    block = masking.MaskSettings((0.0, 0.3), (0.0, 0.2), "block")
+    with pytest.raises(UserError, match="no room for block masks"):
+        masking.check(block, 2, 2)
+    with pytest.raises(UserError, match="give as many"):
+        masking.check(block._replace(spread=(0.0,)), 14, 14)
+    with pytest.raises(UserError, match="leaves the range"):
+        masking.check(block._replace(ratio=(0.0, 0.9)), 14, 14)
+
+
+def test_architectures_and_impossible_sizes() -> None:
+    assert shape_of("vit_small", 16, 224) == Shape("vit_small", 16, 224, 3, 384, 12, 6)
+    for arguments, message in (
+        (("vit_giant", 16, 224), "unknown --arch vit_giant: choose from vit_tiny"),
+        (("vit_small", 16, 230), "not divisible by --patch-size"),
+    ):
+        with pytest.raises(UserError, match=message):
+            shape_of(*arguments)
+    with pytest.raises(UserError, match="multiple of 64"):
+        shape_of("vit_small", 16, 224, width=100)
+
+
+def test_the_originals_published_command_line_means_what_it_meant() -> None:
+    line = (
+        "--arch vit_small --teacher_temp 0.07 --warmup_teacher_temp_epochs 30 --norm_last_layer false --epochs 800 "
+        "--batch_size_per_gpu 64 --shared_head true --out_dim 8192 --local_crops_number 10 --global_crops_scale 0.25 1 "
+        "--local_crops_scale 0.05 0.25 --pred_ratio 0 0.3 --pred_ratio_var 0 0.2 --data_path x --output_dir y "
+        "--use_fp16 false --lambda1 1.0 --num_workers 3"
+    )
+    config = options.read_command_line(line.split())
+    recipe = options.read_command_line(
+        ["--recipe", "ibot_vits16", "--data", "x", "--out", "y", "--precision", "fp32", "--workers", "3"]
+    )
+    assert options.as_values(config) | {"recipe": None} == options.as_values(recipe) | {"recipe": None}
+    assert (config.norm_last_layer, config.shared_head, config.pred_ratio) == (False, True, (0.0, 0.3))
+
+
+def test_recipes_are_possible_and_the_default_depends_on_what_is_given() -> None:
+    for name in options.RECIPES:
+        options.check(options.read_command_line(["--recipe", name]))
+    assert options.read_command_line([]).recipe == "sample"
+    assert options.read_command_line(["--data", "x"]).recipe == "ibot_vits16"
+    assert options.read_command_line(["--arch", "vit_base"]) == Config(arch="vit_base")
+    with pytest.raises(UserError, match="unknown --recipe nothing: choose from"):
+        options.read_command_line(["--recipe", "nothing"])
