@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from checkpoints.command import UserError
 from pretrain import augment, distributed, masking
 from pretrain.images import Images
 
@@ -100,11 +101,18 @@ class Loader:
         batches = iter(self._loader)
         while True:
             start = time.perf_counter()
-            batch = next(batches, None)
+            batch = _next(batches)
             self.waited += time.perf_counter() - start
             if batch is None:
                 return
             yield batch.to(self.device)
+
+
+def _next(batches: Iterator[Batch]) -> Batch | None:
+    try:
+        return next(batches, None)
+    except UserError as error:  # from a worker it comes with that worker's traceback around it
+        raise UserError(str(error).strip().splitlines()[-1].removeprefix("checkpoints.command.UserError: ")) from None
 
 
 def _prepare_worker(_: int) -> None:

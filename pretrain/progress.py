@@ -1,7 +1,9 @@
 """What a run shows: a progress line in a terminal (plain lines elsewhere), the log, a summary at the end."""
 
+import os
 import sys
 import time
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from pretrain import distributed
+from pretrain.config import shape as shape_of_config
 from pretrain.health import Vitals
 from pretrain.ibot import Losses
 from pretrain.images import Images
@@ -31,10 +34,11 @@ class Progress:
         self._task = TaskID(0)
         self._since, self._since_step, self._waited = time.perf_counter(), run.step, 0.0
         self._printed_at, self._knn = 0.0, ""
-        shape, config = run.config.arch, run.config
+        config, shape = run.config, shape_of_config(run.config)
         self._console.print(
-            f"{config.recipe or 'no recipe'}: {shape}/{config.patch_size} on {images.name}, {len(images)} images, "
-            f"{schedule.total_steps} steps of {self._batch}, {device.type} {precision}, in {run.folder}"
+            f"recipe {config.recipe or 'none'}: {shape.arch}/{shape.patch_size}, {shape.embed_dim} wide, {shape.depth} blocks, "
+            f"on {images.name}, {len(images)} images; {schedule.total_steps} steps of {self._batch}, "
+            f"{device.type} {precision}, in {run.folder}"
         )
         if run.step:
             self._console.print(f"continuing after step {run.step}")
@@ -128,4 +132,11 @@ def summary(run: Run, seconds: float) -> None:
     table.add_row("backbone (teacher)", str(run.folder / "backbone.safetensors"))
     console.print(table, markup=False)
     data = "" if run.config.data == "sample" else f" --data {run.config.data}"
-    console.print(f"next: python -m probes.knn --ckpt {run.folder}{data} --baselines")
+    console.print(f"next: {_python()} -m probes.knn --ckpt {run.folder}{data} --baselines")
+
+
+def _python() -> str:
+    """How to type this interpreter from here."""
+    active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
+    inside = Path(sys.prefix).is_relative_to(Path.cwd())
+    return "python" if active or not inside else os.path.relpath(sys.executable)

@@ -186,12 +186,12 @@ def train(config: Config, device: torch.device) -> int:
             outcome = train_step(parallel, teacher, optimizer, batch, now, weights, guard, autocast)
             done = step + 1
             last, epoch = done == schedule.total_steps, done // steps.steps_per_epoch
-            if knn and (last or (done % steps.steps_per_epoch == 0 and epoch % config.knn_every == 0)):
-                progress.knn(done, knn.measure(teacher.backbone))
             if last or done % config.log_every == 0:
                 progress.log(
                     done, now, outcome.losses, outcome.gradient, health.vitals(outcome.targets), guard.skipped, loader.waited
                 )
+            if knn and (last or (done % steps.steps_per_epoch == 0 and epoch % config.knn_every == 0)):
+                progress.knn(done, knn.measure(teacher.backbone))
             stopping = distributed.any_true(bool(stop), device)
             if stopping or last or run.time_to_save(done):
                 run.save(done, student, teacher, optimizer)
