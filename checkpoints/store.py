@@ -8,16 +8,15 @@ Our own layout is one dict:
     centres     {"cls": [1, k], "patch": [1, 1, k]}
     optimizer   its state_dict
     step        optimisation steps done; epoch = step // steps_per_epoch
-    steps_per_epoch, random (states of the generators), config (the run's options, plain values)
-    backbone    what `pretrain.backbone.build` needs to make the same architecture again
+    random      states of torch's generators
+    config      the run's options as plain values
+    shape       the backbone's architecture, `pretrain.backbone.Shape` as a dict
 """
 
 import hashlib
 import json
 import os
-import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def read_torch(path: Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
         with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on foreign pickles before it refuses or reads them
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged bytes can raise anything
         raise UserError(f"{path} is not a readable checkpoint ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")

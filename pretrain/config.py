@@ -228,12 +228,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "global_crops_scale": (0.5, 1.0),
         "local_crops_scale": (0.2, 0.5),
         "local_crops_number": 4,
-        "out_dim": 512,
-        "patch_out_dim": 512,
         "lambda_patch": 0.5,
         "lr": 2e-3,
         "momentum_teacher": 0.99,
-        "epochs": 6,
+        "warmup_epochs": 0,
+        "freeze_last_layer": 0,
+        "warmup_teacher_temp_epochs": 0,
+        "epochs": 5,
         "knn_every": 1,
     },
 }
@@ -285,6 +286,8 @@ def shape(config: Config) -> backbone.Shape:
 
 def masks(config: Config) -> masking.MaskSettings:
     """Which masks to draw. Raises UserError where the grid has no room for them."""
+    if not config.use_masked_im_modeling:
+        return masking.MaskSettings((0.0,), (0.0,), "rand")
     settings = masking.MaskSettings(config.pred_ratio, config.pred_ratio_var, config.pred_shape)
     side = config.global_crops_size // config.patch_size
     masking.check(settings, side, side)

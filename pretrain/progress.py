@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -122,7 +123,7 @@ def summary(run: Run, seconds: float) -> None:
     console = Console(highlight=False, soft_wrap=True)
     history = run.history()
     knn = [(line["step"], line["knn"]) for line in history if "knn" in line]
-    last = next((line for line in reversed(history) if "loss" in line), {})
+    last: dict[str, Any] = next((line for line in reversed(history) if "loss" in line), {})
     table = Table(title=f"iBOT pretraining: {run.folder}", show_header=False, title_justify="left")
     table.add_row("epochs, steps", f"{last.get('epoch', 0):.1f}, {last.get('step', 0):.0f}")
     table.add_row("losses: [CLS], patch", f"{last.get('loss_cls', float('nan')):.3f}, {last.get('loss_patch', float('nan')):.3f}")

@@ -1,6 +1,7 @@
 """A run's folder: its options, its log, its checkpoints, and how it is taken up again."""
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +72,7 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot write to --out {self.folder} ({error.strerror})") from error
         self._forget_later_lines()
-        self._board = SummaryWriter(str(self.folder))
+        self._board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.step else None)
 
     def _forget_later_lines(self) -> None:
         """Drop the log lines of steps that will be run again."""
@@ -81,13 +82,13 @@ class Run:
             store.write_bytes(path, "".join(line + "\n" for line in lines).encode())
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of `metrics.jsonl`, and the same for TensorBoard."""
+        """One line of `metrics.jsonl` (null for what is not finite), and the same for TensorBoard."""
         if not distributed.is_main() or self._board is None:
             return
-        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        rounded = {name: float(f"{value:.6g}") if math.isfinite(value) else None for name, value in values.items()}
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps({"step": step, **rounded}) + "\n")
-        for name, value in rounded.items():
+        for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
     def history(self) -> list[dict[str, Any]]:
@@ -130,7 +131,7 @@ def backbone_about(shape: Shape, step: int, steps_per_epoch: int) -> dict[str, A
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError):
         return float("inf")
 

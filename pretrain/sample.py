@@ -4,7 +4,7 @@ A scene is a plain description (things, background, light); `render` turns it in
 which thing. The class of a thing is its shape with its texture, and loosely its hue; place, size, turn, tone, background
 and light tell nothing about it. Every layout the project reads can be drawn from the same scenes.
 
-`python -m pretrain.sample --show sheet.png` draws a contact sheet, `--out DIR` writes class folders of PNG files.
+`python -m pretrain.sample --show` draws a contact sheet, `--out DIR` writes class folders of PNG files.
 
 h w pixels; coordinates run from -1 to 1, x to the right, y down.
 """
@@ -308,7 +308,7 @@ class Options:
     out: Path | None = None
     """Folder to write train/CLASS/*.png and val/CLASS/*.png to."""
     show: Path | None = None
-    """PNG file for a contact sheet: one row a class."""
+    """PNG file for a contact sheet, one row a class. Without a file name: sample.png."""
     size: int = SIZE
     """Pixels of an image's side."""
     count: int | None = None
@@ -341,8 +341,17 @@ def contact_sheet(images: UInt8[np.ndarray, "count h w 3"], columns: int, gap: i
     return Image.fromarray(sheet)
 
 
+def _name_the_sheet(arguments: Sequence[str]) -> list[str]:
+    """`--show` alone means `--show sample.png`."""
+    words = list(arguments)
+    for at, word in reversed(list(enumerate(words))):
+        if word == "--show" and (at + 1 == len(words) or words[at + 1].startswith("--")):
+            words.insert(at + 1, "sample.png")
+    return words
+
+
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m pretrain.sample")
+    options = parse(Options, _name_the_sheet(arguments), prog="python -m pretrain.sample")
     if options.out is None and options.show is None:
         raise UserError("nothing to do: give --out DIR, --show FILE.png, or both")
     if options.size < 8 or (options.count is not None and options.count < len(KINDS)):

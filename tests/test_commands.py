@@ -249,7 +249,7 @@ TRAIN_MISTAKES = (
     ("--global-crops-size 33", "--global-crops-size 33 is not divisible by --patch-size 8"),
     ("--local-crops-size 17", "--local-crops-size 17 is not divisible by --patch-size 8"),
     ("--global-crops-size 16", "a grid of 2 x 2 patches has no room for block masks"),
-    ("--batch-size-per-gpu 1000", "fewer than one batch of 1000"),
+    ("--batch-size-per-gpu 100000", "sample (train) has 6000 images, fewer than one batch of 100000"),
     ("--batch-size-per-gpu 0", "--batch-size-per-gpu must be 1 or more"),
     ("--pred-ratio 0.3", "--pred-ratio has 1 values and --pred-ratio-var 2: give as many"),
     ("--global-crops-scale 0.9 0.1", "--global-crops-scale 0.9 0.1: give two shares"),
@@ -305,6 +305,18 @@ def exit_code(main, arguments: list[str]) -> int:
         return run_command(main, arguments)
     except SystemExit as exit:
         return int(exit.code or 0)
+
+
+def test_the_shell_tools_use_an_environment_that_has_the_packages() -> None:
+    for tool, flags, code, said in (
+        ("pretrain.sh", ["--help"], 0, "usage: python -m pretrain.train"),
+        ("pretrain.sh", ["--no-such-flag"], 2, ""),
+        ("setup.sh", [], 0, "has what is needed"),
+        ("setup.sh", ["nonsense"], 2, ""),
+    ):
+        arguments = command(PYTHON=sys.executable) | {"args": ["bash", str(ROOT / "tools" / tool), *flags]}
+        done = subprocess.run(**arguments, check=False, timeout=120)
+        assert done.returncode == code and said in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("module", ["pretrain.train", "pretrain.sample", "probes.knn"])

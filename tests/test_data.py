@@ -144,6 +144,8 @@ def test_the_sample_is_written_as_class_folders_and_as_a_sheet(tmp_path: Path, c
             assert (np.asarray(written) == image).all()
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (12 * 18 + 2, 10 * 18 + 2)
+    assert sample._name_the_sheet(["--show", "--size", "8"]) == ["--show", "sample.png", "--size", "8"]
+    assert sample._name_the_sheet(["--show"]) == ["--show", "sample.png"]
     with pytest.raises(UserError, match="nothing to do"):
         sample.main([])
 

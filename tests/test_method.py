@@ -270,6 +270,12 @@ def test_the_originals_published_command_line_means_what_it_meant() -> None:
     assert (config.norm_last_layer, config.shared_head, config.pred_ratio) == (False, True, (0.0, 0.3))
 
 
+def test_without_masked_image_modelling_no_patch_is_masked() -> None:
+    config = options.read_command_line(["--recipe", "ibot_vits16", "--use_masked_im_modeling", "false"])
+    masks = masking.draw(np.random.default_rng(0), options.masks(config), 2, 8, 14, 14)
+    assert not masks.grid.any() and len(masks.places) == 0
+
+
 def test_recipes_are_possible_and_the_default_depends_on_what_is_given() -> None:
     for name in options.RECIPES:
         options.check(options.read_command_line(["--recipe", name]))
