@@ -16,7 +16,7 @@ from pretrain import distributed
 from pretrain.config import shape as shape_of_config
 from pretrain.health import Vitals
 from pretrain.ibot import Losses
-from pretrain.images import Images
+from pretrain.images import Images, has_part
 from pretrain.run import Run
 from pretrain.schedule import Now, Schedule
 
@@ -132,7 +132,8 @@ def summary(run: Run, seconds: float) -> None:
     table.add_row("time of this call", _clock(seconds))
     table.add_row("backbone (teacher)", str(run.folder / "backbone.safetensors"))
     console.print(table, markup=False)
-    data = "" if run.config.data == "sample" else f" --data {run.config.data}"
+    source = run.config.data
+    data = "" if source == "sample" else f" --data {source if knn and has_part(source, 'val') else 'LABELLED_IMAGES'}"
     console.print(f"next: {_python()} -m probes.knn --ckpt {run.folder}{data} --baselines")
 
 

@@ -71,6 +71,8 @@ class Run:
             store.write_bytes(self.folder / "config.json", content.encode())
         except OSError as error:
             raise UserError(f"cannot write to --out {self.folder} ({error.strerror})") from error
+        for leftover in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
+            leftover.unlink()
         self._forget_later_lines()
         self._board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.step else None)
 

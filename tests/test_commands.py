@@ -211,7 +211,7 @@ def test_several_processes_train_resume_and_leave_one_run(folders: Path, tmp_pat
     done = subprocess.run(**command(*launch, *flags), check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert store.read_torch(tmp_path / store.LAST)["step"] == 10
-    assert done.stdout.count("next: python -m probes.knn") == 1
+    assert done.stdout.count("-m probes.knn --ckpt") == 1
     again = subprocess.run(**command(*launch, *flags), check=False, timeout=300)
     assert again.returncode == 0 and again.stdout.count("this run is finished") == 1
 
