@@ -1,6 +1,7 @@
 """What every command shares: flags that forgive, errors that say what to do, exit codes that mean something."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -80,6 +81,9 @@ def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] |
         return WRONG_COMMAND
     except WorkError as error:
         print(f"failed: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # whoever read our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
