@@ -37,6 +37,7 @@ def processes() -> Iterator[torch.device]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
+        dist.barrier()  # leave together: a process that is still talking when its partner has gone is aborted
     finally:
         dist.destroy_process_group()
 

@@ -185,7 +185,7 @@ from pretrain.loader import Batch
 from pretrain.schedule import Now
 from pretrain.train import Weights, train_step
 
-with distributed.processes() as device:
+def train(device):
     torch.manual_seed(0)
     shape = Shape("vit_tiny", 8, 24, 3, 64, 2, 1)
     head = dict(out_dim=12, patch_out_dim=12, hidden_dim=16, bottleneck_dim=8, shared=True, norm_last_layer=False)
@@ -202,6 +202,10 @@ with distributed.processes() as device:
         train_step(parallel, teacher, optimizer, batch, now, Weights(), guard, nullcontext())
     if distributed.is_main():
         torch.save({**{"s." + k: v for k, v in student.state_dict().items()}, **dict(teacher.state_dict())}, sys.argv[1])
+
+
+with distributed.processes() as device:
+    train(device)  # a function, so that nothing holds on to the processes' connection when it is closed
 """
 
 
