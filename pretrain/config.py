@@ -220,7 +220,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epochs": 12,
         "knn_every": 2,
     },
-    # CIFAR-10 within an hour on two cores: see docs/results.md.
+    # CIFAR-10 in 37 minutes on two cores: k-NN 40.1 from 33.5 untrained, raw pixels 45.4 (docs/results.md).
     "cifar10": SMALL_WORLD
     | {
         "width": 128,
