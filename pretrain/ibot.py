@@ -73,7 +73,7 @@ class Student(Network):
         views, images = crops.shape[:2]
         grid = None if masks is None else masks.grid.flatten(0, 1)
         tokens = self.backbone(crops.flatten(0, 1), grid)
-        cls_tokens, patches = tokens[:, 0], masked_patches(tokens, masks)
+        cls_tokens, patches = tokens[:, 0], masked_only(tokens[:, 1:].flatten(0, 1), masks)
         if len(local_crops):
             cls_tokens = torch.cat([cls_tokens, self.backbone(local_crops.flatten(0, 1))[:, 0]])
         bottleneck = self.head.bottleneck(torch.cat([cls_tokens, patches]))
@@ -98,7 +98,7 @@ class Teacher(Network):
         """
         bottleneck = self.head.bottleneck(self.backbone(crops.flatten(0, 1)))
         patches = bottleneck[:, 1:].flatten(0, 1)
-        masked = patches[:0] if masks is None else patches[masks.places]
+        masked = masked_only(patches, masks)
         cls_logits = self.head.cls(bottleneck[:, 0]).unflatten(0, crops.shape[:2])
         with torch.autocast(crops.device.type, enabled=False):
             patch_mean = self.head.patches(patches.mean(dim=0))
@@ -143,9 +143,8 @@ class Centres(nn.Module):
         self.patch.lerp_(patch_mean[None, None], 1 - CENTRE_MOMENTUM)
 
 
-def masked_patches(tokens: Float[Tensor, "x t d"], masks: Masks | None) -> Float[Tensor, "m d"]:
-    """The masked patch tokens of a batch, in the order of `masks.places`."""
-    patches = tokens[:, 1:].flatten(0, 1)
+def masked_only(patches: Float[Tensor, "x d"], masks: Masks | None) -> Float[Tensor, "m d"]:
+    """Of all patches of a batch the masked ones, in the order of `masks.places`; none where there are no masks."""
     return patches[:0] if masks is None else patches[masks.places]
 
 
