@@ -1,29 +1,40 @@
-"""Multi-crop: each image cut and resized with Pillow, then every crop of one size changed together as one batch.
+"""Multi-crop: parameters drawn for every crop by themselves, then applied to a batch on its device.
 
-Per kind of view (first global, second global, local) blur and solarisation have their own probabilities; the rest is
+Per kind of view (first global, other globals, locals) blur and solarisation have their own probabilities; the rest is
 common: flip 0.5, colour jitter 0.8 of strength (0.4, 0.4, 0.2, 0.1) in random order, greyscale 0.2 (paper App. B, as DINO).
 
-x crops, h w pixels. Values lie in 0..1 until they are normalised.
+v views of one kind, b images, x = v * b crops, c channels, h w pixels. Until they are normalised, values are levels from
+0 to 255, and whole ones for 8-bit images: each operation rounds as Pillow's does.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from pretrain import resample
 from pretrain.backbone import MEAN, STD
+from pretrain.decode import Pixels
 
 FLIP, JITTER, GREY = 0.5, 0.8, 0.2
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.2, 0.1
-SOLARIZE_FROM = 128 / 255
+SOLARIZE_FROM = 128
 BLUR_SIGMA = (0.1, 2.0)
+BLUR_PASSES = 3
 ASPECT = (3 / 4, 4 / 3)
-LUMINANCE = (0.299, 0.587, 0.114)
+BOX_TRIES = 10
+REDUCTION_MARGIN = 2
+LUMINANCE = (19595 / 65536, 38470 / 65536, 7471 / 65536)
+CHUNK = 1 << 18
+"""Values that a CPU changes at a time: they stay in its cache."""
+
+Amounts = Float[np.ndarray, " x"]
 
 
 class View(NamedTuple):
@@ -44,136 +55,270 @@ class MultiCrop(NamedTuple):
     locals: int
 
 
-def crop_box(generator: np.random.Generator, width: int, height: int, scale: tuple[float, float]) -> tuple[int, int, int, int]:
-    """A random box (left, upper, right, lower) with an area in `scale` and an aspect in 3/4..4/3 (torchvision's rule).
+class Draws(NamedTuple):
+    """What chance decided for the crops of one kind, the size of the images apart."""
 
-    After ten draws that do not fit, the largest centred box of allowed aspect.
+    area: Float[np.ndarray, "v b tries"]
+    aspect: Float[np.ndarray, "v b tries"]
+    place: Float[np.ndarray, "v b 2"]
+    """Left and upper edge as a share of the room that the box leaves."""
+    flip: Bool[np.ndarray, "v b"]
+    jittered: Bool[np.ndarray, "v b"]
+    factors: Float[np.ndarray, "v b 4"]
+    """Of brightness, contrast, saturation; then the turn of the hue."""
+    order: Int[np.ndarray, "v b 4"]
+    """Which of the four comes first, second, third, last."""
+    grey: Bool[np.ndarray, "v b"]
+    sigma: Float[np.ndarray, "v b"]
+    """Of the blur in pixels; 0 for none."""
+    solarize: Bool[np.ndarray, "v b"]
+
+
+def draw(generator: np.random.Generator, view: View, views: int, images: int) -> Draws:
+    """Parameters for `views` crops of every image."""
+    shape = (views, images)
+    spread = np.array([BRIGHTNESS, CONTRAST, SATURATION, HUE])
+    return Draws(
+        area=generator.uniform(*view.scale, (*shape, BOX_TRIES)),
+        aspect=np.exp(generator.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), (*shape, BOX_TRIES))),
+        place=generator.random((*shape, 2)),
+        flip=generator.random(shape) < FLIP,
+        jittered=generator.random(shape) < JITTER,
+        factors=np.array([1.0, 1.0, 1.0, 0.0]) + spread * generator.uniform(-1, 1, (*shape, 4)),
+        order=generator.permuted(np.broadcast_to(np.arange(4), (*shape, 4)), axis=-1),
+        grey=generator.random(shape) < GREY,
+        sigma=generator.uniform(*BLUR_SIGMA, shape) * (generator.random(shape) < view.blur),
+        solarize=generator.random(shape) < view.solarize,
+    )
+
+
+def boxes(draws: Draws, width: Int[np.ndarray, " b"], height: Int[np.ndarray, " b"]) -> Int[np.ndarray, "v b 4"]:
+    """Boxes (left, upper, width, height) in images of these sizes: torchvision's rule for a random resized crop.
+
+    The first of ten tries that fits; where none does, the largest centred box of allowed aspect.
     """
-    for _ in range(10):
-        area = width * height * generator.uniform(*scale)
-        aspect = math.exp(generator.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            left, upper = int(generator.integers(width - w + 1)), int(generator.integers(height - h + 1))
-            return left, upper, left + w, upper + h
-    ratio = min(max(width / height, ASPECT[0]), ASPECT[1])
-    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
-    left, upper = (width - w) // 2, (height - h) // 2
-    return left, upper, left + w, upper + h
+    wide, high = width[:, None], height[:, None]
+    area = draws.area * wide * high
+    w, h = np.rint(np.sqrt(area * draws.aspect)), np.rint(np.sqrt(area / draws.aspect))
+    fits = (w > 0) & (w <= wide) & (h > 0) & (h <= high)
+    first = fits.argmax(axis=-1)[..., None]
+    w, h = np.take_along_axis(w, first, -1)[..., 0], np.take_along_axis(h, first, -1)[..., 0]
+    none = ~fits.any(axis=-1)
+    ratio = np.clip(width / height, *ASPECT)
+    w = np.where(none, np.minimum(width, np.rint(height * ratio)), w)
+    h = np.where(none, np.minimum(height, np.rint(width / ratio)), h)
+    left, upper = (
+        np.where(none, (room // 2), np.floor(draws.place[..., axis] * (room + 1)))
+        for axis, room in ((0, width - w), (1, height - h))
+    )
+    return np.stack([left, upper, w, h], axis=-1).astype(np.int64)
 
 
-def cut(generator: np.random.Generator, image: Image.Image, view: View) -> UInt8[np.ndarray, "h w c"]:
-    """A random crop of the image, resized to the view's size (bicubic, antialiased)."""
-    box = crop_box(generator, image.width, image.height, view.scale)
-    crop = image.crop(box).resize((view.size, view.size), Image.Resampling.BICUBIC)
-    return np.asarray(crop)
+def reduction(boxes_of_image: Int[np.ndarray, "x 4"], sizes: Int[np.ndarray, " x"]) -> int:
+    """By how much (1, 2, 4, 8) an image may be shrunk while it is decoded: every crop must still be half its box or less.
+
+    What this changes in a crop is then about one level of 255 in the mean (docs/decisions.md).
+    """
+    least = (boxes_of_image[:, 2:].min(axis=1) / sizes).min() / REDUCTION_MARGIN
+    return int(2 ** np.clip(np.floor(np.log2(least)), 0, 3)) if least >= 1 else 1
 
 
-def change(generator: np.random.Generator, crops: UInt8[np.ndarray, "x h w c"], view: View) -> Float[Tensor, "x c h w"]:
-    """Flip, jitter, greyscale, blur and solarise each crop by its own draws, then normalise."""
-    count = len(crops)
-    x = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
-    x = torch.where(chance(generator, count, FLIP), x.flip(-1), x)
-    x = torch.where(chance(generator, count, JITTER), jitter(generator, x), x)
-    x = torch.where(chance(generator, count, GREY), luminance(x).expand_as(x), x)
-    blurred = chance(generator, count, view.blur).flatten()
-    if blurred.any():
-        sigma = torch.from_numpy(generator.uniform(*BLUR_SIGMA, size=int(blurred.sum()))).float()
-        x[blurred] = blur(x[blurred], sigma)
-    x = torch.where(chance(generator, count, view.solarize), solarize(x), x)
-    return normalise(x)
+def shrink(box: Int[np.ndarray, "x 4"], factor: int, width: int, height: int) -> Int[np.ndarray, "x 4"]:
+    """Boxes in an image that is 1/factor as large, width x height by now, to the nearest pixel, inside it."""
+    corners = np.rint(np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1) / factor).astype(np.int64)
+    corners = np.clip(corners, 0, [width, height, width, height])
+    return np.concatenate([corners[:, :2], np.maximum(corners[:, 2:] - corners[:, :2], 1)], axis=1)
 
 
-def chance(generator: np.random.Generator, count: int, probability: float) -> Bool[Tensor, "x 1 1 1"]:
-    """For each crop whether something happens to it."""
-    return torch.from_numpy(generator.random(count) < probability)[:, None, None, None]
+class Crops(NamedTuple):
+    """What is to be done for the crops of one kind: `draws` whose boxes fit the images as they were decoded."""
+
+    draws: Draws
+    box: Int[np.ndarray, "v b 4"]
+    size: int
 
 
-def jitter(generator: np.random.Generator, x: Float[Tensor, "x c h w"]) -> Float[Tensor, "x c h w"]:
-    """Brightness, contrast, saturation and hue, each crop with its own factors and its own order."""
-    factors = [1 + spread * generator.uniform(-1, 1, len(x)) for spread in (BRIGHTNESS, CONTRAST, SATURATION)]
-    factors.append(HUE * generator.uniform(-1, 1, len(x)))
-    amounts = [torch.from_numpy(factor).float()[:, None, None, None] for factor in factors]
-    steps = (brightness, contrast, saturation, hue)
-    order = torch.from_numpy(generator.permuted(np.tile(np.arange(4), (len(x), 1)), axis=1))
-    x = x.clone()
+def make(
+    images: Sequence[np.ndarray] | resample.Packed, crops: Crops, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> Float[Tensor, "v b c h w"]:
+    """The crops themselves, on the device where packed images lie, or on the CPU."""
+    draws, (views, count) = crops.draws, crops.box.shape[:2]
+    image = np.tile(np.arange(count), views)
+    where = (image, crops.box.reshape(-1, 4), draws.flip.reshape(-1), crops.size)
+    if isinstance(images, resample.Packed):
+        changed = change(resample.cut_together(images, *where), draws, mean, std)
+    else:
+        flat = Draws(*(values.reshape(-1, 1, *values.shape[2:]) for values in draws))
+        length = max(1, CHUNK // (images[0].shape[2] * crops.size**2))
+        parts = [slice(start, start + length) for start in range(0, len(image), length)]
+        image, box, flip, size = where
+        changed = torch.cat(
+            [
+                change(
+                    resample.cut_each(images, image[p], box[p], flip[p], size), Draws(*(values[p] for values in flat)), mean, std
+                )
+                for p in parts
+            ]
+        )
+    return changed.unflatten(0, (views, count))
+
+
+def change(crops: Tensor, draws: Draws, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Float[Tensor, "x c h w"]:
+    """Jitter, greyscale, blur and solarise crops [x, c, h, w] by their draws, then normalise.
+
+    Hue, saturation and greyscale are for three channels; others are left as they are there.
+    """
+    eight_bit = crops.dtype == torch.uint8
+    x = crops.float() if eight_bit else crops * 255
+    down, near = (torch.Tensor.floor_, torch.Tensor.round_) if eight_bit else (None, None)
+    factors, order = draws.factors.reshape(-1, 4), draws.order.reshape(-1, 4)
+    jittered, coloured = draws.jittered.reshape(-1), x.shape[1] == 3
     for turn in range(4):
-        for kind, step in enumerate(steps):
-            chosen = order[:, turn] == kind
-            if chosen.any():
-                x[chosen] = step(x[chosen], amounts[kind][chosen])
-    return x
+        for kind, step in enumerate((brightness, contrast, saturation, hue) if coloured else (brightness, contrast)):
+            chosen = np.flatnonzero(jittered & (order[:, turn] == kind))
+            _apply_(x, chosen, step, factors[chosen, kind], finish=near if step is hue else down)
+    if coloured:
+        _apply_(x, np.flatnonzero(draws.grey.reshape(-1)), grey)
+    sigma = draws.sigma.reshape(-1)
+    chosen = np.flatnonzero(sigma)
+    _apply_(x, chosen, blur, sigma[chosen], finish=near)
+    _apply_(x, np.flatnonzero(draws.solarize.reshape(-1)), solarize)
+    return normalise(x.div_(255), mean, std)
+
+
+def _apply_(
+    x: Tensor,
+    chosen: np.ndarray,
+    step: Callable[..., Tensor],
+    *amounts: np.ndarray,
+    finish: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """Change some of the crops; nothing is asked of the device."""
+    if len(chosen) == 0:
+        return
+    if len(chosen) == len(x):
+        changed = step(x, *amounts)
+        x.copy_(finish(changed) if finish else changed)
+        return
+    index = torch.from_numpy(chosen).to(x.device, non_blocking=True)
+    changed = step(x.index_select(0, index), *amounts)
+    x.index_copy_(0, index, finish(changed) if finish else changed)
+
+
+def _column(x: Tensor, amounts: Amounts) -> Float[Tensor, "x 1 1 1"]:
+    """One number a crop, beside the crops."""
+    return torch.from_numpy(amounts).to(x.device, x.dtype, non_blocking=True)[:, None, None, None]
 
 
 def luminance(x: Float[Tensor, "x c h w"]) -> Float[Tensor, "x 1 h w"]:
-    """Grey value of each pixel (ITU-R 601)."""
-    weights = torch.tensor(LUMINANCE, dtype=x.dtype, device=x.device)
-    return (x * weights[:, None, None]).sum(dim=1, keepdim=True)
+    """Grey level of each pixel: ITU-R 601 for three channels, whole as in Pillow, else the mean."""
+    if x.shape[1] != 3:
+        return x.mean(dim=1, keepdim=True)
+    weights = torch.tensor(LUMINANCE, dtype=x.dtype).to(x.device, non_blocking=True)
+    return (x * weights[:, None, None]).sum(dim=1, keepdim=True).add_(0.5).floor_()
 
 
-def brightness(x: Tensor, factor: Tensor) -> Tensor:
-    return (x * factor).clamp(0, 1)
+def grey(x: Tensor) -> Tensor:
+    return luminance(x).expand_as(x)
 
 
-def contrast(x: Tensor, factor: Tensor) -> Tensor:
+def brightness(x: Tensor, factors: Amounts) -> Tensor:
+    return (x * _column(x, factors)).clamp_(0, 255)
+
+
+def contrast(x: Tensor, factors: Amounts) -> Tensor:
     """Away from, or towards, the crop's mean grey."""
-    return torch.lerp(luminance(x).mean(dim=(2, 3), keepdim=True).expand_as(x), x, factor).clamp(0, 1)
+    mean, factor = luminance(x).mean(dim=(2, 3), keepdim=True), _column(x, factors)
+    mean = mean.add_(0.5).floor_() if x.shape[1] == 3 else mean
+    return (x * factor).add_(mean * (1 - factor)).clamp_(0, 255)
 
 
-def saturation(x: Tensor, factor: Tensor) -> Tensor:
+def saturation(x: Tensor, factors: Amounts) -> Tensor:
     """Away from, or towards, each pixel's grey."""
-    return torch.lerp(luminance(x).expand_as(x), x, factor).clamp(0, 1)
+    factor = _column(x, factors)
+    return (x * factor).add_(luminance(x) * (1 - factor)).clamp_(0, 255)
 
 
-def hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Rotate the hue by `shift` turns, lightness and saturation (HSV) kept."""
-    value, least = x.amax(dim=1, keepdim=True), x.amin(dim=1, keepdim=True)
+def hue(x: Tensor, turns: Amounts) -> Tensor:
+    """Rotate the hue by so many turns, in 255ths as Pillow does, lightness and saturation (HSV) kept."""
+    r, g, b = x[:, 0:1], x[:, 1:2], x[:, 2:3]
+    value, least = torch.maximum(torch.maximum(r, g), b), torch.minimum(torch.minimum(r, g), b)
     spread = value - least
-    safe = torch.where(spread > 0, spread, 1.0)
-    r, g, b = x.unbind(dim=1)
-    angle = torch.where(
-        x.argmax(dim=1) == 0, (g - b), torch.where(x.argmax(dim=1) == 1, 2 * safe[:, 0] + b - r, 4 * safe[:, 0] + r - g)
-    )
-    sixths = (angle[:, None] / safe + 6 * shift) % 6
+    # Arithmetic on masks in place of argmax, where and %: ten times faster on a CPU.
+    red = (r == value).float()
+    green = (1 - red).mul_(g == value)
+    blue = 1 - red - green
+    angle = (red * (g - b)).add_(green * (b - r)).add_(blue * (r - g)) / spread.clamp(min=1e-12)
+    sixths = angle.add_(green, alpha=2).add_(blue, alpha=4).add_(6 * _column(x, np.trunc(turns * 255) / 255))
     # Each channel is a trapezoid over the hue circle, the three a third of a turn apart.
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device)[:, None, None]
-    place = (sixths + offsets) % 6
-    return value - spread * torch.minimum(place, 4 - place).clamp(0, 1)
+    channels = []
+    for offset in (5.0, 3.0, 1.0):
+        place = sixths + offset
+        place = place.sub_((place / 6).floor_(), alpha=6)
+        channels.append(value - torch.minimum(place, 4 - place).clamp_(0, 1).mul_(spread))
+    return torch.cat(channels, dim=1)
 
 
-def blur(x: Float[Tensor, "x c h w"], sigma: Float[Tensor, " x"]) -> Float[Tensor, "x c h w"]:
-    """Gaussian blur, each crop with its own standard deviation in pixels; edges are repeated."""
-    radius = max(1, math.ceil(2.5 * float(sigma.max())))
-    radius = min(radius, x.shape[-1] - 1, x.shape[-2] - 1)
-    places = torch.arange(-radius, radius + 1, dtype=x.dtype)
-    kernel = torch.exp(-0.5 * (places / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(x.shape[1], dim=0)
-    flat = x.flatten(0, 1)[None]
-    flat = F.pad(flat, (radius, radius, radius, radius), mode="replicate")
-    flat = F.conv2d(flat, kernel[:, None, None, :], groups=len(kernel))
-    return F.conv2d(flat, kernel[:, None, :, None], groups=len(kernel))[0].unflatten(0, x.shape[:2])
+def box_radius(sigma: Float[np.ndarray, " x"]) -> tuple[np.ndarray, np.ndarray]:
+    """Whole part and fraction of the radius of a box whose three-fold blur has this standard deviation, as Pillow takes it."""
+    variance = sigma**2 / BLUR_PASSES
+    whole = np.floor((np.sqrt(12 * variance + 1) - 1) / 2)
+    fraction = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    return whole, fraction
+
+
+def blur_kernel(sigma: Float[np.ndarray, " x"]) -> Float[np.ndarray, "x taps"]:
+    """The taps of Pillow's Gaussian blur along one axis: three box blurs with a fractional radius, as one kernel."""
+    whole, fraction = box_radius(sigma)
+    reach = int(whole.max()) + 1
+    place = np.abs(np.arange(-reach, reach + 1))
+    box = np.where(place <= whole[:, None], 1.0, np.where(place == whole[:, None] + 1, fraction[:, None], 0.0))
+    box = box / box.sum(axis=1, keepdims=True)
+    kernel = box
+    for _ in range(BLUR_PASSES - 1):
+        kernel = np.stack([np.convolve(one, other) for one, other in zip(kernel, box, strict=True)])
+    return kernel
+
+
+def blur(x: Float[Tensor, "x c h w"], sigma: Amounts) -> Float[Tensor, "x c h w"]:
+    """Gaussian blur as Pillow does it, each crop with its own standard deviation in pixels; edges are repeated."""
+    taps = torch.from_numpy(blur_kernel(sigma)).to(x.device, x.dtype, non_blocking=True)
+    radius = taps.shape[1] // 2
+    for axis in (-1, -2):
+        padding = (radius, radius, 0, 0) if axis == -1 else (0, 0, radius, radius)
+        padded, length = F.pad(x, padding, mode="replicate"), x.shape[axis]
+        x = padded.narrow(axis, radius, length) * taps[:, radius, None, None, None]
+        for tap in range(2 * radius + 1):
+            if tap != radius:
+                x.addcmul_(padded.narrow(axis, tap, length), taps[:, tap, None, None, None])
+    return x
 
 
 def solarize(x: Tensor) -> Tensor:
-    """Invert what is 128/255 or brighter."""
-    return torch.where(x >= SOLARIZE_FROM, 1 - x, x)
+    """Invert what is 128 or brighter."""
+    bright = (x >= SOLARIZE_FROM).to(x.dtype)
+    return x + bright * (255 - 2 * x)
 
 
-def normalise(x: Float[Tensor, "x c h w"]) -> Float[Tensor, "x c h w"]:
-    """By ImageNet's mean and standard deviation."""
-    mean, std = torch.tensor(MEAN, device=x.device), torch.tensor(STD, device=x.device)
-    return (x - mean[:, None, None]) / std[:, None, None]
+def normalise(x: Float[Tensor, "x c h w"], mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Float[Tensor, "x c h w"]:
+    """Values in 0..1 by each channel's mean and standard deviation (ImageNet's for three)."""
+    shift, scale = (torch.tensor(tuple(values)).to(x.device, non_blocking=True)[:, None, None] for values in (mean, std))
+    return (x - shift) / scale
 
 
-def evaluation_view(image: Image.Image, resize: int, crop: int) -> Float[Tensor, "c h w"]:
-    """The probes' view: shorter side to `resize` (bicubic, antialiased), centre `crop`, normalised."""
-    scale = resize / min(image.width, image.height)
-    image = image.resize(
-        (max(resize, int(image.width * scale)), max(resize, int(image.height * scale))), Image.Resampling.BICUBIC
-    )
-    left, upper = round((image.width - crop) / 2), round((image.height - crop) / 2)
-    image = image.crop((left, upper, left + crop, upper + crop))
-    return normalise(torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255)[0]
+def evaluation_view(
+    pixels: Pixels, resize: int, crop: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> Float[Tensor, "c crop crop"]:
+    """The probes' view of an image: shorter side to `resize` (bicubic, antialiased), centre `crop`, normalised."""
+    height, width, channels = pixels.shape
+    scale = resize / min(width, height)
+    size = max(resize, int(width * scale)), max(resize, int(height * scale))
+    planes = [pixels] if channels == 3 and pixels.dtype == np.uint8 else [pixels[:, :, channel] for channel in range(channels)]
+    resized = [np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC)) for plane in planes]
+    whole = resized[0] if resized[0].ndim == 3 else np.stack(resized, axis=-1)
+    left, upper = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
+    cut = torch.from_numpy(whole[upper : upper + crop, left : left + crop].copy()).permute(2, 0, 1)[None]
+    return normalise(cut.float() / 255 if cut.dtype == torch.uint8 else cut, mean, std)[0]
 
 
 def evaluation_resize(crop: int) -> int:

@@ -64,6 +64,15 @@ def mean(tensor: Tensor) -> Tensor:
     return total / world_size()
 
 
+def gathered(values: list[Any]) -> list[Any]:
+    """The lists of all processes, one after the other."""
+    if world_size() == 1:
+        return values
+    lists: list[list[Any]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(lists, values)
+    return [value for some in lists for value in some]
+
+
 def any_true(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set in any process."""
     if world_size() == 1:

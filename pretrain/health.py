@@ -1,5 +1,6 @@
 """Whether a run is well: steps that may not be taken, and how good the features are by now."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +10,11 @@ from torch import Tensor
 from checkpoints.command import WorkError
 from pretrain import augment, distributed, neighbours
 from pretrain.backbone import ViT
+from pretrain.decode import BadImage
 from pretrain.ibot import Losses, Targets
-from pretrain.images import Images, Subset, has_part, open_images, subset
+from pretrain.images import has_part, open_images
+from pretrain.loader import Bad, too_many
+from pretrain.sources import Images, Subset, aligned, subset
 
 MOST_BAD_STEPS = 20
 """In a row; then the run stops."""
@@ -35,6 +39,36 @@ class Guard:
                 "(the last checkpoint is untouched)"
             )
         return not broken
+
+
+class BadImages:
+    """The images of a run that could not be used, each counted once, in all processes together."""
+
+    def __init__(self, most: int, known: Iterable[Bad]) -> None:
+        self.most = most
+        self.all = {bad.name: bad for bad in known}
+        self._new: list[Bad] = []
+
+    def add(self, bad: Iterable[Bad]) -> None:
+        """What this process has met."""
+        self._new += bad
+
+    def news(self) -> list[Bad]:
+        """What is new in any process since the last call; all must call it together."""
+        new = {bad.name: bad for bad in distributed.gathered(self._new) if bad.name not in self.all}
+        self.all |= new
+        self._new = []
+        return list(new.values())
+
+    def check(self) -> None:
+        """Raise WorkError when there are more than may be."""
+        if len(self.all) > self.most:
+            raise WorkError(too_many(list(self.all.values()), self.most))
+
+
+def most_bad(given: int | None, images: int) -> int:
+    """How many images may be bad: what was given, else 0.1 %, at least 20."""
+    return max(20, images // 1000) if given is None else given
 
 
 class OnlineKnn:
@@ -64,12 +98,25 @@ def online_knn(source: str, images: Images, crop: int) -> OnlineKnn | None:
     if images.labels is None or not distributed.is_main():
         return None
     if has_part(source, "val"):
-        queries = subset(open_images(source, "val"), QUERIES)
-        return OnlineKnn(subset(images, BANK), queries, crop)
-    some = subset(images, BANK + QUERIES)
+        queries = aligned(open_images(source, "val", images.channels), images)
+        return OnlineKnn(readable(subset(images, BANK)), readable(subset(queries, QUERIES)), crop)
+    some = readable(subset(images, BANK + QUERIES))
     cut = max(1, len(some) // 3)
     numbers = np.arange(len(some))
     return OnlineKnn(Subset(some, numbers[cut:]), Subset(some, numbers[:cut]), crop)
+
+
+def readable(images: Images) -> Images:
+    """Those that can be decoded."""
+
+    def good(number: int) -> bool:
+        try:
+            return images[number].size > 0
+        except BadImage:
+            return False
+
+    numbers = [number for number in range(len(images)) if good(number)]
+    return images if len(numbers) == len(images) else Subset(images, np.array(numbers, dtype=int))
 
 
 class Vitals(NamedTuple):

@@ -1,11 +1,12 @@
-"""Images to batches of crops and masks, from any step on.
+"""Images to batches of crops and masks on the device, from any step on.
 
-Everything random is addressed by (seed, step, process), so the batch of a step is the same however training came there.
+Everything random is addressed by (seed, step, process), so the batch of a step is the same however training came there. Workers
+decode; crops are made by them on a CPU, and on the device, beside the step before, on a GPU.
 """
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +15,22 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from checkpoints.command import UserError
-from pretrain import augment, distributed, masking
-from pretrain.images import Images
+from checkpoints.command import UserError, WorkError
+from pretrain import augment, distributed, masking, resample
+from pretrain.backbone import MEAN, STD
+from pretrain.decode import BadImage
+from pretrain.sources import Images
 
 # One stream of random numbers for each use, so that adding a draw to one does not move the others.
 ORDER, CROPS, MASKS = 0, 1, 2
+
+
+class Bad(NamedTuple):
+    """An image that could not be used."""
+
+    number: int
+    name: str
+    reason: str
 
 
 class Batch(NamedTuple):
@@ -28,16 +39,30 @@ class Batch(NamedTuple):
     crops: Float[Tensor, "v b c h w"]
     masks: masking.Masks
     local_crops: Float[Tensor, "n b c hl wl"]
-
-    def to(self, device: torch.device) -> "Batch":
-        if device.type == "cpu":
-            return self
-        crops = self.crops.to(device, non_blocking=True)
-        return Batch(crops, self.masks.to(device), self.local_crops.to(device, non_blocking=True))
+    bad: Sequence[Bad] = ()
+    """Images that others had to stand in for."""
 
 
-class Steps(Dataset[Batch]):
-    """Batches by the number of their step."""
+class Decoded(NamedTuple):
+    """The same before its crops are made."""
+
+    images: resample.Packed
+    global_crops: Sequence[augment.Crops]
+    local_crops: augment.Crops
+    masks: masking.Masks
+    bad: Sequence[Bad]
+
+
+class Chosen(NamedTuple):
+    """The images of a step, decoded, and what is to be done with them."""
+
+    pixels: list[np.ndarray]
+    crops: list[augment.Crops]
+    bad: list[Bad]
+
+
+class Steps(Dataset[Batch | Decoded]):
+    """Batches by the number of their step. `make_crops` false leaves the crops to the device."""
 
     def __init__(
         self,
@@ -47,9 +72,15 @@ class Steps(Dataset[Batch]):
         grid: tuple[int, int],
         batch_size: int,
         seed: int,
+        *,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        most_bad: int = 20,
+        make_crops: bool = True,
     ) -> None:
         self.images, self.views, self.masks, self.grid = images, views, masks, grid
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.mean, self.std = batch_size, seed, mean, std
+        self.most_bad, self.make_crops = most_bad, make_crops
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.steps_per_epoch = len(images) // (batch_size * self.world_size)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=int))
@@ -59,36 +90,101 @@ class Steps(Dataset[Batch]):
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             generator = np.random.default_rng([self.seed, ORDER, epoch])
-            self._order = epoch, generator.permutation(len(self.images))
+            self._order = epoch, self.images.order(generator)
         start = (position * self.world_size + self.rank) * self.batch_size
         return self._order[1][start : start + self.batch_size]
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | Decoded:
         generator = np.random.default_rng([self.seed, CROPS, step, self.rank])
-        images = [self.images[int(index)] for index in self.chosen(step)]
-        crops = torch.stack([self._crops(generator, images, view) for view in self.views.global_views])
-        local_view, size = self.views.local_view, self.views.local_view.size
-        drawn = [self._crops(generator, images, local_view) for _ in range(self.views.locals)]
-        local_crops = torch.stack(drawn) if drawn else crops.new_zeros(0, len(images), 3, size, size)
-        masks = masking.draw(
-            np.random.default_rng([self.seed, MASKS, step, self.rank]), self.masks, len(crops), len(images), *self.grid
-        )
-        return Batch(crops, masks, local_crops)
+        pixels, crops, bad = self._decode(self.chosen(step), self._draw(generator))
+        generator = np.random.default_rng([self.seed, MASKS, step, self.rank])
+        masks = masking.draw(generator, self.masks, len(self.views.global_views), self.batch_size, *self.grid)
+        global_crops, local_crops = crops[:-1], crops[-1]
+        if self.make_crops:
+            return make_batch(pixels, global_crops, local_crops, masks, bad, self.mean, self.std)
+        return Decoded(resample.pack(pixels), global_crops, local_crops, masks, bad)
 
-    def _crops(self, generator: np.random.Generator, images: list, view: augment.View) -> Tensor:
-        cuts = np.stack([augment.cut(generator, image, view) for image in images])
-        return augment.change(generator, cuts, view)
+    def _draw(self, generator: np.random.Generator) -> list[augment.Draws]:
+        """Of each global view, then of the local ones."""
+        drawn = [augment.draw(generator, view, 1, self.batch_size) for view in self.views.global_views]
+        return [*drawn, augment.draw(generator, self.views.local_view, self.views.locals, self.batch_size)]
+
+    def _decode(self, indices: np.ndarray, draws: list[augment.Draws]) -> Chosen:
+        """Every image as small as its crops allow, with their boxes in it; good images stand in for bad ones."""
+        sizes = [*(view.size for view in self.views.global_views), self.views.local_view.size]
+        size_of_crop = np.repeat(sizes, [len(drawn.flip) for drawn in draws])
+        pixels: list[np.ndarray] = []
+        placed: list[np.ndarray] = []
+        bad: list[Bad] = []
+        for number, index in enumerate(indices):
+            of_image = [augment.Draws(*(values[:, number : number + 1] for values in drawn)) for drawn in draws]
+            array, box = self._decode_one(int(index), of_image, size_of_crop, bad)
+            pixels.append(array)
+            placed.append(box)
+        counts = np.cumsum([len(drawn.flip) for drawn in draws])[:-1]
+        groups = np.split(np.stack(placed, axis=1), counts)
+        crops = [augment.Crops(drawn, box, size) for drawn, box, size in zip(draws, groups, sizes, strict=True)]
+        return Chosen(pixels, crops, bad)
+
+    def _decode_one(
+        self, index: int, draws: list[augment.Draws], sizes: np.ndarray, bad: list[Bad]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The image, or the next good one, and the boxes [x, 4] of its crops. Raises WorkError when too many are bad."""
+        for _ in range(self.most_bad + 1):
+            try:
+                opened = self.images.open(index)
+                size = np.array([opened.width]), np.array([opened.height])
+                box = np.concatenate([augment.boxes(drawn, *size)[:, 0] for drawn in draws])
+                factor = augment.reduction(box, sizes)
+                pixels = opened.pixels(factor)
+                if pixels.shape[:2] != (opened.height, opened.width):
+                    box = augment.shrink(box, round(opened.width / pixels.shape[1]), pixels.shape[1], pixels.shape[0])
+                return pixels, box
+            except BadImage as error:
+                bad.append(Bad(index, self.images.where(index), str(error)))
+                index = (index + 1) % len(self.images)
+        raise WorkError(too_many(bad, self.most_bad))
+
+
+def too_many(bad: Sequence[Bad], most: int) -> str:
+    """What to say when a source has too many bad images."""
+    count = f"{len(bad)} image{'s' * (len(bad) > 1)}"
+    listed = "".join(f"\n  {name}: {reason}" for _, name, reason in bad[:10])
+    return (
+        f"{count} could not be used, more than --max-bad {most}: repair or remove them, or allow more. The first of them:{listed}"
+    )
+
+
+def make_batch(
+    images: Sequence[np.ndarray] | resample.Packed,
+    global_crops: Sequence[augment.Crops],
+    local_crops: augment.Crops,
+    masks: masking.Masks,
+    bad: Sequence[Bad],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Batch:
+    """Crops from images, where those are."""
+    crops = torch.cat([augment.make(images, crops, mean, std) for crops in global_crops])
+    shape = (0, crops.shape[1], crops.shape[2], local_crops.size, local_crops.size)
+    made = augment.make(images, local_crops, mean, std) if len(local_crops.box) else crops.new_zeros(shape)
+    return Batch(crops, masks, made, bad)
 
 
 class Loader:
-    """Batches on their device from `first` up to `last`; `waited` is the seconds the loop has stood still for them."""
+    """Batches on their device from step `first` up to `last`.
+
+    `waited` is the seconds the loop has stood still for them. On a GPU the next batch is copied and its crops are made on a
+    side stream while the loop works on the present one.
+    """
 
     def __init__(self, steps: Steps, first: int, last: int, workers: int, device: torch.device) -> None:
-        self.device = device
+        self.device, self._steps = device, steps
         self.waited = 0.0
         self._loader = DataLoader(
             steps,
             batch_size=None,
+            collate_fn=_as_it_is,
             sampler=range(first, last),
             num_workers=workers,
             pin_memory=device.type == "cuda",
@@ -98,6 +194,11 @@ class Loader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
+        batches = self._received()
+        return self._ahead(batches) if self.device.type == "cuda" else batches
+
+    def _received(self) -> Iterator[Batch]:
+        """Batches as they come from the workers, made ready on the device."""
         batches = iter(self._loader)
         while True:
             start = time.perf_counter()
@@ -105,14 +206,44 @@ class Loader:
             self.waited += time.perf_counter() - start
             if batch is None:
                 return
-            yield batch.to(self.device)
+            yield self._to_device(batch)
+
+    def _to_device(self, batch: Batch | Decoded) -> Batch:
+        masks = batch.masks.to(self.device)
+        if isinstance(batch, Decoded):
+            images, steps = batch.images.to(self.device), self._steps
+            return make_batch(images, batch.global_crops, batch.local_crops, masks, batch.bad, steps.mean, steps.std)
+        crops, local_crops = (tensor.to(self.device, non_blocking=True) for tensor in (batch.crops, batch.local_crops))
+        return batch._replace(crops=crops, masks=masks, local_crops=local_crops)
+
+    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Each batch is asked for on a side stream before the one ahead of it is given out."""
+        side = torch.cuda.Stream(self.device)
+        ready: Batch | None = None
+        while True:
+            with torch.cuda.stream(side):
+                coming = next(batches, None)
+            if ready is not None:
+                yield ready
+            if coming is None:
+                return
+            torch.cuda.current_stream(self.device).wait_stream(side)
+            for tensor in (coming.crops, coming.local_crops, *coming.masks):
+                tensor.record_stream(torch.cuda.current_stream(self.device))
+            ready = coming
 
 
-def _next(batches: Iterator[Batch]) -> Batch | None:
+def _next(batches: Iterator[Batch | Decoded]) -> Batch | Decoded | None:
     try:
         return next(batches, None)
-    except UserError as error:  # from a worker it comes with that worker's traceback around it
-        raise UserError(str(error).strip().splitlines()[-1].removeprefix("checkpoints.command.UserError: ")) from None
+    except (UserError, WorkError) as error:  # from a worker it comes with that worker's traceback around it
+        kind = type(error)
+        raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip()) from None
+
+
+def _as_it_is(batch: Batch | Decoded) -> Batch | Decoded:
+    """In place of torch's own rule, which makes tensors of all arrays."""
+    return batch
 
 
 def _prepare_worker(_: int) -> None:

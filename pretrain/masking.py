@@ -57,11 +57,8 @@ def check(settings: MaskSettings, rows: int, columns: int) -> None:
 
 def draw(generator: np.random.Generator, settings: MaskSettings, views: int, images: int, rows: int, columns: int) -> Masks:
     """Masks of a batch: each of the views x images crops has its own ratio and its own mask."""
-    draw_one = block_mask if settings.shape == "block" else random_mask
-    masks = np.zeros((views * images, rows, columns), dtype=bool)
-    for mask in masks:
-        ratio = draw_ratio(generator, settings)
-        mask[:] = draw_one(generator, ratio, rows, columns)
+    draw_all = block_masks if settings.shape == "block" else random_masks
+    masks = draw_all(generator, draw_ratios(generator, settings, views * images), rows, columns)
     return as_masks(torch.from_numpy(masks).unflatten(0, (views, images)))
 
 
@@ -74,48 +71,61 @@ def as_masks(grid: Bool[Tensor, "v b gh gw"]) -> Masks:
     return Masks(grid, places, weight[places].float())
 
 
-def draw_ratio(generator: np.random.Generator, settings: MaskSettings) -> float:
-    """The share of patches to mask in one image."""
-    choice = generator.integers(len(settings.ratio))
-    return settings.ratio[choice] + settings.spread[choice] * generator.uniform(-1, 1)
+def draw_ratios(generator: np.random.Generator, settings: MaskSettings, count: int) -> Float[np.ndarray, " x"]:
+    """The share of patches to mask in each crop."""
+    choice = generator.integers(len(settings.ratio), size=count)
+    return np.asarray(settings.ratio)[choice] + np.asarray(settings.spread)[choice] * generator.uniform(-1, 1, count)
 
 
-def random_mask(generator: np.random.Generator, ratio: float, rows: int, columns: int) -> Bool[np.ndarray, "gh gw"]:
-    """`ratio` of the patches, rounded down, anywhere."""
-    mask = np.zeros(rows * columns, dtype=bool)
-    mask[generator.permutation(rows * columns)[: int(ratio * rows * columns)]] = True
-    return mask.reshape(rows, columns)
+def random_masks(
+    generator: np.random.Generator, ratio: Float[np.ndarray, " x"], rows: int, columns: int
+) -> Bool[np.ndarray, "x gh gw"]:
+    """`ratio` of the patches of each crop, rounded down, anywhere."""
+    rank = generator.random((len(ratio), rows * columns)).argsort(axis=1).argsort(axis=1)
+    return (rank < (ratio * rows * columns).astype(int)[:, None]).reshape(-1, rows, columns)
 
 
-def block_mask(generator: np.random.Generator, ratio: float, rows: int, columns: int) -> Bool[np.ndarray, "gh gw"]:
-    """Rectangles until `ratio` of the patches is covered or none fits within ten tries, so the share may undershoot.
+def block_masks(
+    generator: np.random.Generator, ratio: Float[np.ndarray, " x"], rows: int, columns: int
+) -> Bool[np.ndarray, "x gh gw"]:
+    """Rectangles until `ratio` of each crop's patches is covered or none fits within ten tries, so the share may undershoot.
 
-    A rectangle aims at (shorter side // 3)^2 patches or more and at an aspect between 0.3 and 1 / 0.3 (BEiT's rule).
+    A rectangle aims at (shorter side // 3)^2 patches or more and at an aspect between 0.3 and 1 / 0.3 (BEiT's rule). All crops
+    get their next rectangle at once.
     """
-    mask = np.zeros((rows, columns), dtype=bool)
-    wanted, covered = ratio * rows * columns, 0
-    while covered < wanted:
-        added = _add_block(generator, mask, wanted - covered)
-        if not added:
-            break
-        covered += added
-    return mask
+    masks = np.zeros((len(ratio), rows, columns), dtype=bool)
+    room = ratio * rows * columns
+    active = np.flatnonzero(room > 0)
+    while len(active):
+        added = _add_blocks(generator, masks, active, room[active])
+        room[active] -= added
+        active = active[(added > 0) & (room[active] > 0)]
+    return masks
 
 
-def _add_block(generator: np.random.Generator, mask: np.ndarray, room: float) -> int:
-    """Draw one rectangle into `mask` that covers at least one and at most `room` new patches; the number it covers, or 0."""
-    rows, columns = mask.shape
-    least = (min(rows, columns) // 3) ** 2
-    for _ in range(MAX_TRIES):
-        area = least + (room - least) * generator.random()  # where room < least the draw lies between them as well
-        aspect = math.exp(generator.uniform(math.log(MIN_ASPECT), -math.log(MIN_ASPECT)))
-        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if height >= rows or width >= columns:
-            continue
-        top, left = generator.integers(rows - height + 1), generator.integers(columns - width + 1)
-        block = mask[top : top + height, left : left + width]
-        new = height * width - int(block.sum())
-        if 0 < new <= room:
-            block[:] = True
-            return new
-    return 0
+def _add_blocks(generator: np.random.Generator, masks: np.ndarray, active: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Draw one rectangle into each mask listed in `active`; the number of new patches, 0 where none of the tries fits.
+
+    A rectangle must cover at least one and at most `room` new patches.
+    """
+    rows, columns = masks.shape[1:]
+    least, shape = (min(rows, columns) // 3) ** 2, (len(active), MAX_TRIES)
+    area = least + (room[:, None] - least) * generator.random(shape)  # where room < least it lies between them as well
+    aspect = np.exp(generator.uniform(math.log(MIN_ASPECT), -math.log(MIN_ASPECT), shape))
+    height, width = np.rint(np.sqrt(area * aspect)).astype(int), np.rint(np.sqrt(area / aspect)).astype(int)
+    inside = (height < rows) & (width < columns)
+    top = (generator.random(shape) * (rows - np.where(inside, height, 0) + 1)).astype(int)
+    left = (generator.random(shape) * (columns - np.where(inside, width, 0) + 1)).astype(int)
+    bottom, right = np.where(inside, top + height, top), np.where(inside, left + width, left)
+    sums = np.zeros((len(active), rows + 1, columns + 1), dtype=int)  # of all patches above and left
+    sums[:, 1:, 1:] = masks[active].cumsum(axis=1).cumsum(axis=2)
+    crop = np.arange(len(active))[:, None]
+    covered = sums[crop, bottom, right] - sums[crop, top, right] - sums[crop, bottom, left] + sums[crop, top, left]
+    new = (bottom - top) * (right - left) - covered
+    fits = inside & (new > 0) & (new <= room[:, None])
+    one = (np.arange(len(active)), fits.argmax(axis=1))
+    at_row, at_column = np.arange(rows)[:, None], np.arange(columns)
+    edges = [values[one][:, None, None] for values in (top, bottom, left, right)]
+    block = (edges[0] <= at_row) & (at_row < edges[1]) & (edges[2] <= at_column) & (at_column < edges[3])
+    masks[active] |= block & fits[one][:, None, None]
+    return np.where(fits[one], new[one], 0)

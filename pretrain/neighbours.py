@@ -5,14 +5,17 @@ q queries, t bank, d width, c classes.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from checkpoints.command import UserError
 from pretrain import augment
 from pretrain.backbone import ViT
-from pretrain.images import Images
+from pretrain.decode import BadImage
+from pretrain.sources import Images
 
 TEMPERATURE = 0.07
 KS = (10, 20, 100, 200)
@@ -22,19 +25,30 @@ BLOCK = 1024
 
 def features(backbone: ViT, images: Images, *, resize: int, crop: int, batch_size: int = 256) -> Float[Tensor, "q d"]:
     """Last [CLS] token of every image, of length one, float32 on the CPU, on the probes' centre crop."""
-    device = next(backbone.parameters()).device
+    device, shape = next(backbone.parameters()).device, backbone.shape
     blocks = []
     for start in range(0, len(images), batch_size):
         numbers = range(start, min(start + batch_size, len(images)))
-        batch = torch.stack([augment.evaluation_view(images[number], resize, crop) for number in numbers])
+        views = [augment.evaluation_view(read(images, number), resize, crop, shape.mean, shape.std) for number in numbers]
+        batch = torch.stack(views)
         with torch.inference_mode():
             blocks.append(F.normalize(backbone(batch.to(device))[:, 0].float(), dim=1).cpu())
     return torch.cat(blocks)
 
 
-def pixels(images: Images, *, resize: int, crop: int) -> Float[Tensor, "q d"]:
+def read(images: Images, number: int) -> np.ndarray:
+    """The pixels of an image that must be there. Raises UserError naming the one that is not."""
+    try:
+        return images[number]
+    except BadImage as error:
+        raise UserError(f"{images.where(number)} cannot be used ({error}): repair it or take it out") from error
+
+
+def pixels(
+    images: Images, mean: Sequence[float] = augment.MEAN, std: Sequence[float] = augment.STD, *, resize: int, crop: int
+) -> Float[Tensor, "q d"]:
     """The baseline that has learnt nothing: each image's normalised pixels, of length one."""
-    views = [augment.evaluation_view(images[number], resize, crop).flatten() for number in range(len(images))]
+    views = [augment.evaluation_view(read(images, n), resize, crop, mean, std).flatten() for n in range(len(images))]
     return F.normalize(torch.stack(views), dim=1)
 
 

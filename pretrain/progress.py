@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -16,12 +16,25 @@ from pretrain import distributed
 from pretrain.config import shape as shape_of_config
 from pretrain.health import Vitals
 from pretrain.ibot import Losses
-from pretrain.images import Images, has_part
+from pretrain.images import has_part
+from pretrain.loader import Bad
 from pretrain.run import Run
 from pretrain.schedule import Now, Schedule
+from pretrain.sources import Images
 
 PLAIN_LINES_EVERY = 10.0
 """Seconds, where there is no terminal."""
+
+
+class Counts(NamedTuple):
+    """What has added up since the run was taken up."""
+
+    skipped: int
+    """Steps that were refused."""
+    waited: float
+    """Seconds that the loop has stood still for images."""
+    bad: int
+    """Images that could not be used."""
 
 
 class Progress:
@@ -57,9 +70,7 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def log(
-        self, done: int, now: Now, losses: Losses, gradient: torch.Tensor | None, vitals: Vitals, skipped: int, waited: float
-    ) -> None:
+    def log(self, done: int, now: Now, losses: Losses, gradient: torch.Tensor | None, vitals: Vitals, counts: Counts) -> None:
         """Write one log line and move the progress line. The one place where the loop waits for the device."""
         seconds = time.perf_counter() - self._since
         speed = (done - self._since_step) * self._batch / max(seconds, 1e-9)
@@ -75,17 +86,24 @@ class Progress:
             "momentum": now.momentum,
             "teacher_temperature": now.cls_temperature,
             "images_per_second": speed,
-            "data_seconds": waited - self._waited,
-            "skipped_steps": skipped,
+            "data_seconds": counts.waited - self._waited,
+            "skipped_steps": counts.skipped,
+            "bad_images": counts.bad,
         }
         self._run.log(done, values)
         left = (self._schedule.total_steps - done) * self._batch / max(speed, 1e-9)
-        self._since, self._since_step, self._waited = time.perf_counter(), done, waited
+        self._since, self._since_step, self._waited = time.perf_counter(), done, counts.waited
         self._show(
             done,
             f"epoch {values['epoch']:.2f}  loss cls {values['loss_cls']:.3f} patch {values['loss_patch']:.3f}  "
             f"{self._knn}{speed:.0f} images/s  data {values['data_seconds']:.1f} s  {_clock(left)} left",
         )
+
+    def bad(self, done: int, images: list[Bad]) -> None:
+        """Name images that could not be used, in the log and on the screen."""
+        for image in images:
+            self._run.note(done, {"bad_image": image.name, "reason": image.reason, "number": image.number})
+            self._console.print(f"skipped {image.name}: {image.reason}", markup=False)
 
     def knn(self, done: int, accuracy: float) -> None:
         """Log a k-NN measurement; its time does not count as training's."""
@@ -129,6 +147,9 @@ def summary(run: Run, seconds: float) -> None:
     table.add_row("losses: [CLS], patch", f"{last.get('loss_cls', float('nan')):.3f}, {last.get('loss_patch', float('nan')):.3f}")
     if knn:
         table.add_row("k-NN (k = 10, a part of the data)", "  ".join(f"{value:.1f}" for _, value in knn) + " %")
+    bad = sum("bad_image" in line for line in history)
+    if bad:
+        table.add_row("images that could not be used", f"{bad}, named in {run.folder / 'metrics.jsonl'}")
     table.add_row("time of this call", _clock(seconds))
     table.add_row("backbone (teacher)", str(run.folder / "backbone.safetensors"))
     console.print(table, markup=False)

@@ -17,6 +17,7 @@ from pretrain import distributed
 from pretrain.backbone import Shape, backbone_part
 from pretrain.config import Config
 from pretrain.ibot import Student, Teacher
+from pretrain.loader import Bad
 
 
 class Run:
@@ -92,6 +93,17 @@ class Run:
             file.write(json.dumps({"step": step, **rounded}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+
+    def note(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of `metrics.jsonl` that is no measurement."""
+        if distributed.is_main():
+            with open(self.folder / "metrics.jsonl", "a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def bad_images(self) -> list[Bad]:
+        """Those that were noted before."""
+        lines = (line for line in self.history() if "bad_image" in line)
+        return [Bad(line["number"], line["bad_image"], line["reason"]) for line in lines]
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`."""

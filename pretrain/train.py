@@ -19,15 +19,16 @@ from torch import nn
 from checkpoints.command import DONE, INTERRUPTED, UserError, run_command
 from pretrain import config as options
 from pretrain import distributed, health, ibot, optim
-from pretrain.backbone import ViT
+from pretrain.backbone import Shape, ViT
 from pretrain.config import Config
 from pretrain.head import Head
 from pretrain.ibot import Losses, Student, Targets, Teacher
-from pretrain.images import Images, open_images
+from pretrain.images import open_images
 from pretrain.loader import Batch, Loader, Steps
-from pretrain.progress import Progress, summary
+from pretrain.progress import Counts, Progress, summary
 from pretrain.run import Run
 from pretrain.schedule import Now
+from pretrain.sources import Images, spread_of
 
 
 class Weights(NamedTuple):
@@ -79,10 +80,9 @@ def train_step(
     return Outcome(losses, targets, gradient)
 
 
-def build(config: Config, *, fused: bool = True) -> tuple[Student, Teacher]:
+def build(config: Config, shape: Shape, *, fused: bool = True) -> tuple[Student, Teacher]:
     """Student and teacher with the same weights, drawn from the seed."""
     torch.manual_seed(config.seed)
-    shape = options.shape(config)
 
     def head(shared: bool) -> Head:
         return Head(
@@ -141,7 +141,7 @@ def default_workers() -> int:
 
 def open_training_data(config: Config) -> Images:
     """The images. Raises UserError when there are fewer than one batch."""
-    images = open_images(config.data, "train")
+    images = open_images(config.data, "train", config.channels)
     batch = config.batch_size_per_gpu * distributed.world_size()
     if len(images) < batch:
         raise UserError(f"{images.name} has {len(images)} images, fewer than one batch of {batch}: lower --batch-size-per-gpu")
@@ -154,11 +154,25 @@ def train(config: Config, device: torch.device) -> int:
     options.check(config)
     images = open_training_data(config)
     side = config.global_crops_size // config.patch_size
-    steps = Steps(images, options.views(config), options.masks(config), (side, side), config.batch_size_per_gpu, config.seed)
+    shape = options.shape(config)
+    if config.channels != len(shape.mean):
+        shape = shape._replace(**spread_of(images)._asdict())
+    steps = Steps(
+        images,
+        options.views(config),
+        options.masks(config),
+        (side, side),
+        config.batch_size_per_gpu,
+        config.seed,
+        mean=shape.mean,
+        std=shape.std,
+        most_bad=health.most_bad(config.max_bad, len(images)),
+        make_crops=device.type == "cpu",
+    )
     schedule = options.schedule(config, steps.steps_per_epoch, distributed.world_size())
     precision = precision_for(config.precision, device)
     slow_attention = device.type == "cpu" and precision == "bf16"
-    student, teacher = build(config, fused=not slow_attention)
+    student, teacher = build(config, shape, fused=not slow_attention)
     student.to(device).train()
     teacher.to(device).train()
     optimizer = optim.build_optimizer(config.optimizer, student)
@@ -178,18 +192,22 @@ def train(config: Config, device: torch.device) -> int:
 
     weights = Weights(config.lambda_cls, config.lambda_patch, config.clip_grad)
     guard, parallel = health.Guard(), distributed.parallel(student, device)
+    bad = health.BadImages(steps.most_bad, run.bad_images())
     workers = default_workers() if config.workers is None else config.workers
     loader = Loader(steps, run.step, schedule.total_steps, workers, device)
     with stop_requested() as stop, progress:
         for step, batch in enumerate(loader, start=run.step):
             now = schedule.at(step)
             outcome = train_step(parallel, teacher, optimizer, batch, now, weights, guard, autocast)
+            bad.add(batch.bad)
             done = step + 1
             last, epoch = done == schedule.total_steps, done // steps.steps_per_epoch
             if last or done % config.log_every == 0:
-                progress.log(
-                    done, now, outcome.losses, outcome.gradient, health.vitals(outcome.targets), guard.skipped, loader.waited
-                )
+                progress.bad(done, bad.news())
+                vitals = health.vitals(outcome.targets)
+                counts = Counts(guard.skipped, loader.waited, len(bad.all))
+                progress.log(done, now, outcome.losses, outcome.gradient, vitals, counts)
+                bad.check()
             if knn and (last or (done % steps.steps_per_epoch == 0 and epoch % config.knn_every == 0)):
                 progress.knn(done, knn.measure(teacher.backbone))
             stopping = distributed.any_true(bool(stop), device)

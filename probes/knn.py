@@ -21,7 +21,8 @@ from checkpoints.command import UserError, parse, run_command
 from pretrain import neighbours
 from pretrain.augment import evaluation_resize
 from pretrain.backbone import Loaded, ViT, load_backbone
-from pretrain.images import Images, open_images, subset
+from pretrain.images import open_images
+from pretrain.sources import Images, aligned, subset
 from probes import results
 
 
@@ -76,16 +77,14 @@ def measure(bank: Tensor, queries: Tensor, bank_labels: Tensor, labels: Tensor, 
     return Measured(*({k: neighbours.accuracy(a, labels, top) for k, a in answers.items()} for top in (1, 5)))
 
 
-def open_both(options: Options) -> tuple[Images, Images]:
+def open_both(options: Options, channels: int) -> tuple[Images, Images]:
     """Training and test images. Raises UserError where labels are missing or the classes of the two differ."""
-    bank = open_images(options.data, "train")
-    queries = open_images(options.val, None) if options.val else open_images(options.data, "val")
+    bank = open_images(options.data, "train", channels)
+    queries = open_images(options.val, None, channels) if options.val else open_images(options.data, "val", channels)
     for images in (bank, queries):
         if images.labels is None:
             raise UserError(f"{images.name} has no labels: k-NN needs class sub-folders, or a label column")
-    if len(bank.classes) and len(queries.classes) and not set(queries.classes) <= set(bank.classes):
-        strangers = sorted(set(queries.classes) - set(bank.classes))[:5]
-        raise UserError(f"{queries.name} has classes that {bank.name} has not: {', '.join(strangers)}")
+    queries = aligned(queries, bank)
     return (subset(bank, options.bank, options.seed) if options.bank else bank), queries
 
 
@@ -112,7 +111,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(
             f"--crop {crop} must be divisible by the patch size {backbone.shape.patch_size} and at most --resize {resize}"
         )
-    bank, queries = open_both(options)
+    bank, queries = open_both(options, backbone.shape.channels)
     labels = torch.as_tensor(bank.labels), torch.as_tensor(queries.labels)
 
     def of_backbone(network: ViT) -> Measured:
@@ -124,7 +123,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.baselines:
         torch.manual_seed(options.seed)
         rows["the same, untrained"] = of_backbone(ViT(backbone.shape, maskable=False).to(device).eval())
-        known, asked = (neighbours.pixels(part, resize=resize, crop=crop) for part in (bank, queries))
+        spread = backbone.shape.mean, backbone.shape.std
+        known, asked = (neighbours.pixels(part, *spread, resize=resize, crop=crop) for part in (bank, queries))
         rows["raw pixels"] = measure(known, asked, *labels, options)
     seconds = time.perf_counter() - began
     show(rows, bank, queries, loaded, seconds)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network for anything
 os.environ["PYTHONWARNINGS"] = "ignore"  # for processes that tests start; here warnings are errors
 
 from jaxtyping import install_import_hook

@@ -220,17 +220,6 @@ def test_several_processes_train_resume_and_leave_one_run(folders: Path, tmp_pat
     assert again.returncode == 0 and again.stdout.count("this run is finished") == 1
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_an_unreadable_image_is_named_in_one_sentence(workers: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for index in range(8):
-        Image.new("RGB", (32, 32), (index, 0, 0)).save(tmp_path / f"{index}.png")
-    (tmp_path / "3.png").write_bytes(b"not an image")
-    flags = [*SMALL, "--data", str(tmp_path), "--epochs", "1", "--out", str(tmp_path / "out"), "--workers", workers]
-    assert run_command(train.main, flags) == WRONG_COMMAND
-    complained = capfd.readouterr().err
-    assert complained.startswith("error: ") and "3.png is no readable image" in complained and "Traceback" not in complained
-
-
 def make_wrong_things(root: Path) -> None:
     (root / "empty").mkdir()
     (root / "junk.pt").write_bytes(b"junk")

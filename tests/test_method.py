@@ -214,15 +214,16 @@ def test_schedules_at_their_ends() -> None:
 @settings(max_examples=60, deadline=None)
 @given(side=st.integers(3, 20), ratio=st.floats(0, 0.9), seed=st.integers(0, 1000))
 def test_block_masks_never_cover_more_than_asked(side: int, ratio: float, seed: int) -> None:
-    mask = masking.block_mask(np.random.default_rng(seed), ratio, side, side + 2)
-    assert mask.shape == (side, side + 2) and mask.sum() <= ratio * mask.size
+    masks = masking.block_masks(np.random.default_rng(seed), np.array([ratio, 0.0, ratio / 2]), side, side + 2)
+    assert masks.shape == (3, side, side + 2) and not masks[1].any()
+    assert masks[0].sum() <= ratio * masks[0].size and masks[2].sum() <= ratio / 2 * masks[2].size
 
 
 @settings(max_examples=60, deadline=None)
 @given(side=st.integers(1, 20), ratio=st.floats(0, 0.99), seed=st.integers(0, 1000))
 def test_random_masks_cover_the_share_rounded_down(side: int, ratio: float, seed: int) -> None:
-    mask = masking.random_mask(np.random.default_rng(seed), ratio, side, side)
-    assert mask.sum() == int(ratio * side * side)
+    masks = masking.random_masks(np.random.default_rng(seed), np.array([ratio, 0.0]), side, side)
+    assert masks.sum(axis=(1, 2)).tolist() == [int(ratio * side * side), 0]
 
 
 def test_mask_weights_are_means_over_patches_then_images() -> None:

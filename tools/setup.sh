@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Make the environment: .venv beside this folder with pinned packages. Run it again at any time; what is there stays.
 #
-#   tools/setup.sh [EXTRA ...]      extras: dev transfer gpu
+#   tools/setup.sh [EXTRA ...]      extras: dev hub transfer gpu
 #
 # An active environment (or `PYTHON`) that already has the packages is used as it is.
 # The other tools source this file and then have "$PYTHON".
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-BASE_MODULES="torch torchvision timm safetensors pyarrow tyro rich tensorboard jaxtyping"
-DEV_MODULES="pytest beartype hypothesis ruff mypy sklearn"
+BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile tyro rich tensorboard jaxtyping"
+DEV_MODULES="datasets pytest beartype hypothesis ruff mypy sklearn"
 
 has_modules() { # has_modules PYTHON MODULE...
     "$1" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "${@:2}" 2>/dev/null
@@ -37,8 +37,9 @@ setup() { # setup EXTRA...: sets PYTHON
         case "$extra" in
             dev) modules="$modules $DEV_MODULES" ;;
             transfer) modules="$modules mmengine mmcv mmdet mmseg" ;;
+            hub) modules="$modules datasets" ;;
             gpu) ;;
-            *) echo "error: unknown extra $extra: choose from dev transfer gpu" >&2; return 2 ;;
+            *) echo "error: unknown extra $extra: choose from dev hub transfer gpu" >&2; return 2 ;;
         esac
         extras="${extras:+$extras,}$extra"
     done

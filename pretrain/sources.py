@@ -1,0 +1,253 @@
+"""What a source of images is, and those that lie on this machine: folders, lists of paths, parquet files, the embedded sample."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from checkpoints.command import UserError
+from checkpoints.store import first_line
+from pretrain import sample
+from pretrain.decode import BadImage, Opened, Pixels
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".gif", ".npy"})
+LIST_SUFFIXES = frozenset({".txt", ".tsv", ".lst"})
+Content = bytes | np.ndarray | Image.Image
+
+
+class Images(ABC):
+    """Images by number; `labels` [count] where they are known, `classes` their names."""
+
+    name: str
+    labels: np.ndarray | None = None
+    classes: Sequence[str] = ()
+    channels: int = 3
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def content(self, index: int) -> Content:
+        """A file's bytes, or pixels that are there already. May raise OSError."""
+
+    @abstractmethod
+    def where(self, index: int) -> str:
+        """What to call this image in an error."""
+
+    def open(self, index: int) -> Opened:
+        """The image with its size known, not yet decoded. Raises BadImage for what cannot be read."""
+        try:
+            return Opened(self.content(index), self.channels)
+        except OSError as error:
+            raise BadImage(error.strerror or first_line(error)) from error
+
+    def __getitem__(self, index: int) -> Pixels:
+        """The pixels of a whole image. Raises BadImage for what cannot be read."""
+        return self.open(index).pixels()
+
+    def order(self, generator: np.random.Generator) -> np.ndarray:
+        """Every number once, as an epoch should go through them."""
+        return generator.permutation(len(self))
+
+
+class Subset(Images):
+    """Some of a source's images."""
+
+    def __init__(self, images: Images, numbers: np.ndarray) -> None:
+        self._images, self._numbers = images, numbers
+        self.name, self.classes, self.channels = f"{images.name}, {len(numbers)} images", images.classes, images.channels
+        self.labels = None if images.labels is None else images.labels[numbers]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def content(self, index: int) -> Content:
+        return self._images.content(int(self._numbers[index]))
+
+    def where(self, index: int) -> str:
+        return self._images.where(int(self._numbers[index]))
+
+
+def subset(images: Images, count: int, seed: int = 0) -> Subset:
+    """At most `count` images, drawn once from the seed."""
+    return Subset(images, np.random.default_rng(seed).permutation(len(images))[:count])
+
+
+class Sample(Images):
+    """The embedded data set (see `pretrain.sample`)."""
+
+    def __init__(self, part: str) -> None:
+        drawn = sample.classification(part)
+        self.name = f"sample ({part})"
+        self.labels, self.classes = drawn.labels, drawn.classes
+        self._images = drawn.images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def content(self, index: int) -> Content:
+        return self._images[index]
+
+    def where(self, index: int) -> str:
+        return f"{self.name} {index}"
+
+
+class Files(Images):
+    """Image files by path, with a class name each or without."""
+
+    def __init__(self, name: str, paths: Sequence[Path], labels: Sequence[str] | None) -> None:
+        self.name = name
+        self._paths = np.array([str(path) for path in paths])  # one block of memory, shared by worker processes
+        if labels is not None:
+            self.labels, self.classes = number_classes(labels)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def content(self, index: int) -> Content:
+        return Path(self._paths[index]).read_bytes()
+
+    def where(self, index: int) -> str:
+        return str(self._paths[index])
+
+
+def number_classes(labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Names -> numbers [count] and the names by number: in order of size if all are whole numbers, else of the alphabet."""
+    names = sorted(set(labels), key=lambda name: (int(name), name) if _whole(labels) else (0, name))
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[label] for label in labels]), names
+
+
+def _whole(labels: Sequence[str]) -> bool:
+    return all(label.isdecimal() for label in labels)
+
+
+def folder(path: Path) -> Files:
+    """Image files of a folder. Its sub-folders are the classes, unless images lie in the folder itself (no labels then)."""
+    paths = sorted(found for found in path.rglob("*") if found.suffix.lower() in SUFFIXES and found.is_file())
+    if not paths:
+        raise UserError(f"there are no images in {path} (looked for {', '.join(sorted(SUFFIXES))}, sub-folders included)")
+    inside = [found.relative_to(path).parts for found in paths]
+    labelled = all(len(parts) > 1 for parts in inside)
+    return Files(str(path), paths, [parts[0] for parts in inside] if labelled else None)
+
+
+def path_list(path: Path) -> Files:
+    """A text file with a path in each line, or `path<TAB>label`; relative paths start at the file's folder.
+
+    Empty lines and lines that begin with # are skipped.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no readable list of paths ({first_line(error)})") from error
+    rows = [line.rstrip().split("\t") for line in lines if line.strip() and not line.startswith("#")]
+    if not rows:
+        raise UserError(f"{path} lists no images: write one path a line, or path<TAB>label")
+    widths = {len(row) for row in rows}
+    if widths not in ({1}, {2}):
+        number = next(number for number, row in enumerate(rows, 1) if len(row) not in (1, 2) or len(row) != len(rows[0]))
+        raise UserError(f"{path}: entry {number} differs from the first: write one path a line, or path<TAB>label in every line")
+    files = [path.parent / row[0] for row in rows]
+    missing = next((file for file in files if not file.exists()), None)
+    if missing is not None and not any(file.exists() for file in files):
+        raise UserError(f"none of the {len(files)} paths in {path} exists (the first is {missing})")
+    return Files(str(path), files, [row[1] for row in rows] if widths == {2} else None)
+
+
+class Parquet(Images):
+    """Rows of parquet files in the layout of Hugging Face data sets: `image` = struct of bytes and path, `label` = integer."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.name = str(paths[0].parent) if len(paths) > 1 else str(paths[0])
+        try:
+            table = pa.concat_tables([pq.read_table(path, memory_map=True) for path in paths])
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{self.name} is no readable parquet ({first_line(error)})") from error
+        self._read(table)
+
+    def _read(self, table: pa.Table) -> None:
+        column = next((name for name in ("image", "img") if name in table.column_names), None)
+        if column is None or not pa.types.is_struct(table.schema.field(column).type):
+            raise UserError(
+                f"{self.name} has no column `image` with a struct of bytes and path: its columns are {table.column_names}"
+            )
+        if not len(table):
+            raise UserError(f"{self.name} has no rows")
+        self._count, kind = len(table), table.schema.field(column).type
+        self._bytes, self._paths = (
+            pa.chunked_array([chunk.field(name) for chunk in table.column(column).chunks])
+            if kind.get_field_index(name) >= 0
+            else None
+            for name in ("bytes", "path")
+        )
+        label = next((name for name in ("label", "labels", "fine_label") if name in table.column_names), None)
+        if label is not None:
+            self.labels = table.column(label).to_numpy()
+            if self.labels.dtype.kind not in "iu" or self.labels.min() < 0:
+                raise UserError(f"{self.name}: column `{label}` must hold whole numbers from 0 up in every row")
+            self.classes = [str(value) for value in range(int(self.labels.max()) + 1)]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def content(self, index: int) -> Content:
+        content = None if self._bytes is None else self._bytes[index].as_py()
+        path = None if self._paths is None else self._paths[index].as_py()
+        if content is None and path and Path(path).is_file():
+            return Path(path).read_bytes()
+        return content or b""
+
+    def where(self, index: int) -> str:
+        path = None if self._paths is None else self._paths[index].as_py()
+        return f"{self.name} row {index}" + (f" ({path})" if path else "")
+
+
+class Spread(NamedTuple):
+    """What to normalise by, one number a channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def spread_of(images: Images, count: int = 200) -> Spread:
+    """Measured on the first `count` usable ones of a drawn order, in 0..1. Raises UserError where none is usable."""
+    sums = np.zeros((3, images.channels))
+    for index in np.random.default_rng(0).permutation(len(images))[: 2 * count]:
+        try:
+            pixels = images[int(index)].reshape(-1, images.channels).astype(np.float64)
+        except BadImage as error:
+            reason = f"{images.where(int(index))}: {error}"
+            continue
+        pixels = pixels / 255 if images[int(index)].dtype == np.uint8 else pixels
+        sums += np.stack([np.ones(images.channels), pixels.mean(axis=0), (pixels**2).mean(axis=0)])
+        if sums[0, 0] == count:
+            break
+    if not sums[0, 0]:
+        raise UserError(f"no image of {images.name} can be used with --channels {images.channels} ({reason})")
+    mean = sums[1] / sums[0]
+    std = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0))
+    return Spread(tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))
+
+
+def aligned(images: Images, known: Images) -> Images:
+    """`images` with the class numbers of `known`. Raises UserError where it has classes that `known` lacks.
+
+    Sources that number their classes by name (folders, lists) number them anew when one class is missing; comparing such
+    numbers would be a silent error.
+    """
+    if images.labels is None or known.labels is None or list(images.classes) == list(known.classes):
+        return images
+    strangers = sorted(set(images.classes) - set(known.classes))
+    if strangers:
+        more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
+        raise UserError(f"{images.name} has classes that {known.name} has not: {', '.join(strangers[:5])}{more}")
+    numbers = {name: number for number, name in enumerate(known.classes)}
+    translated = np.array([numbers[name] for name in images.classes])
+    images.labels, images.classes = translated[images.labels], known.classes
+    return images

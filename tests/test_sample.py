@@ -1,0 +1,52 @@
+"""The embedded data set."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from checkpoints.command import UserError
+from pretrain import sample
+from pretrain.images import open_images
+
+
+def test_the_sample_is_the_same_every_time_and_its_parts_differ() -> None:
+    first, again = sample.classification.__wrapped__("train", 20), sample.classification.__wrapped__("train", 20)
+    other = sample.classification.__wrapped__("val", 20)
+    assert (first.images == again.images).all() and not (first.images == other.images).all()
+    assert np.bincount(first.labels).tolist() == [2] * len(sample.KINDS)
+    assert len(np.unique(first.images.reshape(20, -1), axis=0)) == 20
+
+
+def test_a_scene_knows_which_pixel_belongs_to_what() -> None:
+    scene = sample.draw_scene(np.random.default_rng(3), [0, 4, 7])
+    picture = sample.render(scene, 64)
+    assert picture.image.shape == (64, 64, 3) and picture.image.dtype == np.uint8
+    alone = sample.render(sample.Scene(scene.things[-1:], scene.background, scene.light), 64)
+    assert set(np.unique(picture.owner)) <= {-1, 0, 1, 2}
+    front = picture.owner == 2
+    assert (front == (alone.owner == 0)).all() and front.any()
+    inner = front & np.roll(front, 1, 0) & np.roll(front, -1, 0) & np.roll(front, 1, 1) & np.roll(front, -1, 1)
+    assert (picture.image[inner] == alone.image[inner]).all()
+
+
+def test_every_class_has_its_own_shape_and_texture() -> None:
+    assert len({kind.shape for kind in sample.KINDS}) == len({kind.texture for kind in sample.KINDS}) == len(sample.KINDS)
+
+
+def test_the_sample_is_written_as_class_folders_and_as_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sample.main(["--out", str(tmp_path / "d"), "--count", "20", "--show", str(tmp_path / "sheet.png"), "--size", "16"])
+    train = open_images(str(tmp_path / "d"), "train")
+    assert sorted(train.classes) == sorted(sample.CLASSES) and len(train) == 20
+    drawn = sample.classification("train", 20, 16)
+    files = sorted((tmp_path / "d" / "train").rglob("*.png"), key=lambda path: path.stem)
+    for file, image in zip(files, drawn.images, strict=True):
+        with Image.open(file) as written:
+            assert (np.asarray(written) == image).all()
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (12 * 18 + 2, 10 * 18 + 2)
+    assert sample._name_the_sheet(["--show", "--size", "8"]) == ["--show", "sample.png", "--size", "8"]
+    assert sample._name_the_sheet(["--show"]) == ["--show", "sample.png"]
+    with pytest.raises(UserError, match="nothing to do"):
+        sample.main([])
