@@ -142,67 +142,59 @@ def make(
     images: Sequence[np.ndarray] | resample.Packed, crops: Crops, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> Float[Tensor, "v b c h w"]:
     """The crops themselves, on the device where packed images lie, or on the CPU."""
-    draws, (views, count) = crops.draws, crops.box.shape[:2]
-    image = np.tile(np.arange(count), views)
-    where = (image, crops.box.reshape(-1, 4), draws.flip.reshape(-1), crops.size)
+    (views, count), size = crops.box.shape[:2], crops.size
+    image, box = np.tile(np.arange(count), views), crops.box.reshape(-1, 4)
+    draws = Draws(*(values.reshape(-1, *values.shape[2:]) for values in crops.draws))
     if isinstance(images, resample.Packed):
-        changed = change(resample.cut_together(images, *where), draws, mean, std)
-    else:
-        flat = Draws(*(values.reshape(-1, 1, *values.shape[2:]) for values in draws))
-        length = max(1, CHUNK // (images[0].shape[2] * crops.size**2))
-        parts = [slice(start, start + length) for start in range(0, len(image), length)]
-        image, box, flip, size = where
-        changed = torch.cat(
-            [
-                change(
-                    resample.cut_each(images, image[p], box[p], flip[p], size), Draws(*(values[p] for values in flat)), mean, std
-                )
-                for p in parts
-            ]
-        )
-    return changed.unflatten(0, (views, count))
+        cut = resample.cut_together(images, image, box, draws.flip, size)
+        return change(cut, draws, mean, std).unflatten(0, (views, count))
+    channels = images[0].shape[2]
+    made = torch.empty(len(box), channels, size, size)
+    length = max(1, CHUNK // (channels * size**2))
+    for start in range(0, len(box), length):
+        part = slice(start, start + length)
+        cut = resample.cut_each(images, image[part], box[part], draws.flip[part], size)
+        change(cut, Draws(*(values[part] for values in draws)), mean, std, out=made[part])
+    return made.unflatten(0, (views, count))
 
 
-def change(crops: Tensor, draws: Draws, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Float[Tensor, "x c h w"]:
-    """Jitter, greyscale, blur and solarise crops [x, c, h, w] by their draws, then normalise.
+def change(
+    crops: Tensor, draws: Draws, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, out: Tensor | None = None
+) -> Float[Tensor, "x c h w"]:
+    """Jitter, greyscale, blur and solarise crops [x, c, h, w] by their draws [x, ...], then normalise, into `out` if given.
 
     Hue, saturation and greyscale are for three channels; others are left as they are there.
     """
-    eight_bit = crops.dtype == torch.uint8
+    eight_bit, coloured = crops.dtype == torch.uint8, crops.shape[1] == 3
     x = crops.float() if eight_bit else crops * 255
     down, near = (torch.Tensor.floor_, torch.Tensor.round_) if eight_bit else (None, None)
-    factors, order = draws.factors.reshape(-1, 4), draws.order.reshape(-1, 4)
-    jittered, coloured = draws.jittered.reshape(-1), x.shape[1] == 3
     for turn in range(4):
         for kind, step in enumerate((brightness, contrast, saturation, hue) if coloured else (brightness, contrast)):
-            chosen = np.flatnonzero(jittered & (order[:, turn] == kind))
-            _apply_(x, chosen, step, factors[chosen, kind], finish=near if step is hue else down)
+            chosen = np.flatnonzero(draws.jittered & (draws.order[:, turn] == kind))
+            x = _change_some(x, chosen, step, draws.factors[chosen, kind], finish=near if step is hue else down)
     if coloured:
-        _apply_(x, np.flatnonzero(draws.grey.reshape(-1)), grey)
-    sigma = draws.sigma.reshape(-1)
-    chosen = np.flatnonzero(sigma)
-    _apply_(x, chosen, blur, sigma[chosen], finish=near)
-    _apply_(x, np.flatnonzero(draws.solarize.reshape(-1)), solarize)
-    return normalise(x.div_(255), mean, std)
+        x = _change_some(x, np.flatnonzero(draws.grey), grey)
+    chosen = np.flatnonzero(draws.sigma)
+    x = _change_some(x, chosen, blur, draws.sigma[chosen], finish=near)
+    x = _change_some(x, np.flatnonzero(draws.solarize), solarize)
+    return normalise(x, mean, std, levels=255.0, out=out)
 
 
-def _apply_(
+def _change_some(
     x: Tensor,
     chosen: np.ndarray,
     step: Callable[..., Tensor],
     *amounts: np.ndarray,
     finish: Callable[[Tensor], Tensor] | None = None,
-) -> None:
-    """Change some of the crops; nothing is asked of the device."""
+) -> Tensor:
+    """The crops with some of them changed, those in place; nothing is asked of the device."""
     if len(chosen) == 0:
-        return
-    if len(chosen) == len(x):
-        changed = step(x, *amounts)
-        x.copy_(finish(changed) if finish else changed)
-        return
-    index = torch.from_numpy(chosen).to(x.device, non_blocking=True)
-    changed = step(x.index_select(0, index), *amounts)
-    x.index_copy_(0, index, finish(changed) if finish else changed)
+        return x
+    index = torch.from_numpy(chosen).to(x.device, non_blocking=True) if len(chosen) < len(x) else None
+    changed = step(x if index is None else x.index_select(0, index), *amounts)
+    if finish is not None:
+        changed = finish(changed)
+    return changed if index is None else x.index_copy_(0, index, changed)
 
 
 def _column(x: Tensor, amounts: Amounts) -> Float[Tensor, "x 1 1 1"]:
@@ -300,10 +292,19 @@ def solarize(x: Tensor) -> Tensor:
     return x + bright * (255 - 2 * x)
 
 
-def normalise(x: Float[Tensor, "x c h w"], mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Float[Tensor, "x c h w"]:
-    """Values in 0..1 by each channel's mean and standard deviation (ImageNet's for three)."""
-    shift, scale = (torch.tensor(tuple(values)).to(x.device, non_blocking=True)[:, None, None] for values in (mean, std))
-    return (x - shift) / scale
+def normalise(
+    x: Float[Tensor, "x c h w"],
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    *,
+    levels: float = 1.0,
+    out: Tensor | None = None,
+) -> Float[Tensor, "x c h w"]:
+    """Values in 0..levels by each channel's mean and standard deviation (ImageNet's for three)."""
+    spread = torch.tensor(tuple(std), dtype=torch.float64)
+    factor, shift = 1 / (levels * spread), -torch.tensor(tuple(mean), dtype=torch.float64) / spread
+    factor, shift = (values.float().to(x.device, non_blocking=True)[:, None, None] for values in (factor, shift))
+    return torch.addcmul(shift, x, factor, out=out)
 
 
 def evaluation_view(

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from timm.models import adapt_input_conv
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from checkpoints import published, store
 from checkpoints.command import UserError
+from pretrain.initial import initialise_linear_, whiten_
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, as the original normalises everything."""
@@ -56,8 +58,6 @@ SIZES = {
 POSITION_OFFSET = 0.1
 """Added to a grid's side before it is divided by the stored side: the original's guard against rounding, part of its numbers."""
 
-CORRELATION, CHROMA, WHITENING_FLOOR = 20.0, 0.1, 0.01
-
 
 def shape_of(
     arch: str,
@@ -82,40 +82,6 @@ def shape_of(
     if image_size % patch_size:
         raise UserError(f"--global-crops-size {image_size} is not divisible by --patch-size {patch_size}")
     return Shape(arch, patch_size, image_size, channels, embed_dim, depth or size.depth, embed_dim // 64, init)
-
-
-def initialise_linear_(module: nn.Module, init: str) -> None:
-    """Draw the weights of every linear layer in `module` (see `Shape.init`); biases become zero.
-
-    The original's 0.02 suits widths from 384 up; narrower networks pass almost no signal with it.
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.02 if init == "original" else layer.in_features**-0.5)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
-def whiten_(convolution: nn.Conv2d) -> None:
-    """Make the patches of natural images uncorrelated, in directions drawn at random.
-
-    Stands on a model of such images rather than on data: neighbouring pixels agree by exp(-distance / CORRELATION), colours
-    differ by a share CHROMA. Worth two points of k-NN in small, short trainings (docs/results.md), trained or not.
-    """
-    channels, side = convolution.weight.shape[1:3]
-    place = torch.cartesian_prod(*[torch.arange(side, dtype=torch.float64)] * 2)
-    agreement = torch.exp(-torch.cdist(place, place) / CORRELATION)
-    colours = torch.full((channels, channels), 1 - CHROMA, dtype=torch.float64) + CHROMA * torch.eye(
-        channels, dtype=torch.float64
-    )
-    values, vectors = torch.linalg.eigh(torch.kron(colours, agreement))
-    whitening = (vectors * (values + WHITENING_FLOOR).rsqrt()).T
-    size = max(len(convolution.weight), len(whitening))
-    turn = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64))[0][: len(convolution.weight), : len(whitening)]
-    with torch.no_grad():
-        convolution.weight.copy_((turn @ whitening).view_as(convolution.weight))
-        if convolution.bias is not None:
-            convolution.bias.zero_()
 
 
 class ViT(VisionTransformer):
@@ -229,6 +195,29 @@ def load_backbone(checkpoint: Path | None, *, runs: Path = Path("runs"), key: st
     backbone = ViT(shape, maskable="masked_embed" in weights)
     load_strictly(backbone, weights, path)
     return Loaded(backbone.eval().requires_grad_(False), path, epoch)
+
+
+def starting_weights(path: Path, shape: Shape) -> dict[str, Tensor]:
+    """The weights of another checkpoint's backbone for a run with this shape.
+
+    Size of the images and number of channels may differ: positions are resized as in the forward, the patch embedding is
+    repeated over the channels, or summed to one, by timm's rule. Raises UserError where anything else differs.
+    """
+    other = load_backbone(path).backbone
+    theirs, ours = other.shape, shape
+    for name in ("patch_size", "embed_dim", "depth"):
+        if getattr(theirs, name) != getattr(ours, name):
+            flag = {"embed_dim": "width"}.get(name, name).replace("_", "-")
+            raise UserError(f"{path} has another {flag} ({getattr(theirs, name)}): give --{flag} {getattr(theirs, name)}")
+    if theirs.channels not in (3, ours.channels):
+        raise UserError(f"{path} has {theirs.channels} channels: only 3 can be changed to --channels {ours.channels}")
+    weights = {name: weight for name, weight in other.state_dict().items() if name != "masked_embed"}
+    side = ours.image_size // ours.patch_size
+    weights["pos_embed"] = other.position(side, side).clone()
+    weights["patch_embed.proj.weight"] = adapt_input_conv(
+        ours.channels, weights["patch_embed.proj.weight"], base_chans=theirs.channels
+    )
+    return weights
 
 
 def _file_in(folder: Path, key: str) -> Path:

@@ -49,6 +49,8 @@ class Config:
     init: Literal["original", "fan_in", "whiten"] = "original"
     """How weights begin: linear layers with standard deviation 0.02, or one over the root of their inputs (for narrow
     networks), or that with patches that are whitened (for short trainings on small pictures)."""
+    init_from: Path | None = None
+    """Begin with the backbone of this checkpoint (a run's folder or file, or a published one); heads begin fresh."""
     drop_path: float = 0.1
     """Stochastic depth of the student's last block, rising from 0 at the first."""
 

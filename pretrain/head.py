@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pretrain.backbone import initialise_linear_
+from pretrain.initial import initialise_linear_
 
 
 class Prototypes(nn.Module):

@@ -7,7 +7,7 @@ decode; crops are made by them on a CPU, and on the device, beside the step befo
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -241,7 +241,7 @@ def _next(batches: Iterator[Batch | Decoded]) -> Batch | Decoded | None:
         raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip()) from None
 
 
-def _as_it_is(batch: Batch | Decoded) -> Batch | Decoded:
+def _as_it_is(batch: Any) -> Any:
     """In place of torch's own rule, which makes tensors of all arrays."""
     return batch
 

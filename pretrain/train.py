@@ -19,7 +19,7 @@ from torch import nn
 from checkpoints.command import DONE, INTERRUPTED, UserError, run_command
 from pretrain import config as options
 from pretrain import distributed, health, ibot, optim
-from pretrain.backbone import Shape, ViT
+from pretrain.backbone import Shape, ViT, starting_weights
 from pretrain.config import Config
 from pretrain.head import Head
 from pretrain.ibot import Losses, Student, Targets, Teacher
@@ -98,6 +98,8 @@ def build(config: Config, shape: Shape, *, fused: bool = True) -> tuple[Student,
 
     student = Student(ViT(shape, maskable=True, drop_path=config.drop_path, fused=fused), head(config.shared_head))
     teacher = Teacher(ViT(shape, maskable=False, fused=fused), head(config.shared_head or config.shared_head_teacher))
+    if config.init_from is not None:
+        student.backbone.load_state_dict(student.backbone.state_dict() | starting_weights(config.init_from, shape))
     teacher.copy(student)
     return student, teacher
 

@@ -249,6 +249,13 @@ TRAIN_MISTAKES = (
     ("--global-crops-number 1 --local-crops-number 0", "ask for at least 2 crops"),
     ("--patch-out-dim 64", "--patch-out-dim 64 equal to --out-dim 32"),
     ("--steps 0", "--steps must be 1 or more"),
+    ("--max-bad -1", "--max-bad must be 0 or more"),
+    ("--channels 0", "--channels must be 1 or more"),
+    ("--channels 6 --data flat --batch-size-per-gpu 2", "no image of flat can be used with --channels 6"),
+    ("--init-from nowhere", "there is no checkpoint at nowhere"),
+    ("--data torchvision:Nothing", "torchvision has no data set Nothing"),
+    ("--data shard-{0..3}.tar", "there is no shard shard-0.tar"),
+    ("--data hf:nobody/nothing", "hf:nobody/nothing could not be opened"),
     ("--out flat/0.png/run", "cannot write to --out"),
 )
 
@@ -306,6 +313,8 @@ def test_the_shell_tools_use_an_environment_that_has_the_packages() -> None:
         ("pretrain.sh", ["--no-such-flag"], 2, ""),
         ("setup.sh", [], 0, "has what is needed"),
         ("setup.sh", ["nonsense"], 2, ""),
+        ("bench.sh", ["data", "--images", "4", "--batch-size", "2", "--rounds", "1"], 0, "Pillow and torchvision"),
+        ("bench.sh", ["nothing"], 2, ""),
     ):
         arguments = command(PYTHON=sys.executable) | {"args": ["bash", str(ROOT / "tools" / tool), *flags]}
         done = subprocess.run(**arguments, check=False, timeout=120)
@@ -323,3 +332,24 @@ def test_every_command_has_help(module: str) -> None:
 def test_a_run_on_a_gpu_measures_itself(folders: Path, tmp_path: Path) -> None:
     state = trained(folders, tmp_path, "--epochs", "2", "--precision", "bf16")
     assert state["step"] == 10 and all(torch.isfinite(weight).all() for weight in state["teacher"].values())
+
+
+def test_a_run_on_six_channels_begins_with_a_backbone_of_three(run: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(16):
+        np.save(tmp_path / f"{number}.npy", generator.normal(0.2, 0.05, (40, 40, 6)).astype(np.float32))
+    out = tmp_path / "run"
+    flags = [*SMALL, "--data", str(tmp_path), "--channels", "6", "--init-from", str(run), "--epochs", "1", "--out", str(out)]
+    assert run_command(train.main, [*flags, "--global-crops-size", "48", "--lr", "0", "--min-lr", "0"]) == DONE
+    before, after = load_backbone(run).backbone, load_backbone(out).backbone
+    assert (
+        after.shape.channels == 6
+        and np.allclose(after.shape.mean, 0.2, atol=0.01)
+        and np.allclose(after.shape.std, 0.05, atol=0.01)
+    )
+    three, six = (network.patch_embed.proj.weight for network in (before, after))
+    assert_close(six, torch.cat([three, three], dim=1) / 2)  # the same answer where all channels agree
+    assert after.pos_embed.shape[1] == 37
+    assert_close(after.pos_embed, before.position(6, 6))
+    assert_close(after.blocks.state_dict(), before.blocks.state_dict())
+    assert run_command(train.main, [*flags[:-2], "--width", "128", "--out", str(tmp_path / "other")]) == WRONG_COMMAND
