@@ -21,12 +21,13 @@ from rich.table import Table
 from torchvision import transforms
 
 from checkpoints.command import UserError, parse, run_command
-from pretrain import augment, health, loader, optim, resample, train
+from pretrain import augment, health, masking, optim, resample, train
 from pretrain import config as options
 from pretrain.augment import BLUR_SIGMA, BRIGHTNESS, CONTRAST, FLIP, GREY, HUE, JITTER, MEAN, SATURATION, STD
 from pretrain.decode import BadImage
 from pretrain.images import open_images
 from pretrain.sources import Content, Images
+from pretrain.steps import Batch, Steps, make_batch
 
 PARTS = ("data",)
 
@@ -119,7 +120,7 @@ def take_turns(variants: dict[str, Callable[[], object]], rounds: int) -> list[T
     return [Timed(name, values) for name, values in seconds.items()]
 
 
-def cpu_variants(images: Images, views: augment.MultiCrop, steps: loader.Steps) -> dict[str, Callable[[], object]]:
+def cpu_variants(images: Images, views: augment.MultiCrop, steps: Steps) -> dict[str, Callable[[], object]]:
     """The three ways on one core, each from files in memory to crops."""
     kinds = [*views.global_views, *[views.local_view] * views.locals]
     composition = [composed(view) for view in kinds]
@@ -150,7 +151,7 @@ def bench_data(arguments: Sequence[str]) -> None:
         raise UserError(f"{images.name} has no usable image")
     views, side = options.views(config), config.global_crops_size // config.patch_size
     settings = options.masks(config)
-    steps = loader.Steps(images, views, settings, (side, side), batch_size, 0)
+    steps = Steps(images, views, settings, (side, side), batch_size, 0)
     timed = take_turns(cpu_variants(images, views, steps), chosen.rounds)
     counts = {"ours": steps.steps_per_epoch * batch_size}
     speeds = {one.name: one.images_per_second(counts.get(one.name, len(images))) for one in timed}
@@ -177,12 +178,12 @@ def gpu_line(images: Images, config: options.Config, batch_size: int) -> str:
     kinds = [*((view, 1) for view in views.global_views), (views.local_view, views.locals)]
     drawn = [(augment.draw(generator, view, count, batch_size), view.size) for view, count in kinds]
     crops = [augment.Crops(draws, augment.boxes(draws, *size), side) for draws, side in drawn]
-    masks = loader.masking.draw(generator, options.masks(config), len(views.global_views), batch_size, side, side).to(device)
+    masks = masking.draw(generator, options.masks(config), len(views.global_views), batch_size, side, side).to(device)
     packed = resample.pack(pixels)
     packed = packed._replace(data=packed.data.pin_memory())
 
-    def make() -> loader.Batch:
-        return loader.make_batch(packed.to(device), crops[:-1], crops[-1], masks, [], MEAN, STD)
+    def make() -> Batch:
+        return make_batch(packed.to(device), crops[:-1], crops[-1], masks, [], MEAN, STD)
 
     shape = options.shape(config)
     student, teacher = train.build(config, shape)

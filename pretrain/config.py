@@ -35,6 +35,8 @@ class Config:
     """Of weights, order, crops and masks."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 is autocast of the two forwards; auto takes it where the device is fast at it. [original: use_fp16]"""
+    decode: Literal["cpu", "gpu"] = "cpu"
+    """Where JPEGs are decoded; workers decode whatever the GPU cannot."""
     workers: int | None = None
     """Processes that prepare batches (default: one a core up to 10, one on two cores). [original: num_workers]"""
 

@@ -19,6 +19,8 @@ REDUCTIONS = (8, 4, 2)
 """What a JPEG can be shrunk by while it is decoded."""
 NUMPY_MAGIC = b"\x93NUMPY"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+JPEG_END = b"\xff\xd9"
+LONGEST_SURPLUS = 64
 TURNED = frozenset({5, 6, 7, 8})
 """EXIF orientations that swap width and height."""
 
@@ -37,6 +39,7 @@ class Opened:
         self._channels = channels
         self._array: np.ndarray | None = None
         self._image: Image.Image | None = None
+        self.encoded = content if isinstance(content, bytes) else b""
         if isinstance(content, np.ndarray):
             self._array = _as_pixels(content, channels)
         elif isinstance(content, Image.Image):
@@ -55,6 +58,18 @@ class Opened:
             self._orientation = _orientation(self._image)
             turned = self._orientation in TURNED
             self.width, self.height = self._image.size[::-1] if turned else self._image.size
+
+    def plain_jpeg(self) -> bool:
+        """Whether a GPU may decode it: a whole, upright JPEG in colour or grey. Its decoder would not notice a missing end."""
+        image = self._image
+        return (
+            image is not None
+            and image.format == "JPEG"
+            and image.mode in ("RGB", "L")
+            and self._orientation == 1
+            and self._channels == 3
+            and JPEG_END in self.encoded[-LONGEST_SURPLUS:]
+        )
 
     def pixels(self, reduction: int = 1) -> Pixels:
         """The pixels upright [h, w, c].

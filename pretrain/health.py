@@ -13,8 +13,8 @@ from pretrain.backbone import ViT
 from pretrain.decode import BadImage
 from pretrain.ibot import Losses, Targets
 from pretrain.images import has_part, open_images
-from pretrain.loader import Bad, too_many
 from pretrain.sources import Images, Subset, aligned, subset
+from pretrain.steps import Bad, too_many
 
 MOST_BAD_STEPS = 20
 """In a row; then the run stops."""

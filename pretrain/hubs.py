@@ -106,6 +106,8 @@ def open_torchvision(name: str, part: str | None) -> Images:
     kind = getattr(datasets, name, None)
     if not inspect.isclass(kind) or not issubclass(kind, datasets.VisionDataset):
         raise UserError(f"torchvision has no data set {name}: names are as in torchvision.datasets, CIFAR10 for example")
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError("torchvision: needs Python 3.10.12, 3.11.4 or later, whose archives cannot write outside their folder")
     # Archives must not write outside their folder (the default of Python 3.14, set here for those before it).
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # type: ignore[attr-defined]
     known = inspect.signature(kind.__init__).parameters

@@ -1,174 +1,18 @@
-"""Images to batches of crops and masks on the device, from any step on.
+"""Batches from worker processes to the device, from any step on, ahead of the loop.
 
-Everything random is addressed by (seed, step, process), so the batch of a step is the same however training came there. Workers
-decode; crops are made by them on a CPU, and on the device, beside the step before, on a GPU.
+Workers decode; crops are made by them on a CPU, and on the device, beside the step before, on a GPU.
 """
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from checkpoints.command import UserError, WorkError
-from pretrain import augment, distributed, masking, resample
-from pretrain.backbone import MEAN, STD
-from pretrain.decode import BadImage
-from pretrain.sources import Images
-
-# One stream of random numbers for each use, so that adding a draw to one does not move the others.
-ORDER, CROPS, MASKS = 0, 1, 2
-
-
-class Bad(NamedTuple):
-    """An image that could not be used."""
-
-    number: int
-    name: str
-    reason: str
-
-
-class Batch(NamedTuple):
-    """One process's share of a step."""
-
-    crops: Float[Tensor, "v b c h w"]
-    masks: masking.Masks
-    local_crops: Float[Tensor, "n b c hl wl"]
-    bad: Sequence[Bad] = ()
-    """Images that others had to stand in for."""
-
-
-class Decoded(NamedTuple):
-    """The same before its crops are made."""
-
-    images: resample.Packed
-    global_crops: Sequence[augment.Crops]
-    local_crops: augment.Crops
-    masks: masking.Masks
-    bad: Sequence[Bad]
-
-
-class Chosen(NamedTuple):
-    """The images of a step, decoded, and what is to be done with them."""
-
-    pixels: list[np.ndarray]
-    crops: list[augment.Crops]
-    bad: list[Bad]
-
-
-class Steps(Dataset[Batch | Decoded]):
-    """Batches by the number of their step. `make_crops` false leaves the crops to the device."""
-
-    def __init__(
-        self,
-        images: Images,
-        views: augment.MultiCrop,
-        masks: masking.MaskSettings,
-        grid: tuple[int, int],
-        batch_size: int,
-        seed: int,
-        *,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
-        most_bad: int = 20,
-        make_crops: bool = True,
-    ) -> None:
-        self.images, self.views, self.masks, self.grid = images, views, masks, grid
-        self.batch_size, self.seed, self.mean, self.std = batch_size, seed, mean, std
-        self.most_bad, self.make_crops = most_bad, make_crops
-        self.rank, self.world_size = distributed.rank(), distributed.world_size()
-        self.steps_per_epoch = len(images) // (batch_size * self.world_size)
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=int))
-
-    def chosen(self, step: int) -> np.ndarray:
-        """Indices of the images of a step: every epoch a new order, every image at most once in it."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            generator = np.random.default_rng([self.seed, ORDER, epoch])
-            self._order = epoch, self.images.order(generator)
-        start = (position * self.world_size + self.rank) * self.batch_size
-        return self._order[1][start : start + self.batch_size]
-
-    def __getitem__(self, step: int) -> Batch | Decoded:
-        generator = np.random.default_rng([self.seed, CROPS, step, self.rank])
-        pixels, crops, bad = self._decode(self.chosen(step), self._draw(generator))
-        generator = np.random.default_rng([self.seed, MASKS, step, self.rank])
-        masks = masking.draw(generator, self.masks, len(self.views.global_views), self.batch_size, *self.grid)
-        global_crops, local_crops = crops[:-1], crops[-1]
-        if self.make_crops:
-            return make_batch(pixels, global_crops, local_crops, masks, bad, self.mean, self.std)
-        return Decoded(resample.pack(pixels), global_crops, local_crops, masks, bad)
-
-    def _draw(self, generator: np.random.Generator) -> list[augment.Draws]:
-        """Of each global view, then of the local ones."""
-        drawn = [augment.draw(generator, view, 1, self.batch_size) for view in self.views.global_views]
-        return [*drawn, augment.draw(generator, self.views.local_view, self.views.locals, self.batch_size)]
-
-    def _decode(self, indices: np.ndarray, draws: list[augment.Draws]) -> Chosen:
-        """Every image as small as its crops allow, with their boxes in it; good images stand in for bad ones."""
-        sizes = [*(view.size for view in self.views.global_views), self.views.local_view.size]
-        size_of_crop = np.repeat(sizes, [len(drawn.flip) for drawn in draws])
-        pixels: list[np.ndarray] = []
-        placed: list[np.ndarray] = []
-        bad: list[Bad] = []
-        for number, index in enumerate(indices):
-            of_image = [augment.Draws(*(values[:, number : number + 1] for values in drawn)) for drawn in draws]
-            array, box = self._decode_one(int(index), of_image, size_of_crop, bad)
-            pixels.append(array)
-            placed.append(box)
-        counts = np.cumsum([len(drawn.flip) for drawn in draws])[:-1]
-        groups = np.split(np.stack(placed, axis=1), counts)
-        crops = [augment.Crops(drawn, box, size) for drawn, box, size in zip(draws, groups, sizes, strict=True)]
-        return Chosen(pixels, crops, bad)
-
-    def _decode_one(
-        self, index: int, draws: list[augment.Draws], sizes: np.ndarray, bad: list[Bad]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The image, or the next good one, and the boxes [x, 4] of its crops. Raises WorkError when too many are bad."""
-        for _ in range(self.most_bad + 1):
-            try:
-                opened = self.images.open(index)
-                size = np.array([opened.width]), np.array([opened.height])
-                box = np.concatenate([augment.boxes(drawn, *size)[:, 0] for drawn in draws])
-                factor = augment.reduction(box, sizes)
-                pixels = opened.pixels(factor)
-                if pixels.shape[:2] != (opened.height, opened.width):
-                    box = augment.shrink(box, round(opened.width / pixels.shape[1]), pixels.shape[1], pixels.shape[0])
-                return pixels, box
-            except BadImage as error:
-                bad.append(Bad(index, self.images.where(index), str(error)))
-                index = (index + 1) % len(self.images)
-        raise WorkError(too_many(bad, self.most_bad))
-
-
-def too_many(bad: Sequence[Bad], most: int) -> str:
-    """What to say when a source has too many bad images."""
-    count = f"{len(bad)} image{'s' * (len(bad) > 1)}"
-    listed = "".join(f"\n  {name}: {reason}" for _, name, reason in bad[:10])
-    return (
-        f"{count} could not be used, more than --max-bad {most}: repair or remove them, or allow more. The first of them:{listed}"
-    )
-
-
-def make_batch(
-    images: Sequence[np.ndarray] | resample.Packed,
-    global_crops: Sequence[augment.Crops],
-    local_crops: augment.Crops,
-    masks: masking.Masks,
-    bad: Sequence[Bad],
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Batch:
-    """Crops from images, where those are."""
-    crops = torch.cat([augment.make(images, crops, mean, std) for crops in global_crops])
-    shape = (0, crops.shape[1], crops.shape[2], local_crops.size, local_crops.size)
-    made = augment.make(images, local_crops, mean, std) if len(local_crops.box) else crops.new_zeros(shape)
-    return Batch(crops, masks, made, bad)
+from pretrain.steps import Batch, Decoded, Steps, make_batch
 
 
 class Loader:
@@ -211,7 +55,13 @@ class Loader:
     def _to_device(self, batch: Batch | Decoded) -> Batch:
         masks = batch.masks.to(self.device)
         if isinstance(batch, Decoded):
-            images, steps = batch.images.to(self.device), self._steps
+            steps = self._steps
+            try:
+                images = batch.images.to(self.device)
+            except RuntimeError:  # a JPEG that the device's decoder does not take: the CPU judges it
+                again = steps.get(batch.step, device_decodes=False)
+                assert isinstance(again, Decoded)
+                batch, images = again, again.images.to(self.device)
             return make_batch(images, batch.global_crops, batch.local_crops, masks, batch.bad, steps.mean, steps.std)
         crops, local_crops = (tensor.to(self.device, non_blocking=True) for tensor in (batch.crops, batch.local_crops))
         return batch._replace(crops=crops, masks=masks, local_crops=local_crops)

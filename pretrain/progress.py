@@ -17,10 +17,10 @@ from pretrain.config import shape as shape_of_config
 from pretrain.health import Vitals
 from pretrain.ibot import Losses
 from pretrain.images import has_part
-from pretrain.loader import Bad
 from pretrain.run import Run
 from pretrain.schedule import Now, Schedule
 from pretrain.sources import Images
+from pretrain.steps import Bad
 
 PLAIN_LINES_EVERY = 10.0
 """Seconds, where there is no terminal."""

@@ -6,14 +6,16 @@ with weights of their own. Both equal Pillow to one level of 255 (docs/decisions
 x crops, s pixels of a crop's side, h w pixels of an image, c channels.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
 
 SUPPORT = 2.0
 """Of the bicubic kernel, in pixels of the coarser grid."""
@@ -30,17 +32,41 @@ class Packed(NamedTuple):
     """Where each image begins in `data`."""
     width: Int[np.ndarray, " b"]
     channels: int
+    jpegs: Sequence[UInt8[Tensor, " n"]] = ()
+    """Files that are decoded on the device, whose pixels come after those in `data`."""
 
     def to(self, device: torch.device) -> "Packed":
-        return self._replace(data=self.data.to(device, non_blocking=True))
+        """The same on the device, JPEGs decoded there. Raises RuntimeError where one of them cannot be."""
+        data = self.data.to(device, non_blocking=True)
+        if self.jpegs:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torchvision 0.29 announces torchcodec in its place
+                decoded = decode_jpeg([jpeg.cpu() for jpeg in self.jpegs], mode=ImageReadMode.RGB, device=device)
+            data = torch.cat([data, *(pixels.permute(1, 2, 0).reshape(-1) for pixels in decoded)])
+        return self._replace(data=data, jpegs=())
 
 
-def pack(images: Sequence[np.ndarray]) -> Packed:
-    """Images [h, w, c] -> one block of memory."""
-    sizes = np.array([image.size for image in images])
-    data = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]))
-    widths = np.array([image.shape[1] for image in images])
-    return Packed(data, np.cumsum(sizes) - sizes, widths, images[0].shape[2])
+class Jpeg(NamedTuple):
+    """A file that is left to the device, and what its header says of its size."""
+
+    content: bytes
+    width: int
+    height: int
+
+
+def pack(images: Sequence[np.ndarray | Jpeg]) -> Packed:
+    """Images [h, w, c] -> one block of memory; the pixels of JPEGs that are left to the device get their places behind."""
+    ready = [image for image in images if isinstance(image, np.ndarray)]
+    channels = ready[0].shape[2] if ready else 3
+    waits = np.array([isinstance(image, Jpeg) for image in images])
+    sizes = np.array([i.width * i.height * channels if isinstance(i, Jpeg) else i.size for i in images])
+    widths = np.array([image.width if isinstance(image, Jpeg) else image.shape[1] for image in images])
+    order = np.argsort(waits, kind="stable")
+    start = np.empty_like(sizes)
+    start[order] = np.cumsum(sizes[order]) - sizes[order]
+    data = np.concatenate([image.reshape(-1) for image in ready]) if ready else np.empty(0, dtype=np.uint8)
+    jpegs = [torch.from_numpy(np.frombuffer(i.content, dtype=np.uint8).copy()) for i in images if isinstance(i, Jpeg)]
+    return Packed(torch.from_numpy(data), start, widths, channels, jpegs)
 
 
 def cut_each(

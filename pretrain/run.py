@@ -17,7 +17,7 @@ from pretrain import distributed
 from pretrain.backbone import Shape, backbone_part
 from pretrain.config import Config
 from pretrain.ibot import Student, Teacher
-from pretrain.loader import Bad
+from pretrain.steps import Bad
 
 
 class Run:

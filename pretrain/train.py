@@ -24,11 +24,12 @@ from pretrain.config import Config
 from pretrain.head import Head
 from pretrain.ibot import Losses, Student, Targets, Teacher
 from pretrain.images import open_images
-from pretrain.loader import Batch, Loader, Steps
+from pretrain.loader import Loader
 from pretrain.progress import Counts, Progress, summary
 from pretrain.run import Run
 from pretrain.schedule import Now
 from pretrain.sources import Images, spread_of
+from pretrain.steps import Batch, Steps
 
 
 class Weights(NamedTuple):
@@ -154,6 +155,8 @@ def train(config: Config, device: torch.device) -> int:
     """A whole run, from where it stands to its end; an exit code."""
     began = time.perf_counter()
     options.check(config)
+    if config.decode == "gpu" and device.type == "cpu":
+        raise UserError("--decode gpu needs a GPU: leave it out")
     images = open_training_data(config)
     side = config.global_crops_size // config.patch_size
     shape = options.shape(config)
@@ -170,6 +173,7 @@ def train(config: Config, device: torch.device) -> int:
         std=shape.std,
         most_bad=health.most_bad(config.max_bad, len(images)),
         make_crops=device.type == "cpu",
+        device_decodes=config.decode == "gpu",
     )
     schedule = options.schedule(config, steps.steps_per_epoch, distributed.world_size())
     precision = precision_for(config.precision, device)

@@ -11,7 +11,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as reference
 from torchvision.transforms.v2 import functional as reference_v2
 
-from pretrain import augment, resample
+from pretrain import augment, changes, resample
 from pretrain.decode import Opened
 
 FIRST = augment.View(224, (0.25, 1.0), 1.0, 0.0)
@@ -99,26 +99,26 @@ def as_levels(image: np.ndarray, count: int) -> torch.Tensor:
 def test_each_colour_change_equals_torchvisions_on_pillow_images() -> None:
     image = photographs()[1][100:200, 100:230]
     for ours, theirs, amounts, worst in (
-        (augment.brightness, reference.adjust_brightness, (0.6, 1.4, 1.0), 1),
-        (augment.contrast, reference.adjust_contrast, (0.6, 1.4, 1.0), 1),
-        (augment.saturation, reference.adjust_saturation, (0.8, 1.2, 0.0), 1),
-        (augment.hue, reference.adjust_hue, (-0.1, 0.1, 0.0), 6),  # Pillow keeps hue and saturation as whole 255ths
+        (changes.brightness, reference.adjust_brightness, (0.6, 1.4, 1.0), 1),
+        (changes.contrast, reference.adjust_contrast, (0.6, 1.4, 1.0), 1),
+        (changes.saturation, reference.adjust_saturation, (0.8, 1.2, 0.0), 1),
+        (changes.hue, reference.adjust_hue, (-0.1, 0.1, 0.0), 6),  # Pillow keeps hue and saturation as whole 255ths
     ):
         changed = ours(as_levels(image, 3), np.array(amounts))
         for mine, amount in zip(changed, amounts, strict=True):
             expected = np.asarray(theirs(Image.fromarray(image), amount)).astype(float)
             difference = np.abs(mine.permute(1, 2, 0).numpy() - expected)
             assert difference.max() <= worst and difference.mean() < 1.0, (ours, amount)
-    grey = augment.grey(as_levels(image, 1))[0].permute(1, 2, 0).numpy()
+    grey = changes.grey(as_levels(image, 1))[0].permute(1, 2, 0).numpy()
     assert np.array_equal(grey, np.asarray(reference.to_grayscale(Image.fromarray(image), 3)))
-    solarized = augment.solarize(as_levels(image, 1))[0].permute(1, 2, 0).numpy()
+    solarized = changes.solarize(as_levels(image, 1))[0].permute(1, 2, 0).numpy()
     assert np.array_equal(solarized, np.asarray(ImageOps.solarize(Image.fromarray(image))))
 
 
 def test_blur_is_pillows_for_each_image_of_a_batch() -> None:
     image = photographs()[0][:200, :200]
     sigma = np.array([0.1, 0.5, 1.0, 1.5, 2.0])
-    for blurred, one in zip(augment.blur(as_levels(image, 5), sigma), sigma.tolist(), strict=True):
+    for blurred, one in zip(changes.blur(as_levels(image, 5), sigma), sigma.tolist(), strict=True):
         expected = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(one))).astype(float)
         difference = np.abs(blurred.permute(1, 2, 0).numpy() - expected)
         assert difference.mean() < 0.6 and difference[8:-8, 8:-8].max() < 3  # Pillow rounds after each of its six passes
@@ -220,8 +220,8 @@ def test_the_evaluation_view_is_resize_then_centre_crop() -> None:
     image = noise(1, 60)[0]
     resized = image.resize((34, 32), Image.Resampling.BICUBIC)
     expected = reference_v2.to_dtype(reference_v2.pil_to_tensor(resized), torch.float32, scale=True)[:, 2:30, 3:31]
-    assert_close(augment.evaluation_view(np.asarray(image), 32, 28), augment.normalise(expected[None])[0])
+    assert_close(augment.evaluation_view(np.asarray(image), 32, 28), changes.normalise(expected[None])[0])
     assert (augment.evaluation_resize(224), augment.evaluation_resize(32)) == (256, 32)
     channels = np.dstack([np.asarray(image)] * 2)
     other = augment.evaluation_view(channels, 32, 28, augment.MEAN * 2, augment.STD * 2)
-    assert_close(other, augment.normalise(expected[None])[0].repeat(2, 1, 1))
+    assert_close(other, changes.normalise(expected[None])[0].repeat(2, 1, 1))

@@ -19,7 +19,8 @@ from checkpoints.command import DONE, FAILED, INTERRUPTED, WorkError, run_comman
 from pretrain import augment, masking, train
 from pretrain.decode import BadImage, decode
 from pretrain.images import open_images
-from pretrain.loader import Loader, Steps
+from pretrain.loader import Loader
+from pretrain.steps import Steps
 
 PICTURE = Image.fromarray(photographs()[1][100:164, 200:280])
 

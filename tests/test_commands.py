@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,6 +250,7 @@ TRAIN_MISTAKES = (
     ("--global-crops-number 1 --local-crops-number 0", "ask for at least 2 crops"),
     ("--patch-out-dim 64", "--patch-out-dim 64 equal to --out-dim 32"),
     ("--steps 0", "--steps must be 1 or more"),
+    ("--decode gpu", "--decode gpu needs a GPU"),
     ("--max-bad -1", "--max-bad must be 0 or more"),
     ("--channels 0", "--channels must be 1 or more"),
     ("--channels 6 --data flat --batch-size-per-gpu 2", "no image of flat can be used with --channels 6"),
@@ -332,6 +334,20 @@ def test_every_command_has_help(module: str) -> None:
 def test_a_run_on_a_gpu_measures_itself(folders: Path, tmp_path: Path) -> None:
     state = trained(folders, tmp_path, "--epochs", "2", "--precision", "bf16")
     assert state["step"] == 10 and all(torch.isfinite(weight).all() for weight in state["teacher"].values())
+
+
+def test_labels_that_differ_between_the_parts_stop_a_run_before_its_first_step(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folders, tmp_path / "data")
+    next((tmp_path / "data" / "val").iterdir()).rename(tmp_path / "data" / "val" / "unicorn")
+    assert run_command(train.main, [*SMALL, "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]) == WRONG_COMMAND
+    complained = capsys.readouterr()
+    assert (
+        "has classes that" in complained.err
+        and "unicorn" in complained.err
+        and "step" not in complained.out.split("steps of")[-1]
+    )
 
 
 def test_a_run_on_six_channels_begins_with_a_backbone_of_three(run: Path, tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from pictures import encoded, photographs
+from PIL import Image
 
 from pretrain import augment, masking, sample
-from pretrain.loader import Batch, Decoded, Loader, Steps
+from pretrain.loader import Loader
 from pretrain.sources import Content, Images, Sample
+from pretrain.steps import Batch, Decoded, Steps
 
 VIEW = augment.View(16, (0.3, 1.0), 0.5, 0.5)
 VIEWS = augment.MultiCrop((VIEW, VIEW), augment.View(8, (0.1, 0.3), 0.5, 0.0), 3)
@@ -105,3 +108,43 @@ def test_crops_made_on_a_gpu_beside_the_step_are_those_of_the_cpu() -> None:
         assert one.crops.device.type == "cuda" and torch.equal(one.masks.grid.cpu(), other.masks.grid)
         assert (one.crops.cpu() - other.crops).abs().mean() < 0.01
         assert (one.local_crops.cpu() - other.local_crops).abs().mean() < 0.01
+
+
+class Jpegs(Images):
+    """Photographs as JPEG files, some of which no GPU should decode."""
+
+    name = "jpegs"
+
+    def __init__(self, spoilt: int = -1) -> None:
+        turned = Image.Exif()
+        turned[0x0112] = 6
+        pictures = [Image.fromarray(array[:120, : 150 + 10 * number]) for number, array in enumerate(photographs() * 3)]
+        self._files = [encoded(picture, "jpeg", quality=90) for picture in pictures[:5]]
+        self._files += [encoded(pictures[5], "jpeg", exif=turned), encoded(pictures[0], "png")]
+        self._files.append(self._files[0][:-300])  # cut off
+        if spoilt >= 0:
+            at = self._files[spoilt].index(b"\xff\xda")  # the beginning of the data
+            self._files[spoilt] = self._files[spoilt][: at + 2] + b"\0\0" + self._files[spoilt][at + 4 :]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def content(self, index: int) -> Content:
+        return self._files[index]
+
+    def where(self, index: int) -> str:
+        return str(index)
+
+
+@pytest.mark.parametrize("spoilt", [-1, 2])
+def test_jpegs_left_to_the_device_give_the_same_batch(spoilt: int) -> None:
+    large = augment.View(112, (0.5, 1.0), 0.5, 0.5)  # too large for anything to be decoded small
+    views, batches = augment.MultiCrop((large, large), large, 2), []
+    for device_decodes in (False, True):
+        images = Jpegs(spoilt)
+        data = Steps(images, views, MASKS, (4, 4), 8, 0, make_crops=False, device_decodes=device_decodes)
+        decoded = data[0]
+        assert isinstance(decoded, Decoded) and len(decoded.images.jpegs) == 6 * device_decodes  # one stands in for the cut one
+        batches.append(next(iter(Loader(data, 0, 1, 0, CPU))))
+    assert torch.equal(batches[0].crops, batches[1].crops) and torch.equal(batches[0].local_crops, batches[1].local_crops)
+    assert {one.name for one in batches[1].bad} == ({"7"} if spoilt < 0 else {"2", "7"})

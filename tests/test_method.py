@@ -19,8 +19,8 @@ from pretrain.backbone import Shape, ViT, shape_of
 from pretrain.config import Config
 from pretrain.head import Head, Prototypes
 from pretrain.ibot import Losses, Student, Teacher
-from pretrain.loader import Batch
 from pretrain.schedule import Now, Ramp, warmup_cosine
+from pretrain.steps import Batch
 from pretrain.train import Weights, train_step
 
 TINY = Shape("vit_tiny", 8, 24, 3, 64, 2, 1)

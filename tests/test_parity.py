@@ -21,8 +21,8 @@ from pretrain import health, ibot, masking, neighbours, optim
 from pretrain.backbone import Shape, ViT, load_backbone, load_strictly
 from pretrain.head import Head
 from pretrain.ibot import Answer, Centres, Logits, Network, Student, Teacher
-from pretrain.loader import Batch
 from pretrain.schedule import Ramp, Schedule
+from pretrain.steps import Batch
 from pretrain.train import Weights, train_step
 
 Read = Callable[[str], Fixture]
