@@ -8,24 +8,27 @@ Our own layout is one dict:
     centres     {"cls": [1, k], "patch": [1, 1, k]}
     optimizer   its state_dict
     step        optimisation steps done; epoch = step // steps_per_epoch
-    random      states of torch's generators
+    processes   how many there were
+    random      states of torch's generators, one entry a process
+    checksum    of all of this
     config      the run's options as plain values
     shape       the backbone's architecture, `pretrain.backbone.Shape` as a dict
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
-from checkpoints.command import UserError
+from checkpoints.command import UserError, WorkError
 
 FORMAT, VERSION = "ibot-run", 1
 LAST, PREVIOUS, BACKBONE = "last.pt", "previous.pt", "backbone.safetensors"
@@ -43,21 +46,45 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def save_run(folder: Path, state: Mapping[str, Any]) -> Path:
-    """Write `state` as the run's newest checkpoint and keep the one before it as `previous.pt`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `state` as the run's newest checkpoint and keep the one before it as `previous.pt`.
+
+    Raises WorkError where that cannot be done; what was there before is then untouched.
+    """
     last, temporary = folder / LAST, folder / f".{LAST}.{os.getpid()}.part"
-    with open(temporary, "wb") as file:
-        torch.save({"format": FORMAT, "version": VERSION, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    if last.exists():
-        os.replace(last, folder / PREVIOUS)
-    os.replace(temporary, last)
+    content = {"format": FORMAT, "version": VERSION, **state}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            torch.save({**content, "checksum": checksum(content)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if last.exists():
+            os.replace(last, folder / PREVIOUS)
+        os.replace(temporary, last)
+    except (OSError, RuntimeError) as error:  # torch wraps what its writer meets
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise WorkError(cannot_write(last, error)) from error
     return last
 
 
-def load_run(folder: Path) -> tuple[dict[str, Any], Path] | None:
-    """The newest readable checkpoint of a run and its path, or None where the run has none.
+def cannot_write(path: Path, error: BaseException) -> str:
+    """What to say when a run's file could not be written."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+    return f"{path} could not be written ({why}): make room, or see to the folder, and start again from the last good checkpoint"
+
+
+class Found(NamedTuple):
+    """A run's checkpoint."""
+
+    state: dict[str, Any]
+    path: Path
+    passed_over: str
+    """Why a newer one was not taken, or nothing."""
+
+
+def load_run(folder: Path) -> Found | None:
+    """The newest whole checkpoint of a run, or None where the run has none.
 
     A damaged `last.pt` is passed over for `previous.pt`. Raises UserError when there are files and none can be read.
     """
@@ -66,12 +93,38 @@ def load_run(folder: Path) -> tuple[dict[str, Any], Path] | None:
         if not path.exists():
             continue
         try:
-            return read_torch(path), path
+            state = read_torch(path)
+            if state.pop("checksum", None) != checksum(state):
+                raise UserError(f"{path} does not agree with its checksum")
+            return Found(state, path, "; ".join(broken))
         except UserError as error:
             broken.append(str(error))
     if broken:
         raise UserError("; ".join(broken) + f". Delete {folder} to begin again")
     return None
+
+
+def checksum(content: Any) -> str:
+    """Hex digest of nested dicts, lists, tensors and plain values, whatever the order of the keys."""
+    digest = hashlib.sha256()
+    _add(digest, content)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=repr):
+            digest.update(repr(key).encode())
+            _add(digest, value[key])
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"[{len(value)}]".encode())
+        for one in value:
+            _add(digest, one)
+    else:
+        digest.update(repr(value).encode())
 
 
 def read_torch(path: Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class Config:
     """Images that may turn out unusable before the run stops (default: 0.1 % of the data, at least 20)."""
     out: Path | None = None
     """The run's folder (default: runs/RECIPE). [original: output_dir]"""
+    allow_config_change: bool = False
+    """Continue a run although options have changed (they are listed); without this it is refused."""
     recipe: str | None = None
     """Named settings that the other flags then change: see the README, or pretrain/config.py for their values."""
     seed: int = 0
@@ -378,7 +380,9 @@ def as_values(config: Config) -> dict[str, Any]:
     }
 
 
-FREE_TO_CHANGE = frozenset({"out", "recipe", "workers", "knn_every", "save_minutes", "log_every", "max_bad"})
+FREE_TO_CHANGE = frozenset(
+    {"out", "recipe", "workers", "knn_every", "save_minutes", "log_every", "max_bad", "decode", "allow_config_change"}
+)
 """Options that a continued run may change: none of them touches its numbers."""
 
 

@@ -34,7 +34,7 @@ def processes() -> Iterator[torch.device]:
     if "RANK" not in os.environ:
         yield device
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
         dist.barrier()  # leave together: a process that is still talking when its partner has gone is aborted
@@ -73,10 +73,10 @@ def gathered(values: list[Any]) -> list[Any]:
     return [value for some in lists for value in some]
 
 
-def any_true(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set in any process."""
+def any_true(*flags: bool) -> list[bool]:
+    """For each flag whether it is set in any process. Goes past the devices: none is waited for."""
     if world_size() == 1:
-        return flag
-    total = torch.tensor(float(flag), device=device)
+        return list(flags)
+    total = torch.tensor([float(flag) for flag in flags])
     dist.all_reduce(total, op=dist.ReduceOp.MAX)
-    return bool(total.item())
+    return [bool(value) for value in total.tolist()]

@@ -30,7 +30,7 @@ class Guard:
 
     def accepts(self, losses: Losses, device: torch.device) -> bool:
         """Whether the step may be taken. Raises WorkError after MOST_BAD_STEPS refusals in a row."""
-        broken = distributed.any_true(not bool(torch.isfinite(losses.total)), device)
+        (broken,) = distributed.any_true(not bool(torch.isfinite(losses.total)))
         self.bad_in_a_row = self.bad_in_a_row + 1 if broken else 0
         self.skipped += broken
         if self.bad_in_a_row >= MOST_BAD_STEPS:

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,9 @@ class Counts(NamedTuple):
 class Progress:
     """Shows and logs; only the main process says anything."""
 
-    def __init__(self, run: Run, images: Images, schedule: Schedule, device: torch.device, precision: str) -> None:
+    def __init__(
+        self, run: Run, images: Images, schedule: Schedule, device: torch.device, precision: str, remarks: Sequence[str] = ()
+    ) -> None:
         self._run, self._schedule = run, schedule
         self._batch = run.config.batch_size_per_gpu * distributed.world_size()
         self._console = Console(quiet=not distributed.is_main(), highlight=False, soft_wrap=True)
@@ -54,6 +57,8 @@ class Progress:
             f"on {images.name}, {len(images)} images; {schedule.total_steps} steps of {self._batch}, "
             f"{device.type} {precision}, in {run.folder}"
         )
+        for remark in remarks:
+            self._console.print(f"note: {remark}", markup=False)
         if run.step:
             self._console.print(f"continuing after step {run.step}")
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from checkpoints import store
-from checkpoints.command import UserError
+from checkpoints.command import UserError, WorkError
 from pretrain import config as options
 from pretrain import distributed
 from pretrain.backbone import Shape, backbone_part
@@ -30,37 +30,48 @@ class Run:
         self._saved_at = time.monotonic()
         self._board: SummaryWriter | None = None
 
-    def resume(self, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer) -> bool:
-        """Put everything back as the newest checkpoint has it; False where there is none.
+    def resume(self, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer) -> list[str]:
+        """Put everything back as the newest whole checkpoint has it, if there is one; what the user should know of it.
 
-        Raises UserError when the run was started with other options.
+        Raises UserError when the run was started with other options and these may not change.
         """
         found = store.load_run(self.folder)
         if found is None:
-            return False
-        state, path = found
+            return []
+        state = found.state
         if state.get("format") != store.FORMAT:
-            raise UserError(f"{path} is not a checkpoint of this project: give another --out")
-        self._refuse_other_options(state)
+            raise UserError(f"{found.path} is not a checkpoint of this project: give another --out")
+        remarks = [f"{found.passed_over}: {found.path} is used"] if found.passed_over else []
+        remarks += self._other_options(state)
         student.load_state_dict(state["student"])
         teacher.load_state_dict({**state["teacher"], **{f"centres.{k}": v for k, v in state["centres"].items()}})
         optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        _set_random_states(state["random"])
-        return True
+        self.step = round(state["step"] * self.steps_per_epoch / state["steps_per_epoch"])
+        if len(state["random"]) == distributed.world_size():
+            _set_random_states(state["random"][distributed.rank()])
+        return remarks
 
-    def _refuse_other_options(self, state: Mapping[str, Any]) -> None:
-        changed = options.differences(self.config, state["config"])
-        if changed:
+    def _other_options(self, state: Mapping[str, Any]) -> list[str]:
+        """In what this run differs from the stored one, as remarks. Raises UserError for what nobody allowed."""
+        changed, allowed = options.differences(self.config, state["config"]), self.config.allow_config_change
+        if changed and not allowed:
             raise UserError(
-                f"{self.folder} holds a run with other options ({'; '.join(changed)}): "
-                "give the same options, or another --out to begin a new run"
+                f"{self.folder} holds a run with other options ({'; '.join(changed)}): give the same options, another --out "
+                "to begin a new run, or --allow-config-change true to go on with the new ones"
             )
-        if state["steps_per_epoch"] != self.steps_per_epoch:
+        remarks = [f"options have changed: {'; '.join(changed)}"] if changed else []
+        now, before = distributed.world_size(), state["processes"]
+        if now != before:
+            remarks.append(
+                f"there were {before} processes, now {now}: weights, optimizer and centres go on exactly, but the images of a "
+                "step, their crops and the dropped paths are drawn anew; steps are counted by epochs"
+            )
+        elif state["steps_per_epoch"] != self.steps_per_epoch and not allowed:
             raise UserError(
                 f"{self.folder} was run with {state['steps_per_epoch']} steps an epoch, now there are {self.steps_per_epoch}: "
-                "the data or the number of processes has changed; give another --out to begin a new run"
+                "the data has changed; give another --out to begin a new run, or --allow-config-change true to go on"
             )
+        return remarks
 
     def begin(self) -> None:
         """Make the folder and write the options down. Raises UserError where that cannot be."""
@@ -81,7 +92,7 @@ class Run:
         """Drop the log lines of steps that will be run again."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= self.step]
+            lines = [line for line in path.read_text().splitlines() if self.step and _step_of(line) <= self.step]
             store.write_bytes(path, "".join(line + "\n" for line in lines).encode())
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -89,16 +100,20 @@ class Run:
         if not distributed.is_main() or self._board is None:
             return
         rounded = {name: float(f"{value:.6g}") if math.isfinite(value) else None for name, value in values.items()}
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"step": step, **rounded}) + "\n")
+        self.note(step, rounded)
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
     def note(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line of `metrics.jsonl` that is no measurement."""
-        if distributed.is_main():
-            with open(self.folder / "metrics.jsonl", "a") as file:
+        """One line of `metrics.jsonl`. Raises WorkError where it cannot be written."""
+        if not distributed.is_main():
+            return
+        path = self.folder / "metrics.jsonl"
+        try:
+            with open(path, "a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            raise WorkError(store.cannot_write(path, error)) from error
 
     def bad_images(self) -> list[Bad]:
         """Those that were noted before."""
@@ -116,8 +131,9 @@ class Run:
         return step % self.steps_per_epoch == 0 or minutes >= self.config.save_minutes
 
     def save(self, step: int, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer) -> None:
-        """Write the checkpoint and the teacher's backbone."""
+        """Write the checkpoint and the teacher's backbone; all processes call it together. Raises WorkError if it cannot."""
         self._saved_at = time.monotonic()
+        random_states = distributed.gathered([_random_states()])
         if not distributed.is_main():
             return
         weights, centres = teacher.state_dict(), teacher.centres.state_dict()
@@ -129,13 +145,18 @@ class Run:
             "optimizer": optimizer.state_dict(),
             "step": step,
             "steps_per_epoch": self.steps_per_epoch,
-            "random": _random_states(),
+            "processes": distributed.world_size(),
+            "random": random_states,
             "config": options.as_values(self.config),
             "shape": shape._asdict(),
         }
         store.save_run(self.folder, state)
         about = backbone_about(shape, step, self.steps_per_epoch)
-        store.save_backbone(self.folder / store.BACKBONE, backbone_part(weights), about)
+        path = self.folder / store.BACKBONE
+        try:
+            store.save_backbone(path, backbone_part(weights), about)
+        except OSError as error:
+            raise WorkError(store.cannot_write(path, error)) from error
 
 
 def backbone_about(shape: Shape, step: int, steps_per_epoch: int) -> dict[str, Any]:

@@ -31,6 +31,9 @@ from pretrain.schedule import Now
 from pretrain.sources import Images, spread_of
 from pretrain.steps import Batch, Steps
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Ctrl-C, a scheduler's end, and Slurm's word before it (tools/slurm.sbatch)."""
+
 
 class Weights(NamedTuple):
     """The values of a step that never move."""
@@ -122,14 +125,14 @@ def cpu_is_fast_at_bf16() -> bool:
 
 @contextlib.contextmanager
 def stop_requested() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second SIGINT is answered at once."""
+    """Collect the signals that mean "stop" instead of dying of them; a second SIGINT is answered at once."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, note) for number in STOPPING}
     try:
         yield received
     finally:
@@ -185,10 +188,10 @@ def train(config: Config, device: torch.device) -> int:
     torch.manual_seed(config.seed + distributed.rank())
 
     run = Run(config, steps.steps_per_epoch)
-    run.resume(student, teacher, optimizer)
+    remarks = run.resume(student, teacher, optimizer)
     run.begin()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
-    progress = Progress(run, images, schedule, device, precision)
+    progress = Progress(run, images, schedule, device, precision, remarks)
     if run.step >= schedule.total_steps:
         progress.finished_before()
         return DONE
@@ -216,8 +219,8 @@ def train(config: Config, device: torch.device) -> int:
                 bad.check()
             if knn and (last or (done % steps.steps_per_epoch == 0 and epoch % config.knn_every == 0)):
                 progress.knn(done, knn.measure(teacher.backbone))
-            stopping = distributed.any_true(bool(stop), device)
-            if stopping or last or run.time_to_save(done):
+            stopping, saving = distributed.any_true(bool(stop), run.time_to_save(done))
+            if stopping or saving or last:
                 run.save(done, student, teacher, optimizer)
             if stopping and not last:
                 progress.interrupted(done)

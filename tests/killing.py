@@ -1,0 +1,66 @@
+"""Start a training again and again, each time killed with SIGKILL at a random moment, until it ends by itself.
+
+    python tests/killing.py SEED KILLS FLAGS...
+
+Prints one JSON line: how many were killed, and after which step each was taken up again. Each training is a process of its own,
+forked from this one so that torch is imported once; this process itself never computes.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+
+from checkpoints.command import run_command
+from pretrain import train
+
+
+def start(flags: list[str]) -> int:
+    """The process id of a training in a session of its own."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        sys.stdout = sys.stderr
+        code = 1
+        try:
+            code = run_command(train.main, flags)
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return child
+
+
+def wait(child: int, seconds: float | None) -> int | None:
+    """The exit code, or None if it still runs after so many seconds."""
+    end = None if seconds is None else time.monotonic() + seconds
+    while end is None or time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    return None
+
+
+def main() -> None:
+    chance, kills, flags = random.Random(int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:]
+    killed, ended = 0, 0
+    while killed < kills:
+        child = start(flags)
+        code = wait(child, chance.uniform(0.05, 1.2))
+        if code is None:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            killed += 1
+        elif code:
+            sys.exit(f"a training failed with {code} after {killed} kills")
+        else:
+            ended += 1  # it was finished before it could be killed; from here on it only says so
+            break
+    code = wait(start(flags), None)
+    print(json.dumps({"killed": killed, "ended": ended, "code": code}))
+
+
+if __name__ == "__main__":
+    main()
