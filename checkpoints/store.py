@@ -50,22 +50,27 @@ def save_run(folder: Path, state: Mapping[str, Any]) -> Path:
 
     Raises WorkError where that cannot be done; what was there before is then untouched.
     """
-    last, temporary = folder / LAST, folder / f".{LAST}.{os.getpid()}.part"
     content = {"format": FORMAT, "version": VERSION, **state}
+    return save_file(folder / LAST, {**content, "checksum": checksum(content)}, keep=folder / PREVIOUS)
+
+
+def save_file(path: Path, content: Mapping[str, Any], keep: Path | None = None) -> Path:
+    """Write a torch file whole or not at all; the one in its place, if any, becomes `keep`. Raises WorkError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            torch.save({**content, "checksum": checksum(content)}, file)
+            torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())
-        if last.exists():
-            os.replace(last, folder / PREVIOUS)
-        os.replace(temporary, last)
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch wraps what its writer meets
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise WorkError(cannot_write(last, error)) from error
-    return last
+        raise WorkError(cannot_write(path, error)) from error
+    return path
 
 
 def cannot_write(path: Path, error: BaseException) -> str:

@@ -26,6 +26,7 @@ from pretrain import config as options
 from pretrain.augment import BLUR_SIGMA, BRIGHTNESS, CONTRAST, FLIP, GREY, HUE, JITTER, MEAN, SATURATION, STD
 from pretrain.decode import BadImage
 from pretrain.images import open_images
+from pretrain.networks import build
 from pretrain.sources import Content, Images
 from pretrain.steps import Batch, Steps, make_batch
 
@@ -186,7 +187,7 @@ def gpu_line(images: Images, config: options.Config, batch_size: int) -> str:
         return make_batch(packed.to(device), crops[:-1], crops[-1], masks, [], MEAN, STD)
 
     shape = options.shape(config)
-    student, teacher = train.build(config, shape)
+    student, teacher = build(config, shape)
     student.to(device).train()
     teacher.to(device).train()
     optimizer, guard = optim.build_optimizer(config.optimizer, student), health.Guard()

@@ -29,6 +29,8 @@ class Config:
     """Images that may turn out unusable before the run stops (default: 0.1 % of the data, at least 20)."""
     out: Path | None = None
     """The run's folder (default: runs/RECIPE). [original: output_dir]"""
+    replay: Path | None = None
+    """Do nothing but repeat a step that was refused (a run's refused-*.pt) and show where it goes wrong."""
     allow_config_change: bool = False
     """Continue a run although options have changed (they are listed); without this it is refused."""
     recipe: str | None = None
@@ -141,6 +143,10 @@ class Config:
     freeze_last_layer: int = 1
     """Epochs during which the prototypes stay as they are."""
 
+    knn_data: str | None = None
+    """Labelled images for the k-NN curve (default: the run's own where they have labels), like --data."""
+    track: Literal["none", "wandb", "mlflow"] = "none"
+    """Send the log also there; the package must be installed and set up."""
     knn_every: int = 10
     """Epochs between k-NN measurements on labelled data; 0 for none."""
     save_minutes: float = 10.0
@@ -381,7 +387,7 @@ def as_values(config: Config) -> dict[str, Any]:
 
 
 FREE_TO_CHANGE = frozenset(
-    {"out", "recipe", "workers", "knn_every", "save_minutes", "log_every", "max_bad", "decode", "allow_config_change"}
+    "out replay recipe workers decode max_bad knn_data knn_every track save_minutes log_every allow_config_change".split()
 )
 """Options that a continued run may change: none of them touches its numbers."""
 

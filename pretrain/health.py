@@ -1,17 +1,17 @@
 """Whether a run is well: steps that may not be taken, and how good the features are by now."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from checkpoints.command import WorkError
 from pretrain import augment, distributed, neighbours
 from pretrain.backbone import ViT
 from pretrain.decode import BadImage
-from pretrain.ibot import Losses, Targets
+from pretrain.ibot import Losses
 from pretrain.images import has_part, open_images
 from pretrain.sources import Images, Subset, aligned, subset
 from pretrain.steps import Bad, too_many
@@ -22,23 +22,27 @@ BANK, QUERIES = 2000, 1000
 
 
 class Guard:
-    """Refuses steps whose loss is not finite, so that nothing broken reaches weights, teacher or centres."""
+    """Refuses steps whose loss or gradients are not finite, so that nothing broken reaches weights, teacher or centres."""
 
     def __init__(self) -> None:
         self.bad_in_a_row = 0
         self.skipped = 0
 
-    def accepts(self, losses: Losses, device: torch.device) -> bool:
-        """Whether the step may be taken. Raises WorkError after MOST_BAD_STEPS refusals in a row."""
-        (broken,) = distributed.any_true(not bool(torch.isfinite(losses.total)))
+    def accepts(self, losses: Losses, lengths: Float[Tensor, " tensors"]) -> bool:
+        """Whether the step may be taken, given the lengths of its gradients."""
+        (broken,) = distributed.any_true(not bool(torch.isfinite(losses.total) & torch.isfinite(lengths).all()))
         self.bad_in_a_row = self.bad_in_a_row + 1 if broken else 0
         self.skipped += broken
+        return not broken
+
+    def check(self) -> None:
+        """Raise WorkError after MOST_BAD_STEPS refusals in a row."""
         if self.bad_in_a_row >= MOST_BAD_STEPS:
             raise WorkError(
-                f"the loss was not finite in {MOST_BAD_STEPS} steps in a row: lower --lr, or give --precision fp32 "
-                "(the last checkpoint is untouched)"
+                f"loss or gradients were not finite in {MOST_BAD_STEPS} steps in a row: lower --lr, raise --warmup-epochs, or "
+                "give --precision fp32; `python -m pretrain.train --replay FILE` on a refused-*.pt of the run's folder shows "
+                "where it begins (the last checkpoint is untouched)"
             )
-        return not broken
 
 
 class BadImages:
@@ -93,7 +97,7 @@ class OnlineKnn:
 def online_knn(source: str, images: Images, crop: int) -> OnlineKnn | None:
     """A measurement on part of `images`, tested on the source's other part or, where it has none, on held-out ones.
 
-    None where the images have no labels, and in all processes but the main one.
+    None where the images have no labels, and in all processes but the main one. Raises UserError where the classes differ.
     """
     if images.labels is None or not distributed.is_main():
         return None
@@ -117,26 +121,3 @@ def readable(images: Images) -> Images:
 
     numbers = [number for number in range(len(images)) if good(number)]
     return images if len(numbers) == len(images) else Subset(images, np.array(numbers, dtype=int))
-
-
-class Vitals(NamedTuple):
-    """How the targets of a step are spread, in nats; log k is uniform, 0 is one prototype for everything."""
-
-    entropy: Tensor
-    """Mean entropy of a [CLS] target."""
-    spread: Tensor
-    """Entropy of the mean [CLS] target: near 0 when all images share a prototype."""
-    patch_entropy: Tensor
-    patch_spread: Tensor
-
-
-def vitals(targets: Targets) -> Vitals:
-    """Both entropies of both kinds of targets (NaN for patches where none is masked)."""
-    cls = targets.cls.flatten(0, 1)
-    return Vitals(
-        _entropy(cls).mean(), _entropy(cls.mean(0)), _entropy(targets.patches).mean(), _entropy(targets.patches.mean(0))
-    )
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    return torch.special.entr(probabilities).sum(dim=-1)

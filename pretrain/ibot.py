@@ -33,6 +33,8 @@ class Answer(NamedTuple):
     cls: Float[Tensor, "v b k"]
     patches: Float[Tensor, "m k"]
     patch_mean: Float[Tensor, " k"]
+    features: Float[Tensor, "v b d"] | None = None
+    """The backbone's [CLS] tokens, for the log."""
 
 
 class Targets(NamedTuple):
@@ -96,13 +98,15 @@ class Teacher(Network):
 
         The patch centre is therefore exact although most patch logits are never computed.
         """
-        bottleneck = self.head.bottleneck(self.backbone(crops.flatten(0, 1)))
+        tokens = self.backbone(crops.flatten(0, 1))
+        bottleneck = self.head.bottleneck(tokens)
         patches = bottleneck[:, 1:].flatten(0, 1)
         masked = masked_only(patches, masks)
         cls_logits = self.head.cls(bottleneck[:, 0]).unflatten(0, crops.shape[:2])
         with torch.autocast(crops.device.type, enabled=False):
             patch_mean = self.head.patches(patches.mean(dim=0))
-        return Answer(cls_logits.float(), self.head.patches(masked).float(), patch_mean)
+        features = tokens[:, 0].float().unflatten(0, crops.shape[:2])
+        return Answer(cls_logits.float(), self.head.patches(masked).float(), patch_mean, features)
 
     @torch.no_grad()
     def follow(self, student: Network, momentum: float) -> None:

@@ -1,9 +1,10 @@
 """Parameter groups as the original forms them, clipping tensor by tensor, and the optimizers by name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from checkpoints.command import UserError
@@ -39,14 +40,20 @@ def set_values_(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float
             group["weight_decay"] = weight_decay
 
 
-def clip_each_(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scale each gradient on its own to at most length `limit`, the original's rule (0: none); returns their mean length."""
-    gradients: list[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch._foreach_norm(gradients)
+def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The gradients that there are."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def lengths_of(gradients: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
+    """The length of each gradient tensor."""
+    return torch.stack(torch._foreach_norm(gradients))
+
+
+def clip_each_(gradients: Sequence[Tensor], lengths: Float[Tensor, " tensors"], limit: float) -> None:
+    """Scale each gradient on its own to at most length `limit`, the original's rule (0: none)."""
     if limit > 0:
-        scales = [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
-        torch._foreach_mul_(gradients, scales)
-    return torch.stack(norms).mean()
+        torch._foreach_mul_(gradients, list((limit / (lengths + 1e-6)).clamp(max=1.0).unbind()))
 
 
 def drop_last_layer_gradients_(head: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """What a run shows: a progress line in a terminal (plain lines elsewhere), the log, a summary at the end."""
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -15,14 +16,16 @@ from rich.table import Table
 
 from pretrain import distributed
 from pretrain.config import shape as shape_of_config
-from pretrain.health import Vitals
 from pretrain.ibot import Losses
 from pretrain.images import has_part
 from pretrain.run import Run
 from pretrain.schedule import Now, Schedule
 from pretrain.sources import Images
 from pretrain.steps import Bad
+from pretrain.vitals import Alarms, Vitals
 
+ALARMS_AFTER = 200
+"""Steps."""
 PLAIN_LINES_EVERY = 10.0
 """Seconds, where there is no terminal."""
 
@@ -51,6 +54,7 @@ class Progress:
         self._task = TaskID(0)
         self._since, self._since_step, self._waited = time.perf_counter(), run.step, 0.0
         self._printed_at, self._knn = 0.0, ""
+        self._alarms = Alarms(run.config.out_dim, ALARMS_AFTER // run.config.log_every)
         config, shape = run.config, shape_of_config(run.config)
         self._console.print(
             f"recipe {config.recipe or 'none'}: {shape.arch}/{shape.patch_size}, {shape.embed_dim} wide, {shape.depth} blocks, "
@@ -75,7 +79,7 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def log(self, done: int, now: Now, losses: Losses, gradient: torch.Tensor | None, vitals: Vitals, counts: Counts) -> None:
+    def log(self, done: int, now: Now, losses: Losses, gradient: torch.Tensor, vitals: Vitals, counts: Counts) -> None:
         """Write one log line and move the progress line. The one place where the loop waits for the device."""
         seconds = time.perf_counter() - self._since
         speed = (done - self._since_step) * self._batch / max(seconds, 1e-9)
@@ -84,8 +88,8 @@ class Progress:
             "loss": losses.total.item(),
             "loss_cls": losses.cls.item(),
             "loss_patch": losses.patch.item(),
-            **{name: value.item() for name, value in vitals._asdict().items()},
-            "gradient": float("nan") if gradient is None else gradient.item(),
+            **dict(zip(vitals._fields, torch.stack(vitals).tolist(), strict=True)),
+            "gradient": gradient.item(),
             "lr": now.lr,
             "weight_decay": now.weight_decay,
             "momentum": now.momentum,
@@ -94,8 +98,12 @@ class Progress:
             "data_seconds": counts.waited - self._waited,
             "skipped_steps": counts.skipped,
             "bad_images": counts.bad,
+            "memory_mb": memory(),
         }
         self._run.log(done, values)
+        for alarm in self._alarms.check(values):
+            self._run.note(done, {"alarm": alarm})
+            self._console.print(f"alarm at step {done}: {alarm}", markup=False)
         left = (self._schedule.total_steps - done) * self._batch / max(speed, 1e-9)
         self._since, self._since_step, self._waited = time.perf_counter(), done, counts.waited
         self._show(
@@ -131,6 +139,13 @@ class Progress:
 
     def interrupted(self, done: int) -> None:
         self._console.print(f"stopped after step {done}, saved in {self._run.folder}: the same command continues from here")
+
+
+def memory() -> float:
+    """Most megabytes held so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _clock(seconds: float) -> str:

@@ -18,6 +18,7 @@ from pretrain.backbone import Shape, backbone_part
 from pretrain.config import Config
 from pretrain.ibot import Student, Teacher
 from pretrain.steps import Bad
+from pretrain.track import Track, tracker
 
 
 class Run:
@@ -29,6 +30,7 @@ class Run:
         self.step = 0
         self._saved_at = time.monotonic()
         self._board: SummaryWriter | None = None
+        self._track: Track = lambda values, step: None
 
     def resume(self, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer) -> list[str]:
         """Put everything back as the newest whole checkpoint has it, if there is one; what the user should know of it.
@@ -87,6 +89,7 @@ class Run:
             leftover.unlink()
         self._forget_later_lines()
         self._board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.step else None)
+        self._track = tracker(self.config.track, self.folder.name, options.as_values(self.config))
 
     def _forget_later_lines(self) -> None:
         """Drop the log lines of steps that will be run again."""
@@ -103,6 +106,7 @@ class Run:
         self.note(step, rounded)
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        self._track(values, step)
 
     def note(self, step: int, values: Mapping[str, Any]) -> None:
         """One line of `metrics.jsonl`. Raises WorkError where it cannot be written."""
@@ -169,6 +173,11 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError):
         return float("inf")
+
+
+def random_state(device: torch.device) -> torch.Tensor:
+    """The state of the generator that dropped paths on this device are drawn from."""
+    return torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device)
 
 
 def _random_states() -> dict[str, Any]:

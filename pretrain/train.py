@@ -18,18 +18,18 @@ from torch import nn
 
 from checkpoints.command import DONE, INTERRUPTED, UserError, run_command
 from pretrain import config as options
-from pretrain import distributed, health, ibot, optim
-from pretrain.backbone import Shape, ViT, starting_weights
+from pretrain import distributed, health, ibot, optim, replay
 from pretrain.config import Config
-from pretrain.head import Head
-from pretrain.ibot import Losses, Student, Targets, Teacher
+from pretrain.ibot import Answer, Logits, Losses, Targets, Teacher
 from pretrain.images import open_images
 from pretrain.loader import Loader
+from pretrain.networks import build
 from pretrain.progress import Counts, Progress, summary
-from pretrain.run import Run
+from pretrain.run import Run, random_state
 from pretrain.schedule import Now
 from pretrain.sources import Images, spread_of
 from pretrain.steps import Batch, Steps
+from pretrain.vitals import vitals
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, a scheduler's end, and Slurm's word before it (tools/slurm.sbatch)."""
@@ -46,10 +46,14 @@ class Weights(NamedTuple):
 class Outcome(NamedTuple):
     """What a step leaves for the log."""
 
+    accepted: bool
+    """False where loss or gradients were not finite: then nothing was changed."""
     losses: Losses
+    logits: Logits
+    answer: Answer
     targets: Targets
-    gradient: torch.Tensor | None
-    """Mean length of the tensors' gradients, None where the step was refused."""
+    gradient: torch.Tensor
+    """Mean length of the tensors' gradients."""
 
 
 def train_step(
@@ -70,10 +74,12 @@ def train_step(
     targets = ibot.sharpen(answer, teacher.centres, now.cls_temperature, now.patch_temperature)
     losses = ibot.losses(logits, targets, masks, weights.cls, weights.patch)
     losses.total.backward()
-    gradient = None
-    if guard.accepts(losses, batch.crops.device):
-        plain = distributed.unwrap(student)
-        gradient = optim.clip_each_(plain.parameters(), weights.clip_grad)
+    plain = distributed.unwrap(student)
+    gradients = optim.gradients_of(plain.parameters())
+    lengths = optim.lengths_of(gradients)
+    accepted = guard.accepts(losses, lengths)
+    if accepted:
+        optim.clip_each_(gradients, lengths, weights.clip_grad)
         if now.last_layer_frozen:
             optim.drop_last_layer_gradients_(plain.head)
         optim.set_values_(optimizer, now.lr, now.weight_decay)
@@ -81,31 +87,7 @@ def train_step(
         teacher.follow(plain, now.momentum)
         teacher.centres.move(targets)
     optimizer.zero_grad(set_to_none=True)
-    return Outcome(losses, targets, gradient)
-
-
-def build(config: Config, shape: Shape, *, fused: bool = True) -> tuple[Student, Teacher]:
-    """Student and teacher with the same weights, drawn from the seed."""
-    torch.manual_seed(config.seed)
-
-    def head(shared: bool) -> Head:
-        return Head(
-            shape.embed_dim,
-            out_dim=config.out_dim,
-            patch_out_dim=config.patch_out_dim,
-            hidden_dim=config.head_hidden_dim,
-            bottleneck_dim=config.head_bottleneck_dim,
-            shared=shared,
-            norm_last_layer=config.norm_last_layer,
-            init=config.init,
-        )
-
-    student = Student(ViT(shape, maskable=True, drop_path=config.drop_path, fused=fused), head(config.shared_head))
-    teacher = Teacher(ViT(shape, maskable=False, fused=fused), head(config.shared_head or config.shared_head_teacher))
-    if config.init_from is not None:
-        student.backbone.load_state_dict(student.backbone.state_dict() | starting_weights(config.init_from, shape))
-    teacher.copy(student)
-    return student, teacher
+    return Outcome(accepted, losses, logits, answer, targets, lengths.mean())
 
 
 def precision_for(wanted: str, device: torch.device) -> str:
@@ -154,6 +136,16 @@ def open_training_data(config: Config) -> Images:
     return images
 
 
+def online_knn(config: Config, images: Images) -> health.OnlineKnn | None:
+    """The k-NN curve's data. Raises UserError for --knn-data without labels."""
+    if config.knn_data is None:
+        return health.online_knn(config.data, images, config.global_crops_size)
+    known = open_images(config.knn_data, "train", config.channels)
+    if known.labels is None:
+        raise UserError(f"--knn-data {config.knn_data} has no labels")
+    return health.online_knn(config.knn_data, known, config.global_crops_size)
+
+
 def train(config: Config, device: torch.device) -> int:
     """A whole run, from where it stands to its end; an exit code."""
     began = time.perf_counter()
@@ -195,7 +187,7 @@ def train(config: Config, device: torch.device) -> int:
     if run.step >= schedule.total_steps:
         progress.finished_before()
         return DONE
-    knn = health.online_knn(config.data, images, config.global_crops_size) if config.knn_every else None
+    knn = online_knn(config, images) if config.knn_every else None
     if knn and run.step == 0:
         progress.knn(0, knn.measure(teacher.backbone))
 
@@ -206,16 +198,20 @@ def train(config: Config, device: torch.device) -> int:
     loader = Loader(steps, run.step, schedule.total_steps, workers, device)
     with stop_requested() as stop, progress:
         for step, batch in enumerate(loader, start=run.step):
-            now = schedule.at(step)
+            now, random = schedule.at(step), random_state(device)
             outcome = train_step(parallel, teacher, optimizer, batch, now, weights, guard, autocast)
+            if not outcome.accepted:
+                replay.capture(run, step, batch, now, random, precision, student, teacher)
+                guard.check()
             bad.add(batch.bad)
             done = step + 1
             last, epoch = done == schedule.total_steps, done // steps.steps_per_epoch
             if last or done % config.log_every == 0:
                 progress.bad(done, bad.news())
-                vitals = health.vitals(outcome.targets)
+                _, losses, logits, answer, targets, gradient = outcome
+                signs = vitals(student, teacher, losses, logits, answer, targets, weights.cls)
                 counts = Counts(guard.skipped, loader.waited, len(bad.all))
-                progress.log(done, now, outcome.losses, outcome.gradient, vitals, counts)
+                progress.log(done, now, losses, gradient, signs, counts)
                 bad.check()
             if knn and (last or (done % steps.steps_per_epoch == 0 and epoch % config.knn_every == 0)):
                 progress.knn(done, knn.measure(teacher.backbone))
@@ -231,6 +227,8 @@ def train(config: Config, device: torch.device) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     config = options.read_command_line(arguments)
+    if config.replay is not None:
+        return replay.show(config.replay)
     options.check(config)
     with distributed.processes() as device:
         return train(config, device)

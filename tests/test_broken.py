@@ -190,11 +190,11 @@ def stop_at(step: int):  # type: ignore[no-untyped-def]
     """Ctrl-C after so many steps."""
     accepts, calls = train.health.Guard.accepts, []
 
-    def counted(self, losses, device) -> bool:  # type: ignore[no-untyped-def]
+    def counted(self, losses, lengths) -> bool:  # type: ignore[no-untyped-def]
         calls.append(1)
         if len(calls) == step:
             os.kill(os.getpid(), signal.SIGINT)
-        return accepts(self, losses, device)
+        return accepts(self, losses, lengths)
 
     return counted
 

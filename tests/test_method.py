@@ -147,15 +147,17 @@ def test_parameter_groups_follow_the_originals_rule() -> None:
     assert not plain_names & decayed_names
 
 
-def test_clipping_is_per_tensor_and_returns_the_mean_length() -> None:
+def test_clipping_is_per_tensor() -> None:
     parameters = [nn.Parameter(torch.zeros(4)) for _ in range(3)]
     for parameter, length in zip(parameters, (0.5, 3.0, 30.0), strict=True):
         parameter.grad = torch.full((4,), length / 2)
-    mean = optim.clip_each_(parameters, 3.0)
-    assert_close(mean, torch.tensor(33.5 / 3))
+    gradients = optim.gradients_of([*parameters, nn.Parameter(torch.zeros(1))])
+    lengths = optim.lengths_of(gradients)
+    optim.clip_each_(gradients, lengths, 3.0)
+    assert_close(lengths, torch.tensor([0.5, 3.0, 30.0]))
     assert_close(torch.stack([p.grad.norm() for p in parameters]), torch.tensor([0.5, 3.0, 3.0]), rtol=1e-5, atol=0)
     parameters[2].grad.fill_(15.0)
-    optim.clip_each_(parameters, 0.0)
+    optim.clip_each_(gradients, optim.lengths_of(gradients), 0.0)
     assert_close(parameters[2].grad.norm(), torch.tensor(30.0))
 
 
@@ -195,12 +197,15 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_many_stop_the_run() -> No
     broken.crops[0, 0] = float("nan")
     outcome = train_step(student, teacher, optimizer, broken, NOW, Weights(), guard, nullcontext())
     after = dict([*student.state_dict().items(), *teacher.state_dict().items()])
-    assert outcome.gradient is None and guard.skipped == 1
+    assert not outcome.accepted and guard.skipped == 1
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     nan = torch.tensor(float("nan"))
     with pytest.raises(WorkError, match="lower --lr"):
         for _ in range(health.MOST_BAD_STEPS):
-            guard.accepts(Losses(nan, nan, nan), torch.device("cpu"))
+            assert not guard.accepts(Losses(nan, nan, nan), torch.ones(2))
+            guard.check()
+    assert guard.accepts(Losses(nan * 0 + 1, nan, nan)._replace(total=torch.tensor(1.0)), torch.ones(2))
+    assert not guard.accepts(Losses(torch.tensor(1.0), nan, nan), torch.tensor([1.0, math.inf]))
 
 
 def test_schedules_at_their_ends() -> None:

@@ -1,0 +1,138 @@
+"""A step whose loss or gradients were not finite: written down whole, and repeated to see where it begins.
+
+`python -m pretrain.train --replay runs/NAME/refused-000123.pt`
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from checkpoints import store
+from checkpoints.command import DONE, UserError
+from pretrain import config as options
+from pretrain import distributed, ibot, masking
+from pretrain.backbone import stored_shape
+from pretrain.networks import build
+from pretrain.run import Run
+from pretrain.schedule import Now
+from pretrain.steps import Batch
+
+FORMAT = "ibot-refused-step"
+MOST = 3
+"""Files in a run's folder: each holds both networks and a batch."""
+SHOWN = 5
+
+
+def capture(
+    run: Run,
+    step: int,
+    batch: Batch,
+    now: Now,
+    random: Tensor,
+    precision: str,
+    student: ibot.Student,
+    teacher: ibot.Teacher,
+) -> Path | None:
+    """Write all that is needed to repeat this process's share of the step; None where there are enough of them already."""
+    path = run.folder / f"refused-{step:06d}-{distributed.rank()}.pt"
+    if len(list(run.folder.glob("refused-*.pt"))) >= MOST:
+        return None
+    masks = None if not now.masking else batch.masks
+    content = {
+        "format": FORMAT,
+        "step": step,
+        "now": now._asdict(),
+        "precision": precision,
+        "random": random,
+        "crops": batch.crops,
+        "local_crops": batch.local_crops,
+        "grid": None if masks is None else masks.grid,
+        "student": student.state_dict(),
+        "teacher": teacher.state_dict(),
+        "shape": student.backbone.shape._asdict(),
+        "fused": bool(student.backbone.blocks[0].attn.fused_attn),  # type: ignore[union-attr]
+        "config": options.as_values(run.config),
+    }
+    store.save_file(path, content)
+    run.note(step, {"refused_step": step, "replay": str(path)})
+    return path
+
+
+def show(path: Path) -> int:
+    """Repeat the step on the CPU and print what is not finite, in the order in which it comes about; an exit code."""
+    state = store.read_torch(path)
+    if state.get("format") != FORMAT:
+        raise UserError(f"{path} is not a refused step: give a refused-*.pt of a run's folder")
+    student, teacher = _networks(state)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"step {state['step']} of {path}, learning rate {state['now']['lr']:.3g}, {state['precision']}", markup=False)
+    findings: list[str] = []
+    for name in ("crops", "local_crops"):
+        _look(f"{name}, as they came from the loader", state[name], findings)
+    for name, network in (("student", student), ("teacher", teacher)):
+        for key, weight in network.state_dict().items():
+            _look(f"{name} weight {key}", weight, findings)
+        _watch(name, network, findings)
+    losses = _forward(state, student, teacher)
+    for name, loss in losses._asdict().items():
+        _look(f"loss {name}", loss, findings)
+    losses.total.backward()
+    for key, parameter in student.named_parameters():
+        if parameter.grad is not None:
+            _look(f"gradient of {key}", parameter.grad, findings)
+    console.print(f"losses: [CLS] {losses.cls.item():.4f}, patch {losses.patch.item():.4f}", markup=False)
+    if not findings:
+        console.print("everything is finite here: the step went wrong by this machine's or precision's own rounding")
+    else:
+        console.print(f"not finite, first things first ({len(findings)} in all):")
+        for finding in findings[:SHOWN]:
+            console.print(f"  {finding}", markup=False)
+    return DONE
+
+
+def _networks(state: Mapping[str, Any]) -> tuple[ibot.Student, ibot.Teacher]:
+    values: dict[str, Any] = {**state["config"], "init_from": None, "out": None, "replay": None}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    config = options.Config(**values)
+    student, teacher = build(config, stored_shape(state["shape"]), fused=state["fused"])
+    student.load_state_dict(state["student"])
+    teacher.load_state_dict(state["teacher"])
+    return student.train(), teacher.train()
+
+
+def _forward(state: Mapping[str, Any], student: ibot.Student, teacher: ibot.Teacher) -> ibot.Losses:
+    now, grid = Now(**state["now"]), state["grid"]
+    masks = None if grid is None else masking.as_masks(grid)
+    if state["random"].numel() == torch.get_rng_state().numel():  # else it was drawn on a GPU
+        torch.set_rng_state(state["random"])
+    with torch.autocast("cpu", torch.bfloat16, enabled=state["precision"] == "bf16", cache_enabled=False):
+        answer = teacher(state["crops"], masks)
+        logits = student(state["crops"], masks, state["local_crops"])
+    targets = ibot.sharpen(answer, teacher.centres, now.cls_temperature, now.patch_temperature)
+    config = state["config"]
+    return ibot.losses(logits, targets, masks, config["lambda_cls"], config["lambda_patch"])
+
+
+def _look(name: str, values: Tensor, findings: list[str]) -> None:
+    if values.is_floating_point() and not bool(values.isfinite().all()):
+        share = 100 * (1 - values.isfinite().double().mean().item())
+        findings.append(f"{name} {list(values.shape)}: {share:.3g} % is not finite")
+
+
+def _watch(name: str, network: nn.Module, findings: list[str]) -> None:
+    """Look at what every part of the network gives, as it gives it."""
+
+    def hook(part: str) -> Callable[..., None]:
+        def look(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                _look(f"{name}: output of {part} ({type(module).__name__})", output, findings)
+
+        return look
+
+    for part, module in network.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(hook(part))
