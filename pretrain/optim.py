@@ -1,6 +1,6 @@
 """Parameter groups as the original forms them, clipping tensor by tensor, and the optimizers by name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -45,12 +45,12 @@ def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def lengths_of(gradients: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
+def lengths_of(gradients: list[Tensor]) -> Float[Tensor, " tensors"]:
     """The length of each gradient tensor."""
     return torch.stack(torch._foreach_norm(gradients))
 
 
-def clip_each_(gradients: Sequence[Tensor], lengths: Float[Tensor, " tensors"], limit: float) -> None:
+def clip_each_(gradients: list[Tensor], lengths: Float[Tensor, " tensors"], limit: float) -> None:
     """Scale each gradient on its own to at most length `limit`, the original's rule (0: none)."""
     if limit > 0:
         torch._foreach_mul_(gradients, list((limit / (lengths + 1e-6)).clamp(max=1.0).unbind()))
