@@ -7,6 +7,7 @@ Our own layout is one dict:
     teacher     the same without `masked_embed`
     centres     {"cls": [1, k], "patch": [1, 1, k]}
     optimizer   its state_dict
+    scaler      of the loss, empty but for fp16
     step        optimisation steps done; epoch = step // steps_per_epoch
     processes   how many there were
     random      states of torch's generators, one entry a process

@@ -3,7 +3,7 @@
 b images, c channels, h w pixels, gh gw patches, t = 1 + gh * gw tokens, d width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from timm.models import adapt_input_conv
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from checkpoints import published, store
 from checkpoints.command import UserError
@@ -88,14 +89,17 @@ class ViT(VisionTransformer):
     """timm's ViT with a mask token; its weights carry the original's names.
 
     `maskable` adds the parameter `masked_embed` [1, d] that stands for masked patches (the student has it, the
-    teacher does not). `drop_path` is the last block's rate, rising linearly from zero. `fused` is one attention kernel in
-    place of two matrix products and a softmax: faster on GPUs, several times slower on CPUs in bf16 (docs/performance.md).
+    teacher does not). `drop_path` is the last block's rate, rising linearly from zero. `checkpointed` computes each block again
+    in the backward in place of keeping what is inside it. `fused` is one attention kernel in place of two matrix products and a
+    softmax: faster on GPUs, several times slower on CPUs in bf16 (docs/performance.md).
     """
 
     cls_token: nn.Parameter
     pos_embed: nn.Parameter
 
-    def __init__(self, shape: Shape, *, maskable: bool, drop_path: float = 0.0, fused: bool = True) -> None:
+    def __init__(
+        self, shape: Shape, *, maskable: bool, drop_path: float = 0.0, fused: bool = True, checkpointed: bool = False
+    ) -> None:
         super().__init__(
             img_size=shape.image_size,
             patch_size=shape.patch_size,
@@ -108,7 +112,7 @@ class ViT(VisionTransformer):
             dynamic_img_size=True,
             weight_init="skip",
         )
-        self.shape = shape
+        self.shape, self.checkpointed = shape, checkpointed
         block: Any
         for block in self.blocks:
             block.attn.fused_attn = fused
@@ -128,7 +132,21 @@ class ViT(VisionTransformer):
         self, images: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b gh gw"] | None = None
     ) -> Float[Tensor, "b t d"]:
         """Tokens after the final norm, [CLS] first. Patches where `mask` is true are replaced before position is added."""
-        return self.norm(self.blocks(self.embed(images, mask)))
+        x = self.embed(images, mask)
+        for block in self.blocks:
+            if self.checkpointed and torch.is_grad_enabled():
+                x = checkpoint(self.block, block, x, use_reentrant=False)
+            else:
+                x = self.block(block, x)
+        return self.norm(x)
+
+    def block(self, block: Any, x: Tensor) -> Tensor:
+        """One of the blocks. Its dropped paths are not computed, unless it is compiled, where shapes must not change."""
+        rate = getattr(block.drop_path1, "drop_prob", 0.0)
+        if not self.training or rate == 0 or block._compiled_call_impl is not None:
+            return block(x)
+        x = add_to_some(x, lambda some: block.ls1(block.attn(block.norm1(some))), rate)
+        return add_to_some(x, lambda some: block.ls2(block.mlp(block.norm2(some))), rate)
 
     def embed(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Images -> tokens [b, t, d] that enter the first block."""
@@ -170,6 +188,19 @@ class ViT(VisionTransformer):
         attention, x = last.attn, last.norm1(x)
         q, k, _ = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return (q @ k.transpose(-2, -1) * attention.scale).softmax(dim=-1)
+
+
+def add_to_some(x: Float[Tensor, "b t d"], branch: Callable[[Tensor], Tensor], rate: float) -> Float[Tensor, "b t d"]:
+    """Stochastic depth: x + branch(x) / (1 - rate) for the images that keep this path, x for the others.
+
+    Drawn on the host, so that no device is asked how many there are.
+    """
+    kept = (torch.rand(len(x)) >= rate).nonzero().squeeze(1)
+    if len(kept) == 0:
+        return x + 0.0 * branch(x[:1]).sum()  # gradients of zero, as the others have
+    places = kept.to(x.device, non_blocking=True)
+    added = branch(x.index_select(0, places)).to(x.dtype)
+    return x.index_add(0, places, added, alpha=1 / (1 - rate))
 
 
 class Loaded(NamedTuple):

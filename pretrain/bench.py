@@ -9,7 +9,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from pretrain.augment import BLUR_SIGMA, BRIGHTNESS, CONTRAST, FLIP, GREY, HUE, 
 from pretrain.decode import BadImage
 from pretrain.images import open_images
 from pretrain.networks import build
+from pretrain.precision import Precision
 from pretrain.sources import Content, Images
 from pretrain.steps import Batch, Steps, make_batch
 
@@ -191,11 +191,11 @@ def gpu_line(images: Images, config: options.Config, batch_size: int) -> str:
     student.to(device).train()
     teacher.to(device).train()
     optimizer, guard = optim.build_optimizer(config.optimizer, student), health.Guard()
+    precision = Precision("auto", device)
     now, batch = options.schedule(config, 1000, 1).at(0), make()
 
     def step() -> None:
-        autocast: AbstractContextManager = torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
-        train.train_step(student, teacher, optimizer, batch, now, train.Weights(), guard, autocast)
+        train.train_step(student, teacher, optimizer, [batch], now, train.Weights(), guard, precision)
 
     times = {}
     for name, act in (("crops", make), ("step", step)):

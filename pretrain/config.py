@@ -37,8 +37,9 @@ class Config:
     """Named settings that the other flags then change: see the README, or pretrain/config.py for their values."""
     seed: int = 0
     """Of weights, order, crops and masks."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 is autocast of the two forwards; auto takes it where the device is fast at it. [original: use_fp16]"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """bf16 and fp16 are autocast of the two forwards, fp16 with a scaled loss; auto takes bf16 where the device is fast at it,
+    fp16 on GPUs without bf16. [original: use_fp16]"""
     decode: Literal["cpu", "gpu"] = "cpu"
     """Where JPEGs are decoded; workers decode whatever the GPU cannot."""
     workers: int | None = None
@@ -57,6 +58,10 @@ class Config:
     networks), or that with patches that are whitened (for short trainings on small pictures)."""
     init_from: Path | None = None
     """Begin with the backbone of this checkpoint (a run's folder or file, or a published one); heads begin fresh."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the blocks (torch.compile); auto on a GPU. Where that fails the run says so and goes on without."""
+    checkpoint_activations: bool = False
+    """Compute blocks twice to keep less: for large networks on small GPUs."""
     drop_path: float = 0.1
     """Stochastic depth of the student's last block, rising from 0 at the first."""
 
@@ -126,6 +131,8 @@ class Config:
     """Optimisation steps of the whole run, in place of --epochs; schedules end there."""
     batch_size_per_gpu: int = 128
     """Images per process and step."""
+    accumulate: int = 1
+    """Batches of each process that make one step: as one batch so many times as large, in the memory of one."""
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     """How weights move."""
     lr: float = 5e-4
@@ -348,7 +355,7 @@ def check(config: Config) -> None:
         )
     if config.max_bad is not None and config.max_bad < 0:
         raise UserError("--max-bad must be 0 or more")
-    for name in ("batch_size_per_gpu", "epochs", "out_dim", "log_every", "channels"):
+    for name in ("batch_size_per_gpu", "accumulate", "epochs", "out_dim", "log_every", "channels"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
     if config.steps is not None and config.steps < 1:
@@ -365,7 +372,7 @@ def schedule(config: Config, steps_per_epoch: int, world_size: int) -> Schedule:
     return Schedule(
         total_steps=total,
         steps_per_epoch=steps_per_epoch,
-        lr=config.lr * config.batch_size_per_gpu * world_size / 256,
+        lr=config.lr * config.batch_size_per_gpu * config.accumulate * world_size / 256,
         min_lr=config.min_lr,
         warmup_steps=min(config.warmup_epochs * steps_per_epoch, total),
         weight_decay=config.weight_decay,

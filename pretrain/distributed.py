@@ -1,8 +1,9 @@
 """Several processes as one: everything above this file works the same with one process and with many."""
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -48,6 +49,11 @@ def parallel(module: nn.Module, device: torch.device) -> nn.Module:
         return module
     ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
+
+
+def averaged(module: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Around a forward and backward: average gradients over processes `now`, or leave them to a later one."""
+    return contextlib.nullcontext() if now or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 def unwrap(module: nn.Module) -> Any:

@@ -3,7 +3,7 @@
 v global views, s all student views, b images, m masked patches, k prototypes, z bottleneck.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -168,6 +168,15 @@ def losses(logits: Logits, targets: Targets, masks: Masks | None, cls_weight: fl
     cls = cls_weight * cls_loss(logits.cls, targets.cls)
     patch = patch_weight * patch_loss(logits.patches, targets.patches, masks)
     return Losses(cls + patch, cls, patch)
+
+
+def joined(parts: Sequence[tuple[Losses, Targets]]) -> tuple[Losses, Targets]:
+    """The losses of several batches of one size as those of one large batch, and targets with its means."""
+    if len(parts) == 1:
+        return parts[0]
+    losses = Losses(*(torch.stack([part.detach() for part in kind]).mean() for kind in zip(*(p for p, _ in parts), strict=True)))
+    cls_mean, patch_mean = (torch.stack([getattr(t, name) for _, t in parts]).mean(dim=0) for name in ("cls_mean", "patch_mean"))
+    return losses, parts[-1][1]._replace(cls_mean=cls_mean, patch_mean=patch_mean)
 
 
 def cls_loss(logits: Float[Tensor, "s b k"], targets: Float[Tensor, "v b k"]) -> Float[Tensor, ""]:

@@ -1,11 +1,41 @@
 """Student and teacher as the options ask for them."""
 
-import torch
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from checkpoints.store import first_line
 from pretrain.backbone import Shape, ViT, starting_weights
 from pretrain.config import Config
 from pretrain.head import Head
 from pretrain.ibot import Student, Teacher
+
+
+def compile_blocks(network: Student | Teacher, samples: Sequence[Tensor]) -> str:
+    """Compile every block of the backbone for the shapes that it will see; nothing, or why it stays as it was.
+
+    `samples` are a batch of each size of crop, sent through once to know that it works.
+    """
+    blocks: Any = network.backbone.blocks
+    for block in blocks:
+        block.compile(dynamic=False)
+    learns = any(parameter.requires_grad for parameter in network.parameters())
+    try:
+        with torch.set_grad_enabled(learns), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's remarks on itself
+            for sample in samples:
+                tokens = network.backbone(sample)
+                if learns:
+                    tokens.float().sum().backward()
+            network.zero_grad(set_to_none=True)
+    except Exception as error:  # compilers fail in many ways, and none of them should stop a run
+        for block in blocks:
+            block._compiled_call_impl = None
+        return f"the blocks are not compiled ({first_line(error)})"
+    return ""
 
 
 def build(config: Config, shape: Shape, *, fused: bool = True) -> tuple[Student, Teacher]:
@@ -24,7 +54,8 @@ def build(config: Config, shape: Shape, *, fused: bool = True) -> tuple[Student,
             init=config.init,
         )
 
-    student = Student(ViT(shape, maskable=True, drop_path=config.drop_path, fused=fused), head(config.shared_head))
+    deep = ViT(shape, maskable=True, fused=fused, drop_path=config.drop_path, checkpointed=config.checkpoint_activations)
+    student = Student(deep, head(config.shared_head))
     teacher = Teacher(ViT(shape, maskable=False, fused=fused), head(config.shared_head or config.shared_head_teacher))
     if config.init_from is not None:
         student.backbone.load_state_dict(student.backbone.state_dict() | starting_weights(config.init_from, shape))

@@ -48,7 +48,7 @@ class Progress:
         self, run: Run, images: Images, schedule: Schedule, device: torch.device, precision: str, remarks: Sequence[str] = ()
     ) -> None:
         self._run, self._schedule = run, schedule
-        self._batch = run.config.batch_size_per_gpu * distributed.world_size()
+        self._batch = run.config.batch_size_per_gpu * run.config.accumulate * distributed.world_size()
         self._console = Console(quiet=not distributed.is_main(), highlight=False, soft_wrap=True)
         self._bar: Bar | None = None
         self._task = TaskID(0)
@@ -62,7 +62,7 @@ class Progress:
             f"{device.type} {precision}, in {run.folder}"
         )
         for remark in remarks:
-            self._console.print(f"note: {remark}", markup=False)
+            self.say(remark)
         if run.step:
             self._console.print(f"continuing after step {run.step}")
 
@@ -111,6 +111,10 @@ class Progress:
             f"epoch {values['epoch']:.2f}  loss cls {values['loss_cls']:.3f} patch {values['loss_patch']:.3f}  "
             f"{self._knn}{speed:.0f} images/s  data {values['data_seconds']:.1f} s  {_clock(left)} left",
         )
+
+    def say(self, remark: str) -> None:
+        """One line that is no measurement."""
+        self._console.print(f"note: {remark}", markup=False)
 
     def bad(self, done: int, images: list[Bad]) -> None:
         """Name images that could not be used, in the log and on the screen."""

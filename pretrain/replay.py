@@ -3,7 +3,7 @@
 `python -m pretrain.train --replay runs/NAME/refused-000123.pt`
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pretrain import config as options
 from pretrain import distributed, ibot, masking
 from pretrain.backbone import stored_shape
 from pretrain.networks import build
+from pretrain.precision import Precision
 from pretrain.run import Run
 from pretrain.schedule import Now
 from pretrain.steps import Batch
@@ -30,7 +31,7 @@ SHOWN = 5
 def capture(
     run: Run,
     step: int,
-    batch: Batch,
+    batches: Sequence[Batch],
     now: Now,
     random: Tensor,
     precision: str,
@@ -41,16 +42,13 @@ def capture(
     path = run.folder / f"refused-{step:06d}-{distributed.rank()}.pt"
     if len(list(run.folder.glob("refused-*.pt"))) >= MOST:
         return None
-    masks = None if not now.masking else batch.masks
     content = {
         "format": FORMAT,
         "step": step,
         "now": now._asdict(),
         "precision": precision,
         "random": random,
-        "crops": batch.crops,
-        "local_crops": batch.local_crops,
-        "grid": None if masks is None else masks.grid,
+        "batches": [_as_values(batch) for batch in batches],
         "student": student.state_dict(),
         "teacher": teacher.state_dict(),
         "shape": student.backbone.shape._asdict(),
@@ -62,6 +60,10 @@ def capture(
     return path
 
 
+def _as_values(batch: Batch) -> dict[str, Tensor]:
+    return {"crops": batch.crops, "local_crops": batch.local_crops, "grid": batch.masks.grid}
+
+
 def show(path: Path) -> int:
     """Repeat the step on the CPU and print what is not finite, in the order in which it comes about; an exit code."""
     state = store.read_torch(path)
@@ -71,16 +73,16 @@ def show(path: Path) -> int:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"step {state['step']} of {path}, learning rate {state['now']['lr']:.3g}, {state['precision']}", markup=False)
     findings: list[str] = []
-    for name in ("crops", "local_crops"):
-        _look(f"{name}, as they came from the loader", state[name], findings)
+    for number, values in enumerate(state["batches"], start=1):
+        for name in ("crops", "local_crops"):
+            _look(f"{name} of batch {number}, as they came from the loader", values[name], findings)
     for name, network in (("student", student), ("teacher", teacher)):
         for key, weight in network.state_dict().items():
             _look(f"{name} weight {key}", weight, findings)
         _watch(name, network, findings)
-    losses = _forward(state, student, teacher)
+    losses = _step(state, student, teacher)
     for name, loss in losses._asdict().items():
         _look(f"loss {name}", loss, findings)
-    losses.total.backward()
     for key, parameter in student.named_parameters():
         if parameter.grad is not None:
             _look(f"gradient of {key}", parameter.grad, findings)
@@ -104,17 +106,20 @@ def _networks(state: Mapping[str, Any]) -> tuple[ibot.Student, ibot.Teacher]:
     return student.train(), teacher.train()
 
 
-def _forward(state: Mapping[str, Any], student: ibot.Student, teacher: ibot.Teacher) -> ibot.Losses:
-    now, grid = Now(**state["now"]), state["grid"]
-    masks = None if grid is None else masking.as_masks(grid)
+def _step(state: Mapping[str, Any], student: ibot.Student, teacher: ibot.Teacher) -> ibot.Losses:
+    now, config, parts = Now(**state["now"]), state["config"], []
     if state["random"].numel() == torch.get_rng_state().numel():  # else it was drawn on a GPU
         torch.set_rng_state(state["random"])
-    with torch.autocast("cpu", torch.bfloat16, enabled=state["precision"] == "bf16", cache_enabled=False):
-        answer = teacher(state["crops"], masks)
-        logits = student(state["crops"], masks, state["local_crops"])
-    targets = ibot.sharpen(answer, teacher.centres, now.cls_temperature, now.patch_temperature)
-    config = state["config"]
-    return ibot.losses(logits, targets, masks, config["lambda_cls"], config["lambda_patch"])
+    for values in state["batches"]:
+        masks = masking.as_masks(values["grid"]) if now.masking else None
+        with Precision(state["precision"], torch.device("cpu")).autocast():
+            answer = teacher(values["crops"], masks)
+            logits = student(values["crops"], masks, values["local_crops"])
+        targets = ibot.sharpen(answer, teacher.centres, now.cls_temperature, now.patch_temperature)
+        losses = ibot.losses(logits, targets, masks, config["lambda_cls"], config["lambda_patch"])
+        (losses.total / len(state["batches"])).backward()
+        parts.append((losses, targets))
+    return ibot.joined(parts)[0]
 
 
 def _look(name: str, values: Tensor, findings: list[str]) -> None:

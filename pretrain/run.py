@@ -32,7 +32,9 @@ class Run:
         self._board: SummaryWriter | None = None
         self._track: Track = lambda values, step: None
 
-    def resume(self, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer) -> list[str]:
+    def resume(
+        self, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    ) -> list[str]:
         """Put everything back as the newest whole checkpoint has it, if there is one; what the user should know of it.
 
         Raises UserError when the run was started with other options and these may not change.
@@ -48,6 +50,8 @@ class Run:
         student.load_state_dict(state["student"])
         teacher.load_state_dict({**state["teacher"], **{f"centres.{k}": v for k, v in state["centres"].items()}})
         optimizer.load_state_dict(state["optimizer"])
+        if scaler.is_enabled() and state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
         self.step = round(state["step"] * self.steps_per_epoch / state["steps_per_epoch"])
         if len(state["random"]) == distributed.world_size():
             _set_random_states(state["random"][distributed.rank()])
@@ -134,7 +138,9 @@ class Run:
         minutes = (time.monotonic() - self._saved_at) / 60
         return step % self.steps_per_epoch == 0 or minutes >= self.config.save_minutes
 
-    def save(self, step: int, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer) -> None:
+    def save(
+        self, step: int, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    ) -> None:
         """Write the checkpoint and the teacher's backbone; all processes call it together. Raises WorkError if it cannot."""
         self._saved_at = time.monotonic()
         random_states = distributed.gathered([_random_states()])
@@ -147,6 +153,7 @@ class Run:
             "teacher": {name: weight for name, weight in weights.items() if not name.startswith("centres.")},
             "centres": centres,
             "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
             "step": step,
             "steps_per_epoch": self.steps_per_epoch,
             "processes": distributed.world_size(),

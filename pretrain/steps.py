@@ -60,7 +60,7 @@ class Chosen(NamedTuple):
 
 
 class Steps(Dataset[Batch | Decoded]):
-    """Batches by the number of their step.
+    """Batches by their number: that of the step, or `accumulate` of them for each step.
 
     `make_crops` false leaves the crops to the device, `device_decodes` also plain JPEGs.
     """
@@ -76,6 +76,7 @@ class Steps(Dataset[Batch | Decoded]):
         *,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
+        accumulate: int = 1,
         most_bad: int = 20,
         make_crops: bool = True,
         device_decodes: bool = False,
@@ -84,12 +85,13 @@ class Steps(Dataset[Batch | Decoded]):
         self.batch_size, self.seed, self.mean, self.std = batch_size, seed, mean, std
         self.most_bad, self.make_crops, self.device_decodes = most_bad, make_crops, device_decodes
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
-        self.steps_per_epoch = len(images) // (batch_size * self.world_size)
+        self.accumulate = accumulate
+        self.steps_per_epoch = len(images) // (batch_size * self.world_size * accumulate)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=int))
 
     def chosen(self, step: int) -> np.ndarray:
         """Indices of the images of a step: every epoch a new order, every image at most once in it."""
-        epoch, position = divmod(step, self.steps_per_epoch)
+        epoch, position = divmod(step, self.steps_per_epoch * self.accumulate)
         if self._order[0] != epoch:
             generator = np.random.default_rng([self.seed, ORDER, epoch])
             self._order = epoch, self.images.order(generator)

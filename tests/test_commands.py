@@ -176,14 +176,14 @@ def test_two_processes_compute_what_one_does_with_the_double_batch(folders: Path
 
 TWO_PROCESSES = """
 import sys
-from contextlib import nullcontext
 import torch
 from pretrain import distributed, health, masking, optim
 from pretrain.backbone import Shape, ViT
 from pretrain.head import Head
 from pretrain.ibot import Student, Teacher
-from pretrain.loader import Batch
+from pretrain.precision import Precision
 from pretrain.schedule import Now
+from pretrain.steps import Batch
 from pretrain.train import Weights, train_step
 
 def train(device):
@@ -200,7 +200,7 @@ def train(device):
         mine = slice(distributed.rank() * 8 // distributed.world_size(), (distributed.rank() + 1) * 8 // distributed.world_size())
         batch = Batch(crops[:, mine], masking.as_masks(grid[:, mine]), local[:, mine])
         now = Now(0, 0.1, 0.1, 0.9, 0.04, 0.07, step == 0, True)
-        train_step(parallel, teacher, optimizer, batch, now, Weights(), guard, nullcontext())
+        train_step(parallel, teacher, optimizer, [batch], now, Weights(), guard, Precision("fp32", device))
     if distributed.is_main():
         torch.save({**{"s." + k: v for k, v in student.state_dict().items()}, **dict(teacher.state_dict())}, sys.argv[1])
 
@@ -369,3 +369,27 @@ def test_a_run_on_six_channels_begins_with_a_backbone_of_three(run: Path, tmp_pa
     assert_close(after.pos_embed, before.position(6, 6))
     assert_close(after.blocks.state_dict(), before.blocks.state_dict())
     assert run_command(train.main, [*flags[:-2], "--width", "128", "--out", str(tmp_path / "other")]) == WRONG_COMMAND
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's remarks on itself
+def test_compiled_blocks_train_to_the_same_losses_and_a_compiler_that_fails_stops_nothing(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = []
+    flags = [*SMALL, "--depth", "1", "--data", str(folders), "--steps", "2", "--precision", "fp32", "--knn-every", "0"]
+    for mode in ("off", "on"):
+        assert run_command(train.main, [*flags, "--compile", mode, "--out", str(tmp_path / mode)]) == DONE
+        line = json.loads((tmp_path / mode / "metrics.jsonl").read_text().splitlines()[-1])
+        losses.append((line["loss_cls"], line["loss_patch"]))
+    assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=1e-4, atol=1e-5)
+    assert "not compiled" not in capsys.readouterr().out
+
+    def broken(self: torch.nn.Module, **options: object) -> None:
+        def fail(*inputs: object) -> None:
+            raise RuntimeError("no compiler here")
+
+        self._compiled_call_impl = fail
+
+    monkeypatch.setattr(torch.nn.Module, "compile", broken)
+    assert run_command(train.main, [*flags, "--compile", "on", "--out", str(tmp_path / "broken")]) == DONE
+    assert "note: the blocks are not compiled (no compiler here)" in capsys.readouterr().out

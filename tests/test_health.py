@@ -84,7 +84,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, first: int, last: int) -> None:
 
     def spoilt(student, teacher, optimizer, given, *rest):  # type: ignore[no-untyped-def]
         if first <= next(steps) <= last:
-            given.crops[1, 2, 0, 3, 4] = math.inf
+            given[0].crops[1, 2, 0, 3, 4] = math.inf
         return taken(student, teacher, optimizer, given, *rest)
 
     monkeypatch.setattr(train, "train_step", spoilt)
@@ -104,7 +104,7 @@ def test_a_refused_step_is_written_down_and_replayed(
     assert run_command(train.main, ["--replay", str(file)]) == DONE
     said = capsys.readouterr().out
     assert "step 3 of" in said and "first things first" in said
-    assert said.index("crops, as they came from the loader") < said.index("output of")
+    assert said.index("crops of batch 1, as they came from the loader") < said.index("output of")
     last = store.read_torch(tmp_path / store.LAST)
     assert all(bool(weight.isfinite().all()) for weight in last["student"].values())
 

@@ -1,9 +1,9 @@
 """The method's parts against their formulas, written out the slow way."""
 
 import math
-from contextlib import nullcontext
 
 import numpy as np
+import plain
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,13 @@ from pretrain.backbone import Shape, ViT, shape_of
 from pretrain.config import Config
 from pretrain.head import Head, Prototypes
 from pretrain.ibot import Losses, Student, Teacher
+from pretrain.precision import Precision
 from pretrain.schedule import Now, Ramp, warmup_cosine
 from pretrain.steps import Batch
 from pretrain.train import Weights, train_step
 
 TINY = Shape("vit_tiny", 8, 24, 3, 64, 2, 1)
+FLOAT32 = Precision("fp32", torch.device("cpu"))
 NOW = Now(0, 1e-3, 0.1, 0.9, 0.04, 0.07, False, True)
 
 
@@ -83,12 +85,12 @@ def test_patch_loss_counts_images_without_masks_as_zero() -> None:
 
 
 def test_without_masks_the_patch_loss_is_zero_and_can_be_differentiated() -> None:
+    unmasked = NOW._replace(masking=False)
     student, teacher = networks()
     given = batch()
     outcome = train_step(
-        student, teacher, optim.build_optimizer("adamw", student), given, NOW._replace(masking=False), Weights(), health.Guard(),
-        nullcontext(),
-    )  # fmt: skip
+        student, teacher, optim.build_optimizer("adamw", student), [given], unmasked, Weights(), health.Guard(), FLOAT32
+    )
     assert outcome.losses.patch == 0 and torch.isfinite(outcome.losses.total)
 
 
@@ -96,7 +98,7 @@ def test_a_batch_whose_masks_are_all_empty_trains() -> None:
     student, teacher = networks()
     given = batch()._replace(masks=masking.as_masks(torch.zeros(2, 4, 3, 3, dtype=torch.bool)))
     outcome = train_step(
-        student, teacher, optim.build_optimizer("adamw", student), given, NOW, Weights(), health.Guard(), nullcontext()
+        student, teacher, optim.build_optimizer("adamw", student), [given], NOW, Weights(), health.Guard(), FLOAT32
     )
     assert outcome.losses.patch == 0 and torch.isfinite(outcome.losses.cls)
 
@@ -127,12 +129,10 @@ def test_last_layer_keeps_weights_and_optimizer_state_while_it_is_frozen() -> No
     student, teacher = networks()
     optimizer = optim.build_optimizer("adamw", student)
     before = student.head.last_layer.weight_v.detach().clone()
-    train_step(
-        student, teacher, optimizer, batch(), NOW._replace(last_layer_frozen=True), Weights(), health.Guard(), nullcontext()
-    )
+    train_step(student, teacher, optimizer, [batch()], NOW._replace(last_layer_frozen=True), Weights(), health.Guard(), FLOAT32)
     assert torch.equal(before, student.head.last_layer.weight_v)
     assert student.head.last_layer.weight_v not in optimizer.state
-    train_step(student, teacher, optimizer, batch(1), NOW, Weights(), health.Guard(), nullcontext())
+    train_step(student, teacher, optimizer, [batch(1)], NOW, Weights(), health.Guard(), FLOAT32)
     assert not torch.equal(before, student.head.last_layer.weight_v)
 
 
@@ -195,7 +195,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_many_stop_the_run() -> No
     before = {name: value.clone() for name, value in [*student.state_dict().items(), *teacher.state_dict().items()]}
     broken = batch()
     broken.crops[0, 0] = float("nan")
-    outcome = train_step(student, teacher, optimizer, broken, NOW, Weights(), guard, nullcontext())
+    outcome = train_step(student, teacher, optimizer, [broken], NOW, Weights(), guard, FLOAT32)
     after = dict([*student.state_dict().items(), *teacher.state_dict().items()])
     assert not outcome.accepted and guard.skipped == 1
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -290,3 +290,104 @@ def test_recipes_are_possible_and_the_default_depends_on_what_is_given() -> None
     assert options.read_command_line(["--arch", "vit_base"]) == Config(arch="vit_base")
     with pytest.raises(UserError, match="unknown --recipe nothing: choose from"):
         options.read_command_line(["--recipe", "nothing"])
+
+
+@pytest.mark.parametrize("head", [{}, {"shared": False}], ids=["shared", "semi-shared"])
+def test_losses_gradients_and_centres_are_those_of_the_plain_method(head: dict) -> None:
+    (student, teacher), given = networks(**head), batch()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        teacher.centres.cls.normal_()
+        teacher.centres.patch.normal_()
+    slow = plain.step(student, teacher, given, 0.04, 0.07)
+    slow.total.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in student.named_parameters() if parameter.grad is not None}
+    student.zero_grad()
+    answer, logits = teacher(given.crops, given.masks), student(given.crops, given.masks, given.local_crops)
+    targets = ibot.sharpen(answer, teacher.centres, 0.04, 0.07)
+    losses = ibot.losses(logits, targets, given.masks, 1.0, 1.0)
+    losses.total.backward()
+    for ours, theirs in ((losses.total, slow.total), (losses.cls, slow.cls), (losses.patch, slow.patch)):
+        assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert_close(targets.cls_mean, slow.cls_mean, rtol=1e-5, atol=1e-6)
+    assert_close(targets.patch_mean, slow.patch_mean, rtol=1e-5, atol=1e-6)
+    found = {name: parameter.grad for name, parameter in student.named_parameters() if parameter.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_accumulated_batches_are_one_large_batch() -> None:
+    large = batch()
+    halves = [
+        Batch(large.crops[:, half], masking.as_masks(large.masks.grid[:, half]), large.local_crops[:, half])
+        for half in (slice(0, 2), slice(2, 4))
+    ]
+    ends = []
+    for batches in ([large], halves):
+        student, teacher = networks()
+        optimizer, guard = optim.build_optimizer("adamw", student), health.Guard()
+        outcomes = [train_step(student, teacher, optimizer, batches, NOW, Weights(), guard, FLOAT32) for _ in range(2)]
+        ends.append((outcomes, student.state_dict(), teacher.state_dict()))
+    for one, two in zip(ends[0][0], ends[1][0], strict=True):
+        for ours, theirs in zip(two.losses, one.losses, strict=True):
+            assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-6)
+        assert_close(two.gradient, one.gradient, rtol=1e-4, atol=1e-7)
+    for one, two in zip(ends[0][1:], ends[1][1:], strict=True):
+        for name, value in one.items():
+            if not name.endswith("attn.qkv.bias"):  # the gradient of key biases is rounding, see docs/decisions.md
+                assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_fp16_scales_its_loss_and_a_step_that_overflows_changes_nothing() -> None:
+    student, teacher = networks()
+    half = Precision("fp16", torch.device("cpu"))
+    optimizer, guard, given = optim.build_optimizer("adamw", student), health.Guard(), batch()
+    before = student.state_dict()["head.last_layer.weight_v"].clone()
+    half.scaler.load_state_dict(half.scaler.state_dict() | {"scale": 1e38})
+    outcome = train_step(student, teacher, optimizer, [given], NOW, Weights(), guard, half)
+    assert not outcome.accepted and torch.equal(student.head.last_layer.weight_v, before)
+    assert half.scaler.get_scale() < 1e38
+    half.scaler.load_state_dict(half.scaler.state_dict() | {"scale": 4.0})
+    outcome = train_step(student, teacher, optimizer, [given], NOW, Weights(), guard, half)
+    assert outcome.accepted and not torch.equal(student.head.last_layer.weight_v, before)
+    exact_student, exact_teacher = networks()
+    exact = train_step(
+        exact_student, exact_teacher, optim.build_optimizer("adamw", exact_student), [given], NOW, Weights(), guard, FLOAT32
+    )
+    assert_close(outcome.losses.total, exact.losses.total, rtol=2e-2, atol=0)
+    assert_close(outcome.gradient, exact.gradient, rtol=5e-2, atol=0)
+
+
+def test_dropped_paths_cost_nothing_and_keep_the_mean() -> None:
+    torch.manual_seed(0)
+    network = ViT(TINY, maskable=False, drop_path=0.5).train()
+    images, kept = torch.randn(64, 3, 24, 24), []
+    block = network.blocks[-1]
+    block.mlp.register_forward_hook(lambda module, inputs, output: kept.append(len(inputs[0])))
+    with torch.no_grad():
+        x = network.embed(images)
+        network.eval()
+        whole = network.block(block, x)
+        network.train()
+        dropped = torch.stack([network.block(block, x) for _ in range(400)])
+    assert 0.4 < np.mean(kept[1:]) / 64 < 0.6 and min(kept[1:]) < 40
+    # Attention is dropped as well, and the MLP sees what it left: the means agree to first order only.
+    assert ((dropped.mean(0) - whole).norm() / (whole - x).norm()) < 0.2
+    network.blocks[-1].drop_path1.drop_prob = network.blocks[-1].drop_path2.drop_prob = 0.9999
+    student = network.train()
+    student.block(block, x.requires_grad_()).sum().backward()
+    assert all(p.grad is not None for p in block.parameters())  # also where every path was dropped
+
+
+def test_checkpointed_activations_change_nothing_but_memory() -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        network = ViT(TINY, maskable=False, drop_path=0.3, checkpointed=checkpointed).train()
+        torch.manual_seed(1)
+        network(torch.randn(8, 3, 24, 24)).square().mean().backward()
+        gradients.append([p.grad for p in network.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        assert_close(one, two)

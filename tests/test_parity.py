@@ -6,7 +6,6 @@ activations near one, and what the fixtures' README names for whole training run
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from pretrain import health, ibot, masking, neighbours, optim
 from pretrain.backbone import Shape, ViT, load_backbone, load_strictly
 from pretrain.head import Head
 from pretrain.ibot import Answer, Centres, Logits, Network, Student, Teacher
+from pretrain.precision import Precision
 from pretrain.schedule import Ramp, Schedule
 from pretrain.steps import Batch
 from pretrain.train import Weights, train_step
@@ -195,11 +195,12 @@ def test_parity_whole_training_steps(parity: Read, fused: bool) -> None:
     about = fixture.about
     student, teacher = training_of(fixture, fused)
     optimizer, schedule, guard = optim.build_optimizer("adamw", student), schedule_of(about), health.Guard()
+    precision = Precision("fp32", torch.device("cpu"))
     for step in range(schedule.total_steps):
         given = fixture.part(f"step{step}.")
         batch = Batch(given["global"], masking.as_masks(given["mask"]), given["local"])
         weights = Weights(clip_grad=about["clip_grad"])
-        outcome = train_step(student, teacher, optimizer, batch, schedule.at(step), weights, guard, nullcontext())
+        outcome = train_step(student, teacher, optimizer, [batch], schedule.at(step), weights, guard, precision)
         for ours, name in (
             (outcome.losses.total, "loss"),
             (outcome.losses.cls, "loss_cls"),

@@ -1,0 +1,82 @@
+"""What a run needs before its first step: its images, the data of its k-NN curve, compiled networks."""
+
+import os
+from typing import NamedTuple
+
+import torch
+
+from checkpoints.command import UserError
+from pretrain import config as options
+from pretrain import distributed, health
+from pretrain.backbone import Shape
+from pretrain.config import Config
+from pretrain.ibot import Student, Teacher
+from pretrain.images import open_images
+from pretrain.networks import compile_blocks
+from pretrain.sources import Images, spread_of
+from pretrain.steps import Steps
+
+
+class Data(NamedTuple):
+    """A run's images, the backbone's shape that they ask for, and the batches made of them."""
+
+    images: Images
+    shape: Shape
+    steps: Steps
+
+
+def data(config: Config, device: torch.device) -> Data:
+    """Open the images. Raises UserError when there are fewer than one step's, or what is asked for is not there."""
+    if config.decode == "gpu" and device.type == "cpu":
+        raise UserError("--decode gpu needs a GPU: leave it out")
+    images = open_images(config.data, "train", config.channels)
+    batch = config.batch_size_per_gpu * distributed.world_size() * config.accumulate
+    if len(images) < batch:
+        raise UserError(f"{images.name} has {len(images)} images, fewer than one batch of {batch}: lower --batch-size-per-gpu")
+    shape, side = options.shape(config), config.global_crops_size // config.patch_size
+    if config.channels != len(shape.mean):
+        shape = shape._replace(**spread_of(images)._asdict())
+    steps = Steps(
+        images,
+        options.views(config),
+        options.masks(config),
+        (side, side),
+        config.batch_size_per_gpu,
+        config.seed,
+        mean=shape.mean,
+        std=shape.std,
+        accumulate=config.accumulate,
+        most_bad=health.most_bad(config.max_bad, len(images)),
+        make_crops=device.type == "cpu",
+        device_decodes=config.decode == "gpu",
+    )
+    return Data(images, shape, steps)
+
+
+def workers(config: Config) -> int:
+    """Worker processes that help more than they take from the training's own threads."""
+    return max(1, min(10, (os.cpu_count() or 2) - 1)) if config.workers is None else config.workers
+
+
+def online_knn(config: Config, images: Images) -> health.OnlineKnn | None:
+    """The k-NN curve's data. Raises UserError for --knn-data without labels."""
+    if config.knn_data is None:
+        return health.online_knn(config.data, images, config.global_crops_size)
+    known = open_images(config.knn_data, "train", config.channels)
+    if known.labels is None:
+        raise UserError(f"--knn-data {config.knn_data} has no labels")
+    return health.online_knn(config.knn_data, known, config.global_crops_size)
+
+
+def compile_networks(config: Config, device: torch.device, student: Student, teacher: Teacher) -> list[str]:
+    """Compile the blocks of both if asked for, or on a GPU; what went wrong, if anything did."""
+    if config.compile == "off" or (config.compile == "auto" and device.type == "cpu"):
+        return []
+    kinds = ((config.global_crops_number, config.global_crops_size), (config.local_crops_number, config.local_crops_size))
+    crops = [
+        torch.zeros(views * config.batch_size_per_gpu, config.channels, size, size, device=device)
+        for views, size in kinds
+        if views
+    ]
+    remarks = (compile_blocks(network, samples) for network, samples in ((student, crops), (teacher, crops[:1])))
+    return [remark for remark in remarks if remark]
