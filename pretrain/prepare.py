@@ -73,10 +73,7 @@ def compile_networks(config: Config, device: torch.device, student: Student, tea
     if config.compile == "off" or (config.compile == "auto" and device.type == "cpu"):
         return []
     kinds = ((config.global_crops_number, config.global_crops_size), (config.local_crops_number, config.local_crops_size))
-    crops = [
-        torch.zeros(views * config.batch_size_per_gpu, config.channels, size, size, device=device)
-        for views, size in kinds
-        if views
-    ]
+    count, channels = config.batch_size_per_gpu, config.channels
+    crops = [torch.zeros(views * count, channels, size, size, device=device) for views, size in kinds if views]
     remarks = (compile_blocks(network, samples) for network, samples in ((student, crops), (teacher, crops[:1])))
     return [remark for remark in remarks if remark]

@@ -316,6 +316,7 @@ def test_the_shell_tools_use_an_environment_that_has_the_packages() -> None:
         ("setup.sh", [], 0, "has what is needed"),
         ("setup.sh", ["nonsense"], 2, ""),
         ("bench.sh", ["data", "--images", "4", "--batch-size", "2", "--rounds", "1"], 0, "Pillow and torchvision"),
+        ("bench.sh", ["step", "--help"], 0, "against the plain method"),
         ("bench.sh", ["nothing"], 2, ""),
     ):
         arguments = command(PYTHON=sys.executable) | {"args": ["bash", str(ROOT / "tools" / tool), *flags]}

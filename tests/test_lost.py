@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -171,3 +172,45 @@ def test_another_number_of_processes_goes_on_and_says_what_is_not_exact(run: tup
     assert "note: there were 1 processes, now 2: weights, optimizer and centres go on exactly" in done.stdout
     found = store.load_run(folder)
     assert found is not None and found.state["step"] == 10 and len(found.state["random"]) == 2
+
+
+SRUN = """#!/usr/bin/env bash
+echo $$ > "$REQUEUED.srun"
+pids=()
+for task in 0 1; do
+    SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 "$@" &
+    pids+=($!)
+done
+trap 'kill -USR1 "${pids[@]}"' USR1
+status=0
+for pid in "${pids[@]}"; do
+    while kill -0 "$pid" 2>/dev/null; do code=0; wait "$pid" || code=$?; done
+    [ "$code" -gt "$status" ] && status=$code
+done
+exit $status
+"""
+SCONTROL = """#!/usr/bin/env bash
+case "$1" in show) echo 127.0.0.1 ;; requeue) echo "$2" >> "$REQUEUED" ;; esac
+"""
+
+
+def test_a_slurm_job_saves_at_its_end_goes_back_into_the_queue_and_continues(folders: Path, tmp_path: Path) -> None:
+    """Slurm's two commands are stood in for by scripts that start two tasks and pass the signal on to them."""
+    for name, script in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    requeued, run = tmp_path / "requeued", tmp_path / "run"
+    slurm = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "here", "SLURM_JOB_ID": str(os.getpid())}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": sys.executable, "REQUEUED": str(requeued), **slurm}
+    flags = [*SMALL, "--data", str(folders), "--batch-size-per-gpu", "4", "--epochs", "400", "--out", str(run)]
+    arguments = command(**environment) | {"args": ["bash", str(ROOT / "tools" / "slurm.sbatch"), *flags]}
+    with subprocess.Popen(**arguments, start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while not (run / store.LAST).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.kill(int((tmp_path / "requeued.srun").read_text()), signal.SIGUSR1)
+        said, complained = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED, complained
+    assert requeued.read_text().split() == [slurm["SLURM_JOB_ID"]] and "the same command continues from here" in said
+    found = store.load_run(run)
+    assert found is not None and found.state["processes"] == 2 and found.state["step"] < 2000

@@ -2,13 +2,18 @@
 # Speed, measured here and now, against the plain way of doing the same.
 #
 #   tools/bench.sh data [--data DIR]         images/s of one core: decoding, Pillow's and torchvision's crops, ours; a GPU's crops
-#   tools/bench.sh data --help
+#   tools/bench.sh step [--arch vit_base]    one training step: seconds, images/s, memory, FLOPs, against the plain method
+#   tools/bench.sh data|step --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ROOT="$PWD"
-flags=("$@")
+case "${1:-}" in
+    data | step) part="$1" ;;
+    *) echo "error: tools/bench.sh PART [flags]: PART is data or step; --help after it lists the flags" >&2; exit 2 ;;
+esac
+flags=("${@:2}")
 set --
 source tools/setup.sh
 cd "$OLDPWD"
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m pretrain.bench ${flags[@]+"${flags[@]}"}
+exec "$PYTHON" -m "pretrain.bench_$part" ${flags[@]+"${flags[@]}"}

@@ -1,6 +1,6 @@
-"""How fast are the parts: `tools/bench.sh data`.
+"""How fast are images: `tools/bench.sh data`.
 
-`data`: images/s of one core for decoding alone, for multi-crop as the original composes it from Pillow and torchvision, and for
+Images/s of one core for decoding alone, for multi-crop as the original composes it from Pillow and torchvision, and for
 ours; on a GPU also the time of making a batch's crops beside that of a training step.
 """
 
@@ -29,8 +29,6 @@ from pretrain.networks import build
 from pretrain.precision import Precision
 from pretrain.sources import Content, Images
 from pretrain.steps import Batch, Steps, make_batch
-
-PARTS = ("data",)
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def cpu_variants(images: Images, views: augment.MultiCrop, steps: Steps) -> dict
     }
 
 
-def bench_data(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     chosen = parse(Options, arguments, prog="tools/bench.sh data")
     for name in ("images", "batch_size", "rounds", "gpu_batch_size"):
         if getattr(chosen, name) < 1:
@@ -211,12 +209,6 @@ def gpu_line(images: Images, config: options.Config, batch_size: int) -> str:
         f"{torch.cuda.get_device_name()}: crops of {batch_size} images, the copy included, {times['crops']:.1f} ms; "
         f"a training step {times['step']:.1f} ms; {100 * times['crops'] / times['step']:.0f} %"
     )
-
-
-def main(arguments: Sequence[str]) -> None:
-    if not arguments or arguments[0] not in PARTS:
-        raise UserError(f"tools/bench.sh PART [flags]: choose PART from {', '.join(PARTS)}; --help after it lists the flags")
-    bench_data(arguments[1:])
 
 
 if __name__ == "__main__":
