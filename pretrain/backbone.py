@@ -3,7 +3,8 @@
 b images, c channels, h w pixels, gh gw patches, t = 1 + gh * gw tokens, d width.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from checkpoints import published, store
 from checkpoints.command import UserError
+from pretrain.blocks import Group, run
 from pretrain.initial import initialise_linear_, whiten_
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -112,7 +114,7 @@ class ViT(VisionTransformer):
             dynamic_img_size=True,
             weight_init="skip",
         )
-        self.shape, self.checkpointed = shape, checkpointed
+        self.shape, self.checkpointed, self.frugal = shape, checkpointed, True
         block: Any
         for block in self.blocks:
             block.attn.fused_attn = fused
@@ -132,21 +134,26 @@ class ViT(VisionTransformer):
         self, images: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b gh gw"] | None = None
     ) -> Float[Tensor, "b t d"]:
         """Tokens after the final norm, [CLS] first. Patches where `mask` is true are replaced before position is added."""
-        x = self.embed(images, mask)
-        for block in self.blocks:
-            if self.checkpointed and torch.is_grad_enabled():
-                x = checkpoint(self.block, block, x, use_reentrant=False)
-            else:
-                x = self.block(block, x)
-        return self.norm(x)
+        return self.several([(images, mask)])[0]
 
-    def block(self, block: Any, x: Tensor) -> Tensor:
-        """One of the blocks. Its dropped paths are not computed, unless it is compiled, where shapes must not change."""
-        rate = getattr(block.drop_path1, "drop_prob", 0.0)
-        if not self.training or rate == 0 or block._compiled_call_impl is not None:
-            return block(x)
-        x = add_to_some(x, lambda some: block.ls1(block.attn(block.norm1(some))), rate)
-        return add_to_some(x, lambda some: block.ls2(block.mlp(block.norm2(some))), rate)
+    def several(self, groups: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
+        """The same for crops of several sizes at once, (images, mask) each: tokens packed, nothing padded."""
+        embedded = [self.embed(images, mask) for images, mask in groups]
+        if any(block._compiled_call_impl is not None for block in self.blocks):  # compiled for tokens of one group
+            return [self.norm(self._through(self.blocks, x)) for x in embedded]
+        sizes = [Group(len(x), x.shape[1]) for x in embedded]
+        packed = torch.cat([x.flatten(0, 1) for x in embedded])
+        packed = self.norm(
+            self._through([partial(run, block, groups=sizes, frugal=self.frugal) for block in self.blocks], packed)
+        )
+        parts = packed.split([size.images * size.tokens for size in sizes])
+        return [part.unflatten(0, size) for part, size in zip(parts, sizes, strict=True)]
+
+    def _through(self, blocks: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+        for block in blocks:
+            keep_nothing = self.checkpointed and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if keep_nothing else block(x)
+        return x
 
     def embed(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Images -> tokens [b, t, d] that enter the first block."""
@@ -188,19 +195,6 @@ class ViT(VisionTransformer):
         attention, x = last.attn, last.norm1(x)
         q, k, _ = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return (q @ k.transpose(-2, -1) * attention.scale).softmax(dim=-1)
-
-
-def add_to_some(x: Float[Tensor, "b t d"], branch: Callable[[Tensor], Tensor], rate: float) -> Float[Tensor, "b t d"]:
-    """Stochastic depth: x + branch(x) / (1 - rate) for the images that keep this path, x for the others.
-
-    Drawn on the host, so that no device is asked how many there are.
-    """
-    kept = (torch.rand(len(x)) >= rate).nonzero().squeeze(1)
-    if len(kept) == 0:
-        return x + 0.0 * branch(x[:1]).sum()  # gradients of zero, as the others have
-    places = kept.to(x.device, non_blocking=True)
-    added = branch(x.index_select(0, places)).to(x.dtype)
-    return x.index_add(0, places, added, alpha=1 / (1 - rate))
 
 
 class Loaded(NamedTuple):

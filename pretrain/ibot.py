@@ -74,10 +74,11 @@ class Student(Network):
     ) -> Logits:
         views, images = crops.shape[:2]
         grid = None if masks is None else masks.grid.flatten(0, 1)
-        tokens = self.backbone(crops.flatten(0, 1), grid)
-        cls_tokens, patches = tokens[:, 0], masked_only(tokens[:, 1:].flatten(0, 1), masks)
+        groups = [(crops.flatten(0, 1), grid)]
         if len(local_crops):
-            cls_tokens = torch.cat([cls_tokens, self.backbone(local_crops.flatten(0, 1))[:, 0]])
+            groups.append((local_crops.flatten(0, 1), None))
+        tokens = self.backbone.several(groups)
+        cls_tokens, patches = torch.cat([group[:, 0] for group in tokens]), masked_only(tokens[0][:, 1:].flatten(0, 1), masks)
         bottleneck = self.head.bottleneck(torch.cat([cls_tokens, patches]))
         cls_logits = self.head.cls(bottleneck[: len(cls_tokens)])
         patch_logits = self.head.patches(bottleneck[len(cls_tokens) :])

@@ -13,8 +13,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from checkpoints.command import UserError, WorkError
+from pretrain import blocks, health, ibot, masking, optim
 from pretrain import config as options
-from pretrain import health, ibot, masking, optim
 from pretrain.backbone import Shape, ViT, shape_of
 from pretrain.config import Config
 from pretrain.head import Head, Prototypes
@@ -362,23 +362,41 @@ def test_fp16_scales_its_loss_and_a_step_that_overflows_changes_nothing() -> Non
 
 def test_dropped_paths_cost_nothing_and_keep_the_mean() -> None:
     torch.manual_seed(0)
-    network = ViT(TINY, maskable=False, drop_path=0.5).train()
-    images, kept = torch.randn(64, 3, 24, 24), []
-    block = network.blocks[-1]
-    block.mlp.register_forward_hook(lambda module, inputs, output: kept.append(len(inputs[0])))
+    network = ViT(TINY, maskable=False, drop_path=0.5)
+    block, groups, seen = network.blocks[-1], [blocks.Group(64, 10), blocks.Group(32, 5)], []
+    block.mlp.fc1.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    x = torch.randn(64 * 10 + 32 * 5, 64)
     with torch.no_grad():
-        x = network.embed(images)
-        network.eval()
-        whole = network.block(block, x)
-        network.train()
-        dropped = torch.stack([network.block(block, x) for _ in range(400)])
-    assert 0.4 < np.mean(kept[1:]) / 64 < 0.6 and min(kept[1:]) < 40
+        whole = blocks.run(block.eval(), x, groups, frugal=True)
+        block.train()
+        dropped = torch.stack([blocks.run(block, x, groups, frugal=True) for _ in range(400)])
+    assert seen[0] == len(x) and 0.45 < np.mean(seen[1:]) / len(x) < 0.55 and min(seen[1:]) < 0.45 * len(x)
     # Attention is dropped as well, and the MLP sees what it left: the means agree to first order only.
     assert ((dropped.mean(0) - whole).norm() / (whole - x).norm()) < 0.2
-    network.blocks[-1].drop_path1.drop_prob = network.blocks[-1].drop_path2.drop_prob = 0.9999
-    student = network.train()
-    student.block(block, x.requires_grad_()).sum().backward()
+    block.drop_path1.drop_prob = block.drop_path2.drop_prob = 0.9999
+    blocks.run(block, x.requires_grad_(), groups, frugal=True).sum().backward()
     assert all(p.grad is not None for p in block.parameters())  # also where every path was dropped
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_packed_groups_are_what_timms_blocks_give_apart(fused: bool) -> None:
+    torch.manual_seed(0)
+    network = ViT(TINY, maskable=True, fused=fused)
+    network.masked_embed.data.normal_()
+    crops, local, mask = torch.randn(4, 3, 24, 24), torch.randn(6, 3, 16, 16), torch.rand(4, 3, 3) < 0.4
+    results = []
+    for frugal in (True, False, None):
+        network.zero_grad()
+        if frugal is None:
+            tokens = [network.norm(network.blocks(network.embed(*group))) for group in ((crops, mask), (local, None))]
+        else:
+            network.frugal = frugal
+            tokens = network.several([(crops, mask), (local, None)])
+        (tokens[0].square().sum() + tokens[1].pow(3).sum()).backward()
+        results.append((tokens, [p.grad.clone() for p in network.parameters()]))
+    for tokens, gradients in results[:2]:
+        for ours, theirs in zip([*tokens, *gradients], [*results[2][0], *results[2][1]], strict=True):
+            assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_checkpointed_activations_change_nothing_but_memory() -> None:
