@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from checkpoints import store
 from checkpoints.command import DONE, FAILED, WRONG_COMMAND, run_command
-from pretrain import health, ibot, sample, train
+from pretrain import curves, health, ibot, sample, train
 from pretrain.vitals import Alarms, rank_of, used, vitals
 
 
@@ -178,3 +178,22 @@ def test_a_missing_tracker_is_named(folders: Path, tmp_path: Path, monkeypatch: 
     flags = [*SMALL, "--data", str(folders), "--steps", "4", "--out", str(tmp_path / "run"), "--track", "wandb"]
     assert run_command(train.main, flags) == WRONG_COMMAND
     assert "pip install wandb" in capsys.readouterr().err
+
+
+def test_curves_are_drawn_from_the_log(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*SMALL, "--data", str(folders), "--steps", "10"]
+    for name in ("one", "two"):
+        assert run_command(train.main, [*flags, "--out", str(tmp_path / name)]) == DONE
+    lines = curves.read(tmp_path / "one")
+    assert curves.series(lines, "loss_cls")[0] == [2, 4, 6, 8, 10] and curves.series(lines, "knn")[0] == [0, 5, 10]
+    figure = curves.draw({"one": lines, "two": curves.read(tmp_path / "two")})
+    shown = [len(panel.lines) for panel in figure.axes]
+    assert shown == [2, 3, 1, 1, 1, 2] * 2
+    for suffix in ("png", "svg"):
+        out = tmp_path / f"curves.{suffix}"
+        assert run_command(curves.main, ["--runs", str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(out)]) == DONE
+        assert out.stat().st_size > 10_000
+    for wrong, code in ((["--runs", str(folders)], WRONG_COMMAND), ([], WRONG_COMMAND)):
+        assert run_command(curves.main, wrong) == code
+    assert run_command(curves.main, ["--runs", str(tmp_path / "one"), "--out", str(tmp_path / "no" / "x.png")]) == FAILED
+    assert "holds no readable metrics.jsonl" in capsys.readouterr().err

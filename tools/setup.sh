@@ -8,7 +8,7 @@
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile tyro rich tensorboard jaxtyping"
+BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile matplotlib tyro rich tensorboard jaxtyping"
 DEV_MODULES="datasets pytest beartype hypothesis ruff mypy sklearn"
 
 has_modules() { # has_modules PYTHON MODULE...

@@ -1,0 +1,85 @@
+"""A run's log as one picture: `python -m pretrain.curves --runs runs/NAME --out curves.png`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from checkpoints.command import UserError, WorkError, parse, run_command
+
+PANELS = (
+    ("losses", ("loss_cls", "loss_patch")),
+    ("entropy of targets, nats", ("entropy", "spread", "student_entropy")),
+    ("divergence from the teacher, nats", ("divergence",)),
+    ("k-NN, %", ("knn",)),
+    ("effective rank", ("rank",)),
+    ("gradient, distance to the teacher", ("gradient", "teacher_distance")),
+)
+"""What each panel shows of the log; what a run does not have is left out."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw the curves of a run, or of several beside each other."""
+
+    runs: tuple[Path, ...] = ()
+    """Folders of runs."""
+    out: Path = Path("curves.png")
+    """The picture: .png, .svg or .pdf."""
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log. Raises UserError where there is none."""
+    path = run / "metrics.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run} holds no readable metrics.jsonl: give a run's folder") from error
+
+
+def series(lines: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    """Steps and values of one measurement, where it was finite."""
+    found = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    return [float(step) for step, _ in found], [float(value) for _, value in found]
+
+
+def draw(logs: dict[str, list[dict[str, Any]]]) -> Figure:
+    """One row of panels for each run, all rows on the same axes."""
+    figure = Figure(figsize=(3.2 * len(PANELS), 2.6 * len(logs)), layout="constrained")
+    axes = figure.subplots(len(logs), len(PANELS), squeeze=False, sharey="col")
+    for row, (run, lines) in zip(axes, logs.items(), strict=True):
+        row[0].set_ylabel(run)
+        for panel, (title, names) in zip(row, PANELS, strict=True):
+            panel.set_title(title, fontsize=9)
+            for name in names:
+                steps, values = series(lines, name)
+                if steps:
+                    panel.plot(steps, values, label=name, linewidth=1)
+            if panel.lines and len(names) > 1:
+                panel.legend(fontsize=7)
+            panel.tick_params(labelsize=7)
+    for panel in axes[-1]:
+        panel.set_xlabel("step", fontsize=8)
+    return figure
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(Options, arguments, prog="python -m pretrain.curves")
+    if not options.runs:
+        raise UserError("name one or more runs: --runs runs/sample")
+    mpl.use("agg")
+    figure = draw({run.name: read(run) for run in options.runs})
+    try:
+        figure.savefig(options.out, dpi=110)
+    except (OSError, ValueError) as error:
+        raise WorkError(f"{options.out} could not be written ({error}): give another --out") from error
+    print(f"drawn to {options.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
