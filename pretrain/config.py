@@ -244,7 +244,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epochs": 12,
         "knn_every": 2,
     },
-    # CIFAR-10 within the hour on two cores: see docs/results.md for what it reaches.
+    # CIFAR-10 in 58 minutes on two cores: k-NN 50.7 from 34.3 untrained, raw pixels 45.8 (docs/results.md).
     "cifar10": SMALL_WORLD
     | {
         "width": 128,
