@@ -3,6 +3,7 @@
 Workers decode; crops are made by them on a CPU, and on the device, beside the step before, on a GPU.
 """
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -97,7 +98,13 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _prepare_worker(_: int) -> None:
-    """One thread each; what asks a run to stop is the main process's to answer, and a worker ends when that has gone."""
+    """One thread each; what asks a run to stop is the main process's to answer, and a worker ends when that has gone.
+
+    A group of its own keeps a worker from what is sent to the main process's group. SIGTERM itself must end it: that is how the
+    main process ends workers that it has forgotten.
+    """
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    os.setpgrp()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

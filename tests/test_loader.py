@@ -1,10 +1,13 @@
 """Batches: who sees which image, and that a step is the same however it is reached."""
 
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 from pictures import encoded, photographs
 from PIL import Image
+from test_commands import command
 
 from pretrain import augment, masking, sample
 from pretrain.loader import Loader
@@ -148,3 +151,17 @@ def test_jpegs_left_to_the_device_give_the_same_batch(spoilt: int) -> None:
         batches.append(next(iter(Loader(data, 0, 1, 0, CPU))))
     assert torch.equal(batches[0].crops, batches[1].crops) and torch.equal(batches[0].local_crops, batches[1].local_crops)
     assert {one.name for one in batches[1].bad} == ({"7"} if spoilt < 0 else {"2", "7"})
+
+
+def test_a_process_ends_although_it_has_forgotten_its_workers() -> None:
+    """As after an error whose traceback holds on to a loader half used."""
+    script = (
+        "import builtins, numpy as np, torch; from pretrain import augment, masking; from pretrain.loader import Loader\n"
+        "from pretrain.sources import Sample; from pretrain.steps import Steps\n"
+        "view = augment.View(16, (0.5, 1.0), 0.0, 0.0)\n"
+        "views, masks = augment.MultiCrop((view,), view, 1), masking.MaskSettings((0.0,), (0.0,), 'rand')\n"
+        "steps = Steps(Sample('val'), views, masks, (2, 2), 4, 0)\n"
+        "builtins.kept = iter(Loader(steps, 0, 100, 2, torch.device('cpu'))); next(builtins.kept); print('ends')"
+    )
+    done = subprocess.run(**command("-c", script), check=False, timeout=60)
+    assert done.returncode == 0 and done.stdout == "ends\n", done.stderr
