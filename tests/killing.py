@@ -1,6 +1,6 @@
 """Start a training again and again, each time killed with SIGKILL at a random moment, until it ends by itself.
 
-    python tests/killing.py SEED KILLS FLAGS...
+    python tests/killing.py SEED KILLS LONGEST FLAGS...      LONGEST: seconds that a training may live
 
 Prints one JSON line: how many were killed, and after which step each was taken up again. Each training is a process of its own,
 forked from this one so that torch is imported once; this process itself never computes.
@@ -44,11 +44,11 @@ def wait(child: int, seconds: float | None) -> int | None:
 
 
 def main() -> None:
-    chance, kills, flags = random.Random(int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:]
+    chance, kills, longest, flags = random.Random(int(sys.argv[1])), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]
     killed, ended = 0, 0
     while killed < kills:
         child = start(flags)
-        code = wait(child, chance.uniform(0.05, 1.2))
+        code = wait(child, chance.uniform(0.05, longest))
         if code is None:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
