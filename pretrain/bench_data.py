@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -23,11 +24,10 @@ from checkpoints.command import UserError, parse, run_command
 from pretrain import augment, health, masking, optim, resample, train
 from pretrain import config as options
 from pretrain.augment import BLUR_SIGMA, BRIGHTNESS, CONTRAST, FLIP, GREY, HUE, JITTER, MEAN, SATURATION, STD
-from pretrain.decode import BadImage
 from pretrain.images import open_images
 from pretrain.networks import build
 from pretrain.precision import Precision
-from pretrain.sources import Content, Images
+from pretrain.sources import Held, Images, usable
 from pretrain.steps import Batch, Steps, make_batch
 
 
@@ -82,29 +82,8 @@ def composed(view: augment.View) -> transforms.Compose:
 
 def held(images: Images, count: int) -> Images:
     """The first usable images, their files in memory."""
-
-    class Held(Images):
-        name, channels = images.name, images.channels
-
-        def __init__(self) -> None:
-            self._contents: list[Content] = []
-            for number in range(len(images)):
-                try:
-                    if len(self._contents) < count and images[number].size:
-                        self._contents.append(images.content(number))
-                except BadImage:
-                    continue
-
-        def __len__(self) -> int:
-            return len(self._contents)
-
-        def content(self, index: int) -> Content:
-            return self._contents[index]
-
-        def where(self, index: int) -> str:
-            return f"{self.name} {index}"
-
-    return Held()
+    contents = [images.content(number) for number in islice(usable(images), count)]
+    return Held(images.name, contents, images.channels)
 
 
 def take_turns(variants: dict[str, Callable[[], object]], rounds: int) -> list[Timed]:

@@ -10,10 +10,9 @@ from torch import Tensor
 from checkpoints.command import WorkError
 from pretrain import augment, distributed, neighbours
 from pretrain.backbone import ViT
-from pretrain.decode import BadImage
 from pretrain.ibot import Losses
 from pretrain.images import has_part, open_images
-from pretrain.sources import Images, Subset, aligned, subset
+from pretrain.sources import Images, Subset, aligned, subset, usable
 from pretrain.steps import Bad, too_many
 
 MOST_BAD_STEPS = 20
@@ -112,12 +111,5 @@ def online_knn(source: str, images: Images, crop: int) -> OnlineKnn | None:
 
 def readable(images: Images) -> Images:
     """Those that can be decoded."""
-
-    def good(number: int) -> bool:
-        try:
-            return images[number].size > 0
-        except BadImage:
-            return False
-
-    numbers = [number for number in range(len(images)) if good(number)]
+    numbers = list(usable(images))
     return images if len(numbers) == len(images) else Subset(images, np.array(numbers, dtype=int))

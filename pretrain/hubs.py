@@ -1,9 +1,9 @@
 """Data sets by name: `hf:NAME` through the `datasets` library, `torchvision:NAME` through torchvision."""
 
 import inspect
-import os
 import tarfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from checkpoints.command import UserError
 from checkpoints.store import first_line
-from pretrain.sources import Content, Images, Parquet
+from pretrain.sources import Content, Images, Parquet, cache_folder
 
 SPLITS = {"train": ("train", "training", "trainval"), "val": ("val", "test", "validation", "valid")}
 
@@ -89,14 +89,8 @@ class Torchvision(Images):
         return f"{self.name} {index}"
 
 
-def torchvision_folder() -> Path:
-    """Where torchvision's data sets are kept: $IBOT_DATA, or below the user's cache folder."""
-    given = os.environ.get("IBOT_DATA")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ibot" / "torchvision"
-
-
 def open_torchvision(name: str, part: str | None) -> Images:
-    """`NAME` or `NAME@FOLDER`, as `torchvision.datasets` spells it; downloaded where it is not there yet.
+    """`NAME` or `NAME@FOLDER`, as `torchvision.datasets` spells it; downloaded where it is not there yet ($IBOT_DATA).
 
     Raises UserError for an unknown name and for what can neither be found nor downloaded.
     """
@@ -113,7 +107,7 @@ def open_torchvision(name: str, part: str | None) -> Images:
     known = inspect.signature(kind.__init__).parameters
     options: dict[str, Any] = {}
     if "root" in known:
-        options["root"] = root or str(torchvision_folder() / name)
+        options["root"] = root or str(cache_folder("IBOT_DATA", "torchvision") / name)
     if "download" in known:
         options["download"] = True
     try:
@@ -144,6 +138,7 @@ def _open_part(kind: Any, known: Mapping[str, Any], options: dict[str, Any], par
     raise refused
 
 
+@lru_cache  # opening is the only way to know
 def has_hub_part(source: str, part: str) -> bool:
     """Whether the data set has a part of its own for `part`."""
     try:

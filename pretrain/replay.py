@@ -108,8 +108,7 @@ def _networks(state: Mapping[str, Any]) -> tuple[ibot.Student, ibot.Teacher]:
 
 def _step(state: Mapping[str, Any], student: ibot.Student, teacher: ibot.Teacher) -> ibot.Losses:
     now, config, parts = Now(**state["now"]), state["config"], []
-    if state["random"].numel() == torch.get_rng_state().numel():  # else it was drawn on a GPU
-        torch.set_rng_state(state["random"])
+    torch.set_rng_state(state["random"])
     for values in state["batches"]:
         masks = masking.as_masks(values["grid"]) if now.masking else None
         with Precision(state["precision"], torch.device("cpu")).autocast():

@@ -182,11 +182,6 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def random_state(device: torch.device) -> torch.Tensor:
-    """The state of the generator that dropped paths on this device are drawn from."""
-    return torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device)
-
-
 def _random_states() -> dict[str, Any]:
     """Torch's generators: the only ones that are not addressed by seed and step (stochastic depth draws from them)."""
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}

@@ -8,7 +8,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from webdataset.cache import FileCache, islocal
@@ -17,7 +17,7 @@ from webdataset.tariterators import group_by_keys
 
 from checkpoints.command import UserError
 from checkpoints.store import first_line
-from pretrain.sources import SUFFIXES, Content, Images, number_classes
+from pretrain.sources import SUFFIXES, Content, Images, cache_folder, number_classes
 
 WINDOW = 10_000
 """The bounded buffer of the shuffle: an image moves at most this far from its place in the drawn order of shards."""
@@ -95,12 +95,6 @@ def open_shards(source: str) -> Shards:
     return Shards(source, list(expand_urls(source)))
 
 
-def cache_folder() -> Path:
-    """Where shards that are not local are kept: $WDS_CACHE, or below the user's cache folder."""
-    given = os.environ.get("WDS_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ibot" / "shards"
-
-
 def _local(url: str) -> str:
     """The path of a shard, fetched first if it must be. Raises UserError."""
     if islocal(url):
@@ -109,7 +103,7 @@ def _local(url: str) -> str:
             raise UserError(f"there is no shard {path}: check the pattern given to --data")
         return str(path)
     try:
-        return FileCache(str(cache_folder()), url_to_name=_cache_name).get_file(url)
+        return FileCache(str(cache_folder("WDS_CACHE", "shards")), url_to_name=_cache_name).get_file(url)
     except Exception as error:  # curl, gsutil and the library's own checks fail in many ways
         raise UserError(f"the shard {url} could not be fetched ({first_line(error)})") from error
 
@@ -121,11 +115,15 @@ def _cache_name(url: str) -> str:
 
 def _samples(path: str) -> Iterator[tuple[str, Place, str | None]]:
     """Key, place of the image, and class of every sample in a shard that has an image."""
-    for sample in group_by_keys(_members(path)):
-        suffix = next((suffix for suffix in sample if suffix.rpartition(".")[2] in IMAGE_SUFFIXES), None)
-        if suffix is not None:
-            label = next((sample[suffix] for suffix in CLASS_SUFFIXES if suffix in sample), None)
-            yield sample["__key__"], sample[suffix], None if label is None else _text(path, label)
+    try:
+        with open(path, "rb") as file:
+            for sample in group_by_keys(_members(path)):
+                suffix = next((suffix for suffix in sample if suffix.rpartition(".")[2] in IMAGE_SUFFIXES), None)
+                if suffix is not None:
+                    label = next((sample[suffix] for suffix in CLASS_SUFFIXES if suffix in sample), None)
+                    yield sample["__key__"], sample[suffix], None if label is None else _text(file, label)
+    except OSError as error:
+        raise UserError(f"the shard {path} cannot be read ({first_line(error)})") from error
 
 
 def _members(path: str) -> Iterator[dict[str, Any]]:
@@ -140,7 +138,6 @@ def _members(path: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"the shard {path} is no plain, whole tar file ({first_line(error)}): unpack compressed ones") from error
 
 
-def _text(path: str, place: Place) -> str:
-    with open(path, "rb") as file:
-        file.seek(place.offset)
-        return file.read(min(place.size, LONGEST_LABEL)).decode("utf-8", "replace").strip()
+def _text(file: BinaryIO, place: Place) -> str:
+    file.seek(place.offset)
+    return file.read(min(place.size, LONGEST_LABEL)).decode("utf-8", "replace").strip()

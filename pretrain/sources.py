@@ -1,7 +1,8 @@
 """What a source of images is, and those that lie on this machine: folders, lists of paths, parquet files, the embedded sample."""
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,19 +74,32 @@ class Subset(Images):
         return self._images.where(int(self._numbers[index]))
 
 
+def usable(images: Images) -> Iterator[int]:
+    """The numbers of those that can be decoded."""
+    for number in range(len(images)):
+        try:
+            if images[number].size:
+                yield number
+        except BadImage:
+            continue
+
+
+def cache_folder(variable: str, name: str) -> Path:
+    """What the environment variable says, or a folder of that name below the user's cache folder."""
+    given = os.environ.get(variable)
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ibot" / name
+
+
 def subset(images: Images, count: int, seed: int = 0) -> Subset:
     """At most `count` images, drawn once from the seed."""
     return Subset(images, np.random.default_rng(seed).permutation(len(images))[:count])
 
 
-class Sample(Images):
-    """The embedded data set (see `pretrain.sample`)."""
+class Held(Images):
+    """Images held in memory."""
 
-    def __init__(self, part: str) -> None:
-        drawn = sample.classification(part)
-        self.name = f"sample ({part})"
-        self.labels, self.classes = drawn.labels, drawn.classes
-        self._images = drawn.images
+    def __init__(self, name: str, images: Sequence[Content] | np.ndarray, channels: int = 3) -> None:
+        self.name, self._images, self.channels = name, images, channels
 
     def __len__(self) -> int:
         return len(self._images)
@@ -95,6 +109,15 @@ class Sample(Images):
 
     def where(self, index: int) -> str:
         return f"{self.name} {index}"
+
+
+class Sample(Held):
+    """The embedded data set (see `pretrain.sample`)."""
+
+    def __init__(self, part: str) -> None:
+        drawn = sample.classification(part)
+        super().__init__(f"sample ({part})", drawn.images)
+        self.labels, self.classes = drawn.labels, drawn.classes
 
 
 class Files(Images):
@@ -118,13 +141,11 @@ class Files(Images):
 
 def number_classes(labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """Names -> numbers [count] and the names by number: in order of size if all are whole numbers, else of the alphabet."""
-    names = sorted(set(labels), key=lambda name: (int(name), name) if _whole(labels) else (0, name))
+    known = set(labels)
+    whole = all(name.isdecimal() for name in known)
+    names = sorted(known, key=lambda name: (int(name) if whole else 0, name))
     numbers = {name: number for number, name in enumerate(names)}
     return np.array([numbers[label] for label in labels]), names
-
-
-def _whole(labels: Sequence[str]) -> bool:
-    return all(label.isdecimal() for label in labels)
 
 
 def folder(path: Path) -> Files:
@@ -220,11 +241,11 @@ def spread_of(images: Images, count: int = 200) -> Spread:
     sums = np.zeros((3, images.channels))
     for index in np.random.default_rng(0).permutation(len(images))[: 2 * count]:
         try:
-            pixels = images[int(index)].reshape(-1, images.channels).astype(np.float64)
+            stored = images[int(index)].reshape(-1, images.channels)
         except BadImage as error:
             reason = f"{images.where(int(index))}: {error}"
             continue
-        pixels = pixels / 255 if images[int(index)].dtype == np.uint8 else pixels
+        pixels = stored / 255 if stored.dtype == np.uint8 else stored.astype(np.float64)
         sums += np.stack([np.ones(images.channels), pixels.mean(axis=0), (pixels**2).mean(axis=0)])
         if sums[0, 0] == count:
             break

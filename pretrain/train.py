@@ -23,7 +23,7 @@ from pretrain.loader import Loader
 from pretrain.networks import build
 from pretrain.precision import Precision
 from pretrain.progress import Counts, Progress, summary
-from pretrain.run import Run, random_state
+from pretrain.run import Run
 from pretrain.schedule import Now
 from pretrain.steps import Batch
 from pretrain.vitals import vitals
@@ -154,7 +154,7 @@ def train(config: Config, device: torch.device) -> int:
     loader = Loader(steps, first, last_batch, prepare.workers(config), device)
     with stop_requested() as stop, progress:
         for step, batches in enumerate(in_groups(loader, config.accumulate), start=run.step):
-            now, random = schedule.at(step), random_state(device)
+            now, random = schedule.at(step), torch.get_rng_state()
             outcome = train_step(parallel, teacher, optimizer, batches, now, weights, guard, precision)
             if not outcome.accepted:
                 if precision.name != "fp16":  # there it is how the scale of the loss is found
