@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from checkpoints import published, store
 from checkpoints.command import UserError
-from pretrain.blocks import Group, run
+from pretrain.blocks import Group, PackedBlock
 from pretrain.initial import initialise_linear_, whiten_
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -113,6 +113,7 @@ class ViT(VisionTransformer):
             drop_path_rate=drop_path,
             dynamic_img_size=True,
             weight_init="skip",
+            block_fn=PackedBlock,
         )
         self.shape, self.checkpointed, self.frugal = shape, checkpointed, True
         block: Any
@@ -143,9 +144,7 @@ class ViT(VisionTransformer):
             return [self.norm(self._through(self.blocks, x)) for x in embedded]
         sizes = [Group(len(x), x.shape[1]) for x in embedded]
         packed = torch.cat([x.flatten(0, 1) for x in embedded])
-        packed = self.norm(
-            self._through([partial(run, block, groups=sizes, frugal=self.frugal) for block in self.blocks], packed)
-        )
+        packed = self.norm(self._through([partial(block, groups=sizes, frugal=self.frugal) for block in self.blocks], packed))
         parts = packed.split([size.images * size.tokens for size in sizes])
         return [part.unflatten(0, size) for part, size in zip(parts, sizes, strict=True)]
 

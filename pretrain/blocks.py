@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from timm.models.vision_transformer import Block
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -21,6 +22,13 @@ class Group(NamedTuple):
 
     images: int
     tokens: int
+
+
+class PackedBlock(Block):
+    """timm's block, which also takes packed tokens [x, d] of several groups."""
+
+    def forward(self, x: Tensor, groups: Sequence[Group] | None = None, frugal: bool = True) -> Tensor:  # type: ignore[override]
+        return super().forward(x) if groups is None else run(self, x, groups, frugal=frugal)
 
 
 def run(block: Any, x: Float[Tensor, "x d"], groups: Sequence[Group], *, frugal: bool) -> Float[Tensor, "x d"]:

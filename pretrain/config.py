@@ -62,6 +62,8 @@ class Config:
     """Compile the blocks (torch.compile); auto on a GPU. Where that fails the run says so and goes on without."""
     checkpoint_activations: bool = False
     """Compute blocks twice to keep less: for large networks on small GPUs."""
+    shard: bool = False
+    """Spread weights, gradients and optimizer states over the processes (FSDP2): for networks that do not fit into one GPU."""
     drop_path: float = 0.1
     """Stochastic depth of the student's last block, rising from 0 at the first."""
 
@@ -360,9 +362,21 @@ def check(config: Config) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
     if config.steps is not None and config.steps < 1:
         raise UserError("--steps must be 1 or more")
+    if config.shard:
+        _check_shard(config)
     shape(config)
     masks(config)
     views(config)
+
+
+def _check_shard(config: Config) -> None:
+    for name, wrong, cure in (
+        ("precision", "fp16", "give --precision bf16 or fp32"),
+        ("optimizer", "lars", "give --optimizer adamw or sgd"),
+        ("compile", "on", "leave --compile out"),
+    ):
+        if getattr(config, name) == wrong:
+            raise UserError(f"--shard does not go with --{name} {wrong}: {cure}")
 
 
 def schedule(config: Config, steps_per_epoch: int, world_size: int) -> Schedule:

@@ -2,13 +2,16 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -43,17 +46,66 @@ def processes() -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def parallel(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module with gradients averaged over processes during backward."""
-    if world_size() == 1:
+def parallel(module: nn.Module, device: torch.device, *, some_unused: bool = False) -> nn.Module:
+    """The module with gradients averaged over processes during backward; as it is where `shard_` has seen to that.
+
+    `some_unused`: not every parameter takes part in every step.
+    """
+    if world_size() == 1 or isinstance(module, FSDPModule):
         return module
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
+    return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=some_unused, gradient_as_bucket_view=True)
+
+
+def shard_(network: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
+    """Spread weights, and with them gradients and optimizer states, over the processes (FSDP2), gathered block by block."""
+    mesh = init_device_mesh(device.type, (world_size(),))
+    for block in blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)
+
+
+def is_spread(module: nn.Module) -> bool:
+    """Whether `shard_` has spread it."""
+    return isinstance(module, FSDPModule)
 
 
 def averaged(module: nn.Module, now: bool) -> AbstractContextManager[None]:
     """Around a forward and backward: average gradients over processes `now`, or leave them to a later one."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(now)
     return contextlib.nullcontext() if now or not isinstance(module, DistributedDataParallel) else module.no_sync()
+
+
+def local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """This process's part of tensors that are spread; others as they are."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def lengths(tensors: Sequence[Tensor]) -> Tensor:
+    """The Euclidean length of each tensor, whole ones or spread ones."""
+    found = torch.stack(torch._foreach_norm(local(tensors)))
+    if not any(isinstance(tensor, DTensor) for tensor in tensors):
+        return found
+    squares = found.square()
+    dist.all_reduce(squares)
+    return squares.sqrt()
+
+
+def whole(value: Any) -> Any:
+    """Nested dicts and lists with spread tensors put together on the CPU; all processes must call it."""
+    if isinstance(value, DTensor):
+        return value.full_tensor().cpu()
+    if isinstance(value, dict):
+        return {key: whole(one) for key, one in value.items()}
+    return [whole(one) for one in value] if isinstance(value, list) else value
+
+
+def spread(value: Any, like: Tensor) -> Any:
+    """A whole tensor as `like` is spread; anything else as it is."""
+    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
 def unwrap(module: nn.Module) -> Any:
@@ -77,6 +129,15 @@ def gathered(values: list[Any]) -> list[Any]:
     lists: list[list[Any]] = [[] for _ in range(world_size())]
     dist.all_gather_object(lists, values)
     return [value for some in lists for value in some]
+
+
+def all_true(flag: Tensor) -> Tensor:
+    """Whether a flag [] is set in all processes, on its device."""
+    if world_size() == 1:
+        return flag
+    everywhere = flag.to(torch.uint8)
+    dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
+    return everywhere.bool()
 
 
 def any_true(*flags: bool) -> list[bool]:

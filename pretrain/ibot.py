@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pretrain import distributed
@@ -110,10 +110,15 @@ class Teacher(Network):
         return Answer(cls_logits.float(), self.head.patches(masked).float(), patch_mean, features)
 
     @torch.no_grad()
-    def follow(self, student: Network, momentum: float) -> None:
-        """Move every weight towards the student's: `teacher = momentum * teacher + (1 - momentum) * student`."""
+    def follow(self, student: Network, momentum: float, accepted: bool | Bool[Tensor, ""] = True) -> None:
+        """Move every weight towards the student's: `teacher = momentum * teacher + (1 - momentum) * student`, if accepted."""
         mine, theirs = zip(*shared_weights(self, student), strict=True)
-        torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
+        if isinstance(accepted, Tensor):
+            ways = torch._foreach_sub(theirs, mine)
+            torch._foreach_mul_(ways, accepted * (1.0 - momentum))
+            torch._foreach_add_(mine, ways)
+        elif accepted:
+            torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
 
     @torch.no_grad()
     def copy(self, student: Network) -> None:
@@ -123,9 +128,13 @@ class Teacher(Network):
 
 
 def shared_weights(teacher: nn.Module, student: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of parameters of the same name (the student alone has a mask token; tied patch prototypes count once)."""
+    """Pairs of parameters of the same name (the student alone has a mask token; tied patch prototypes count once).
+
+    Where they are spread over processes, this one's part of each.
+    """
     theirs = dict(student.named_parameters())
-    return ((weight.data, theirs[name].data) for name, weight in teacher.named_parameters() if name in theirs)
+    pairs = ((weight.data, theirs[name].data) for name, weight in teacher.named_parameters() if name in theirs)
+    return ((mine, other) for mine, other in map(distributed.local, pairs))
 
 
 class Centres(nn.Module):
@@ -139,13 +148,17 @@ class Centres(nn.Module):
         self.patch: Tensor
 
     @torch.no_grad()
-    def move(self, targets: Targets) -> None:
-        """One step towards this batch's mean logits, the mean being that of all processes."""
+    def move(self, targets: Targets, accepted: bool | Bool[Tensor, ""] = True) -> None:
+        """One step towards this batch's mean logits, the mean being that of all processes; none if the step was refused."""
+        if accepted is False:
+            return
         cls_mean, patch_mean = distributed.mean(torch.cat([targets.cls_mean, targets.patch_mean])).split(
             [self.cls.shape[-1], self.patch.shape[-1]]
         )
-        self.cls.lerp_(cls_mean[None], 1 - CENTRE_MOMENTUM)
-        self.patch.lerp_(patch_mean[None, None], 1 - CENTRE_MOMENTUM)
+        for centre, new in ((self.cls, cls_mean[None]), (self.patch, patch_mean[None, None])):
+            # a weight of zero would not do: what was refused may be NaN
+            to = new if isinstance(accepted, bool) else torch.where(accepted, new, centre)
+            centre.lerp_(to, 1 - CENTRE_MOMENTUM)
 
 
 def masked_only(patches: Float[Tensor, "x d"], masks: Masks | None) -> Float[Tensor, "m d"]:

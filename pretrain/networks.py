@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from checkpoints.store import first_line
+from pretrain import distributed
 from pretrain.backbone import Shape, ViT, starting_weights
 from pretrain.config import Config
 from pretrain.head import Head
@@ -36,6 +37,15 @@ def compile_blocks(network: Student | Teacher, samples: Sequence[Tensor]) -> str
             block._compiled_call_impl = None
         return f"the blocks are not compiled ({first_line(error)})"
     return ""
+
+
+def whole_backbone(teacher: Teacher) -> ViT:
+    """The teacher's backbone, put together where it is spread over processes; all of them must call this."""
+    if not distributed.is_spread(teacher):
+        return teacher.backbone
+    backbone = ViT(teacher.backbone.shape, maskable=False)
+    backbone.load_state_dict(distributed.whole(teacher.backbone.state_dict()))
+    return backbone.to(teacher.centres.cls.device)
 
 
 def build(config: Config, shape: Shape, *, fused: bool = True) -> tuple[Student, Teacher]:

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from checkpoints.command import UserError
+from pretrain import distributed
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, object]]:
@@ -47,13 +48,26 @@ def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 def lengths_of(gradients: list[Tensor]) -> Float[Tensor, " tensors"]:
     """The length of each gradient tensor."""
-    return torch.stack(torch._foreach_norm(gradients))
+    return distributed.lengths(gradients)
 
 
 def clip_each_(gradients: list[Tensor], lengths: Float[Tensor, " tensors"], limit: float) -> None:
     """Scale each gradient on its own to at most length `limit`, the original's rule (0: none)."""
     if limit > 0:
-        torch._foreach_mul_(gradients, list((limit / (lengths + 1e-6)).clamp(max=1.0).unbind()))
+        torch._foreach_mul_(distributed.local(gradients), list((limit / (lengths + 1e-6)).clamp(max=1.0).unbind()))
+
+
+def step_(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, accepted: bool | Bool[Tensor, ""]) -> None:
+    """Move the weights if the step was accepted. A verdict that is still on the device is left to it (fused AdamW)."""
+    if isinstance(accepted, bool):
+        if accepted:
+            scaler.step(optimizer)
+    elif scaler.is_enabled():  # which has its own verdict there
+        scaler.step(optimizer)
+    else:
+        optimizer.found_inf = (~accepted).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        del optimizer.found_inf  # type: ignore[attr-defined]
 
 
 def drop_last_layer_gradients_(head: nn.Module) -> None:

@@ -68,9 +68,19 @@ def online_knn(config: Config, images: Images) -> health.OnlineKnn | None:
     return health.online_knn(config.knn_data, known, config.global_crops_size)
 
 
+def decides_late(config: Config, device: torch.device) -> bool:
+    """Whether the device itself can refuse a step, so that none waits for its verdict (on a CPU nothing is late)."""
+    return device.type == "cuda" and config.optimizer == "adamw" and not config.shard
+
+
+def some_unused(config: Config) -> bool:
+    """Whether there are steps without masks, in which the mask token has no gradient."""
+    return config.pred_start_epoch > 0 or not config.use_masked_im_modeling
+
+
 def compile_networks(config: Config, device: torch.device, student: Student, teacher: Teacher) -> list[str]:
     """Compile the blocks of both if asked for, or on a GPU; what went wrong, if anything did."""
-    if config.compile == "off" or (config.compile == "auto" and device.type == "cpu"):
+    if config.compile == "off" or (config.compile == "auto" and (device.type == "cpu" or config.shard)):
         return []
     kinds = ((config.global_crops_number, config.global_crops_size), (config.local_crops_number, config.local_crops_size))
     count, channels = config.batch_size_per_gpu, config.channels

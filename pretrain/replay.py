@@ -3,7 +3,7 @@
 `python -m pretrain.train --replay runs/NAME/refused-000123.pt`
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from checkpoints import store
 from checkpoints.command import DONE, UserError
 from pretrain import config as options
-from pretrain import distributed, ibot, masking
+from pretrain import distributed, health, ibot, masking
 from pretrain.backbone import stored_shape
 from pretrain.networks import build
 from pretrain.precision import Precision
@@ -28,29 +28,21 @@ MOST = 3
 SHOWN = 5
 
 
-def capture(
-    run: Run,
-    step: int,
-    batches: Sequence[Batch],
-    now: Now,
-    random: Tensor,
-    precision: str,
-    student: ibot.Student,
-    teacher: ibot.Teacher,
-) -> Path | None:
+def capture(run: Run, attempt: health.Attempt, precision: str, student: ibot.Student, teacher: ibot.Teacher) -> Path | None:
     """Write all that is needed to repeat this process's share of the step; None where there are enough of them already."""
-    path = run.folder / f"refused-{step:06d}-{distributed.rank()}.pt"
+    step, path = attempt.step, run.folder / f"refused-{attempt.step:06d}-{distributed.rank()}.pt"
+    mine, theirs = (distributed.whole(network.state_dict()) for network in (student, teacher))
     if len(list(run.folder.glob("refused-*.pt"))) >= MOST:
         return None
     content = {
         "format": FORMAT,
         "step": step,
-        "now": now._asdict(),
+        "now": attempt.now._asdict(),
         "precision": precision,
-        "random": random,
-        "batches": [_as_values(batch) for batch in batches],
-        "student": student.state_dict(),
-        "teacher": teacher.state_dict(),
+        "random": attempt.random,
+        "batches": [_as_values(batch) for batch in attempt.batches],
+        "student": mine,
+        "teacher": theirs,
         "shape": student.backbone.shape._asdict(),
         "fused": bool(student.backbone.blocks[0].attn.fused_attn),  # type: ignore[union-attr]
         "config": options.as_values(run.config),

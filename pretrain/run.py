@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from checkpoints import store
@@ -47,9 +48,9 @@ class Run:
             raise UserError(f"{found.path} is not a checkpoint of this project: give another --out")
         remarks = [f"{found.passed_over}: {found.path} is used"] if found.passed_over else []
         remarks += self._other_options(state)
-        student.load_state_dict(state["student"])
-        teacher.load_state_dict({**state["teacher"], **{f"centres.{k}": v for k, v in state["centres"].items()}})
-        optimizer.load_state_dict(state["optimizer"])
+        _load(student, state["student"])
+        _load(teacher, {**state["teacher"], **{f"centres.{k}": v for k, v in state["centres"].items()}})
+        _load_optimizer(optimizer, state["optimizer"])
         if scaler.is_enabled() and state["scaler"]:
             scaler.load_state_dict(state["scaler"])
         self.step = round(state["step"] * self.steps_per_epoch / state["steps_per_epoch"])
@@ -144,15 +145,16 @@ class Run:
         """Write the checkpoint and the teacher's backbone; all processes call it together. Raises WorkError if it cannot."""
         self._saved_at = time.monotonic()
         random_states = distributed.gathered([_random_states()])
+        mine, weights, moments = (distributed.whole(part.state_dict()) for part in (student, teacher, optimizer))
         if not distributed.is_main():
             return
-        weights, centres = teacher.state_dict(), teacher.centres.state_dict()
+        centres = teacher.centres.state_dict()
         shape = student.backbone.shape
         state = {
-            "student": student.state_dict(),
+            "student": mine,
             "teacher": {name: weight for name, weight in weights.items() if not name.startswith("centres.")},
             "centres": centres,
-            "optimizer": optimizer.state_dict(),
+            "optimizer": moments,
             "scaler": scaler.state_dict(),
             "step": step,
             "steps_per_epoch": self.steps_per_epoch,
@@ -173,6 +175,21 @@ class Run:
 def backbone_about(shape: Shape, step: int, steps_per_epoch: int) -> dict[str, Any]:
     """What a backbone file says of itself."""
     return {"method": "iBOT", "key": "teacher", "shape": shape._asdict(), "epoch": step // steps_per_epoch, "step": step}
+
+
+def _load(module: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Whole weights into a module that may be spread over processes."""
+    have = module.state_dict()
+    module.load_state_dict({name: distributed.spread(weight, have.get(name, weight)) for name, weight in weights.items()})
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments = {
+        number: {name: distributed.spread(value, parameters[number]) for name, value in values.items()}
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": moments})
 
 
 def _step_of(line: str) -> float:

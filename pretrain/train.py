@@ -12,7 +12,8 @@ from types import FrameType
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
 from checkpoints.command import DONE, INTERRUPTED, run_command
 from pretrain import config as options
@@ -20,7 +21,7 @@ from pretrain import distributed, health, ibot, optim, prepare, replay
 from pretrain.config import Config
 from pretrain.ibot import Answer, Logits, Losses, Targets, Teacher
 from pretrain.loader import Loader
-from pretrain.networks import build
+from pretrain.networks import build, whole_backbone
 from pretrain.precision import Precision
 from pretrain.progress import Counts, Progress, summary
 from pretrain.run import Run
@@ -43,13 +44,13 @@ class Weights(NamedTuple):
 class Outcome(NamedTuple):
     """What a step leaves for the log; of several batches the losses are means, the tensors those of the last."""
 
-    accepted: bool
+    accepted: bool | Bool[Tensor, ""]
     """False where loss or gradients were not finite: then nothing was changed."""
     losses: Losses
     logits: Logits
     answer: Answer
     targets: Targets
-    gradient: torch.Tensor
+    gradient: Tensor
     """Mean length of the tensors' gradients."""
 
 
@@ -81,14 +82,13 @@ def train_step(
     gradients = optim.gradients_of(plain.parameters())
     lengths = optim.lengths_of(gradients)
     accepted = guard.accepts(losses, lengths)
-    if accepted:
-        optim.clip_each_(gradients, lengths, weights.clip_grad)
-        if now.last_layer_frozen:
-            optim.drop_last_layer_gradients_(plain.head)
-        optim.set_values_(optimizer, now.lr, now.weight_decay)
-        precision.scaler.step(optimizer)
-        teacher.follow(plain, now.momentum)
-        teacher.centres.move(means)
+    optim.clip_each_(gradients, lengths, weights.clip_grad)
+    if now.last_layer_frozen:
+        optim.drop_last_layer_gradients_(plain.head)
+    optim.set_values_(optimizer, now.lr, now.weight_decay)
+    optim.step_(optimizer, precision.scaler, accepted)
+    teacher.follow(plain, now.momentum, accepted)
+    teacher.centres.move(means, accepted)
     precision.scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return Outcome(accepted, losses, logits, answer, targets, lengths.mean())
@@ -131,6 +131,9 @@ def train(config: Config, device: torch.device) -> int:
     student, teacher = build(config, shape, fused=precision.fused_attention)
     student.to(device).train()
     teacher.to(device).train()
+    if config.shard and distributed.world_size() > 1:
+        for network in (student, teacher):
+            distributed.shard_(network, network.backbone.blocks, device)
     optimizer = optim.build_optimizer(config.optimizer, student)
     torch.manual_seed(config.seed + distributed.rank())
 
@@ -142,38 +145,49 @@ def train(config: Config, device: torch.device) -> int:
         progress.finished_before()
         return DONE
     knn = prepare.online_knn(config, images) if config.knn_every else None
-    if knn and run.step == 0:
-        progress.knn(0, knn.measure(teacher.backbone))
+
+    def measure_knn(done: int) -> None:
+        backbone = whole_backbone(teacher)  # all processes together
+        if knn:
+            progress.knn(done, knn.measure(backbone))
+
+    if config.knn_every and run.step == 0:
+        measure_knn(0)
 
     weights = Weights(config.lambda_cls, config.lambda_patch, config.clip_grad)
     for remark in prepare.compile_networks(config, device, student, teacher):
         progress.say(remark)
-    guard, parallel = health.Guard(), distributed.parallel(student, device)
+
+    def write_down(attempt: health.Attempt) -> None:
+        if precision.name != "fp16":  # there it is how the scale of the loss is found
+            replay.capture(run, attempt, precision.name, student, teacher)
+
+    guard = health.Guard(write_down, late=prepare.decides_late(config, device))
+    parallel = distributed.parallel(student, device, some_unused=prepare.some_unused(config))
     bad = health.BadImages(steps.most_bad, run.bad_images())
     first, last_batch = run.step * config.accumulate, schedule.total_steps * config.accumulate
     loader = Loader(steps, first, last_batch, prepare.workers(config), device)
     with stop_requested() as stop, progress:
         for step, batches in enumerate(in_groups(loader, config.accumulate), start=run.step):
-            now, random = schedule.at(step), torch.get_rng_state()
+            now = schedule.at(step)
+            guard.begin(step, batches, now)
             outcome = train_step(parallel, teacher, optimizer, batches, now, weights, guard, precision)
-            if not outcome.accepted:
-                if precision.name != "fp16":  # there it is how the scale of the loss is found
-                    replay.capture(run, step, batches, now, random, precision.name, student, teacher)
-                guard.check()
             bad.add(one for batch in batches for one in batch.bad)
             done = step + 1
             last, epoch = done == schedule.total_steps, done // steps.steps_per_epoch
             if last or done % config.log_every == 0:
+                guard.settle()
                 progress.bad(done, bad.news())
                 _, losses, logits, answer, targets, gradient = outcome
                 signs = vitals(student, teacher, losses, logits, answer, targets, weights.cls)
                 counts = Counts(guard.skipped, loader.waited, len(bad.all))
                 progress.log(done, now, losses, gradient, signs, counts)
                 bad.check()
-            if knn and (last or (done % steps.steps_per_epoch == 0 and epoch % config.knn_every == 0)):
-                progress.knn(done, knn.measure(teacher.backbone))
+            if config.knn_every and (last or (done % steps.steps_per_epoch == 0 and epoch % config.knn_every == 0)):
+                measure_knn(done)
             stopping, saving = distributed.any_true(bool(stop), run.time_to_save(done))
             if stopping or saving or last:
+                guard.settle()
                 run.save(done, student, teacher, optimizer, precision.scaler)
             if stopping and not last:
                 progress.interrupted(done)

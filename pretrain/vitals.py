@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pretrain.ibot import STUDENT_TEMPERATURE, Answer, Centres, Logits, Losses, Targets, shared_weights
+from pretrain import distributed
+from pretrain.ibot import STUDENT_TEMPERATURE, Answer, Centres, Logits, Losses, Targets
 
 
 class Vitals(NamedTuple):
@@ -45,8 +46,7 @@ def vitals(
     cls, centres = targets.cls.flatten(0, 1), teacher.centres
     assert isinstance(centres, Centres) and answer.features is not None
     entropy = entropy_of(cls).mean()
-    mine, theirs = zip(*shared_weights(teacher, student), strict=True)
-    apart = torch.stack(torch._foreach_norm(torch._foreach_sub(theirs, mine))).norm()
+    apart, length = distance(teacher, student)
     return Vitals(
         entropy=entropy,
         spread=entropy_of(cls.mean(0)),
@@ -59,8 +59,17 @@ def vitals(
         centre_norm=centres.cls.norm(),
         patch_centre_norm=centres.patch.norm(),
         rank=rank_of(answer.features.flatten(0, 1)),
-        teacher_distance=apart / torch.stack(torch._foreach_norm(mine)).norm(),
+        teacher_distance=apart / length,
     )
+
+
+def distance(teacher: nn.Module, student: nn.Module) -> tuple[Tensor, Tensor]:
+    """Between the weights of both, and the length of the teacher's."""
+    mine, theirs = (dict(network.named_parameters()) for network in (teacher, student))
+    names = [name for name in mine if name in theirs]
+    weights = [mine[name].detach() for name in names]
+    ways = [theirs[name].detach() - weight for name, weight in zip(names, weights, strict=True)]
+    return distributed.lengths(ways).norm(), distributed.lengths(weights).norm()
 
 
 def entropy_of(probabilities: Float[Tensor, "... k"]) -> Float[Tensor, "..."]:

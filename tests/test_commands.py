@@ -163,15 +163,17 @@ def test_two_processes_compute_what_one_does_with_the_double_batch(folders: Path
     script = tmp_path / "steps.py"
     script.write_text(TWO_PROCESSES)
     results = []
-    for processes in (1, 2):
-        out = tmp_path / f"{processes}.pt"
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script), str(out)]
+    for processes, how in ((1, "whole"), (2, "whole"), (2, "shard")):
+        out = tmp_path / f"{processes}-{how}.pt"
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script), str(out), how]
         done = subprocess.run(**command(*launch, PYTHONPATH=str(ROOT)), check=False, timeout=300)
         assert done.returncode == 0, done.stderr
+        assert "find_unused_parameters" not in done.stderr
         results.append(torch.load(out, weights_only=True))
-    assert results[0].keys() == results[1].keys()
-    for name, value in results[0].items():
-        assert_close(results[1][name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+    for result in results[1:]:
+        assert results[0].keys() == result.keys()
+        for name, value in results[0].items():
+            assert_close(result[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
 TWO_PROCESSES = """
@@ -185,6 +187,7 @@ from pretrain.precision import Precision
 from pretrain.schedule import Now
 from pretrain.steps import Batch
 from pretrain.train import Weights, train_step
+from pretrain.vitals import vitals
 
 def train(device):
     torch.manual_seed(0)
@@ -192,6 +195,9 @@ def train(device):
     head = dict(out_dim=12, patch_out_dim=12, hidden_dim=16, bottleneck_dim=8, shared=True, norm_last_layer=False)
     student, teacher = Student(ViT(shape, maskable=True), Head(64, **head)), Teacher(ViT(shape, maskable=False), Head(64, **head))
     teacher.copy(student)
+    if sys.argv[2] == "shard":
+        for network in (student, teacher):
+            distributed.shard_(network, network.backbone.blocks, device)
     optimizer, guard = optim.build_optimizer("sgd", student), health.Guard()
     parallel = distributed.parallel(student, device)
     for step in range(3):
@@ -200,9 +206,12 @@ def train(device):
         mine = slice(distributed.rank() * 8 // distributed.world_size(), (distributed.rank() + 1) * 8 // distributed.world_size())
         batch = Batch(crops[:, mine], masking.as_masks(grid[:, mine]), local[:, mine])
         now = Now(0, 0.1, 0.1, 0.9, 0.04, 0.07, step == 0, True)
-        train_step(parallel, teacher, optimizer, [batch], now, Weights(), guard, Precision("fp32", device))
+        outcome = train_step(parallel, teacher, optimizer, [batch], now, Weights(), guard, Precision("fp32", device))
+    signs = vitals(student, teacher, outcome.losses, outcome.logits, outcome.answer, outcome.targets, 1.0)
+    weights = distributed.whole({"s": student.state_dict(), "t": teacher.state_dict()})
     if distributed.is_main():
-        torch.save({**{"s." + k: v for k, v in student.state_dict().items()}, **dict(teacher.state_dict())}, sys.argv[1])
+        numbers = {"gradient": outcome.gradient, "apart": signs.teacher_distance}
+        torch.save({f"{who}.{k}": v for who, state in weights.items() for k, v in state.items()} | numbers, sys.argv[1])
 
 
 with distributed.processes() as device:
@@ -216,9 +225,50 @@ def test_several_processes_train_resume_and_leave_one_run(folders: Path, tmp_pat
     done = subprocess.run(**command(*launch, *flags), check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert store.read_torch(tmp_path / store.LAST)["step"] == 10
-    assert done.stdout.count("-m probes.knn --ckpt") == 1
+    assert done.stdout.count("-m probes.knn --ckpt") == 1 and "Warning" not in done.stderr
     again = subprocess.run(**command(*launch, *flags), check=False, timeout=300)
     assert again.returncode == 0 and again.stdout.count("this run is finished") == 1
+
+
+def test_a_sharded_run_goes_on_from_its_checkpoint_and_without_shards(folders: Path, tmp_path: Path) -> None:
+    """Two epochs sharded, in one piece and in two, end alike; then one more unsharded, in one process."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pretrain.train"]
+    flags = [*SMALL, "--data", str(folders), "--epochs", "2", "--batch-size-per-gpu", "4", "--knn-every", "1"]
+    whole, parts = ["--out", str(tmp_path / "whole")], ["--out", str(tmp_path / "parts")]
+    done = subprocess.run(**command(*launch, *flags, *whole, "--shard", "true"), check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "k-NN" in done.stdout
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED_AT_4)
+    stopped = subprocess.run(
+        **command(*launch[:-2], str(script), *flags, *parts, "--shard", "true", PYTHONPATH=str(ROOT)), check=False, timeout=300
+    )
+    assert store.read_torch(tmp_path / "parts" / store.LAST)["step"] == 4, stopped.stderr
+    again = subprocess.run(**command(*launch, *flags, *parts, "--shard", "true"), check=False, timeout=300)
+    assert again.returncode == 0 and "continuing after step 4" in again.stdout, again.stderr
+    one, other = (store.read_torch(tmp_path / name / store.LAST) for name in ("whole", "parts"))
+    for part in ("student", "teacher"):
+        for name, value in one[part].items():
+            assert_close(other[part][name], value, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+    assert {value.shape for value in one["student"].values()} == {value.shape for value in other["student"].values()}
+    alone = ["-m", "pretrain.train", *flags, *parts, "--epochs", "3", "--allow-config-change", "true"]
+    done = subprocess.run(**command(*alone), check=False, timeout=300)
+    assert done.returncode == 0 and "--shard was True, now False" in done.stdout, done.stderr
+
+
+INTERRUPTED_AT_4 = """
+import os, signal, sys
+from checkpoints.command import run_command
+from pretrain import train
+
+log = train.Progress.log
+def stopping(self, done, *rest):
+    log(self, done, *rest)
+    if done == 4:
+        os.kill(os.getpid(), signal.SIGINT)
+train.Progress.log = stopping
+sys.exit(run_command(train.main))
+"""
 
 
 def make_wrong_things(root: Path) -> None:
@@ -241,6 +291,7 @@ TRAIN_MISTAKES = (
     ("--data empty", "there are no images in empty"),
     ("--data flat", "flat has 4 images, fewer than one batch of 8: lower --batch-size-per-gpu"),
     ("--global-crops-size 33", "--global-crops-size 33 is not divisible by --patch-size 8"),
+    ("--shard true --precision fp16", "--shard does not go with --precision fp16: give --precision bf16 or fp32"),
     ("--local-crops-size 17", "--local-crops-size 17 is not divisible by --patch-size 8"),
     ("--global-crops-size 16", "a grid of 2 x 2 patches has no room for block masks"),
     ("--batch-size-per-gpu 100000", "sample (train) has 6000 images, fewer than one batch of 100000"),

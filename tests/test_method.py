@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.testing import assert_close
 
 from checkpoints.command import UserError, WorkError
@@ -19,6 +20,7 @@ from pretrain.backbone import Shape, ViT, shape_of
 from pretrain.config import Config
 from pretrain.head import Head, Prototypes
 from pretrain.ibot import Losses, Student, Teacher
+from pretrain.masking import Masks
 from pretrain.precision import Precision
 from pretrain.schedule import Now, Ramp, warmup_cosine
 from pretrain.steps import Batch
@@ -203,9 +205,74 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_many_stop_the_run() -> No
     with pytest.raises(WorkError, match="lower --lr"):
         for _ in range(health.MOST_BAD_STEPS):
             assert not guard.accepts(Losses(nan, nan, nan), torch.ones(2))
-            guard.check()
     assert guard.accepts(Losses(nan * 0 + 1, nan, nan)._replace(total=torch.tensor(1.0)), torch.ones(2))
     assert not guard.accepts(Losses(torch.tensor(1.0), nan, nan), torch.tensor([1.0, math.inf]))
+
+
+def test_a_verdict_that_stays_on_the_device_moves_what_an_immediate_one_moves() -> None:
+    """Steps 1 and 3 are refused; the late guard hears of each before the next step changes anything."""
+    found = []
+    for late in (False, True):
+        student, teacher = networks()
+        seen: list[tuple[int, Tensor]] = []
+
+        def refused(attempt: health.Attempt, student: Student = student, seen: list = seen) -> None:
+            seen.append((attempt.step, student.head.last_layer.weight_v.detach().clone()))
+
+        optimizer, guard = optim.build_optimizer("adamw", student), health.Guard(refused, late=late)
+        for step in range(5):
+            given = batch(step)
+            if step in (1, 3):
+                given.crops[0, 0] = math.nan
+            guard.begin(step, [given], NOW)
+            train_step(student, teacher, optimizer, [given], NOW, Weights(), guard, FLOAT32)
+        assert guard.settle() and guard.skipped == 2
+        assert [step for step, _ in seen] == [1, 3]
+        found.append((dict(student.state_dict()) | {"t." + k: v for k, v in teacher.state_dict().items()}, seen))
+    for name, value in found[0][0].items():
+        if not name.endswith("qkv.bias"):  # keys' biases have no gradient but rounding, which AdamW makes large
+            assert_close(found[1][0][name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+    for (_, one), (_, other) in zip(found[0][1], found[1][1], strict=True):
+        assert_close(other, one, rtol=1e-4, atol=1e-6)  # a step more would be 1e-3 away
+
+
+def test_a_step_with_a_late_verdict_asks_the_device_for_nothing() -> None:
+    """On tensors without content, where any question for a number is an error."""
+    (student, teacher), real = networks(), batch()
+
+    def step(guard: health.Guard) -> None:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+
+            def pretended(tensor: Tensor) -> Tensor:
+                return mode.from_tensor(tensor)
+
+            for network in (student, teacher):
+                values = {name: pretended(value) for name, value in network.state_dict().items()}
+                network.load_state_dict(values, assign=True)
+            given = Batch(pretended(real.crops), Masks(*map(pretended, real.masks)), pretended(real.local_crops))
+            train_step(student, teacher, optim.build_optimizer("adamw", student), [given], NOW, Weights(), guard, FLOAT32)
+
+    step(health.Guard(late=True))
+    with pytest.raises(DataDependentOutputException):  # what the test would see
+        step(health.Guard(late=False))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_steps_on_a_gpu_do_not_wait_for_it() -> None:
+    device = torch.device("cuda")
+    student, teacher = (network.to(device).train() for network in networks())
+    given = batch()
+    given = Batch(given.crops.to(device), Masks(*(part.to(device) for part in given.masks)), given.local_crops.to(device))
+    optimizer, guard, precision = optim.build_optimizer("adamw", student), health.Guard(late=True), Precision("bf16", device)
+    for step in range(4):
+        if step == 2:  # states and kernels are there by now
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            train_step(student, teacher, optimizer, [given], NOW, Weights(), guard, precision)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert guard.settle() and guard.skipped == 0
 
 
 def test_schedules_at_their_ends() -> None:
