@@ -1,7 +1,7 @@
-"""Full checkpoints of the original iBOT in our layout: student, teacher, both heads, both centres, strictly.
+"""Checkpoints of anybody in our layout: the original iBOT's, DINO's, DINOv2's, timm's and our own, recognised by what they hold.
 
-The published files carry an `argparse.Namespace` and a few numpy numbers next to their tensors. These, and nothing
-else, are allowed through torch's safe reader.
+Nothing in a file is ever run. The original's files carry an `argparse.Namespace` and a few numpy numbers next to their tensors:
+these, and nothing else, are allowed through torch's safe reader.
 """
 
 import argparse
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from checkpoints import layouts, store
 from checkpoints.command import UserError
-from checkpoints.store import read_torch
 
 _SCALAR = np.float64(0).__reduce__()[0]
 
@@ -27,65 +27,147 @@ ALLOWED: list[Any] = [
 ]
 """What may stand in a published file besides tensors and plain values: the names of numpy 1 and of numpy 2."""
 
+WRAPPERS = ("state_dict", "model", "teacher", "student")
+"""Names under which files of one network keep it."""
 
-class Published(NamedTuple):
-    """A published file's parts. `student` and `teacher` have keys `backbone.*` and `head.*`."""
 
-    student: dict[str, Tensor]
-    teacher: dict[str, Tensor]
-    centres: dict[str, Tensor]
+class Contents(NamedTuple):
+    """What a file holds."""
+
+    layout: str
+    """Whose file it is, in words."""
+    networks: dict[str, dict[str, Tensor]]
+    """`student` and `teacher`, or `only`; keys `backbone.*` and, where there is a head, `head.*`."""
+    centres: dict[str, Tensor] = {}  # noqa: RUF012 (never changed)
     """`cls` [1, k] and `patch` [1, 1, k]."""
-    optimizer: dict[str, Any]
-    epoch: int
-    args: dict[str, Any]
-    """The original's command line."""
+    optimizer: dict[str, Any] = {}  # noqa: RUF012
+    epoch: int = 0
+    step: int | None = None
+    args: dict[str, Any] = {}  # noqa: RUF012
+    """The command line that made it."""
+    shape: dict[str, Any] | None = None
+    """The backbone's, where the file says it."""
+    arch: str = ""
+    """timm's name of it, where neither shape nor weights say it alone."""
+    ignored: tuple[str, ...] = ()
+    """Weights that are not part of a backbone or its head: a classifier's, say."""
+
+    def network(self, key: str, path: Path) -> dict[str, Tensor]:
+        """The `teacher` or the `student`; a file with one network has it under either name."""
+        if "only" in self.networks:
+            return self.networks["only"]
+        if key not in self.networks:
+            raise UserError(f"{path} holds the {' and the '.join(self.networks)} only: give the run's {store.LAST} for the {key}")
+        return self.networks[key]
+
+    def parts(self) -> list[str]:
+        """What is there, in words."""
+        whole = [*self.networks] if "only" not in self.networks else ["one backbone"]
+        heads = ["heads"] if any(name.startswith("head.") for net in self.networks.values() for name in net) else []
+        return whole + heads + [name for name in ("centres", "optimizer") if getattr(self, name)]
+
+    def lacks(self) -> list[str]:
+        """What a full checkpoint would have besides."""
+        full = ["student", "teacher", "heads", "centres", "optimizer"]
+        return [part for part in full if part not in self.parts()]
 
 
-def is_published(content: Mapping[str, Any]) -> bool:
-    """Whether a file's dict has the original's layout."""
-    return "ibot_loss" in content and "student" in content and "teacher" in content
+def read(path: Path, arch: str = "") -> Contents:
+    """Any checkpoint. `arch` names timm's architecture where the file is of one that its weights do not show.
 
-
-def read(path: Path) -> Published:
-    """A full checkpoint of the original (its `checkpoint.pth`).
-
-    Raises UserError when the file is missing, is something else, lacks a part, or holds anything but data.
+    Raises UserError when the file is missing, damaged, of something else, lacks a part, or holds anything but data.
     """
-    return from_published(read_torch(path, ALLOWED), path)
+    if path.suffix == ".safetensors":
+        weights, metadata = store.read_safetensors(path)
+        if "about" in metadata:
+            return _our_backbone(weights, metadata["about"])
+        return _one_network(weights, path, arch or metadata.get("architecture", ""))
+    return from_content(store.read_torch(path, ALLOWED), path, arch)
 
 
-def read_any(path: Path) -> "Published | dict[str, Any]":
-    """A full checkpoint of the original in our names, any other torch file as the dict it is."""
-    content = read_torch(path, ALLOWED)
-    return from_published(content, path) if is_published(content) else content
+def from_content(content: dict[str, Any], path: Path, arch: str = "") -> Contents:
+    """A torch file's dict in our layout. `path` is for messages."""
+    if content.get("format") == store.FORMAT:
+        return _our_run(content)
+    if "student" in content and "teacher" in content:
+        return _full(content, path)
+    for name in WRAPPERS:
+        if isinstance(content.get(name), Mapping):
+            return _one_network(content[name], path, arch, content)
+    return _one_network(content, path, arch)
 
 
-def from_published(content: Any, path: Path) -> Published:
-    """The original's dict in our names. `path` is for messages."""
-    if not isinstance(content, dict) or not is_published(content):
-        raise UserError(f"{path} is not a full checkpoint of the original iBOT: it has no student, teacher and ibot_loss")
+def _our_run(content: dict[str, Any]) -> Contents:
+    return Contents(
+        "a run of this project",
+        {key: content[key] for key in ("student", "teacher")},
+        content["centres"],
+        content["optimizer"],
+        content["step"] // content["steps_per_epoch"],
+        content["step"],
+        content["config"],
+        content["shape"],
+    )
+
+
+def _our_backbone(weights: dict[str, Tensor], about: dict[str, Any]) -> Contents:
+    networks = {about["key"]: {f"backbone.{name}": weight for name, weight in weights.items()}}
+    return Contents("a backbone of this project", networks, epoch=about["epoch"], step=about["step"], shape=about["shape"])
+
+
+def _full(content: dict[str, Any], path: Path) -> Contents:
+    """The original iBOT's or DINO's."""
+    name = next((name for name in ("ibot_loss", "dino_loss") if name in content), None)
+    if name is None:
+        raise UserError(f"{path} has a student and a teacher, but neither ibot_loss nor dino_loss: it is of another method")
     missing = sorted({"optimizer", "epoch", "args"} - content.keys())
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}")
-    return Published(
-        student=_weights(content["student"], path, "student"),
-        teacher=_weights(content["teacher"], path, "teacher"),
-        centres=_centres(content["ibot_loss"], path),
-        optimizer=content["optimizer"],
-        epoch=int(content["epoch"]),
+    networks = {key: _parts(content[key], path, key) for key in ("student", "teacher")}
+    return Contents(
+        f"a full checkpoint of the original {'iBOT' if name == 'ibot_loss' else 'DINO'}",
+        networks,
+        _centres(content[name], path, name),
+        content["optimizer"],
+        int(content["epoch"]),
         args=dict(vars(content["args"])),
     )
 
 
-def _weights(state: Mapping[str, Tensor], path: Path, who: str) -> dict[str, Tensor]:
+def _parts(state: Mapping[str, Tensor], path: Path, who: str) -> dict[str, Tensor]:
     weights = {name.removeprefix("module."): weight for name, weight in state.items()}
     strangers = [name for name in weights if not name.startswith(("backbone.", "head."))]
     if strangers or not weights:
         raise UserError(f"{path}: the {who} has keys that are neither backbone nor head: {', '.join(strangers) or 'none at all'}")
-    return weights
+    backbone = {name.removeprefix("backbone."): weight for name, weight in weights.items() if name.startswith("backbone.")}
+    backbone, _ = layouts.to_ours(backbone)
+    heads = {name: weight for name, weight in weights.items() if name.startswith("head.")}
+    return {f"backbone.{name}": weight for name, weight in backbone.items()} | heads
 
 
-def _centres(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    if set(state) != {"center", "center2"}:
-        raise UserError(f"{path}: ibot_loss should hold center and center2, it holds {', '.join(sorted(state)) or 'nothing'}")
-    return {"cls": state["center"], "patch": state["center2"]}
+def _centres(state: Mapping[str, Tensor], path: Path, name: str) -> dict[str, Tensor]:
+    wanted = {"center": "cls", "center2": "patch"} if name == "ibot_loss" else {"center": "cls"}
+    if set(state) != set(wanted):
+        found = ", ".join(sorted(state)) or "nothing"
+        raise UserError(f"{path}: {name} should hold {' and '.join(wanted)}, it holds {found}")
+    return {ours: state[theirs] for theirs, ours in wanted.items()}
+
+
+def _one_network(state: Mapping[str, Any], path: Path, arch: str, around: Mapping[str, Any] | None = None) -> Contents:
+    """A backbone alone: the original's, DINO's, DINOv2's, timm's."""
+    weights = {name: weight for name, weight in state.items() if isinstance(weight, Tensor)}
+    for prefix in ("module.", "backbone.", "model."):
+        if weights and all(name.startswith((prefix, "head.")) for name in weights):
+            weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+    if not any(name.startswith(("blocks.", "layers.")) for name in weights):
+        raise UserError(f"{path} holds no ViT or Swin that is known here: its keys are {', '.join(list(state)[:4]) or 'none'}")
+    ours, ignored = layouts.to_ours(weights)
+    layout, arch = layouts.whose(ours, arch, path)
+    epoch = (around or {}).get("epoch", 0)
+    return Contents(
+        layout,
+        {"only": {f"backbone.{name}": weight for name, weight in ours.items()}},
+        epoch=epoch if isinstance(epoch, int) else 0,
+        arch=arch,
+        ignored=ignored,
+    )

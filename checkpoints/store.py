@@ -13,13 +13,14 @@ Our own layout is one dict:
     random      states of torch's generators, one entry a process
     checksum    of all of this
     config      the run's options as plain values
-    shape       the backbone's architecture, `pretrain.backbone.Shape` as a dict
+    shape       the backbone's architecture, `pretrain.shape.Shape` as a dict
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from checkpoints.command import UserError, WorkError
 
+TEXT = frozenset(range(32, 127)) | frozenset(b"\n\r\t")
 FORMAT, VERSION = "ibot-run", 1
 LAST, PREVIOUS, BACKBONE = "last.pt", "previous.pt", "backbone.safetensors"
 
@@ -138,14 +140,13 @@ def read_torch(path: Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
 
     Raises UserError for a missing, damaged or foreign file.
     """
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
+    look_at(path)
     try:
         with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on foreign pickles before it refuses or reads them
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can raise anything
-        raise UserError(f"{path} is not a readable checkpoint ({first_line(error)})") from error
+        raise UserError(f"{path} is not a readable checkpoint: {_why(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
@@ -157,17 +158,37 @@ def save_backbone(path: Path, weights: Mapping[str, torch.Tensor], about: Mappin
     write_bytes(path, safetensors_bytes(tensors, metadata={"about": json.dumps(dict(about))}))
 
 
-def read_backbone(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Weights and description of a file that `save_backbone` wrote. Raises UserError for any other file."""
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights and metadata of a safetensors file; `about`, where this project wrote it, as it was given to `save_backbone`.
+
+    Raises UserError for a missing, damaged or foreign file.
+    """
+    look_at(path)
     try:
         with safe_open(path, framework="pt") as file:
-            about = (file.metadata() or {}).get("about")
+            metadata: dict[str, Any] = dict(file.metadata() or {})
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({first_line(error)})") from error
-    if about is None:
-        raise UserError(f"{path} does not say which architecture it is: it lacks the metadata that this project writes")
-    return weights, json.loads(about)
+        if "about" in metadata:
+            metadata["about"] = json.loads(metadata["about"])
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({first_line(error)}): it is damaged or cut off") from error
+    return weights, metadata
+
+
+def look_at(path: Path) -> None:
+    """Raise UserError for what is plainly no checkpoint: nothing there, empty, a web page, a text."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start:
+        raise UserError(f"{path} is empty: a download or a copy has failed; fetch it again")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(f"{path} is a web page, not a checkpoint: the download was answered by an error page; fetch it again")
+    if b"version https://git-lfs" in start:
+        raise UserError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` where it comes from")
+    if all(byte in TEXT for byte in start):
+        raise UserError(f"{path} is a text file, not a checkpoint")
 
 
 def newest_run(runs: Path) -> Path:
@@ -189,6 +210,16 @@ def _digest(file: Any) -> str:  # Python 3.10
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def _why(error: BaseException) -> str:
+    """Why torch's safe reader has refused a file."""
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    if code:
+        return f"it holds code ({code[1]}), which is never run; ask for weights alone"
+    if "WeightsUnpickler" in str(error):
+        return "it is a pickle that torch has not written, which may hold code and is not read; ask for weights alone"
+    return f"it is damaged or cut off ({first_line(error)})"
 
 
 def first_line(error: BaseException) -> str:

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain import changes, resample
-from pretrain.backbone import MEAN, STD
 from pretrain.decode import Pixels
+from pretrain.shape import MEAN, STD
 
 FLIP, JITTER, GREY = 0.5, 0.8, 0.2
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.2, 0.1

@@ -66,7 +66,7 @@ def _mix(layer: Any, qkv: Float[Tensor, "bt three_d"], group: Group) -> Float[Te
     return mixed.transpose(1, 2).reshape(len(qkv), -1)
 
 
-def mlp(layer: Any, x: Float[Tensor, "x d"], *, frugal: bool) -> Float[Tensor, "x d"]:
+def mlp(layer: Any, x: Float[Tensor, "*x d"], *, frugal: bool) -> Float[Tensor, "*x d"]:
     """timm's Mlp; the activation is computed again in the backward, so that only its input is kept."""
     return again(lambda hidden: layer.drop2(layer.fc2(layer.norm(layer.drop1(layer.act(hidden))))), layer.fc1(x), frugal)
 
@@ -81,7 +81,7 @@ def again(function: Callable[[Tensor], Tensor], x: Tensor, frugal: bool) -> Tens
 Branch = Callable[[Tensor, Sequence[Group]], Tensor]
 
 
-def add_to_some(x: Float[Tensor, "x d"], branch: Branch, groups: Sequence[Group], rate: float) -> Float[Tensor, "x d"]:
+def add_to_some(x: Float[Tensor, "x *d"], branch: Branch, groups: Sequence[Group], rate: float) -> Float[Tensor, "x *d"]:
     """Stochastic depth: x + branch(x) / (1 - rate) for the images that keep this path, x for the others.
 
     Drawn on the host, so that no device is asked how many there are.

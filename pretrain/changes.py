@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from pretrain.backbone import MEAN, STD
+from pretrain.shape import MEAN, STD
 
 SOLARIZE_FROM = 128
 BLUR_PASSES = 3

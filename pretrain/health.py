@@ -10,7 +10,7 @@ from torch import Tensor
 
 from checkpoints.command import WorkError
 from pretrain import augment, distributed, neighbours
-from pretrain.backbone import ViT
+from pretrain.backbone import Backbone
 from pretrain.ibot import Losses
 from pretrain.images import has_part, open_images
 from pretrain.schedule import Now
@@ -138,7 +138,7 @@ class OnlineKnn:
     def __init__(self, bank: Images, queries: Images, crop: int) -> None:
         self._bank, self._queries, self._crop = bank, queries, crop
 
-    def measure(self, backbone: ViT) -> float:
+    def measure(self, backbone: Backbone) -> float:
         """Top-1 percent with k = 10."""
         resize = augment.evaluation_resize(self._crop)
         was_training = backbone.training

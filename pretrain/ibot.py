@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pretrain import distributed
-from pretrain.backbone import ViT
+from pretrain.backbone import Backbone
 from pretrain.head import Head
 from pretrain.masking import Masks
 
@@ -57,7 +57,7 @@ class Losses(NamedTuple):
 class Network(nn.Module):
     """Backbone and head, whose weights carry the original's names `backbone.*` and `head.*`."""
 
-    def __init__(self, backbone: ViT, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -88,7 +88,7 @@ class Student(Network):
 class Teacher(Network):
     """An exponential moving average of the student; sees the global crops whole. Holds the centres."""
 
-    def __init__(self, backbone: ViT, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__(backbone, head)
         self.centres = Centres(head.last_layer.weight_g.shape[0], head.last_layer2.weight_g.shape[0])
         self.requires_grad_(False)

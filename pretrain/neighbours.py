@@ -13,7 +13,7 @@ from torch import Tensor
 
 from checkpoints.command import UserError
 from pretrain import augment
-from pretrain.backbone import ViT
+from pretrain.backbone import Backbone
 from pretrain.decode import BadImage
 from pretrain.sources import Images
 
@@ -23,7 +23,7 @@ TOP = 5
 BLOCK = 1024
 
 
-def features(backbone: ViT, images: Images, *, resize: int, crop: int, batch_size: int = 256) -> Float[Tensor, "q d"]:
+def features(backbone: Backbone, images: Images, *, resize: int, crop: int, batch_size: int = 256) -> Float[Tensor, "q d"]:
     """Last [CLS] token of every image, of length one, float32 on the CPU, on the probes' centre crop."""
     device, shape = next(backbone.parameters()).device, backbone.shape
     blocks = []

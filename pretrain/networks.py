@@ -9,10 +9,11 @@ from torch import Tensor
 
 from checkpoints.store import first_line
 from pretrain import distributed
-from pretrain.backbone import Shape, ViT, starting_weights
+from pretrain.backbone import Backbone, make
 from pretrain.config import Config
 from pretrain.head import Head
 from pretrain.ibot import Student, Teacher
+from pretrain.shape import Shape
 
 
 def compile_blocks(network: Student | Teacher, samples: Sequence[Tensor]) -> str:
@@ -39,11 +40,11 @@ def compile_blocks(network: Student | Teacher, samples: Sequence[Tensor]) -> str
     return ""
 
 
-def whole_backbone(teacher: Teacher) -> ViT:
+def whole_backbone(teacher: Teacher) -> Backbone:
     """The teacher's backbone, put together where it is spread over processes; all of them must call this."""
     if not distributed.is_spread(teacher):
         return teacher.backbone
-    backbone = ViT(teacher.backbone.shape, maskable=False)
+    backbone = make(teacher.backbone.shape, maskable=False)
     backbone.load_state_dict(distributed.whole(teacher.backbone.state_dict()))
     return backbone.to(teacher.centres.cls.device)
 
@@ -64,10 +65,8 @@ def build(config: Config, shape: Shape, *, fused: bool = True) -> tuple[Student,
             init=config.init,
         )
 
-    deep = ViT(shape, maskable=True, fused=fused, drop_path=config.drop_path, checkpointed=config.checkpoint_activations)
+    deep = make(shape, maskable=True, fused=fused, drop_path=config.drop_path, checkpointed=config.checkpoint_activations)
     student = Student(deep, head(config.shared_head))
-    teacher = Teacher(ViT(shape, maskable=False, fused=fused), head(config.shared_head or config.shared_head_teacher))
-    if config.init_from is not None:
-        student.backbone.load_state_dict(student.backbone.state_dict() | starting_weights(config.init_from, shape))
+    teacher = Teacher(make(shape, maskable=False, fused=fused), head(config.shared_head or config.shared_head_teacher))
     teacher.copy(student)
     return student, teacher

@@ -8,11 +8,11 @@ import torch
 from checkpoints.command import UserError
 from pretrain import config as options
 from pretrain import distributed, health
-from pretrain.backbone import Shape
 from pretrain.config import Config
 from pretrain.ibot import Student, Teacher
 from pretrain.images import open_images
 from pretrain.networks import compile_blocks
+from pretrain.shape import Shape
 from pretrain.sources import Images, spread_of
 from pretrain.steps import Steps
 
@@ -33,7 +33,8 @@ def data(config: Config, device: torch.device) -> Data:
     batch = config.batch_size_per_gpu * distributed.world_size() * config.accumulate
     if len(images) < batch:
         raise UserError(f"{images.name} has {len(images)} images, fewer than one batch of {batch}: lower --batch-size-per-gpu")
-    shape, side = options.shape(config), config.global_crops_size // config.patch_size
+    shape = options.shape(config)
+    side = config.global_crops_size // shape.stride
     if config.channels != len(shape.mean):
         shape = shape._replace(**spread_of(images)._asdict())
     steps = Steps(

@@ -15,11 +15,11 @@ from checkpoints import store
 from checkpoints.command import DONE, UserError
 from pretrain import config as options
 from pretrain import distributed, health, ibot, masking
-from pretrain.backbone import stored_shape
 from pretrain.networks import build
 from pretrain.precision import Precision
 from pretrain.run import Run
 from pretrain.schedule import Now
+from pretrain.shape import stored_shape
 from pretrain.steps import Batch
 
 FORMAT = "ibot-refused-step"
@@ -44,7 +44,7 @@ def capture(run: Run, attempt: health.Attempt, precision: str, student: ibot.Stu
         "student": mine,
         "teacher": theirs,
         "shape": student.backbone.shape._asdict(),
-        "fused": bool(student.backbone.blocks[0].attn.fused_attn),  # type: ignore[union-attr]
+        "fused": student.backbone.fused,
         "config": options.as_values(run.config),
     }
     store.save_file(path, content)

@@ -15,9 +15,10 @@ from checkpoints import store
 from checkpoints.command import UserError, WorkError
 from pretrain import config as options
 from pretrain import distributed
-from pretrain.backbone import Shape, backbone_part
+from pretrain.backbone import backbone_part
 from pretrain.config import Config
 from pretrain.ibot import Student, Teacher
+from pretrain.shape import Shape
 from pretrain.steps import Bad
 from pretrain.track import Track, tracker
 
@@ -32,6 +33,10 @@ class Run:
         self._saved_at = time.monotonic()
         self._board: SummaryWriter | None = None
         self._track: Track = lambda values, step: None
+
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return any((self.folder / name).exists() for name in (store.LAST, store.PREVIOUS))
 
     def resume(
         self, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler

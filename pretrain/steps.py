@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 
 from checkpoints.command import WorkError
 from pretrain import augment, distributed, masking, resample
-from pretrain.backbone import MEAN, STD
 from pretrain.decode import BadImage
+from pretrain.shape import MEAN, STD
 from pretrain.sources import Images
 
 # One stream of random numbers for each use, so that adding a draw to one does not move the others.

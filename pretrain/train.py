@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from checkpoints.command import DONE, INTERRUPTED, run_command
 from pretrain import config as options
 from pretrain import distributed, health, ibot, optim, prepare, replay
+from pretrain.begin import begin, set_moments
 from pretrain.config import Config
 from pretrain.ibot import Answer, Logits, Losses, Targets, Teacher
 from pretrain.loader import Loader
@@ -129,6 +130,8 @@ def train(config: Config, device: torch.device) -> int:
     schedule = options.schedule(config, steps.steps_per_epoch, distributed.world_size())
     precision = Precision(config.precision, device)
     student, teacher = build(config, shape, fused=precision.fused_attention)
+    run = Run(config, steps.steps_per_epoch)
+    start = begin(config.init_from, student, teacher, heads=config.init_heads) if config.init_from and not run.begun() else None
     student.to(device).train()
     teacher.to(device).train()
     if config.shard and distributed.world_size() > 1:
@@ -137,8 +140,9 @@ def train(config: Config, device: torch.device) -> int:
     optimizer = optim.build_optimizer(config.optimizer, student)
     torch.manual_seed(config.seed + distributed.rank())
 
-    run = Run(config, steps.steps_per_epoch)
-    remarks = run.resume(student, teacher, optimizer, precision.scaler)
+    if start:
+        set_moments(optimizer, student, start.moments)
+    remarks = [*(start.remarks if start else ()), *run.resume(student, teacher, optimizer, precision.scaler)]
     run.begin()
     progress = Progress(run, images, schedule, device, precision.name, remarks)
     if run.step >= schedule.total_steps:

@@ -20,7 +20,7 @@ from torch import Tensor
 from checkpoints.command import UserError, parse, run_command
 from pretrain import neighbours
 from pretrain.augment import evaluation_resize
-from pretrain.backbone import Loaded, ViT, load_backbone
+from pretrain.backbone import Backbone, Loaded, load_backbone, make
 from pretrain.images import open_images
 from pretrain.sources import Images, aligned, subset
 from probes import results
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str]) -> None:
     bank, queries = open_both(options, backbone.shape.channels)
     labels = torch.as_tensor(bank.labels), torch.as_tensor(queries.labels)
 
-    def of_backbone(network: ViT) -> Measured:
+    def of_backbone(network: Backbone) -> Measured:
         size = {"resize": resize, "crop": crop, "batch_size": options.batch_size}
         known, asked = neighbours.features(network, bank, **size), neighbours.features(network, queries, **size)
         return measure(known, asked, *labels, options)
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str]) -> None:
     rows = {"this checkpoint": of_backbone(backbone)}
     if options.baselines:
         torch.manual_seed(options.seed)
-        rows["the same, untrained"] = of_backbone(ViT(backbone.shape, maskable=False).to(device).eval())
+        rows["the same, untrained"] = of_backbone(make(backbone.shape, maskable=False).to(device).eval())
         spread = backbone.shape.mean, backbone.shape.std
         known, asked = (neighbours.pixels(part, *spread, resize=resize, crop=crop) for part in (bank, queries))
         rows["raw pixels"] = measure(known, asked, *labels, options)

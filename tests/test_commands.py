@@ -180,7 +180,8 @@ TWO_PROCESSES = """
 import sys
 import torch
 from pretrain import distributed, health, masking, optim
-from pretrain.backbone import Shape, ViT
+from pretrain.shape import Shape
+from pretrain.vit import ViT
 from pretrain.head import Head
 from pretrain.ibot import Student, Teacher
 from pretrain.precision import Precision

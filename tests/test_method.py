@@ -16,15 +16,16 @@ from torch.testing import assert_close
 from checkpoints.command import UserError, WorkError
 from pretrain import blocks, health, ibot, masking, optim
 from pretrain import config as options
-from pretrain.backbone import Shape, ViT, shape_of
 from pretrain.config import Config
 from pretrain.head import Head, Prototypes
 from pretrain.ibot import Losses, Student, Teacher
 from pretrain.masking import Masks
 from pretrain.precision import Precision
 from pretrain.schedule import Now, Ramp, warmup_cosine
+from pretrain.shape import Shape, shape_of
 from pretrain.steps import Batch
 from pretrain.train import Weights, train_step
+from pretrain.vit import ViT
 
 TINY = Shape("vit_tiny", 8, 24, 3, 64, 2, 1)
 FLOAT32 = Precision("fp32", torch.device("cpu"))

@@ -1,0 +1,97 @@
+"""What a checkpoint file is: `python -m checkpoints.inspect FILE`.
+
+This is a command that nothing imports, which is why it may use what stands on the floor above.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from checkpoints import card, store, zoo
+from checkpoints.command import parse, run_command
+from checkpoints.published import Contents
+from pretrain.backbone import backbone_part, open_checkpoint, shape_of_contents
+from pretrain.shape import Shape
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show what a checkpoint holds. Nothing in it is run."""
+
+    file: Annotated[Path | None, tyro.conf.Positional] = None
+    """A run's folder, any checkpoint file, a name of the zoo, timm:NAME (default: the newest run)."""
+    zoo: bool = False
+    """List the published checkpoints that have a name here, instead."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(Options, arguments, prog="python -m checkpoints.inspect")
+    console = Console(highlight=False, soft_wrap=True)
+    if options.zoo:
+        console.print(list_zoo())
+        return
+    path, contents = open_checkpoint(options.file, full=True)
+    key = "teacher" if "teacher" in contents.networks else next(iter(contents.networks))
+    weights = backbone_part(contents.networks[key])
+    shape = shape_of_contents(contents, weights, path)
+    table = Table(title=str(path), title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in rows(path, contents, shape).items():
+        table.add_row(name, value)
+    console.print(table, markup=False)
+
+
+def rows(path: Path, contents: Contents, shape: Shape) -> dict[str, str]:
+    """What there is to say of it."""
+    found = {
+        "layout": contents.layout,
+        "architecture": card.architecture(shape._asdict()),
+        "images": card.images(shape._asdict()),
+        "holds": ", ".join(contents.parts()),
+    }
+    if contents.lacks():
+        found["lacks"] = ", ".join(contents.lacks())
+    if contents.ignored:
+        found["not used"] = ", ".join(contents.ignored)
+    if contents.epoch or contents.step:
+        found["trained"] = f"{contents.epoch} epochs" + (f", {contents.step} steps" if contents.step else "")
+    for label, name in (("data", "data"), ("data", "data_path"), ("recipe", "recipe")):
+        if contents.args.get(name):
+            found[label] = str(contents.args[name])
+    for key, network in contents.networks.items():
+        parts = [("backbone", "backbone."), ("head", "head.")]
+        counts = {part: count(network, prefix) for part, prefix in parts}
+        name = "parameters" if key == "only" else f"parameters of the {key}"
+        found[name] = ", ".join(f"{part} {number:,}" for part, number in counts.items() if number)
+    if path.is_file():
+        found["size"] = f"{path.stat().st_size / 2**20:.1f} MB"
+        found["sha256"] = store.sha256(path)
+    return found
+
+
+def count(network: dict, prefix: str) -> int:
+    """Parameters under a prefix, tied ones once."""
+    tensors = {weight.data_ptr(): weight.numel() for name, weight in network.items() if name.startswith(prefix)}
+    return sum(tensors.values())
+
+
+def list_zoo() -> Table:
+    table = Table(title="published checkpoints (checkpoints/zoo.json)", title_justify="left")
+    for column in ("name", "method", "architecture", "data", "epochs", "holds", "published"):
+        table.add_column(column, no_wrap=column == "name")
+    for name, entry in zoo.names().items():
+        arch = f"{entry['arch']}/{entry['patch_size']}" + (f", window {entry['window']}" if "window" in entry else "")
+        published = ", ".join(f"{what} {value}" for what, value in entry["published"].items())
+        table.add_row(name, entry["method"], arch, entry["data"], str(entry.get("epochs", "")), entry["holds"], published)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

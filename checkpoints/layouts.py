@@ -1,0 +1,97 @@
+"""Names of backbones' weights elsewhere and here, both ways. Ours are timm's."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from timm.models.swin_transformer import get_relative_position_index
+from torch import Tensor
+
+from checkpoints.command import UserError
+
+Weights = dict[str, Tensor]
+
+CLASSIFIERS = ("head.", "head_dist.", "fc.", "pre_logits.", "classifier.", "linear.")
+COMPUTED = ("relative_position_index", "attn_mask")
+"""Buffers that follow from the sizes; the original's Swin files carry them."""
+DINOV2 = {384: "vit_small_patch14", 768: "vit_base_patch14", 1024: "vit_large_patch14", 1536: "vit_giant_patch14"}
+
+
+def to_ours(weights: Mapping[str, Tensor]) -> tuple[Weights, tuple[str, ...]]:
+    """A backbone's weights under our names, and the names of those that are not a backbone's."""
+    ignored = tuple(name for name in weights if name.startswith(CLASSIFIERS))
+    kept = {name: w for name, w in weights.items() if name not in ignored and not name.endswith(COMPUTED)}
+    for name in ("weight", "bias"):  # timm's name of the last norm where it stands behind the pooling
+        pooled = kept.pop(f"fc_norm.{name}", None)
+        if pooled is not None and f"norm.{name}" not in kept:
+            kept[f"norm.{name}"] = pooled
+    if is_swin(kept) and "layers.0.downsample.norm.weight" in kept:
+        kept = {_moved(name, 1): weight for name, weight in kept.items()}
+    return kept, ignored
+
+
+def to_original(weights: Mapping[str, Tensor]) -> Weights:
+    """Our names -> the original's (and OpenMMLab's forks' of it): Swin's downsampling belongs to the stage before it."""
+    return {_moved(name, -1) if is_swin(weights) else name: weight for name, weight in weights.items()}
+
+
+def with_indices(weights: Mapping[str, Tensor]) -> Weights:
+    """A Swin's weights with the buffers that the original's files carry beside its tables of position biases."""
+    tables = [name for name in weights if name.endswith("relative_position_bias_table")]
+    found = dict(weights)
+    for name in tables:
+        side = (math.isqrt(len(weights[name])) + 1) // 2
+        found[name.replace("bias_table", "index")] = get_relative_position_index(side, side)
+    return found
+
+
+def _moved(name: str, by: int) -> str:
+    return re.sub(r"^layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) + by}.downsample", name)
+
+
+def is_swin(weights: Mapping[str, Tensor]) -> bool:
+    """Whether these are a Swin's."""
+    return "layers.0.blocks.0.attn.relative_position_bias_table" in weights
+
+
+PLAIN = re.compile(
+    r"cls_token|pos_embed|masked_embed|patch_embed\.proj\.(weight|bias)|norm\.(weight|bias)"
+    r"|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)"
+)
+"""Names of a ViT's weights as iBOT and DINO have it; any other name means another kind of ViT."""
+
+
+def is_plain(weights: Mapping[str, Tensor]) -> bool:
+    """Whether these are a ViT's as iBOT and DINO have it, its positions a square and one for [CLS]."""
+    if "pos_embed" not in weights or not all(PLAIN.fullmatch(name) for name in weights):
+        return False
+    return round((weights["pos_embed"].shape[1] - 1) ** 0.5) ** 2 == weights["pos_embed"].shape[1] - 1
+
+
+def whose(weights: Mapping[str, Tensor], arch: str, path: Path) -> tuple[str, str]:
+    """In words whose backbone this is, and timm's name of its architecture where it needs one."""
+    if is_swin(weights):
+        return "a Swin backbone (the original iBOT's, EsViT's or timm's)", ""
+    if is_plain(weights):
+        return "a ViT backbone (the original iBOT's, DINO's or timm's)", arch
+    width = weights["cls_token"].shape[-1] if "cls_token" in weights else 0
+    if "mask_token" in weights and "blocks.0.ls1.gamma" in weights and width in DINOV2:
+        registers = weights.get("register_tokens")
+        return "a backbone of DINOv2", DINOV2[width] + ("_dinov2" if registers is None else f"_reg{registers.shape[1]}_dinov2")
+    arch = arch or _named_beside(path)
+    if not arch:
+        raise UserError(
+            f"{path} is a ViT that its weights alone do not name: give timm's name of it, --ckpt timm:NAME@{path} (names: "
+            "python -c \"import timm; print(timm.list_models('vit*'))\")"
+        )
+    return f"a backbone of timm's {arch}", arch
+
+
+def _named_beside(path: Path) -> str:
+    """The architecture that a `config.json` in the file's folder names, as on Hugging Face."""
+    try:
+        return str(json.loads((path.parent / "config.json").read_text()).get("architecture", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""

@@ -1,0 +1,192 @@
+"""timm's Swin as images (and masks) to tokens, windows padded and shifted in the original's order.
+
+The original pads a grid that the window does not divide before it shifts, timm after. The mean of the last stage's tokens stands
+for [CLS]; masks are drawn on the last stage's grid.
+
+b images, h w patches of a stage, c its width, n windows, a patches of a window, d width of the last stage, t = 1 + last patches.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from timm.layers import Mlp
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pretrain.blocks import Group, add_to_some, again, mlp
+from pretrain.initial import initialise_linear_, whiten_
+from pretrain.shape import Shape
+
+EPSILON = 1e-6
+"""Of the norms: the original's; timm's Swin has 1e-5."""
+APART = -100.0
+"""Added to the attention between patches that only a shift has brought into one window: the original's number."""
+
+
+class WindowBlock(SwinTransformerBlock):
+    """timm's block, computed in the original's order; dropped paths are not computed."""
+
+    def forward(self, x: Float[Tensor, "b h w c"], frugal: bool = True) -> Float[Tensor, "b h w c"]:
+        rate = getattr(self.drop_path1, "drop_prob", 0.0) if self.training else 0.0
+
+        def attend(some: Tensor, kept: Sequence[Group]) -> Tensor:
+            return windows(self, self.norm1(some), frugal=frugal)
+
+        def think(some: Tensor, kept: Sequence[Group]) -> Tensor:
+            assert isinstance(self.mlp, Mlp)
+            return mlp(self.mlp, self.norm2(some), frugal=frugal)
+
+        for branch in (attend, think):
+            # whole images are kept or dropped
+            x = add_to_some(x, branch, [Group(len(x), 1)], rate) if rate else x + branch(x, ())
+        return x
+
+
+def windows(block: Any, x: Float[Tensor, "b h w c"], *, frugal: bool) -> Float[Tensor, "b h w c"]:
+    """Attention within windows: pad, shift, cut, attend, and all of it back."""
+    (rows, columns), (side, _), (shift, _) = x.shape[1:3], block.window_size, block.shift_size
+    down, across = (rows + side - 1) // side, (columns + side - 1) // side  # windows
+    x = F.pad(x, (0, 0, 0, across * side - columns, 0, down * side - rows))
+    apart = None
+    if shift:  # while a graph is made of it, sizes are not numbers yet
+        x = torch.roll(x, (-shift, -shift), dims=(1, 2))
+        apart = (shifted_apart if torch.compiler.is_exporting() else _remembered)(down, across, side, shift, x.device)
+    x = from_windows(_attend(block.attn, into_windows(x, down, across, side), apart, frugal=frugal), down, across, side)
+    if shift:
+        x = torch.roll(x, (shift, shift), dims=(1, 2))
+    return x[:, :rows, :columns]
+
+
+def into_windows(x: Float[Tensor, "b h w c"], down: int, across: int, side: int) -> Float[Tensor, "b n a c"]:
+    """Cut a grid that windows divide."""
+    cut = x.reshape(x.shape[0], down, side, across, side, x.shape[-1]).transpose(2, 3)
+    return cut.reshape(x.shape[0], down * across, side * side, x.shape[-1])
+
+
+def from_windows(x: Float[Tensor, "b n a c"], down: int, across: int, side: int) -> Float[Tensor, "b h w c"]:
+    """The way back."""
+    cut = x.reshape(x.shape[0], down, across, side, side, x.shape[-1]).transpose(2, 3)
+    return cut.reshape(x.shape[0], down * side, across * side, x.shape[-1])
+
+
+def _attend(
+    layer: Any, x: Float[Tensor, "b n a c"], apart: Float[Tensor, "n a a"] | None, *, frugal: bool
+) -> Float[Tensor, "b n a c"]:
+    """timm's WindowAttention; the weights are computed again in the backward."""
+
+    def mix(qkv: Tensor) -> Tensor:
+        q, k, v = qkv.unflatten(-1, (3, layer.num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        weights = (q * layer.scale) @ k.transpose(-2, -1) + layer._get_rel_pos_bias()
+        if apart is not None:
+            weights = weights + apart[:, None]
+        return (weights.softmax(dim=-1).to(v.dtype) @ v).transpose(2, 3).flatten(3)
+
+    return layer.proj(again(mix, layer.qkv(x), frugal))
+
+
+def shifted_apart(down: int, across: int, side: int, shift: int, device: torch.device) -> Float[Tensor, "n a a"]:
+    """What keeps patches apart that a shift by `shift` has brought together: zero, or APART."""
+    rows, columns = (_stretch(windows * side, side, shift) for windows in (down, across))
+    part = into_windows((3 * rows[:, None] + columns)[None, :, :, None], down, across, side)[0, :, :, 0]
+    return torch.where(part[:, None] == part[:, :, None], 0.0, APART).to(device)
+
+
+def _stretch(length: int, side: int, shift: int) -> Float[Tensor, " length"]:
+    """Along one axis, after the shift: 0 up to the last window, then 1, and 2 for what has come round."""
+    place = torch.arange(length)
+    return (place >= length - side).float() + (place >= length - shift).float()
+
+
+@lru_cache(maxsize=64)
+def _remembered(down: int, across: int, side: int, shift: int, device: torch.device) -> Float[Tensor, "n a a"]:
+    with torch.inference_mode(False):  # an inference tensor in the cache could not be trained with
+        return shifted_apart(down, across, side, shift, device)
+
+
+class Swin(SwinTransformer):
+    """timm's Swin with a mask token; its weights carry timm's names. The arguments are those of `pretrain.vit.ViT`."""
+
+    def __init__(
+        self, shape: Shape, *, maskable: bool, drop_path: float = 0.0, fused: bool = True, checkpointed: bool = False
+    ) -> None:
+        stages = len(shape.depths)
+        width = shape.embed_dim // 2 ** (stages - 1)
+        super().__init__(
+            img_size=shape.image_size,
+            patch_size=shape.patch_size,
+            in_chans=shape.channels,
+            num_classes=0,
+            embed_dim=width,
+            depths=shape.depths,
+            num_heads=tuple(shape.num_heads * 2**stage for stage in range(stages)),
+            window_size=shape.window,
+            norm_layer=partial(nn.LayerNorm, eps=EPSILON),  # type: ignore[arg-type]
+            drop_path_rate=drop_path,
+            strict_img_size=False,
+            weight_init="skip",
+        )
+        self.head = nn.Identity()  # type: ignore[assignment]
+        self.shape, self.checkpointed, self.frugal, self.fused = shape, checkpointed, True, False
+        for block in self.blocks:
+            block.__class__ = WindowBlock  # timm's stage makes its own kind; the modules in it are the same
+        if maskable:
+            self.masked_embed = nn.Parameter(torch.zeros(1, width))
+        initialise_linear_(self, shape.init)
+        if shape.init == "whiten":
+            whiten_(self.patch_embed.proj)  # type: ignore[arg-type]
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """All blocks, first to last."""
+        return [block for stage in self.layers for block in stage.blocks]  # type: ignore[union-attr]
+
+    def forward(  # type: ignore[override]
+        self, images: Float[Tensor, "b ch y x"], mask: Bool[Tensor, "b gh gw"] | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """Tokens after the final norm, their mean first. Patches under a masked token are replaced before the first block."""
+        *_, last = self._through(self.embed(images, mask))
+        return pooled(self.norm(last))
+
+    def several(self, groups: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
+        """The same for crops of several sizes, one after the other."""
+        return [self(images, mask) for images, mask in groups]
+
+    def embed(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Images -> patches [b, h, w, c] that enter the first block. Each place of `mask` stands for a square of patches."""
+        patches = self.patch_embed(images)
+        if mask is not None:
+            times = patches.shape[1] // mask.shape[1], patches.shape[2] // mask.shape[2]
+            mask = mask.repeat_interleave(times[0], dim=1).repeat_interleave(times[1], dim=2)
+            patches = torch.where(mask[..., None], self.masked_embed.to(patches.dtype), patches)
+        return patches
+
+    def _through(self, x: Tensor) -> Iterator[Tensor]:
+        """What every block gives."""
+        stage: Any
+        for stage in self.layers:
+            x = stage.downsample(x)
+            for block in stage.blocks:
+                if self.checkpointed and torch.is_grad_enabled():
+                    x = checkpoint(block, x, self.frugal, use_reentrant=False)
+                else:
+                    x = block(x, self.frugal)
+                yield x
+
+    def last_blocks(self, images: Float[Tensor, "b ch y x"], count: int) -> list[Float[Tensor, "b _ _"]]:
+        """Tokens after each of the last `count` blocks, their mean first, the very last block last.
+
+        Those of the last stage pass through the final norm; earlier stages are narrower and have none (the original's rule).
+        """
+        outputs = list(self._through(self.embed(images)))[-count:]
+        return [pooled(self.norm(x) if x.shape[-1] == self.shape.embed_dim else x) for x in outputs]
+
+
+def pooled(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b _ c"]:
+    """Tokens with their mean in front."""
+    tokens = x.flatten(1, 2)
+    return torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
