@@ -192,7 +192,7 @@ def main(arguments: Sequence[str]) -> None:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         target = TARGETS[options.to]
-        file = target.write(source, part)
+        file = written(source, target, part)
         difference = compare(source, target, part / file)
         text = card.text(source.shape, loaded.contents, loaded.path, options.to, file, options.key, difference)
         (part / "README.md").write_text(text)
@@ -207,6 +207,16 @@ def main(arguments: Sequence[str]) -> None:
     sizes = ", ".join(f"{path.name} ({path.stat().st_size / 2**20:.1f} MB)" for path in sorted(out.iterdir()))
     console.print(f"{loaded.path} ({loaded.contents.layout}) for {options.to}: {sizes} in {out}", markup=False)
     console.print(f"loaded again, its tokens differ from ours by at most {difference:.1e}; how to load it: {out / 'README.md'}")
+
+
+def written(source: Source, target: Target, folder: Path) -> str:
+    """The name of the file that was written. Raises WorkError where a library cannot."""
+    try:
+        return target.write(source, folder)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # exporters fail in many ways
+        raise WorkError(f"the export could not be made ({first_line(error)}): nothing is left behind") from error
 
 
 def compare(source: Source, target: Target, file: Path) -> float:

@@ -4,6 +4,7 @@ They are what `checkpoints.export` compares with our own tokens before it leaves
 """
 
 import importlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def by_timm(file: Path, shape: Shape, images: Tensor) -> Tensor:
 def by_transformers(folder: Path, shape: Shape, images: Tensor) -> Tensor:
     """Through `AutoModel.from_pretrained`; a weight that is missing or left over is a ValueError."""
     transformers = needed("transformers", "export")
+    transformers.utils.logging.disable_progress_bar()
     model, found = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
     wrong = {kind: sorted(names) for kind, names in found.items() if names}
     if wrong:
@@ -94,7 +96,9 @@ def by_transformers(folder: Path, shape: Shape, images: Tensor) -> Tensor:
 
 def by_openmmlab(file: Path, shape: Shape, images: Tensor) -> Tensor:
     """Through MMPretrain's `VisionTransformer` or `SwinTransformer`."""
-    models: Any = needed("mmpretrain.models", "transfer")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it misses operations that backbones do not use
+        models: Any = needed("mmpretrain.models", "transfer")
     common = {"img_size": shape["image_size"], "patch_size": shape["patch_size"], "in_channels": shape["channels"]}
     if shape["depths"]:
         stages = len(shape["depths"])
@@ -103,7 +107,7 @@ def by_openmmlab(file: Path, shape: Shape, images: Tensor) -> Tensor:
             "depths": list(shape["depths"]),
             "num_heads": [shape["num_heads"] * 2**stage for stage in range(stages)],
         }
-        model = models.SwinTransformer(arch=arch, window_size=shape["window"], pad_small_map=True, **common)
+        model = models.SwinTransformer(arch=arch, window_size=shape["window"], **common)
         _set_epsilon(model, 1e-6)
     else:
         arch = {
@@ -119,7 +123,8 @@ def by_openmmlab(file: Path, shape: Shape, images: Tensor) -> Tensor:
     if missing.unexpected_keys or not all(name.endswith(layouts.COMPUTED) for name in missing.missing_keys):
         raise ValueError(f"MMPretrain does not load it whole: {missing}")
     with torch.no_grad():
-        found = model.eval()(images)[-1]
+        model.eval()  # gives nothing back there
+        found = model(images)[-1]
     return _mean_first(found.flatten(2).transpose(1, 2)) if shape["depths"] else found
 
 

@@ -36,7 +36,7 @@ class ViTGraph(nn.Module):
             x = block(x)
         return network.norm(x)
 
-    def position(self, rows: int, columns: int) -> Float[Tensor, "n d"]:
+    def position(self, rows: int | torch.SymInt, columns: int | torch.SymInt) -> Float[Tensor, "n d"]:
         """The backbone's own rule: as they are on their own grid, else bicubic by scale factor."""
         side = self.backbone.patch_embed.grid_size[0]
         places = [torch.arange(count).float() for count in (rows, columns)]

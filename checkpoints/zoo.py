@@ -14,6 +14,8 @@ from checkpoints import store
 from checkpoints.command import UserError, WorkError
 
 LIST = Path(__file__).with_name("zoo.json")
+THEIRS = "checkpoint.pth"
+"""In the original's output folders."""
 BLOCK = 1 << 20
 PATIENCE = 30
 """Seconds without an answer."""
@@ -45,7 +47,7 @@ def find(checkpoint: Path | None, runs: Path, *, whole: bool) -> Path:
 
 
 def _in_folder(folder: Path, whole: bool) -> Path:
-    candidates = [store.LAST, store.PREVIOUS] if whole else [store.BACKBONE, store.LAST, store.PREVIOUS]
+    candidates = [store.LAST, store.PREVIOUS, THEIRS] if whole else [store.BACKBONE, store.LAST, store.PREVIOUS, THEIRS]
     for name in candidates:
         if (folder / name).exists():
             return folder / name

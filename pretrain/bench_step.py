@@ -31,7 +31,7 @@ from pretrain.steps import Batch
 from pretrain.train import Weights, train_step
 
 PLAIN = Path(__file__).parent.parent / "tests" / "plain.py"
-RECIPES = {"vit_small": "ibot_vits16", "vit_base": "ibot_vitb16", "vit_large": "ibot_vitl16"}
+RECIPES = {"vit_small": "ibot_vits16", "vit_base": "ibot_vitb16", "vit_large": "ibot_vitl16", "swin_tiny": "ibot_swint7"}
 PRODUCTS = ((4096, 384, 1536), (4096, 768, 3072), (4096, 1024, 4096), (8192, 4096, 4096))
 """Matrix products of which the fastest is taken for the machine's peak."""
 
@@ -40,7 +40,7 @@ PRODUCTS = ((4096, 384, 1536), (4096, 768, 3072), (4096, 1024, 4096), (8192, 409
 class Options:
     """One training step, 2 x 224 + 10 x 96 crops, against the plain method."""
 
-    arch: Literal["vit_small", "vit_base", "vit_large"] = "vit_small"
+    arch: Literal["vit_small", "vit_base", "vit_large", "swin_tiny"] = "vit_small"
     """With the recipe of that name."""
     batch_size: int | None = None
     """Images (default: 8 on a CPU, 64 on a GPU)."""
@@ -76,7 +76,7 @@ def measure(chosen: Options, device: torch.device) -> Measured:
     student.backbone.frugal = chosen.variant == "ours"
     student.to(device).train()
     teacher.to(device).train()
-    optimizer, now = optim.build_optimizer("adamw", student), options.schedule(config, 1000, 1).at(20_000)
+    optimizer, now = optim.build_optimizer("adamw", student), options.schedule(config, 1000, 1).at(60_000)
     batch = random_batch(config, batch_size, device)
     if chosen.compile and chosen.variant == "ours":
         flat = [batch.crops.flatten(0, 1), batch.local_crops.flatten(0, 1)]
@@ -107,7 +107,7 @@ def measure(chosen: Options, device: torch.device) -> Measured:
 def random_batch(config: options.Config, batch_size: int, device: torch.device) -> Batch:
     """Crops of noise: a step's time does not depend on what is in them."""
     generator = torch.Generator().manual_seed(0)
-    size, side = config.global_crops_size, config.global_crops_size // config.patch_size
+    size, side = config.global_crops_size, config.global_crops_size // options.shape(config).stride
     crops = torch.randn(config.global_crops_number, batch_size, 3, size, size, generator=generator)
     local = torch.randn(config.local_crops_number, batch_size, 3, *[config.local_crops_size] * 2, generator=generator)
     masks = masking.draw(np.random.default_rng(0), options.masks(config), config.global_crops_number, batch_size, side, side)
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str]) -> None:
     precision = Precision(chosen.precision, device)
     best, batch_size = peak(device, precision), chosen.batch_size or (64 if device.type == "cuda" else 8)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    title = f"{chosen.arch}/16, {batch_size} images, {precision.name}, {name}, peak {best:.3g} TFLOP/s"
+    title = f"{chosen.arch}, {batch_size} images, {precision.name}, {name}, peak {best:.3g} TFLOP/s"
     table = Table(title=title, title_justify="left")
     for heading in ("", "seconds", "images/s", "peak MB", "TFLOP", "of the peak", "loss of the first step"):
         table.add_column(heading, justify="right")

@@ -303,16 +303,20 @@ def classification(part: str, count: int | None = None, size: int = SIZE, seed: 
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the embedded sample: as class folders of PNG files, as one contact sheet, or both."""
+    """Draw the embedded sample: as class folders of PNG files, in the layouts of dense tasks, as one contact sheet."""
 
     out: Path | None = None
     """Folder to write train/CLASS/*.png and val/CLASS/*.png to."""
     show: Path | None = None
     """PNG file for a contact sheet, one row a class. Without a file name: sample.png."""
-    size: int = SIZE
-    """Pixels of an image's side."""
+    coco: Path | None = None
+    """Folder to write COCO's layout to: one to four things an image, with boxes and masks."""
+    ade20k: Path | None = None
+    """Folder to write ADE20K's layout to: the same with label maps."""
+    size: int | None = None
+    """Pixels of an image's side (default: 48, dense tasks 128)."""
     count: int | None = None
-    """Images in each part (default: 6000 to train, 1000 to validate)."""
+    """Images in each part (default: 6000 to train, 1000 to validate; dense tasks 800 and 200)."""
     seed: int = SEED
     """Another seed is another draw of the same world."""
 
@@ -321,7 +325,7 @@ def write_folders(options: Options, out: Path) -> int:
     """Write both parts as class folders; the number of files."""
     total = 0
     for part in COUNTS:
-        drawn = classification(part, options.count, options.size, options.seed)
+        drawn = classification(part, options.count, options.size or SIZE, options.seed)
         for index, (image, label) in enumerate(zip(drawn.images, drawn.labels, strict=True)):
             path = out / part / drawn.classes[label] / f"{index:05d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -352,19 +356,31 @@ def _name_the_sheet(arguments: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, _name_the_sheet(arguments), prog="python -m pretrain.sample")
-    if options.out is None and options.show is None:
-        raise UserError("nothing to do: give --out DIR, --show FILE.png, or both")
-    if options.size < 8 or (options.count is not None and options.count < len(KINDS)):
+    if not any((options.out, options.show, options.coco, options.ade20k)):
+        raise UserError("nothing to do: give --out DIR, --coco DIR, --ade20k DIR, --show FILE.png, or several")
+    if (options.size or SIZE) < 8 or (options.count is not None and options.count < len(KINDS)):
         raise UserError(f"--size must be 8 or more and --count {len(KINDS)} or more")
     if options.out is not None:
         print(f"{write_folders(options, options.out)} images written to {options.out}")
+    write_dense(options)
     if options.show is not None:
         columns = 12
-        drawn = classification("train", columns * len(KINDS), options.size, options.seed)
+        drawn = classification("train", columns * len(KINDS), options.size or SIZE, options.seed)
         by_class = np.argsort(drawn.labels, kind="stable")
         options.show.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(drawn.images[by_class], columns).save(options.show)
         print(f"contact sheet written to {options.show}: rows are {', '.join(CLASSES)}")
+
+
+def write_dense(options: Options) -> None:
+    """Write the layouts of dense tasks that are asked for."""
+    from pretrain import sample_dense  # noqa: PLC0415 (it draws with this file)
+
+    counts = sample_dense.COUNTS if options.count is None else dict.fromkeys(COUNTS, options.count)
+    for folder, write in ((options.coco, sample_dense.write_coco), (options.ade20k, sample_dense.write_ade20k)):
+        if folder is not None:
+            write(folder, counts, options.size or sample_dense.SIZE, options.seed)
+            print(f"{sum(counts.values())} images written to {folder}")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,9 @@ SWIN_SIZES = {
 }
 
 
+KNOWN = ", ".join([*SIZES, *SWIN_SIZES])
+
+
 def shape_of(
     arch: str,
     patch_size: int,
@@ -97,6 +100,8 @@ def shape_of(
 
     A ViT's heads are 64 wide throughout, as in every published one. Raises UserError for an unknown name or an impossible size.
     """
+    if arch not in SIZES and arch not in SWIN_SIZES and not timm.is_model(arch):
+        raise UserError(f"unknown --arch {arch}: choose from {KNOWN}, or any of timm's ViTs with a class token")
     if arch not in SIZES and (depth or width):
         raise UserError(f"--width and --depth change {', '.join(SIZES)} only: --arch {arch} has its own")
     if arch in SWIN_SIZES:
@@ -121,13 +126,10 @@ def swin_shape(arch: str, size: SwinSize, patch_size: int, image_size: int, wind
 @lru_cache
 def timm_shape(arch: str, image_size: int, channels: int) -> Shape:
     """That of a ViT of timm with a class token, by its name there. Raises UserError for any other name."""
-    known = ", ".join([*SIZES, *SWIN_SIZES])
-    if not timm.is_model(arch):
-        raise UserError(f"unknown --arch {arch}: choose from {known}, or any of timm's ViTs with a class token")
     with torch.device("meta"):
         model: Any = timm.create_model(arch, num_classes=0, in_chans=channels)
     if getattr(model, "cls_token", None) is None or not hasattr(model, "blocks") or not hasattr(model, "forward_features"):
-        raise UserError(f"--arch {arch} has no class token: choose from {known}, or any of timm's ViTs that has one")
+        raise UserError(f"--arch {arch} has no class token: choose from {KNOWN}, or any of timm's ViTs that has one")
     patch, heads = model.patch_embed.patch_size[0], getattr(model.blocks[0].attn, "num_heads", 0)
     settings = getattr(model, "pretrained_cfg", {})
     mean, std = (tuple(settings.get(name, usual)) for name, usual in (("mean", MEAN), ("std", STD)))

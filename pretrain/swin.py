@@ -24,6 +24,8 @@ from pretrain.shape import Shape
 
 EPSILON = 1e-6
 """Of the norms: the original's; timm's Swin has 1e-5."""
+Count = int | torch.SymInt
+"""A number that is not known yet while a graph is made."""
 APART = -100.0
 """Added to the attention between patches that only a shift has brought into one window: the original's number."""
 
@@ -62,13 +64,13 @@ def windows(block: Any, x: Float[Tensor, "b h w c"], *, frugal: bool) -> Float[T
     return x[:, :rows, :columns]
 
 
-def into_windows(x: Float[Tensor, "b h w c"], down: int, across: int, side: int) -> Float[Tensor, "b n a c"]:
+def into_windows(x: Float[Tensor, "b h w c"], down: Count, across: Count, side: int) -> Float[Tensor, "b n a c"]:
     """Cut a grid that windows divide."""
     cut = x.reshape(x.shape[0], down, side, across, side, x.shape[-1]).transpose(2, 3)
     return cut.reshape(x.shape[0], down * across, side * side, x.shape[-1])
 
 
-def from_windows(x: Float[Tensor, "b n a c"], down: int, across: int, side: int) -> Float[Tensor, "b h w c"]:
+def from_windows(x: Float[Tensor, "b n a c"], down: Count, across: Count, side: int) -> Float[Tensor, "b h w c"]:
     """The way back."""
     cut = x.reshape(x.shape[0], down, across, side, side, x.shape[-1]).transpose(2, 3)
     return cut.reshape(x.shape[0], down * side, across * side, x.shape[-1])
@@ -89,14 +91,14 @@ def _attend(
     return layer.proj(again(mix, layer.qkv(x), frugal))
 
 
-def shifted_apart(down: int, across: int, side: int, shift: int, device: torch.device) -> Float[Tensor, "n a a"]:
+def shifted_apart(down: Count, across: Count, side: int, shift: int, device: torch.device) -> Float[Tensor, "n a a"]:
     """What keeps patches apart that a shift by `shift` has brought together: zero, or APART."""
     rows, columns = (_stretch(windows * side, side, shift) for windows in (down, across))
     part = into_windows((3 * rows[:, None] + columns)[None, :, :, None], down, across, side)[0, :, :, 0]
     return torch.where(part[:, None] == part[:, :, None], 0.0, APART).to(device)
 
 
-def _stretch(length: int, side: int, shift: int) -> Float[Tensor, " length"]:
+def _stretch(length: Count, side: int, shift: int) -> Float[Tensor, " length"]:
     """Along one axis, after the shift: 0 up to the last window, then 1, and 2 for what has come round."""
     place = torch.arange(length)
     return (place >= length - side).float() + (place >= length - shift).float()

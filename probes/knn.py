@@ -31,7 +31,7 @@ class Options:
     """Classify images by their nearest neighbours among training images (paper, Table 1)."""
 
     ckpt: Path | None = None
-    """A run's folder, its backbone.safetensors or last.pt, or a published full checkpoint (default: the newest run)."""
+    """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json, timm:NAME (default: the newest run)."""
     data: str = "sample"
     """`sample`, or a folder with parts train and val (or test): sub-folders of class folders, or parquet files."""
     val: str | None = None

@@ -34,7 +34,7 @@ def write(
         "table": table,
         "checkpoint": {
             "path": str(loaded.path),
-            "sha256": store.sha256(loaded.path),
+            "sha256": store.sha256(loaded.path) if loaded.path.is_file() else None,  # timm's own weights are no one file
             "arch": loaded.backbone.shape.arch,
             "epoch": loaded.epoch,
         },

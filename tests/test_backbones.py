@@ -147,7 +147,10 @@ def test_dropped_paths_of_swin_keep_the_mean() -> None:
 )
 def test_other_architectures_train_and_their_checkpoints_describe_themselves(folders: Path, tmp_path: Path, flags: str) -> None:
     rest = [*SMALL[SMALL.index("--local-crops-number") :], *flags.split(), "--batch-size-per-gpu", "4"]
-    assert run_command(train.main, [*rest, "--data", str(folders), "--out", str(tmp_path), "--steps", "11", "--knn-every", "0"]) == DONE
+    assert (
+        run_command(train.main, [*rest, "--data", str(folders), "--out", str(tmp_path), "--steps", "11", "--knn-every", "0"])
+        == DONE
+    )
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     patch = [line["loss_patch"] for line in lines if "loss" in line]
     if "swin" in flags:
@@ -185,13 +188,32 @@ def test_what_does_not_fit_is_told_with_the_flags_that_would() -> None:
 def whole(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run."""
     out = tmp_path_factory.mktemp("run") / "whole"
-    assert run_command(train.main, [*SMALL, "--data", str(folders), "--out", str(out), "--steps", "5", "--freeze-last-layer", "0"]) == DONE
+    assert (
+        run_command(train.main, [*SMALL, "--data", str(folders), "--out", str(out), "--steps", "5", "--freeze-last-layer", "0"])
+        == DONE
+    )
     return out
 
 
-def test_a_full_checkpoint_begins_a_run_with_heads_centres_and_moments(folders: Path, whole: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_a_full_checkpoint_begins_a_run_with_heads_centres_and_moments(
+    folders: Path, whole: Path, tmp_path: Path, capsys
+) -> None:  # type: ignore[no-untyped-def]
     """With a learning rate of zero and one step, everything is still what it was."""
-    flags = [*SMALL, "--data", str(folders), "--init-from", str(whole), "--lr", "0", "--min-lr", "0", "--steps", "1", "--knn-every", "0"]
+    flags = [
+        *SMALL,
+        "--data",
+        str(folders),
+        "--init-from",
+        str(whole),
+        "--lr",
+        "0",
+        "--min-lr",
+        "0",
+        "--steps",
+        "1",
+        "--knn-every",
+        "0",
+    ]
     flags += ["--freeze-last-layer", "0"]
     out = tmp_path / "next"
     assert run_command(train.main, [*flags, "--momentum-teacher", "1", "--out", str(out)]) == DONE
@@ -213,7 +235,19 @@ def test_a_full_checkpoint_begins_a_run_with_heads_centres_and_moments(folders: 
 
 
 def test_heads_that_do_not_fit_are_told_with_their_flags_or_left_out(folders: Path, whole: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
-    flags = [*SMALL, "--data", str(folders), "--init-from", str(whole), "--steps", "1", "--knn-every", "0", "--out", str(tmp_path / "n")]
+    flags = [
+        *SMALL,
+        "--data",
+        str(folders),
+        "--init-from",
+        str(whole),
+        "--steps",
+        "1",
+        "--knn-every",
+        "0",
+        "--out",
+        str(tmp_path / "n"),
+    ]
     other = ["--out-dim", "64", "--patch-out-dim", "64"]
     assert run_command(train.main, [*flags, *other]) == WRONG_COMMAND
     said = capsys.readouterr().err
@@ -242,8 +276,26 @@ def test_training_goes_on_from_the_originals_full_checkpoint(folders: Path, pari
         "--global-crops-size": shape.image_size,
         "--local-crops-size": shape.patch_size * 2,
     }
-    flags = [*SMALL, "--shared-head", "true", "--norm-last-layer", "false", *(str(word) for pair in sizes.items() for word in pair)]
-    flags += ["--data", str(folders), "--init-from", str(file), "--out", str(tmp_path), "--knn-every", "0", "--freeze-last-layer", "0"]
+    flags = [
+        *SMALL,
+        "--shared-head",
+        "true",
+        "--norm-last-layer",
+        "false",
+        *(str(word) for pair in sizes.items() for word in pair),
+    ]
+    flags += [
+        "--data",
+        str(folders),
+        "--init-from",
+        str(file),
+        "--out",
+        str(tmp_path),
+        "--knn-every",
+        "0",
+        "--freeze-last-layer",
+        "0",
+    ]
     assert run_command(train.main, [*flags, "--lr", "0", "--min-lr", "0", "--momentum-teacher", "1", "--steps", "1"]) == DONE
     assert "the optimizer's moments" in capsys.readouterr().out
     after = store.read_torch(tmp_path / store.LAST)

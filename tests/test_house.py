@@ -33,7 +33,9 @@ def test_doors_are_imported_by_nothing() -> None:
     for path in (path for floor in FLOORS for path in (ROOT / floor).glob("*.py")):
         for door in DOORS:
             package, name = door.split(".")
-            assert not re.search(rf"import {package}\.{name}\b|from {package}\.{name} import|from {package} import .*\b{name}\b", path.read_text()), path
+            assert not re.search(
+                rf"import {package}\.{name}\b|from {package}\.{name} import|from {package} import .*\b{name}\b", path.read_text()
+            ), path
 
 
 def test_package_files_stay_empty() -> None:

@@ -71,7 +71,16 @@ def dino(state: dict, path: Path) -> Path:
     head = {"head.mlp.0.weight": torch.zeros(4, 64), "head.last_layer.weight_v": torch.zeros(9, 4)}
     both = {"student": {f"module.{name}": weight for name, weight in (backbone | head).items()}, "teacher": backbone | head}
     center = {"center": torch.zeros(1, 9)}
-    torch.save({**both, "optimizer": {"state": {}}, "epoch": 7, "args": published.argparse.Namespace(arch="deit_small"), "dino_loss": center}, path)
+    torch.save(
+        {
+            **both,
+            "optimizer": {"state": {}},
+            "epoch": 7,
+            "args": published.argparse.Namespace(arch="deit_small"),
+            "dino_loss": center,
+        },
+        path,
+    )
     return path
 
 
@@ -216,7 +225,11 @@ def test_inspect_says_what_a_file_is(tmp_path: Path, parity_dir: Path, capsys: p
     file = parity_dir / "checkpoint_published_layout.pth"
     assert run_command(inspect.main, [str(file)]) == DONE
     said = " ".join(capsys.readouterr().out.split())
-    for words in ("a full checkpoint of the original iBOT", "student, teacher, heads, centres, optimizer", store.sha256(file)[:20]):
+    for words in (
+        "a full checkpoint of the original iBOT",
+        "student, teacher, heads, centres, optimizer",
+        store.sha256(file)[:20],
+    ):
         assert words in said, words
     loaded = load_backbone(file)
     assert f"backbone {sum(w.numel() for w in loaded.backbone.state_dict().values()):,}" in said
@@ -304,7 +317,7 @@ def test_a_whole_part_is_only_moved_and_a_missing_address_is_said(server: Server
     (tmp_path / "cache" / "little.pth.part").write_bytes(server.content)
     load_backbone(Path("little"))
     assert server.asked == [f"bytes={len(server.content)}-"]
-    with pytest.raises(WorkError, match="could not be fetched.*Not Found.*fetch it yourself to"):
+    with pytest.raises(WorkError, match=r"could not be fetched.*Not Found.*fetch it yourself to"):
         load_backbone(Path("little_gone"))
     with pytest.raises(UserError, match="the zoo has little, little_gone"):
         load_backbone(Path("little_typo"))

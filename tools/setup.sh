@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the environment: .venv beside this folder with pinned packages. Run it again at any time; what is there stays.
 #
-#   tools/setup.sh [EXTRA ...]      extras: dev hub transfer gpu
+#   tools/setup.sh [EXTRA ...]      extras: dev export hub transfer gpu
 #
 # An active environment (or `PYTHON`) that already has the packages is used as it is.
 # The other tools source this file and then have "$PYTHON".
@@ -9,7 +9,8 @@ set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile matplotlib tyro rich tensorboard jaxtyping"
-DEV_MODULES="datasets pytest beartype hypothesis ruff mypy sklearn"
+EXPORT_MODULES="transformers onnx onnxscript onnxruntime"
+DEV_MODULES="datasets $EXPORT_MODULES mmengine mmcv mmpretrain pytest beartype hypothesis ruff mypy sklearn"
 
 has_modules() { # has_modules PYTHON MODULE...
     "$1" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "${@:2}" 2>/dev/null
@@ -36,10 +37,11 @@ setup() { # setup EXTRA...: sets PYTHON
     for extra in "$@"; do
         case "$extra" in
             dev) modules="$modules $DEV_MODULES" ;;
-            transfer) modules="$modules mmengine mmcv mmdet mmseg" ;;
+            export) modules="$modules $EXPORT_MODULES" ;;
+            transfer) modules="$modules mmengine mmcv mmpretrain mmdet mmseg" ;;
             hub) modules="$modules datasets" ;;
             gpu) ;;
-            *) echo "error: unknown extra $extra: choose from dev hub transfer gpu" >&2; return 2 ;;
+            *) echo "error: unknown extra $extra: choose from dev export hub transfer gpu" >&2; return 2 ;;
         esac
         extras="${extras:+$extras,}$extra"
     done
@@ -57,6 +59,11 @@ setup() { # setup EXTRA...: sets PYTHON
     PYTHON="$ROOT/.venv/bin/python"
     export PYTHON
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$ROOT/constraints.txt" --editable "$ROOT${extras:+[$extras]}" >&2
+    # Pictures are only read here: where the machine has no libraries for windows, the build without them does the same.
+    if "$PYTHON" -m pip show --quiet opencv-python >/dev/null 2>&1 && ! "$PYTHON" -c "import cv2" >/dev/null 2>&1; then
+        "$PYTHON" -m pip uninstall --quiet --yes opencv-python >&2
+        "$PYTHON" -m pip install --quiet --disable-pip-version-check opencv-python-headless >&2
+    fi
     echo "environment ready" >&2
 }
 
