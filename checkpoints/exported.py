@@ -30,6 +30,16 @@ def needed(module: str, extra: str) -> Any:
         raise UserError(f"this needs {module}: run tools/setup.sh {extra}, or pip install {module}") from error
 
 
+def mmpretrain() -> Any:
+    """MMPretrain's models, without its language models: these break beside a transformers newer than they know."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it misses operations that backbones do not use
+        needed("mmpretrain", "transfer")
+        dependency = importlib.import_module("mmpretrain.utils.dependency")
+        dependency.WITH_MULTIMODAL = False  # type: ignore[attr-defined]
+        return importlib.import_module("mmpretrain.models")
+
+
 def timm_name(shape: Shape) -> str:
     """timm's architecture that is nearest by name; `timm_arguments` say the rest."""
     if shape["depths"]:
@@ -96,9 +106,7 @@ def by_transformers(folder: Path, shape: Shape, images: Tensor) -> Tensor:
 
 def by_openmmlab(file: Path, shape: Shape, images: Tensor) -> Tensor:
     """Through MMPretrain's `VisionTransformer` or `SwinTransformer`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it misses operations that backbones do not use
-        models: Any = needed("mmpretrain.models", "transfer")
+    models = mmpretrain()
     common = {"img_size": shape["image_size"], "patch_size": shape["patch_size"], "in_channels": shape["channels"]}
     if shape["depths"]:
         stages = len(shape["depths"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from checkpoints import store
@@ -78,6 +78,11 @@ def write_ade20k(root: Path, counts: dict[str, int], size: int = SIZE, seed: int
             (root / kind / folder).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             dense = draw(part, number, size, seed)
-            kinds = np.array([thing.kind + 2 for thing in dense.scene.things] + [1], dtype=np.uint8)  # -1 is the background
             Image.fromarray(dense.picture.image).save(root / "images" / folder / f"{number:05d}.jpg", quality=95)
-            Image.fromarray(kinds[dense.picture.owner]).save(root / "annotations" / folder / f"{number:05d}.png")
+            Image.fromarray(label_map(dense)).save(root / "annotations" / folder / f"{number:05d}.png")
+
+
+def label_map(dense: Dense) -> UInt8[np.ndarray, "h w"]:
+    """1 the background, 2 to 11 the classes."""
+    kinds = np.array([thing.kind + 2 for thing in dense.scene.things] + [1], dtype=np.uint8)  # -1 is the background
+    return kinds[dense.picture.owner]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from test_commands import SMALL
-from test_layouts import DEEP, SMALL_LAST, SWIN, VIT, network_of
+from test_layouts import DEEP, SMALL_LAST, SWIN, VIT, network_of, saved_backbone
 from torch.testing import assert_close
 
 from checkpoints import export, foreign, published, store
@@ -27,16 +27,12 @@ FOUR = swin_shape("swin", SwinSize(8, (2, 2, 2, 2), 1), 4, 96, 3, 3)
 LOADING = pytest.mark.filterwarnings("ignore")  # libraries remark on themselves
 
 
-def saved(shape: Shape, path: Path) -> Path:
-    about = {"method": "iBOT", "key": "teacher", "shape": shape._asdict(), "epoch": 3, "step": 30}
-    store.save_backbone(path, network_of(shape).state_dict(), about)
-    return path
-
-
 def exported(shape: Shape, target: str, root: Path, *flags: str) -> Path:
     out = root / "out"
     assert (
-        run_command(export.main, ["--ckpt", str(saved(shape, root / "b.safetensors")), "--to", target, "--out", str(out), *flags])
+        run_command(
+            export.main, ["--ckpt", str(saved_backbone(shape, root / "b.safetensors")), "--to", target, "--out", str(out), *flags]
+        )
         == DONE
     )
     assert not list(root.glob(".*"))
@@ -207,7 +203,7 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pyt
         return name
 
     monkeypatch.setitem(export.TARGETS, "timm", export.TARGETS["timm"]._replace(write=spoilt))
-    flags = ["--ckpt", str(saved(VIT, tmp_path / "b.safetensors")), "--to", "timm", "--out", str(tmp_path / "out")]
+    flags = ["--ckpt", str(saved_backbone(VIT, tmp_path / "b.safetensors")), "--to", "timm", "--out", str(tmp_path / "out")]
     assert run_command(export.main, flags) == FAILED
     assert "tokens differ from ours by 1.0e-03: nothing is left behind" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]
@@ -242,7 +238,9 @@ def test_what_a_library_cannot_hold_is_said_before_it_is_written(
 ) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "out"
     assert (
-        run_command(export.main, ["--ckpt", str(saved(shape, tmp_path / "b.safetensors")), "--to", target, "--out", str(out)])
+        run_command(
+            export.main, ["--ckpt", str(saved_backbone(shape, tmp_path / "b.safetensors")), "--to", target, "--out", str(out)]
+        )
         == WRONG_COMMAND
     )
     assert words in capsys.readouterr().err and not out.exists()
@@ -251,6 +249,6 @@ def test_what_a_library_cannot_hold_is_said_before_it_is_written(
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    flags = ["--ckpt", str(saved(VIT, tmp_path / "b.safetensors")), "--to", "timm", "--out", str(tmp_path / "out")]
+    flags = ["--ckpt", str(saved_backbone(VIT, tmp_path / "b.safetensors")), "--to", "timm", "--out", str(tmp_path / "out")]
     assert run_command(export.main, flags) == WRONG_COMMAND
     assert "exists already: give another --out" in capsys.readouterr().err and (tmp_path / "out" / "mine.txt").exists()

@@ -37,6 +37,13 @@ def network_of(shape: Shape) -> torch.nn.Module:
     return network
 
 
+def saved_backbone(shape: Shape, path: Path) -> Path:
+    """A file of this project with those weights."""
+    about = {"method": "iBOT", "key": "teacher", "shape": shape._asdict(), "epoch": 3, "step": 30}
+    store.save_backbone(path, network_of(shape).state_dict(), about)
+    return path
+
+
 def theirs(shape: Shape) -> dict[str, torch.Tensor]:
     """A backbone's weights under the original's names."""
     return layouts.with_indices(layouts.to_original(network_of(shape).state_dict()))

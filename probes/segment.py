@@ -1,0 +1,288 @@
+"""Segmentation by frozen patch tokens, without OpenMMLab: `python -m probes.segment --ckpt runs/sample`.
+
+`--head linear`: one linear layer on the normed patch tokens of the last four blocks (paper App. C has four taps of twelve),
+logits resized to the labels. `--head knn`: each patch takes the votes of the nearest patches of the training images, as
+`probes.knn` does for images. Mean intersection over union (mIoU) over the classes that occur; label 0 counts as nothing.
+
+b images, n patches, d width of the features, k classes, s side of an image.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from PIL import Image
+from rich.console import Console
+from torch import Tensor, nn
+
+from checkpoints.command import UserError, parse, run_command
+from pretrain import augment, neighbours, sample_dense
+from pretrain.backbone import Backbone, load_backbone, make
+from probes import results
+
+NOTHING = 255
+FOLDERS = {"train": ("images/training", "annotations/training"), "val": ("images/validation", "annotations/validation")}
+BLOCKS = 4
+PATCHES_OF_AN_IMAGE = 64
+"""In the bank of --head knn."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """One number for dense features, in minutes: mIoU of a frozen backbone."""
+
+    ckpt: Path | None = None
+    """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json, timm:NAME (default: the newest run)."""
+    data: str = "sample"
+    """`sample`, or a folder in ADE20K's layout: images/training, annotations/training, and the same with validation."""
+    head: Literal["linear", "knn"] = "linear"
+    """What reads the patches."""
+    key: Literal["teacher", "student"] = "teacher"
+    """Which network."""
+    size: int | None = None
+    """Pixels of a side: the shorter side is resized to it, the centre is cut out (default: 128 for the sample, else 512)."""
+    epochs: int = 10
+    """linear: passes over the training images."""
+    lr: float = 1e-3
+    """linear: peak learning rate of AdamW (cosine to zero)."""
+    k: int = 20
+    """knn: neighbours."""
+    batch_size: int = 16
+    """Images a step."""
+    images: int | None = None
+    """Use only so many training images."""
+    baseline: bool = False
+    """Also measure the same backbone untrained."""
+    seed: int = 0
+    """Of the head, the order and the untrained backbone."""
+    out: Path | None = None
+    """The record (default: results/segment_HEAD.json beside the checkpoint)."""
+
+
+class Labelled(NamedTuple):
+    """Images with label maps."""
+
+    pixels: list[Path | np.ndarray]
+    labels: list[Path | np.ndarray]
+
+
+class Set(NamedTuple):
+    """Both parts, and the side that images are cut to."""
+
+    train: Labelled
+    val: Labelled
+    size: int
+
+
+def open_data(options: Options) -> Set:
+    """Raises UserError where something of the layout is missing."""
+    if options.data == "sample":
+        return Set(_drawn("train", options), _drawn("val", options), options.size or sample_dense.SIZE)
+    root = Path(options.data)
+    return Set(_listed(root, "train", options), _listed(root, "val", options), options.size or 512)
+
+
+def _drawn(part: str, options: Options) -> Labelled:
+    count = sample_dense.COUNTS[part]
+    dense = [
+        sample_dense.draw(part, number) for number in range(min(count, options.images or count) if part == "train" else count)
+    ]
+    return Labelled([one.picture.image for one in dense], [sample_dense.label_map(one) for one in dense])
+
+
+def _listed(root: Path, part: str, options: Options) -> Labelled:
+    images, labels = (root / folder for folder in FOLDERS[part])
+    names = sorted(images.glob("*.jpg")) if images.is_dir() else []
+    if not names:
+        raise UserError(f"there are no images in {images}: give --data a folder in ADE20K's layout")
+    missing = [labels / f"{name.stem}.png" for name in names if not (labels / f"{name.stem}.png").is_file()]
+    if missing:
+        raise UserError(f"{len(missing)} label maps are missing, the first is {missing[0]}")
+    names = names[: options.images] if part == "train" else names
+    return Labelled(list(names), [labels / f"{name.stem}.png" for name in names])
+
+
+def view(pixels: Path | np.ndarray, backbone: Backbone, size: int) -> Float[Tensor, "c s s"]:
+    """An image as the probes see it."""
+    array = np.asarray(Image.open(pixels).convert("RGB")) if isinstance(pixels, Path) else pixels
+    return augment.evaluation_view(array, size, size, backbone.shape.mean, backbone.shape.std)
+
+
+def label_view(labels: Path | np.ndarray, size: int) -> Int[Tensor, "s s"]:
+    """Its label map cut alike, by nearest neighbour; classes from 0, NOTHING where there is none."""
+    image = Image.open(labels) if isinstance(labels, Path) else Image.fromarray(labels)
+    scale = size / min(image.size)
+    wide = max(size, int(image.width * scale)), max(size, int(image.height * scale))
+    array = np.asarray(image.resize(wide, Image.Resampling.NEAREST)).astype(np.int64)
+    left, upper = round((wide[0] - size) / 2), round((wide[1] - size) / 2)
+    cut = torch.from_numpy(array[upper : upper + size, left : left + size].copy())
+    return torch.where(cut == 0, NOTHING, cut - 1)
+
+
+def batches(part: Labelled, order: Sequence[int], backbone: Backbone, size: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features [b, n, d] and labels [b, s, s], batch by batch."""
+    device = next(backbone.parameters()).device
+    for start in range(0, len(order), count):
+        some = order[start : start + count]
+        crops = torch.stack([view(part.pixels[number], backbone, size) for number in some]).to(device)
+        labels = torch.stack([label_view(part.labels[number], size) for number in some]).to(device)
+        yield patch_features(backbone, crops), labels
+
+
+@torch.no_grad()
+def patch_features(backbone: Backbone, crops: Float[Tensor, "b c s s"]) -> Float[Tensor, "b n d"]:
+    """Normed patch tokens of the last blocks side by side; Swin's last stage has fewer than four blocks of one width."""
+    blocks = backbone.last_blocks(crops, BLOCKS)
+    return torch.cat([tokens[:, 1:] for tokens in blocks if tokens.shape == blocks[-1].shape], dim=-1).float()
+
+
+class Confusion:
+    """Counts of pixels: rows are classes, columns what was said."""
+
+    def __init__(self, classes: int) -> None:
+        self.counts = torch.zeros(classes, classes, dtype=torch.long)
+
+    def add(self, said: Int[Tensor, "b h w"], labels: Int[Tensor, "b h w"]) -> None:
+        known = labels != NOTHING
+        flat = labels[known].cpu() * len(self.counts) + said[known].cpu()
+        self.counts += torch.bincount(flat, minlength=self.counts.numel()).view_as(self.counts)
+
+    def metrics(self) -> dict[str, float]:
+        """Percent: `miou` and `macc` over the classes that occur, `aacc` over pixels."""
+        right, is_there = self.counts.diag().double(), self.counts.sum(dim=1).double()
+        union = is_there + self.counts.sum(dim=0) - right
+        there = is_there > 0
+        iou, accuracy = (right / union)[there], (right / is_there)[there]
+        aacc = right.sum() / is_there.sum()
+        return {"miou": 100 * iou.mean().item(), "macc": 100 * accuracy.mean().item(), "aacc": 100 * aacc.item()}
+
+
+def by_linear(backbone: Backbone, data: Set, options: Options, classes: int) -> Confusion:
+    """Train the linear layer, then count its answers."""
+    torch.manual_seed(options.seed)
+    device = next(backbone.parameters()).device
+    cached = [(features.half(), labels) for features, labels in _in_order(data.train, backbone, data.size, options)]
+    width = cached[0][0].shape[-1]
+    mean, spread = _scale(cached)
+    head = nn.Linear(width, classes).to(device)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=options.lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * len(cached))
+
+    def logits(features: Tensor, size: int) -> Tensor:
+        side = round(features.shape[1] ** 0.5)
+        answers = head((features.float() - mean) / spread).transpose(1, 2).unflatten(2, (side, side))
+        return F.interpolate(answers, size=(size, size), mode="bilinear", align_corners=False)
+
+    for _ in range(options.epochs):
+        for number in torch.randperm(len(cached)).tolist():
+            features, labels = cached[number]
+            loss = F.cross_entropy(logits(features, data.size), labels, ignore_index=NOTHING)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    confusion = Confusion(classes)
+    with torch.no_grad():
+        for features, labels in _in_order(data.val, backbone, data.size, options):
+            confusion.add(logits(features, data.size).argmax(dim=1), labels)
+    return confusion
+
+
+def _in_order(part: Labelled, backbone: Backbone, size: int, options: Options) -> Iterator[tuple[Tensor, Tensor]]:
+    return batches(part, range(len(part.pixels)), backbone, size, options.batch_size)
+
+
+def _scale(cached: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each feature."""
+    some = torch.cat([features.float().flatten(0, 1) for features, _ in cached[:20]])
+    return some.mean(dim=0), some.std(dim=0) + 1e-6
+
+
+def by_neighbours(backbone: Backbone, data: Set, options: Options, classes: int) -> Confusion:
+    """Each patch by the votes of the nearest patches; a patch of the bank has the class of most of its pixels."""
+    generator = torch.Generator().manual_seed(options.seed)
+    bank, bank_labels = [], []
+    for features, labels in _in_order(data.train, backbone, data.size, options):
+        majority = patch_labels(labels, round(features.shape[1] ** 0.5), classes)
+        for tokens, its in zip(features, majority, strict=True):
+            known = (its != NOTHING).nonzero()[:, 0].cpu()
+            chosen = known[torch.randperm(len(known), generator=generator)[:PATCHES_OF_AN_IMAGE]]
+            bank.append(F.normalize(tokens[chosen], dim=1))
+            bank_labels.append(its[chosen])
+    known, known_labels, confusion = torch.cat(bank), torch.cat(bank_labels), Confusion(classes)
+    for features, labels in _in_order(data.val, backbone, data.size, options):
+        side = round(features.shape[1] ** 0.5)
+        queries = F.normalize(features.flatten(0, 1), dim=1)
+        answers = neighbours.vote(queries, known, known_labels, classes, (options.k,))[options.k][:, 0]
+        said = answers.view(len(features), 1, side, side).float()
+        confusion.add(F.interpolate(said, size=(data.size, data.size), mode="nearest")[:, 0].long(), labels)
+    return confusion
+
+
+def patch_labels(labels: Int[Tensor, "b s s"], side: int, classes: int) -> Int[Tensor, "b n"]:
+    """The class of most pixels of each patch; NOTHING where most have none."""
+    one_hot = F.one_hot(torch.where(labels == NOTHING, classes, labels), classes + 1).permute(0, 3, 1, 2).float()
+    most = F.adaptive_avg_pool2d(one_hot, side).flatten(2).argmax(dim=1)
+    return torch.where(most == classes, NOTHING, most)
+
+
+def count_classes(data: Set) -> int:
+    """As many as the highest label says."""
+    maps = (np.asarray(Image.open(one)) if isinstance(one, Path) else one for one in data.train.labels + data.val.labels)
+    return max(int(labels.max()) for labels in maps)
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(Options, arguments, prog="python -m probes.segment")
+    for name in ("epochs", "k", "batch_size"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
+    began = time.perf_counter()
+    loaded = load_backbone(options.ckpt, key=options.key)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shape, data = loaded.backbone.shape, open_data(options)
+    if data.size % shape.stride:
+        raise UserError(f"--size {data.size} is not divisible by {shape.stride}, the pixels of a token's side")
+    classes = count_classes(data)
+    measure = by_linear if options.head == "linear" else by_neighbours
+    rows = {"this checkpoint": measure(loaded.backbone.to(device), data, options, classes).metrics()}
+    if options.baseline:
+        torch.manual_seed(options.seed)
+        rows["the same, untrained"] = measure(make(shape, maskable=False).to(device).eval(), data, options, classes).metrics()
+    console = Console(highlight=False, soft_wrap=True)
+    for name, metrics in rows.items():
+        console.print(
+            f"{name}: mIoU {metrics['miou']:.1f}, mAcc {metrics['macc']:.1f}, aAcc {metrics['aacc']:.1f} ({options.head})"
+        )
+    out = options.out or results.default_path(loaded, f"segment_{options.head}")
+    numbers = rows["this checkpoint"] | ({"untrained_miou": rows["the same, untrained"]["miou"]} if options.baseline else {})
+    results.write(
+        out,
+        probe="segment",
+        table="T6b_dense_base",
+        loaded=loaded,
+        data={"root": options.data, "train_images": len(data.train.pixels), "val_images": len(data.val.pixels)},
+        protocol={
+            "head": options.head,
+            "size": data.size,
+            "epochs": options.epochs,
+            "lr": options.lr,
+            "k": options.k,
+            "key": options.key,
+        },
+        metrics=numbers,
+        seconds=time.perf_counter() - began,
+        device=device.type,
+    )
+    print(f"record written to {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

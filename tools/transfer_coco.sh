@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Detection and instance segmentation (Cascade Mask R-CNN, COCO) on a pretrained backbone: box AP, mask AP.
+#
+#   tools/transfer_coco.sh [--ckpt F] [--data COCO] [--config NAME] [--gpus N] [flags of transfer.train]
+#
+# Without --data the embedded sample in COCO's layout. --gpus: processes (default: every GPU of the machine).
+set -euo pipefail
+TASK=coco
+source "$(dirname "${BASH_SOURCE[0]}")/transfer.sh"

@@ -1,0 +1,42 @@
+# UPerNet, small, on the embedded sample: 800 images of 128 pixels, ten classes and the background. Any checkpoint.
+# tools/transfer_ade20k.sh --ckpt runs/sample --head upernet
+_base_ = "./upernet.py"
+
+classes = (
+    "background", "striped_disc", "checked_square", "dotted_triangle", "ringed_star", "zigzag_cross",
+    "blotched_ring", "bricked_crescent", "spoked_flower", "latticed_ellipse", "plain_hourglass",
+)  # fmt: skip
+size = (128, 128)
+model = dict(
+    data_preprocessor=dict(size=size),
+    backbone=dict(type="IBOTBackbone", norm_taps=True),
+    decode_head=dict(num_classes=11, channels=64),
+    auxiliary_head=dict(num_classes=11, channels=32),
+    test_cfg=dict(_delete_=True, mode="slide", crop_size=size, stride=(85, 85)),
+)
+meta = dict(classes=classes, palette=[[23 * k % 255, 97 * k % 255, 191 * k % 255] for k in range(11)])
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="RandomResize", scale=size, ratio_range=(0.9, 1.3), keep_ratio=True),
+    dict(type="RandomCrop", crop_size=size, cat_max_ratio=0.95),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackSegInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=size, keep_ratio=True),
+    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="PackSegInputs"),
+]
+train_dataloader = dict(batch_size=8, dataset=dict(metainfo=meta, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(metainfo=meta, pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(metainfo=meta, pipeline=test_pipeline))
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay=0.8), optimizer=dict(lr=1e-3))
+auto_scale_lr = dict(enable=True, base_batch_size=8)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=400, val_interval=400)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=40),
+    dict(type="PolyLR", power=1.0, eta_min=0.0, by_epoch=False, begin=40, end=400),
+]
+default_hooks = dict(checkpoint=dict(interval=100, save_best=None, max_keep_ckpts=1), logger=dict(interval=20))

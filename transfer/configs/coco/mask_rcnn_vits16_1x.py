@@ -1,0 +1,8 @@
+# Mask R-CNN, ViT-S/16, 12 epochs. Not trained here.
+# tools/transfer_coco.sh --ckpt F --data COCO --config mask_rcnn_vits16_1x --gpus 8
+_base_ = "./mask_rcnn.py"
+
+model = dict(
+    backbone=dict(_delete_=True, type="IBOTBackbone", arch="vit_small", patch_size=16, drop_path=0.1, checkpointed=True),
+    neck=dict(in_channels=[384] * 4),
+)

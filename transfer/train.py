@@ -1,0 +1,260 @@
+"""Train and test a detector or a segmenter on a pretrained backbone: `python -m transfer.train --task coco --ckpt F --data DIR`.
+
+`tools/transfer_coco.sh` and `tools/transfer_ade20k.sh` set the environment up and start one process for each GPU.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from checkpoints.command import UserError, WorkError, parse, run_command
+from checkpoints.exported import mmpretrain, needed
+from pretrain import distributed, sample_dense
+from pretrain.backbone import load_backbone
+from probes import results
+from transfer import data, ops
+
+CONFIGS = Path(__file__).parent / "configs"
+DEFAULTS = {"coco": "cascade_vits16_1x", "ade20k": "upernet_vits16"}
+SHOWN = 4
+"""Test images whose predictions are drawn."""
+METRICS = {
+    "coco": {"box_ap": "coco/bbox_mAP", "mask_ap": "coco/segm_mAP"}
+    | {
+        f"{kind}_ap_{size}": f"coco/{name}_mAP_{size}"
+        for kind, name in (("box", "bbox"), ("mask", "segm"))
+        for size in ("50", "75", "s", "m", "l")
+    },
+    "ade20k": {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"},
+}
+"""Our names for the toolboxes' numbers."""
+TABLES = {"coco": "T6a_dense_small", "ade20k": "T6a_dense_small"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Fine-tune a detector (COCO) or a segmenter (ADE20K) on a pretrained backbone, then test it (paper, Table 6)."""
+
+    task: Literal["coco", "ade20k"]
+    """Which of them."""
+    ckpt: Path | None = None
+    """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json (default: the newest run)."""
+    data: Path | None = None
+    """COCO's folder (annotations, train2017, val2017) or ADEChallengeData2016 (images, annotations); default: the sample."""
+    config: str | None = None
+    """A name in transfer/configs/TASK, or a file (default: cascade_vits16_1x or upernet_vits16; for the sample `sample`)."""
+    head: Literal["upernet", "linear"] = "upernet"
+    """ade20k: which head, where no --config is given."""
+    out: Path | None = None
+    """The folder to write (default: runs/transfer-TASK-CONFIG); what is there is continued."""
+    key: Literal["teacher", "student"] = "teacher"
+    """Which network."""
+    from_scratch: bool = False
+    """Random weights in the checkpoint's architecture: what pretraining is worth."""
+    cfg_options: tuple[str, ...] = ()
+    """Single values of the config: train_cfg.max_iters=200 model.backbone.drop_path=0.2."""
+    seed: int = 0
+    """Of weights and order."""
+
+
+def toolboxes() -> None:
+    """Import what the configs name. mmcv's operations come from torchvision where no compiled ones exist."""
+    ops.register()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # their remarks on versions and optional parts
+        for module in ("mmengine", "mmcv"):
+            needed(module, "transfer")
+        mmpretrain()
+        # "mmseg::" in a config means this module, whatever its distribution is called.
+        importlib.import_module("mmengine.config.utils").MODULE2PACKAGE["mmseg"] = "mmseg"  # type: ignore[attr-defined]
+        for module in ("mmdet", "mmseg"):
+            needed(module, "transfer")
+        from transfer import backbone, layer_decay  # noqa: F401, PLC0415 (they register themselves)
+
+
+def read_config(options: Options) -> Any:
+    """The config with what was given on the command line. Raises UserError for an unknown one."""
+    from mmengine.config import Config, DictAction  # noqa: PLC0415 (a heavy import, and an optional one)
+
+    name = options.config or _default(options)
+    path = Path(name) if name.endswith(".py") else CONFIGS / options.task / f"{name}.py"
+    if not path.exists():
+        known = sorted(path.stem for path in (CONFIGS / options.task).glob("*.py") if not _is_base(path))
+        raise UserError(f"there is no config {name}: choose from {', '.join(known)}, or give a file")
+    config = Config.fromfile(path)
+    changes = {}
+    for change in options.cfg_options:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise UserError(f"--cfg-options {change}: give KEY=VALUE, as in train_cfg.max_iters=200")
+        changes[key] = DictAction._parse_iterable(value)
+    config.merge_from_dict(changes)
+    return config
+
+
+def _default(options: Options) -> str:
+    if options.data is None:
+        return "sample" if options.task == "coco" else f"sample_{options.head}"
+    return DEFAULTS[options.task] if options.head == "upernet" else "linear_vits16"
+
+
+def _is_base(path: Path) -> bool:
+    return path.stem in ("recipe", "cascade", "mask_rcnn", "upernet", "linear")
+
+
+def adapt(config: Any, *, device: str, distributed: bool) -> None:
+    """Make a config fit the machine: mixed precision where a GPU has it, the processes' backend."""
+    wrapper = config.optim_wrapper
+    if wrapper.get("type") == "AmpOptimWrapper" and wrapper.get("dtype") == "auto":
+        if device == "cpu":
+            wrapper.type = "OptimWrapper"
+            wrapper.pop("dtype")
+        else:
+            wrapper.dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    config.launcher = "pytorch" if distributed else "none"
+    config.env_cfg.dist_cfg = {"backend": "gloo" if device == "cpu" else "nccl"}
+
+
+def fit(config: Any, widths: Sequence[int]) -> None:
+    """Give necks and heads that leave it open the widths of the backbone's four maps."""
+    model = config.model
+    if "neck" in model and "in_channels" not in model.neck:
+        model.neck.in_channels = list(widths)
+    head, auxiliary = model.get("decode_head"), model.get("auxiliary_head")
+    if head is not None and "in_channels" not in head:
+        head.in_channels = list(widths)
+        head.channels = head.get("channels") or (sum(widths) if head.type == "FCNHead" else widths[-1])
+    if auxiliary is not None and "in_channels" not in auxiliary:
+        auxiliary.in_channels = widths[auxiliary.in_index]
+
+
+def build(config: Any) -> Any:
+    """The config's model, on the CPU, its normalisation not synchronised."""
+    from mmengine.model import revert_sync_batchnorm  # noqa: PLC0415
+    from mmengine.registry import MODELS, init_default_scope  # noqa: PLC0415
+
+    toolboxes()
+    init_default_scope(config.default_scope)
+    needed(f"{config.default_scope}.models", "transfer")
+    return revert_sync_batchnorm(MODELS.build(config.model))
+
+
+def prepare(options: Options, loaded: Any) -> Any:
+    """Everything decided: the config that is run."""
+    from transfer.backbone import widths  # noqa: PLC0415
+
+    toolboxes()
+    config = read_config(options)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    adapt(config, device=device, distributed="RANK" in os.environ)
+    backbone, shape = config.model.backbone, loaded.backbone.shape
+    backbone.checkpoint, backbone.key = str(loaded.path), options.key
+    fit(config, widths(shape))
+    name = Path(options.config or _default(options)).stem
+    config.work_dir = str(options.out or Path("runs") / f"transfer-{options.task}-{name}")
+    root = options.data or Path(config.work_dir) / "data"
+    if options.data is None:
+        draw_sample(options.task, root)
+    data.check(options.task, root, config)
+    data.set_root(config, root)
+    config.randomness = {"seed": options.seed}
+    config.resume = True  # from the folder's last checkpoint, where there is one
+    mine = [{"type": "WeightsHook", "random": options.from_scratch}, {"type": "ShowHook", "count": SHOWN}]
+    config.custom_hooks = [*config.get("custom_hooks", []), *mine]
+    if device == "cpu":
+        for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+            loader.update(num_workers=0, persistent_workers=False)
+    return config
+
+
+def draw_sample(task: str, root: Path) -> None:
+    """Write the embedded sample's layout once."""
+    done = root / "complete"
+    if distributed.is_main() and not done.exists():
+        write = sample_dense.write_coco if task == "coco" else sample_dense.write_ade20k
+        write(root, sample_dense.COUNTS)
+        done.touch()
+
+
+def run(options: Options) -> int:
+    """Train from where the folder stands, test, write the record; an exit code."""
+    began = time.perf_counter()
+    loaded = load_backbone(options.ckpt, key=options.key)
+    config = prepare(options, loaded)
+    from mmengine.model import revert_sync_batchnorm  # noqa: PLC0415
+    from mmengine.runner import Runner  # noqa: PLC0415
+
+    from transfer import hooks  # noqa: F401, PLC0415 (it registers itself)
+
+    ratio = state_the_rate(config)
+    try:
+        runner = Runner.from_cfg(config)
+        if not torch.cuda.is_available():
+            runner.model = revert_sync_batchnorm(runner.model)
+        runner.train()
+        numbers = runner.test()
+    except torch.cuda.OutOfMemoryError as error:
+        raise WorkError(
+            "the GPU has too little memory: --cfg-options train_dataloader.batch_size=1, or a smaller config"
+        ) from error
+    if distributed.rank() == 0 and int(os.environ.get("RANK", "0")) == 0:
+        report(options, config, loaded, numbers, ratio, time.perf_counter() - began)
+    return 0
+
+
+def state_the_rate(config: Any) -> float:
+    """Say how the learning rate follows the batch; the factor."""
+    base = config.auto_scale_lr.base_batch_size if config.get("auto_scale_lr", {}).get("enable") else 0
+    batch = config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+    ratio = batch / base if base else 1.0
+    rate = config.optim_wrapper.optimizer.lr
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{batch} images a step; the config's learning rate {rate:g} is for {base or batch}: {rate * ratio:.3g} is used")
+    return ratio
+
+
+def report(options: Options, config: Any, loaded: Any, numbers: Mapping[str, Any], ratio: float, seconds: float) -> None:
+    """Print the numbers and write the record."""
+    found = {ours: float(numbers[theirs]) for ours, theirs in METRICS[options.task].items() if theirs in numbers}
+    if options.task == "coco":  # -1 where there is nothing of that size
+        found = {name: 100 * value for name, value in found.items() if value >= 0}
+    out = Path(config.work_dir)
+    protocol = {
+        "config": Path(config.filename).stem,
+        "from_scratch": options.from_scratch,
+        "key": options.key,
+        "lr": config.optim_wrapper.optimizer.lr * ratio,
+        "cfg_options": list(options.cfg_options),
+        "max_epochs": config.train_cfg.get("max_epochs"),
+        "max_iters": config.train_cfg.get("max_iters"),
+    }
+    results.write(
+        out / "results" / f"transfer_{options.task}.json",
+        probe=f"transfer_{options.task}",
+        table=TABLES[options.task],
+        loaded=loaded,
+        data={"root": str(options.data or "sample")},
+        protocol=protocol,
+        metrics=found,
+        seconds=seconds,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    print(json.dumps({name: round(value, 2) for name, value in found.items()}))
+    print(f"predictions drawn in {out}/predictions, record in {out}/results/transfer_{options.task}.json")
+
+
+def main(arguments: Sequence[str]) -> int:
+    return run(parse(Options, arguments, prog="python -m transfer.train"))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
