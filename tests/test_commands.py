@@ -377,7 +377,18 @@ def test_the_shell_tools_use_an_environment_that_has_the_packages() -> None:
         assert done.returncode == code and said in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("module", ["pretrain.train", "pretrain.sample", "probes.knn"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "pretrain.train",
+        "pretrain.sample",
+        "probes.knn",
+        "probes.segment",
+        "checkpoints.export",
+        "checkpoints.inspect",
+        "transfer.train",
+    ],
+)
 def test_every_command_has_help(module: str) -> None:
     done = subprocess.run(**command("-m", module, "--help"), check=False, timeout=120)
     assert done.returncode == 0 and "usage" in done.stdout.lower()

@@ -10,7 +10,8 @@ set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile matplotlib tyro rich tensorboard jaxtyping"
 EXPORT_MODULES="transformers onnx onnxscript onnxruntime"
-DEV_MODULES="datasets $EXPORT_MODULES mmengine mmcv mmpretrain pytest beartype hypothesis ruff mypy sklearn"
+TRANSFER_MODULES="mmengine mmcv mmpretrain mmdet mmseg pycocotools"
+DEV_MODULES="datasets $EXPORT_MODULES $TRANSFER_MODULES pytest beartype hypothesis ruff mypy sklearn"
 
 has_modules() { # has_modules PYTHON MODULE...
     "$1" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "${@:2}" 2>/dev/null
@@ -38,7 +39,7 @@ setup() { # setup EXTRA...: sets PYTHON
         case "$extra" in
             dev) modules="$modules $DEV_MODULES" ;;
             export) modules="$modules $EXPORT_MODULES" ;;
-            transfer) modules="$modules mmengine mmcv mmpretrain mmdet mmseg" ;;
+            transfer) modules="$modules $TRANSFER_MODULES" ;;
             hub) modules="$modules datasets" ;;
             gpu) ;;
             *) echo "error: unknown extra $extra: choose from dev export hub transfer gpu" >&2; return 2 ;;

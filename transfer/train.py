@@ -3,6 +3,7 @@
 `tools/transfer_coco.sh` and `tools/transfer_ade20k.sh` set the environment up and start one process for each GPU.
 """
 
+import copy
 import importlib
 import json
 import os
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
+from checkpoints import published
 from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.exported import mmpretrain, needed
 from pretrain import distributed, sample_dense
@@ -34,7 +37,7 @@ METRICS = {
         for kind, name in (("box", "bbox"), ("mask", "segm"))
         for size in ("50", "75", "s", "m", "l")
     },
-    "ade20k": {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"},
+    "ade20k": {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "miou_ms": "ms_mIoU", "macc_ms": "ms_mAcc"},
 }
 """Our names for the toolboxes' numbers."""
 TABLES = {"coco": "T6a_dense_small", "ade20k": "T6a_dense_small"}
@@ -62,6 +65,8 @@ class Options:
     """Random weights in the checkpoint's architecture: what pretraining is worth."""
     cfg_options: tuple[str, ...] = ()
     """Single values of the config: train_cfg.max_iters=200 model.backbone.drop_path=0.2."""
+    multi_scale: bool = False
+    """ade20k: test once more at six scales, each also mirrored."""
     seed: int = 0
     """Of weights and order."""
 
@@ -79,6 +84,10 @@ def toolboxes() -> None:
         for module in ("mmdet", "mmseg"):
             needed(module, "transfer")
         from transfer import backbone, layer_decay  # noqa: F401, PLC0415 (they register themselves)
+    # What MMEngine keeps in its checkpoints beside tensors: its older releases do not name it to torch's safe reader.
+    history: Any = importlib.import_module("mmengine.logging.history_buffer")
+    reconstruct: Any = np.ndarray(0).__reduce__()[0]
+    torch.serialization.add_safe_globals([*published.ALLOWED, history.HistoryBuffer, reconstruct])
 
 
 def read_config(options: Options) -> Any:
@@ -155,6 +164,8 @@ def prepare(options: Options, loaded: Any) -> Any:
     toolboxes()
     config = read_config(options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.multi_scale and options.task == "coco":
+        raise UserError("--multi-scale is for ade20k: detectors are tested at one scale, as in the paper")
     adapt(config, device=device, distributed="RANK" in os.environ)
     backbone, shape = config.model.backbone, loaded.backbone.shape
     backbone.checkpoint, backbone.key = str(loaded.path), options.key
@@ -201,7 +212,9 @@ def run(options: Options) -> int:
         if not torch.cuda.is_available():
             runner.model = revert_sync_batchnorm(runner.model)
         runner.train()
-        numbers = runner.test()
+        numbers = dict(runner.test())
+        if options.multi_scale:
+            numbers |= {f"ms_{name}": value for name, value in at_several_scales(config).items()}
     except torch.cuda.OutOfMemoryError as error:
         raise WorkError(
             "the GPU has too little memory: --cfg-options train_dataloader.batch_size=1, or a smaller config"
@@ -209,6 +222,19 @@ def run(options: Options) -> int:
     if distributed.rank() == 0 and int(os.environ.get("RANK", "0")) == 0:
         report(options, config, loaded, numbers, ratio, time.perf_counter() - began)
     return 0
+
+
+def at_several_scales(config: Any) -> dict[str, Any]:
+    """Test what was trained at the scales of the config's `tta_pipeline`."""
+    from mmengine.runner import Runner, find_latest_checkpoint  # noqa: PLC0415
+
+    config = copy.deepcopy(config)
+    config.test_dataloader.dataset.pipeline = config.tta_pipeline
+    config.load_from, config.resume = find_latest_checkpoint(config.work_dir), False
+    config.model = {**config.tta_model, "module": config.model}
+    config.custom_hooks = []
+    runner = Runner.from_cfg(config)
+    return dict(runner.test())
 
 
 def state_the_rate(config: Any) -> float:

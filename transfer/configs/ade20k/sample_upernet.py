@@ -29,9 +29,10 @@ test_pipeline = [
     dict(type="LoadAnnotations", reduce_zero_label=True),
     dict(type="PackSegInputs"),
 ]
-train_dataloader = dict(batch_size=8, dataset=dict(metainfo=meta, pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(metainfo=meta, pipeline=test_pipeline))
-test_dataloader = dict(dataset=dict(metainfo=meta, pipeline=test_pipeline))
+common = dict(type="BaseSegDataset", metainfo=meta, img_suffix=".jpg", seg_map_suffix=".png", reduce_zero_label=True)
+train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline, **common))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **common))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline, **common))
 optim_wrapper = dict(paramwise_cfg=dict(layer_decay=0.8), optimizer=dict(lr=1e-3))
 auto_scale_lr = dict(enable=True, base_batch_size=8)
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=400, val_interval=400)
