@@ -50,8 +50,8 @@ class Options:
     """Pixels of a side: the shorter side is resized to it, the centre is cut out (default: 128 for the sample, else 512)."""
     epochs: int = 10
     """linear: passes over the training images."""
-    lr: float = 1e-3
-    """linear: peak learning rate of AdamW (cosine to zero)."""
+    lr: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
+    """linear: peak learning rates of AdamW (cosine to zero), a layer each; the best on the test images counts, all are said."""
     k: int = 20
     """knn: neighbours."""
     batch_size: int = 16
@@ -164,18 +164,18 @@ class Confusion:
         return {"miou": 100 * iou.mean().item(), "macc": 100 * accuracy.mean().item(), "aacc": 100 * aacc.item()}
 
 
-def by_linear(backbone: Backbone, data: Set, options: Options, classes: int) -> Confusion:
-    """Train the linear layer, then count its answers."""
+def by_linear(backbone: Backbone, data: Set, options: Options, classes: int) -> dict[str, Confusion]:
+    """Train a linear layer for each learning rate on the same features, then count their answers."""
     torch.manual_seed(options.seed)
     device = next(backbone.parameters()).device
     cached = [(features.half(), labels) for features, labels in _in_order(data.train, backbone, data.size, options)]
-    width = cached[0][0].shape[-1]
     mean, spread = _scale(cached)
-    head = nn.Linear(width, classes).to(device)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=options.lr, weight_decay=0.01)
+    heads = [nn.Linear(len(mean), classes).to(device) for _ in options.lr]
+    groups = [{"params": head.parameters(), "lr": lr} for head, lr in zip(heads, options.lr, strict=True)]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * len(cached))
 
-    def logits(features: Tensor, size: int) -> Tensor:
+    def logits(head: nn.Linear, features: Tensor, size: int) -> Tensor:
         side = round(features.shape[1] ** 0.5)
         answers = head((features.float() - mean) / spread).transpose(1, 2).unflatten(2, (side, side))
         return F.interpolate(answers, size=(size, size), mode="bilinear", align_corners=False)
@@ -183,16 +183,17 @@ def by_linear(backbone: Backbone, data: Set, options: Options, classes: int) -> 
     for _ in range(options.epochs):
         for number in torch.randperm(len(cached)).tolist():
             features, labels = cached[number]
-            loss = F.cross_entropy(logits(features, data.size), labels, ignore_index=NOTHING)
+            every = [F.cross_entropy(logits(head, features, data.size), labels, ignore_index=NOTHING) for head in heads]
             optimizer.zero_grad()
-            loss.backward()
+            torch.stack(every).sum().backward()
             optimizer.step()
             schedule.step()
-    confusion = Confusion(classes)
+    found = {f"lr {lr:g}": Confusion(classes) for lr in options.lr}
     with torch.no_grad():
         for features, labels in _in_order(data.val, backbone, data.size, options):
-            confusion.add(logits(features, data.size).argmax(dim=1), labels)
-    return confusion
+            for head, confusion in zip(heads, found.values(), strict=True):
+                confusion.add(logits(head, features, data.size).argmax(dim=1), labels)
+    return found
 
 
 def _in_order(part: Labelled, backbone: Backbone, size: int, options: Options) -> Iterator[tuple[Tensor, Tensor]]:
@@ -205,7 +206,7 @@ def _scale(cached: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return some.mean(dim=0), some.std(dim=0) + 1e-6
 
 
-def by_neighbours(backbone: Backbone, data: Set, options: Options, classes: int) -> Confusion:
+def by_neighbours(backbone: Backbone, data: Set, options: Options, classes: int) -> dict[str, Confusion]:
     """Each patch by the votes of the nearest patches; a patch of the bank has the class of most of its pixels."""
     generator = torch.Generator().manual_seed(options.seed)
     bank, bank_labels = [], []
@@ -223,7 +224,13 @@ def by_neighbours(backbone: Backbone, data: Set, options: Options, classes: int)
         answers = neighbours.vote(queries, known, known_labels, classes, (options.k,))[options.k][:, 0]
         said = answers.view(len(features), 1, side, side).float()
         confusion.add(F.interpolate(said, size=(data.size, data.size), mode="nearest")[:, 0].long(), labels)
-    return confusion
+    return {f"k {options.k}": confusion}
+
+
+def best_of(found: dict[str, Confusion]) -> tuple[str, dict[str, float]]:
+    """The setting with the highest mIoU, and its numbers."""
+    name = max(found, key=lambda setting: found[setting].metrics()["miou"])
+    return name, found[name].metrics()
 
 
 def patch_labels(labels: Int[Tensor, "b s s"], side: int, classes: int) -> Int[Tensor, "b n"]:
@@ -252,17 +259,21 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--size {data.size} is not divisible by {shape.stride}, the pixels of a token's side")
     classes = count_classes(data)
     measure = by_linear if options.head == "linear" else by_neighbours
-    rows = {"this checkpoint": measure(loaded.backbone.to(device), data, options, classes).metrics()}
+    found = {"this checkpoint": measure(loaded.backbone.to(device), data, options, classes)}
     if options.baseline:
         torch.manual_seed(options.seed)
-        rows["the same, untrained"] = measure(make(shape, maskable=False).to(device).eval(), data, options, classes).metrics()
+        found["the same, untrained"] = measure(make(shape, maskable=False).to(device).eval(), data, options, classes)
     console = Console(highlight=False, soft_wrap=True)
-    for name, metrics in rows.items():
-        console.print(
-            f"{name}: mIoU {metrics['miou']:.1f}, mAcc {metrics['macc']:.1f}, aAcc {metrics['aacc']:.1f} ({options.head})"
-        )
+    for name, settings in found.items():
+        which, metrics = best_of(settings)
+        every = ", ".join(f"{setting}: {one.metrics()['miou']:.1f}" for setting, one in settings.items())
+        numbers = f"mIoU {metrics['miou']:.1f}, mAcc {metrics['macc']:.1f}, aAcc {metrics['aacc']:.1f}"
+        console.print(f"{name}: {numbers} ({options.head}, {which}; mIoU of all: {every})")
     out = options.out or results.default_path(loaded, f"segment_{options.head}")
-    numbers = rows["this checkpoint"] | ({"untrained_miou": rows["the same, untrained"]["miou"]} if options.baseline else {})
+    mine = found["this checkpoint"]
+    record = best_of(mine)[1] | {f"miou_{name.replace(' ', '_')}": one.metrics()["miou"] for name, one in mine.items()}
+    if options.baseline:
+        record["untrained_miou"] = best_of(found["the same, untrained"])[1]["miou"]
     results.write(
         out,
         probe="segment",
@@ -273,11 +284,11 @@ def main(arguments: Sequence[str]) -> None:
             "head": options.head,
             "size": data.size,
             "epochs": options.epochs,
-            "lr": options.lr,
+            "lr": list(options.lr),
             "k": options.k,
             "key": options.key,
         },
-        metrics=numbers,
+        metrics=record,
         seconds=time.perf_counter() - began,
         device=device.type,
     )

@@ -21,7 +21,7 @@ import torch
 from checkpoints import published
 from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.exported import mmpretrain, needed
-from pretrain import distributed, sample_dense
+from pretrain import sample_dense
 from pretrain.backbone import load_backbone
 from probes import results
 from transfer import data, ops
@@ -188,12 +188,19 @@ def prepare(options: Options, loaded: Any) -> Any:
 
 
 def draw_sample(task: str, root: Path) -> None:
-    """Write the embedded sample's layout once."""
+    """Write the embedded sample's layout once; the other processes wait for it."""
     done = root / "complete"
-    if distributed.is_main() and not done.exists():
+    if is_main() and not done.exists():
         write = sample_dense.write_coco if task == "coco" else sample_dense.write_ade20k
         write(root, sample_dense.COUNTS)
         done.touch()
+    while not done.exists():
+        time.sleep(0.2)
+
+
+def is_main() -> bool:
+    """Whether this process writes and prints; MMEngine joins the processes only later."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def run(options: Options) -> int:
@@ -219,7 +226,7 @@ def run(options: Options) -> int:
         raise WorkError(
             "the GPU has too little memory: --cfg-options train_dataloader.batch_size=1, or a smaller config"
         ) from error
-    if distributed.rank() == 0 and int(os.environ.get("RANK", "0")) == 0:
+    if is_main():
         report(options, config, loaded, numbers, ratio, time.perf_counter() - began)
     return 0
 
@@ -243,7 +250,7 @@ def state_the_rate(config: Any) -> float:
     batch = config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
     ratio = batch / base if base else 1.0
     rate = config.optim_wrapper.optimizer.lr
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_main():
         print(f"{batch} images a step; the config's learning rate {rate:g} is for {base or batch}: {rate * ratio:.3g} is used")
     return ratio
 

@@ -5,6 +5,21 @@ _base_ = [
     "mmseg::_base_/default_runtime.py",
 ]
 
+crop_size = (512, 512)
+model = dict(
+    type="EncoderDecoder",
+    data_preprocessor=dict(
+        type="SegDataPreProcessor",
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size=crop_size,
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode="slide", crop_size=crop_size, stride=(341, 341)),
+)
 train_dataloader = dict(batch_size=4)
 optim_wrapper = dict(
     type="AmpOptimWrapper",

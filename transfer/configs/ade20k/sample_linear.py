@@ -1,42 +1,21 @@
-# The frozen linear head on the embedded sample: 800 images of 128 pixels, ten classes and the background. Any checkpoint.
+# The frozen linear head on the embedded sample: as sample_upernet.py otherwise. Any checkpoint.
 # tools/transfer_ade20k.sh --ckpt runs/sample --head linear
-_base_ = "./linear.py"
+_base_ = "./sample_upernet.py"
 
-classes = (
-    "background", "striped_disc", "checked_square", "dotted_triangle", "ringed_star", "zigzag_cross",
-    "blotched_ring", "bricked_crescent", "spoked_flower", "latticed_ellipse", "plain_hourglass",
-)  # fmt: skip
-size = (128, 128)
 model = dict(
-    data_preprocessor=dict(size=size),
-    backbone=dict(type="IBOTBackbone", levels=False, frozen=True),
-    decode_head=dict(num_classes=11),
-    test_cfg=dict(_delete_=True, mode="slide", crop_size=size, stride=(85, 85)),
+    backbone=dict(_delete_=True, type="IBOTBackbone", levels=False, frozen=True),
+    decode_head=dict(
+        _delete_=True,
+        type="FCNHead",
+        in_index=[0, 1, 2, 3],
+        input_transform="resize_concat",
+        num_convs=0,
+        concat_input=False,
+        dropout_ratio=0.0,
+        num_classes=11,
+        align_corners=False,
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
+    ),
+    auxiliary_head=None,
 )
-meta = dict(classes=classes, palette=[[23 * k % 255, 97 * k % 255, 191 * k % 255] for k in range(11)])
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", reduce_zero_label=True),
-    dict(type="RandomResize", scale=size, ratio_range=(0.9, 1.3), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=size, cat_max_ratio=0.95),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackSegInputs"),
-]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=size, keep_ratio=True),
-    dict(type="LoadAnnotations", reduce_zero_label=True),
-    dict(type="PackSegInputs"),
-]
-common = dict(type="BaseSegDataset", metainfo=meta, img_suffix=".jpg", seg_map_suffix=".png", reduce_zero_label=True)
-train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline, **common))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **common))
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline, **common))
-optim_wrapper = dict(paramwise_cfg=dict(layer_decay=1.0), optimizer=dict(lr=1e-3))
-auto_scale_lr = dict(enable=True, base_batch_size=8)
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=400, val_interval=400)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=40),
-    dict(type="PolyLR", power=1.0, eta_min=0.0, by_epoch=False, begin=40, end=400),
-]
-default_hooks = dict(checkpoint=dict(interval=100, save_best=None, max_keep_ckpts=1), logger=dict(interval=20))
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay=1.0))
