@@ -7,6 +7,7 @@ import copy
 import importlib
 import json
 import os
+import pickle
 import sys
 import time
 import warnings
@@ -97,7 +98,7 @@ def read_config(options: Options) -> Any:
     name = options.config or _default(options)
     path = Path(name) if name.endswith(".py") else CONFIGS / options.task / f"{name}.py"
     if not path.exists():
-        known = sorted(path.stem for path in (CONFIGS / options.task).glob("*.py") if not _is_base(path))
+        known = sorted(path.stem for path in (CONFIGS / options.task).glob("*.py") if not is_base(path))
         raise UserError(f"there is no config {name}: choose from {', '.join(known)}, or give a file")
     config = Config.fromfile(path)
     changes = {}
@@ -116,7 +117,8 @@ def _default(options: Options) -> str:
     return DEFAULTS[options.task] if options.head == "upernet" else "linear_vits16"
 
 
-def _is_base(path: Path) -> bool:
+def is_base(path: Path) -> bool:
+    """Whether a config is only for others to build on."""
     return path.stem in ("recipe", "cascade", "mask_rcnn", "upernet", "linear")
 
 
@@ -222,6 +224,11 @@ def run(options: Options) -> int:
         numbers = dict(runner.test())
         if options.multi_scale:
             numbers |= {f"ms_{name}": value for name, value in at_several_scales(config).items()}
+    except pickle.UnpicklingError as error:
+        raise WorkError(
+            f"{config.work_dir} cannot be continued: this MMEngine writes code into its checkpoints, which is not run. Install "
+            "the maintained packages (tools/setup.sh transfer), or give another --out"
+        ) from error
     except torch.cuda.OutOfMemoryError as error:
         raise WorkError(
             "the GPU has too little memory: --cfg-options train_dataloader.batch_size=1, or a smaller config"
