@@ -59,15 +59,19 @@ def origin(contents: Contents, path: Path, key: str) -> dict[str, str]:
     rows = {"from": f"{path.name}, {contents.layout}", "sha256": store.sha256(path) if path.is_file() else "not a file"}
     if len(contents.networks) > 1 or "only" not in contents.networks:
         rows["network"] = key
-    for label, name in (("data", "data"), ("data", "data_path"), ("recipe", "recipe")):
-        if options.get(name):
-            rows[label] = str(options[name])
+    rows |= trained_on(options)
     if contents.epoch:
         rows["epochs"] = str(contents.epoch)
     accuracy = _knn_beside(path)
     if accuracy:
         rows["k-NN top-1 %"] = accuracy
     return rows
+
+
+def trained_on(options: Mapping[str, Any]) -> dict[str, str]:
+    """Data and recipe, by our names of the options or the original's."""
+    names = (("data", "data"), ("data", "data_path"), ("recipe", "recipe"))
+    return {label: str(options[name]) for label, name in names if options.get(name)}
 
 
 def _options_beside(path: Path) -> dict[str, Any]:

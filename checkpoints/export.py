@@ -52,7 +52,10 @@ class Source(NamedTuple):
     backbone: Backbone
     contents: Contents
     path: Path
-    shape: dict[str, Any]
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        return self.backbone.shape._asdict()
 
     def weights(self) -> dict[str, Tensor]:
         """Under timm's names, without the mask token."""
@@ -73,6 +76,7 @@ def to_timm(source: Source, folder: Path) -> str:
 def to_huggingface(source: Source, folder: Path) -> str:
     """`model.safetensors`, `config.json`, `preprocessor_config.json`."""
     weights, shape = source.weights(), source.shape
+    registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
     if source.kind == "swin":
         _needs_one_window(source, "transformers")
         weights = foreign.swin_to_huggingface(weights)
@@ -84,7 +88,6 @@ def to_huggingface(source: Source, folder: Path) -> str:
         raise UserError(f"transformers has no model of its own for {shape['arch']}: give --to timm, which transformers reads too")
     weights = {name: weight.contiguous() for name, weight in weights.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    registers = len(source.weights().get("reg_token", torch.empty(1, 0)).flatten(0, 1))
     _write_json(folder / "config.json", foreign.huggingface_config(shape, registers))
     resize = evaluation_resize(shape["image_size"])
     _write_json(folder / "preprocessor_config.json", foreign.huggingface_processor(shape, resize))
@@ -109,7 +112,7 @@ def to_openmmlab(source: Source, folder: Path) -> str:
 def to_onnx(source: Source, folder: Path) -> str:
     """`model.onnx`."""
     network = onnx.ViTGraph(source.backbone, POSITION_OFFSET) if isinstance(source.backbone, ViT) else source.backbone
-    onnx.write(network, _images(source, 2), folder / "model.onnx", any_size=True)
+    onnx.write(network, _images(source, 2), folder / "model.onnx")
     return "model.onnx"
 
 
@@ -182,7 +185,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m checkpoints.export")
     full = options.to == "original"
     loaded = load_backbone(options.ckpt, key=options.key, full=full)
-    source = Source(loaded.backbone, loaded.contents, loaded.path, loaded.backbone.shape._asdict())
+    source = Source(loaded.backbone, loaded.contents, loaded.path)
     name = loaded.path.parent.name if loaded.path.name in card.OURS else loaded.path.stem or "checkpoint"
     out = options.out or Path("exports") / f"{name}-{options.to}"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from checkpoints import layouts
@@ -57,12 +56,12 @@ def timm_arguments(shape: Shape) -> dict[str, Any]:
     if shape["channels"] != 3:
         arguments["in_chans"] = shape["channels"]
     if shape["depths"]:
-        stages = len(shape["depths"])
+        stages = layouts.swin_stages(shape)
         arguments |= {
             "patch_size": shape["patch_size"],
-            "embed_dim": shape["embed_dim"] // 2 ** (stages - 1),
+            "embed_dim": stages.widths[0],
             "depths": tuple(shape["depths"]),
-            "num_heads": tuple(shape["num_heads"] * 2**stage for stage in range(stages)),
+            "num_heads": stages.heads,
             "window_size": shape["window"],
         }
     elif timm_name(shape) != shape["arch"]:
@@ -109,12 +108,8 @@ def by_openmmlab(file: Path, shape: Shape, images: Tensor) -> Tensor:
     models = mmpretrain()
     common = {"img_size": shape["image_size"], "patch_size": shape["patch_size"], "in_channels": shape["channels"]}
     if shape["depths"]:
-        stages = len(shape["depths"])
-        arch = {
-            "embed_dims": shape["embed_dim"] // 2 ** (stages - 1),
-            "depths": list(shape["depths"]),
-            "num_heads": [shape["num_heads"] * 2**stage for stage in range(stages)],
-        }
+        stages = layouts.swin_stages(shape)
+        arch = {"embed_dims": stages.widths[0], "depths": list(shape["depths"]), "num_heads": list(stages.heads)}
         model = models.SwinTransformer(arch=arch, window_size=shape["window"], **common)
         _set_epsilon(model, 1e-6)
     else:
@@ -142,10 +137,6 @@ def by_onnxruntime(file: Path, shape: Shape, images: Tensor) -> Tensor:
     session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     (tokens,) = session.run(None, {"images": images.numpy().astype(np.float32)})
     return torch.from_numpy(tokens)
-
-
-def safetensors_of(file: Path) -> dict[str, Tensor]:
-    return load_file(file)
 
 
 def _mean_first(tokens: Tensor) -> Tensor:

@@ -43,16 +43,35 @@ def split_qkv(weights: Mapping[str, Tensor]) -> Weights:
 
 
 ENDS = r"(weight|bias)"
+
+
+def part_rules(ours: str, theirs: str, names: Mapping[str, str]) -> Rules:
+    """Weights and biases of a block's parts: `ours` a pattern for the block, `theirs` what stands in its place."""
+    end = re.compile(ours).groups + 1
+    return [(rf"{ours}\.{re.escape(part)}\.{ENDS}", rf"{theirs}.{name}.\{end}") for part, name in names.items()]
+
+
+VIT_BLOCK, SWIN_BLOCK = r"blocks\.(\d+)", r"layers\.(\d+)\.blocks\.(\d+)"
+HUGGINGFACE_BLOCK = {
+    "attn.proj": "attention.output.dense",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+OPENMMLAB_MLP = {"mlp.fc1": "ffn.layers.0.0", "mlp.fc2": "ffn.layers.1"}
+
+
+def qkv_names(attention: str) -> dict[str, str]:
+    """Where the three parts of `split_qkv` go."""
+    return {f"attn.{part}": f"{attention}.{part}" for part in ("query", "key", "value")}
+
+
 VIT_HUGGINGFACE: Rules = (
     (r"cls_token", "embeddings.cls_token"),
     (r"pos_embed", "embeddings.position_embeddings"),
     (rf"patch_embed\.proj\.{ENDS}", r"embeddings.patch_embeddings.projection.\1"),
-    (rf"blocks\.(\d+)\.attn\.(query|key|value)\.{ENDS}", r"encoder.layer.\1.attention.attention.\2.\3"),
-    (rf"blocks\.(\d+)\.attn\.proj\.{ENDS}", r"encoder.layer.\1.attention.output.dense.\2"),
-    (rf"blocks\.(\d+)\.norm1\.{ENDS}", r"encoder.layer.\1.layernorm_before.\2"),
-    (rf"blocks\.(\d+)\.norm2\.{ENDS}", r"encoder.layer.\1.layernorm_after.\2"),
-    (rf"blocks\.(\d+)\.mlp\.fc1\.{ENDS}", r"encoder.layer.\1.intermediate.dense.\2"),
-    (rf"blocks\.(\d+)\.mlp\.fc2\.{ENDS}", r"encoder.layer.\1.output.dense.\2"),
+    *part_rules(VIT_BLOCK, r"encoder.layer.\1", HUGGINGFACE_BLOCK | qkv_names("attention.attention")),
     (rf"norm\.{ENDS}", r"layernorm.\1"),
 )
 DINOV2_HUGGINGFACE: Rules = (
@@ -65,38 +84,29 @@ SWIN_HUGGINGFACE: Rules = (
     (rf"patch_embed\.proj\.{ENDS}", r"embeddings.patch_embeddings.projection.\1"),
     (rf"patch_embed\.norm\.{ENDS}", r"embeddings.norm.\1"),
     (rf"layers\.(\d+)\.downsample\.(norm|reduction)\.{ENDS}", r"encoder.layers.\1.downsample.\2.\3"),
-    (rf"layers\.(\d+)\.blocks\.(\d+)\.attn\.(query|key|value)\.{ENDS}", r"encoder.layers.\1.blocks.\2.attention.self.\3.\4"),
+    *part_rules(SWIN_BLOCK, r"encoder.layers.\1.blocks.\2", HUGGINGFACE_BLOCK | qkv_names("attention.self")),
     (
-        r"layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table",
+        rf"{SWIN_BLOCK}\.attn\.relative_position_bias_table",
         r"encoder.layers.\1.blocks.\2.attention.self.relative_position_bias_table",
     ),
-    (rf"layers\.(\d+)\.blocks\.(\d+)\.attn\.proj\.{ENDS}", r"encoder.layers.\1.blocks.\2.attention.output.dense.\3"),
-    (rf"layers\.(\d+)\.blocks\.(\d+)\.norm1\.{ENDS}", r"encoder.layers.\1.blocks.\2.layernorm_before.\3"),
-    (rf"layers\.(\d+)\.blocks\.(\d+)\.norm2\.{ENDS}", r"encoder.layers.\1.blocks.\2.layernorm_after.\3"),
-    (rf"layers\.(\d+)\.blocks\.(\d+)\.mlp\.fc1\.{ENDS}", r"encoder.layers.\1.blocks.\2.intermediate.dense.\3"),
-    (rf"layers\.(\d+)\.blocks\.(\d+)\.mlp\.fc2\.{ENDS}", r"encoder.layers.\1.blocks.\2.output.dense.\3"),
     (rf"norm\.{ENDS}", r"layernorm.\1"),
 )
 VIT_OPENMMLAB: Rules = (
     (r"cls_token|pos_embed", r"\g<0>"),
     (rf"patch_embed\.proj\.{ENDS}", r"patch_embed.projection.\1"),
-    (rf"blocks\.(\d+)\.attn\.(qkv|proj)\.{ENDS}", r"layers.\1.attn.\2.\3"),
-    (rf"blocks\.(\d+)\.norm([12])\.{ENDS}", r"layers.\1.ln\2.\3"),
-    (rf"blocks\.(\d+)\.mlp\.fc1\.{ENDS}", r"layers.\1.ffn.layers.0.0.\2"),
-    (rf"blocks\.(\d+)\.mlp\.fc2\.{ENDS}", r"layers.\1.ffn.layers.1.\2"),
+    *part_rules(VIT_BLOCK, r"layers.\1", OPENMMLAB_MLP | {"norm1": "ln1", "norm2": "ln2"}),
+    (rf"{VIT_BLOCK}\.attn\.(qkv|proj)\.{ENDS}", r"layers.\1.attn.\2.\3"),
     (rf"norm\.{ENDS}", r"ln1.\1"),
 )
 SWIN_OPENMMLAB: Rules = (
     (rf"patch_embed\.proj\.{ENDS}", r"patch_embed.projection.\1"),
     (rf"patch_embed\.norm\.{ENDS}", r"patch_embed.norm.\1"),
     (rf"layers\.(\d+)\.downsample\.(norm|reduction)\.{ENDS}", r"stages.\1.downsample.\2.\3"),
+    *part_rules(SWIN_BLOCK, r"stages.\1.blocks.\2", OPENMMLAB_MLP | {"norm1": "norm1", "norm2": "norm2"}),
     (
-        rf"layers\.(\d+)\.blocks\.(\d+)\.attn\.(qkv\.{ENDS}|proj\.{ENDS}|relative_position_bias_table)",
+        rf"{SWIN_BLOCK}\.attn\.(qkv\.{ENDS}|proj\.{ENDS}|relative_position_bias_table)",
         r"stages.\1.blocks.\2.attn.w_msa.\3",
     ),
-    (rf"layers\.(\d+)\.blocks\.(\d+)\.norm([12])\.{ENDS}", r"stages.\1.blocks.\2.norm\3.\4"),
-    (rf"layers\.(\d+)\.blocks\.(\d+)\.mlp\.fc1\.{ENDS}", r"stages.\1.blocks.\2.ffn.layers.0.0.\3"),
-    (rf"layers\.(\d+)\.blocks\.(\d+)\.mlp\.fc2\.{ENDS}", r"stages.\1.blocks.\2.ffn.layers.1.\3"),
 )
 
 
@@ -157,14 +167,14 @@ def huggingface_config(shape: Mapping[str, Any], registers: int) -> dict[str, An
         "torch_dtype": "float32",
     }
     if shape["depths"]:
-        stages = len(shape["depths"])
+        stages = layouts.swin_stages(shape)
         return common | {
             "architectures": ["SwinModel"],
             "model_type": "swin",
-            "embed_dim": shape["embed_dim"] // 2 ** (stages - 1),
+            "embed_dim": stages.widths[0],
             "hidden_size": shape["embed_dim"],
             "depths": list(shape["depths"]),
-            "num_heads": [shape["num_heads"] * 2**stage for stage in range(stages)],
+            "num_heads": list(stages.heads),
             "window_size": shape["window"],
             "mlp_ratio": 4.0,
             "drop_path_rate": 0.0,

@@ -62,9 +62,7 @@ def rows(path: Path, contents: Contents, shape: Shape) -> dict[str, str]:
         found["not used"] = ", ".join(contents.ignored)
     if contents.epoch or contents.step:
         found["trained"] = f"{contents.epoch} epochs" + (f", {contents.step} steps" if contents.step else "")
-    for label, name in (("data", "data"), ("data", "data_path"), ("recipe", "recipe")):
-        if contents.args.get(name):
-            found[label] = str(contents.args[name])
+    found |= card.trained_on(contents.args)
     for key, network in contents.networks.items():
         parts = [("backbone", "backbone."), ("head", "head.")]
         counts = {part: count(network, prefix) for part, prefix in parts}

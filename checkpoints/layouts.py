@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from timm.models.swin_transformer import get_relative_position_index
 from torch import Tensor
@@ -17,6 +18,20 @@ CLASSIFIERS = ("head.", "head_dist.", "fc.", "pre_logits.", "classifier.", "line
 COMPUTED = ("relative_position_index", "attn_mask")
 """Buffers that follow from the sizes; the original's Swin files carry them."""
 DINOV2 = {384: "vit_small_patch14", 768: "vit_base_patch14", 1024: "vit_large_patch14", 1536: "vit_giant_patch14"}
+
+
+class SwinStages(NamedTuple):
+    """What doubles from stage to stage."""
+
+    widths: tuple[int, ...]
+    heads: tuple[int, ...]
+
+
+def swin_stages(shape: Mapping[str, Any]) -> SwinStages:
+    """Of a Swin's shape (`pretrain.shape.Shape` as a dict), which has the last width and the first number of heads."""
+    numbers = range(len(shape["depths"]))
+    widths = tuple(shape["embed_dim"] // 2 ** (len(numbers) - 1 - stage) for stage in numbers)
+    return SwinStages(widths, tuple(shape["num_heads"] * 2**stage for stage in numbers))
 
 
 def to_ours(weights: Mapping[str, Tensor]) -> tuple[Weights, tuple[str, ...]]:

@@ -62,10 +62,10 @@ def bicubic(source: Float[Tensor, " n"], side: int) -> Float[Tensor, "n side"]:
     return found
 
 
-def write(network: nn.Module, images: Float[Tensor, "b c h w"], path: Path, *, any_size: bool) -> None:
-    """Trace the network on `images` and write its graph; batch, and the size if `any_size`, stay open."""
+def write(network: nn.Module, images: Float[Tensor, "b c h w"], path: Path) -> None:
+    """Trace the network on `images` and write its graph; batch and size stay open."""
     needed("onnxscript", "export")
-    open_axes = {0: Dim.DYNAMIC} | ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if any_size else {})
+    open_axes = dict.fromkeys((0, 2, 3), Dim.DYNAMIC)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's remarks on itself

@@ -33,16 +33,15 @@ class AnyViT(nn.Module):
         settings: dict[str, Any] = {"in_chans": shape.channels, "drop_path_rate": drop_path, "dynamic_img_size": True}
         settings["global_pool"] = "token"  # else the last norm of some would stand behind a pooling that nobody asks for
         try:
-            self.model: Any = timm.create_model(shape.arch, num_classes=0, img_size=shape.image_size, **settings)
+            model: Any = timm.create_model(shape.arch, num_classes=0, img_size=shape.image_size, **settings)
         except (TypeError, RuntimeError, AssertionError, ValueError) as error:
             why = f"timm cannot make it for crops of several sizes ({first_line(error)})"
             raise UserError(f"--arch {shape.arch}: {why}") from error
-        part: Any
-        for part in self.model.modules():
+        for part in model.modules():
             if hasattr(part, "fused_attn"):
                 part.fused_attn = fused
-        part = self.model
-        part.set_grad_checkpointing(checkpointed)
+        model.set_grad_checkpointing(checkpointed)
+        self.model: Any = model
         if maskable:
             self.masked_embed = nn.Parameter(torch.zeros(1, shape.embed_dim))
 

@@ -192,17 +192,22 @@ def _change_some(
     return changed if index is None else x.index_copy_(0, index, changed)
 
 
+def evaluation_box(width: int, height: int, resize: int, crop: int) -> tuple[tuple[int, int], int, int]:
+    """What the probes' view resizes an image to, shorter side to `resize`, and where its centre crop begins (left, upper)."""
+    scale = resize / min(width, height)
+    size = max(resize, int(width * scale)), max(resize, int(height * scale))
+    return size, round((size[0] - crop) / 2), round((size[1] - crop) / 2)
+
+
 def evaluation_view(
     pixels: Pixels, resize: int, crop: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> Float[Tensor, "c crop crop"]:
     """The probes' view of an image: shorter side to `resize` (bicubic, antialiased), centre `crop`, normalised."""
     height, width, channels = pixels.shape
-    scale = resize / min(width, height)
-    size = max(resize, int(width * scale)), max(resize, int(height * scale))
+    size, left, upper = evaluation_box(width, height, resize, crop)
     planes = [pixels] if channels == 3 and pixels.dtype == np.uint8 else [pixels[:, :, channel] for channel in range(channels)]
     resized = [np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC)) for plane in planes]
     whole = resized[0] if resized[0].ndim == 3 else np.stack(resized, axis=-1)
-    left, upper = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
     cut = torch.from_numpy(whole[upper : upper + crop, left : left + crop].copy()).permute(2, 0, 1)[None]
     return changes.normalise(cut.float() / 255 if cut.dtype == torch.uint8 else cut, mean, std)[0]
 

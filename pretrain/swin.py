@@ -18,6 +18,7 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from checkpoints import layouts
 from pretrain.blocks import Group, add_to_some, again, mlp
 from pretrain.initial import initialise_linear_, whiten_
 from pretrain.shape import Shape
@@ -116,8 +117,8 @@ class Swin(SwinTransformer):
     def __init__(
         self, shape: Shape, *, maskable: bool, drop_path: float = 0.0, fused: bool = True, checkpointed: bool = False
     ) -> None:
-        stages = len(shape.depths)
-        width = shape.embed_dim // 2 ** (stages - 1)
+        stages = layouts.swin_stages(shape._asdict())
+        width = stages.widths[0]
         super().__init__(
             img_size=shape.image_size,
             patch_size=shape.patch_size,
@@ -125,7 +126,7 @@ class Swin(SwinTransformer):
             num_classes=0,
             embed_dim=width,
             depths=shape.depths,
-            num_heads=tuple(shape.num_heads * 2**stage for stage in range(stages)),
+            num_heads=stages.heads,
             window_size=shape.window,
             norm_layer=partial(nn.LayerNorm, eps=EPSILON),  # type: ignore[arg-type]
             drop_path_rate=drop_path,

@@ -118,10 +118,8 @@ def view(pixels: Path | np.ndarray, backbone: Backbone, size: int) -> Float[Tens
 def label_view(labels: Path | np.ndarray, size: int) -> Int[Tensor, "s s"]:
     """Its label map cut alike, by nearest neighbour; classes from 0, NOTHING where there is none."""
     image = Image.open(labels) if isinstance(labels, Path) else Image.fromarray(labels)
-    scale = size / min(image.size)
-    wide = max(size, int(image.width * scale)), max(size, int(image.height * scale))
+    wide, left, upper = augment.evaluation_box(*image.size, size, size)
     array = np.asarray(image.resize(wide, Image.Resampling.NEAREST)).astype(np.int64)
-    left, upper = round((wide[0] - size) / 2), round((wide[1] - size) / 2)
     cut = torch.from_numpy(array[upper : upper + size, left : left + size].copy())
     return torch.where(cut == 0, NOTHING, cut - 1)
 

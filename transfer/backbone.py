@@ -4,7 +4,6 @@ Importing this file registers `IBOTBackbone` with MMEngine. b images, h w pixels
 patches of 16 (paper App. C; the original's dense backbone).
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from checkpoints import layouts, store
 from checkpoints.command import UserError, WorkError
 from pretrain.backbone import Backbone, backbone_part, fitted, load_strictly, make, open_checkpoint, shape_of_contents
 from pretrain.shape import Shape, shape_of
@@ -130,9 +130,7 @@ class Pyramid(nn.Module):
 
 def widths(shape: Shape) -> list[int]:
     """Of the four maps."""
-    if shape.depths:
-        return [shape.embed_dim // 2 ** (len(shape.depths) - 1 - stage) for stage in range(len(shape.depths))]
-    return [shape.embed_dim] * 4
+    return list(layouts.swin_stages(shape._asdict()).widths) if shape.depths else [shape.embed_dim] * 4
 
 
 @MODELS.register_module()
@@ -198,9 +196,5 @@ def _weights(path: str | None, wanted: Wanted, key: str) -> tuple[dict[str, Tens
 
 
 def fingerprint(net: nn.Module) -> str:
-    """A short digest of a network's weights."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(net.state_dict().items()):
-        if not name.startswith("norm."):  # not every use keeps the last norm
-            digest.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """A digest of a network's weights; not every use keeps the last norm."""
+    return store.checksum({name: weight for name, weight in net.state_dict().items() if not name.startswith("norm.")})
