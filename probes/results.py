@@ -9,6 +9,7 @@ from typing import Any
 
 from checkpoints import store
 from checkpoints.command import UserError
+from pretrain import distributed
 from pretrain.backbone import Loaded
 
 SCHEMA = 1
@@ -27,7 +28,12 @@ def write(
     seconds: float,
     device: str,
 ) -> None:
-    """Write one record. `table` names the paper's table; `metrics` are plain numbers. Raises UserError if it cannot."""
+    """Write one record and say so; `metrics` are plain numbers. Only the main process writes. Raises UserError if it cannot.
+
+    `table` names the paper's table (`probes/paper.json`).
+    """
+    if not distributed.is_main():
+        return
     record = {
         "schema": SCHEMA,
         "probe": probe,
@@ -49,6 +55,7 @@ def write(
         store.write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:
         raise UserError(f"cannot write the record to {path} ({error.strerror}): give another --out") from error
+    print(f"record written to {path}", flush=True)
 
 
 def default_path(loaded: Loaded, name: str) -> Path:

@@ -1,0 +1,213 @@
+"""Frozen features of any images from any checkpoint: computed once, kept on disk, never stale.
+
+One forward gives what all probes need of an image: the [CLS] tokens of the last four blocks, each after the final norm, and
+the mean of the last block's patch tokens; on request the patch tokens and what the last block's [CLS] looks at. They lie as
+arrays in a folder whose name is the digest of all that decides them: the backbone's weights, the images, how they are seen,
+the precision. A changed weight or file is another folder. What was interrupted is continued.
+
+n images, w width of four [CLS] side by side, d width of the last block, t patches.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.lib.format import open_memmap
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from checkpoints import store
+from checkpoints.command import UserError, WorkError
+from pretrain import augment, distributed
+from pretrain.backbone import Backbone
+from pretrain.decode import BadImage
+from pretrain.sources import Images, cache_folder, digest
+from pretrain.vit import ViT
+from probes import show
+from probes.common import Common, View
+
+VERSION = 1
+"""Of what is stored; a change of the forward or of the view must raise it."""
+BLOCKS = 4
+FEW = 4000
+"""Images that are decoded in this process, as starting others takes longer."""
+ABOUT, DONE = "about.json", "done.npy"
+
+
+class Features(NamedTuple):
+    """Of n images in their order; arrays on disk that are read where they are touched."""
+
+    blocks: Float[np.ndarray, "n w"]
+    """[CLS] (Swin: mean token) of the last four blocks, side by side, the last block at the end."""
+    mean: Float[np.ndarray, "n d"]
+    """Mean of the last block's patch tokens."""
+    patches: np.ndarray | None = None
+    """[n, t, d] patch tokens of the last block."""
+    attention: np.ndarray | None = None
+    """[n, t] how much the last block's [CLS] looks at each patch, mean over the heads."""
+
+    @property
+    def cls(self) -> Float[np.ndarray, "n d"]:
+        """[CLS] of the last block."""
+        return self.blocks[:, -self.mean.shape[1] :]
+
+
+def extract(
+    backbone: Backbone, images: Images, view: View, options: Common, *, patches: bool = False, attention: bool = False
+) -> Features:
+    """Features of all images, from the cache where they are there. All processes must call it, and all get everything.
+
+    Raises UserError naming an image that cannot be read, or a backbone that has no attention to show.
+    """
+    if attention and not isinstance(backbone, ViT):
+        raise UserError(f"{backbone.shape.arch} has no [CLS] token whose attention could be read: give a ViT")
+    kinds = ("blocks", "mean") + ("patches",) * patches + ("attention",) * attention
+    about = description(backbone, images, view, options.precision, kinds)
+    folder = (options.cache or cache_folder("IBOT_FEATURES", "features")) / digest([json.dumps(about, sort_keys=True).encode()])
+    if not folder.is_dir():
+        _fill(folder, about, backbone, images, view, options, kinds)
+    return Features(**{kind: np.load(folder / f"{kind}.npy", mmap_mode="r") for kind in kinds})
+
+
+def description(backbone: Backbone, images: Images, view: View, precision: str, kinds: Sequence[str]) -> dict[str, Any]:
+    """All that decides the features, as plain values."""
+    weights = {name: weight for name, weight in backbone.state_dict().items() if name != "masked_embed"}
+    return {
+        "version": VERSION,
+        "weights": store.checksum(weights),
+        "shape": backbone.shape._asdict(),
+        "images": images.fingerprint(),
+        "channels": images.channels,
+        "view": list(view),
+        "precision": precision,
+        "kinds": list(kinds),
+    }
+
+
+def represent(backbone: Backbone, crops: Float[Tensor, "b c h w"], kinds: Sequence[str]) -> dict[str, Tensor]:
+    """The features of a batch, by kind, float32."""
+    outputs = backbone.last_blocks(crops, BLOCKS)
+    last = outputs[-1][:, 1:]
+    found = {"blocks": torch.cat([tokens[:, 0] for tokens in outputs], dim=1), "mean": last.mean(dim=1), "patches": last}
+    if "attention" in kinds:
+        assert isinstance(backbone, ViT)
+        found["attention"] = backbone.last_attention(crops)[:, :, 0, 1:].mean(dim=1)
+    return {kind: found[kind].float() for kind in kinds}
+
+
+def _fill(
+    folder: Path, about: dict[str, Any], backbone: Backbone, images: Images, view: View, options: Common, kinds: Sequence[str]
+) -> None:
+    """Compute what is not there yet, block by block, each process its share; the folder appears when all is done."""
+    partial = folder.with_suffix(".partial")
+    size, block = len(images), options.batch_size
+    starts = list(range(0, size, block))
+    try:
+        if distributed.is_main():
+            _lay_out(partial, about, backbone, images, view, kinds)
+        distributed.barrier()
+        arrays = {kind: np.load(partial / f"{kind}.npy", mmap_mode="r+") for kind in kinds}
+        done = np.load(partial / DONE, mmap_mode="r+")
+        missing = [start for start in starts if not done[start : start + block].all()]
+        distributed.barrier()  # only now may rows be written: everyone has seen the same ones missing
+        mine, there = missing[distributed.rank() :: distributed.world_size()], len(starts) - len(missing)
+        what = f"features of {images.name}" + (f" ({there} of {len(starts)} blocks were there)" if there else "")
+        for start, crops in show.steps(what, _batches(images, mine, view, backbone, options), len(mine)):
+            rows = slice(start, start + len(crops))
+            for kind, values in _forward(backbone, crops, options.precision, kinds).items():
+                arrays[kind][rows] = values.numpy()
+            for array in arrays.values():
+                array.flush()
+            done[rows] = True
+        distributed.barrier()
+        if distributed.is_main():
+            _appear(partial, folder)
+        distributed.barrier()
+    except OSError as error:
+        why = error.strerror or store.first_line(error)
+        raise WorkError(
+            f"features could not be written to {folder.parent} ({why}): make room, or give another --cache"
+        ) from error
+
+
+def _lay_out(partial: Path, about: dict[str, Any], backbone: Backbone, images: Images, view: View, kinds: Sequence[str]) -> None:
+    """Empty arrays of the right sizes, unless an interrupted pass has left its own."""
+    if (partial / ABOUT).is_file():
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    device, shape = next(backbone.parameters()).device, backbone.shape
+    with torch.inference_mode():
+        one = represent(backbone, torch.zeros(1, shape.channels, view.crop, view.crop, device=device), kinds)
+    for kind, values in one.items():
+        open_memmap(partial / f"{kind}.npy", mode="w+", dtype=np.float32, shape=(len(images), *values.shape[1:])).flush()
+    open_memmap(partial / DONE, mode="w+", dtype=np.bool_, shape=(len(images),)).flush()
+    store.write_bytes(partial / ABOUT, json.dumps(about | {"name": images.name}, indent=1).encode())
+
+
+def _appear(partial: Path, folder: Path) -> None:
+    """The finished features under their own name; another command may have been as quick."""
+    try:
+        os.rename(partial, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _forward(backbone: Backbone, crops: Tensor, precision: str, kinds: Sequence[str]) -> dict[str, Tensor]:
+    device = next(backbone.parameters()).device
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        found = represent(backbone, crops.to(device, non_blocking=True), kinds)
+    return {kind: values.cpu() for kind, values in found.items()}
+
+
+class _Views(Dataset[Any]):
+    """Each image as the probe sees it, or a sentence about why it cannot be seen."""
+
+    def __init__(self, images: Images, view: View, backbone: Backbone) -> None:
+        self._images, self._view = images, view
+        self._spread = backbone.shape.mean, backbone.shape.std
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            return augment.evaluation_view(self._images[index], *self._view, *self._spread)
+        except BadImage as error:
+            return f"{self._images.where(index)} cannot be used ({error}): repair it or take it out"
+
+
+def _batches(
+    images: Images, starts: Sequence[int], view: View, backbone: Backbone, options: Common
+) -> Iterator[tuple[int, Float[Tensor, "b c h w"]]]:
+    """Blocks of views with the number of their first image."""
+    blocks = [range(start, min(start + options.batch_size, len(images))) for start in starts]
+    workers = worker_count(options, len(images))
+    loader: DataLoader[Any] = DataLoader(
+        _Views(images, view, backbone),
+        batch_sampler=blocks,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_together,
+        pin_memory=next(backbone.parameters()).is_cuda,
+    )
+    for start, batch in zip(starts, loader, strict=True):
+        if isinstance(batch, str):
+            raise UserError(batch)
+        yield start, batch
+
+
+def _together(views: list[Tensor | str]) -> Tensor | str:
+    bad = next((view for view in views if isinstance(view, str)), None)
+    return bad if bad is not None else torch.stack([view for view in views if isinstance(view, Tensor)])
+
+
+def worker_count(options: Common, images: int) -> int:
+    """Processes that decode."""
+    if options.workers is not None:
+        return options.workers
+    return 0 if images <= FEW else max(1, (os.cpu_count() or 1) // distributed.world_size())
