@@ -179,7 +179,7 @@ class _Views(Dataset[Any]):
         try:
             return augment.evaluation_view(self._images[index], *self._view, *self._spread)
         except BadImage as error:
-            return f"{self._images.where(index)} cannot be used ({error}): repair it or take it out"
+            return unusable(self._images, index, error)
 
 
 def _batches(
@@ -192,7 +192,7 @@ def _batches(
         _Views(images, view, backbone),
         batch_sampler=blocks,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_together,
+        collate_fn=together,
         pin_memory=next(backbone.parameters()).is_cuda,
     )
     for start, batch in zip(starts, loader, strict=True):
@@ -201,9 +201,15 @@ def _batches(
         yield start, batch
 
 
-def _together(views: list[Tensor | str]) -> Tensor | str:
+def together(views: list[Tensor | str]) -> Tensor | str:
+    """A batch, or the sentence about the first image that cannot be used; an exception would lose its words on the way."""
     bad = next((view for view in views if isinstance(view, str)), None)
     return bad if bad is not None else torch.stack([view for view in views if isinstance(view, Tensor)])
+
+
+def unusable(images: Images, index: int, error: BadImage) -> str:
+    """What to say of an image that cannot be read."""
+    return f"{images.where(index)} cannot be used ({error}): repair it or take it out"
 
 
 def worker_count(options: Common, images: int) -> int:

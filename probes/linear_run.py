@@ -1,0 +1,194 @@
+"""The training behind `probes.linear`: epochs over frozen features, which are computed once or anew for augmented crops.
+
+h heads, e epochs, b images of a batch, d width of the features.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from checkpoints import store
+from pretrain import distributed
+from pretrain.sources import Images
+from probes import common, show
+from probes.common import Common, Subject
+from probes.crops import random_crops
+from probes.features import Features, extract, represent
+from probes.heads import Heads
+
+VAL_BATCH = 1024
+
+
+class Division(NamedTuple):
+    """Images to learn from, to choose by, to test on; the last two may be the same."""
+
+    train: Images
+    chooser: Images
+    test: Images
+
+
+class Settings(NamedTuple):
+    """Learning rates as they are used, and how features come about."""
+
+    lrs: tuple[float, ...]
+    epochs: int
+    mode: str
+    kind: str
+    select: str
+
+
+class Trained(NamedTuple):
+    """Percent after every epoch, and the best head by the choosing images."""
+
+    choosing: Float[np.ndarray, "e 2 h"]
+    test: Float[np.ndarray, "e 2 h"]
+    """Top-1 and top-5 of every head."""
+    weight: Float[Tensor, "k d"]
+    bias: Float[Tensor, " k"]
+
+
+def _last(values: Any) -> Any:
+    return values["blocks"][:, -values["mean"].shape[1] :]
+
+
+KINDS: Mapping[str, Callable[[Mapping[str, Any]], Sequence[Any]]] = {
+    "cls4": lambda values: [values["blocks"]],
+    "cls+mean": lambda values: [_last(values), values["mean"]],
+    "cls": lambda values: [_last(values)],
+}
+"""Which of the features stand side by side for the linear layer."""
+
+
+def train(subject: Subject, images: Division, settings: Settings, options: Common, state_path: Path) -> Trained:
+    """Train all heads for all epochs. After each epoch the state is kept, and the next call goes on from it."""
+    choosing = held(subject, images.chooser, settings.kind, options)
+    testing = choosing if images.test is images.chooser else held(subject, images.test, settings.kind, options)
+    classes = 1 + max(int(common.labels_of(part).max()) for part in images)
+    heads = Heads(settings.lrs, classes, choosing.width, options.seed, subject.device)
+    task = _task(subject, images, settings, options)
+    kept = _taken_up(state_path, task, heads)
+    source = _source(subject, images.train, settings, options)
+    epochs = range(len(kept["choosing"]), settings.epochs)
+    for epoch in show.steps("linear probe, epochs", epochs, settings.epochs, len(kept["choosing"])):
+        factor = (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
+        for features, labels in source(epoch):
+            heads.step(features, labels, factor)
+        kept["choosing"].append(percent(heads, choosing).tolist())
+        kept["test"].append(kept["choosing"][-1] if testing is choosing else percent(heads, testing).tolist())
+        if kept["choosing"][-1] and max(kept["choosing"][-1][0]) > kept["best"]:
+            head = int(np.argmax(kept["choosing"][-1][0]))
+            kept |= {"best": kept["choosing"][-1][0][head], "weight": heads.weight[head].cpu(), "bias": heads.bias[head].cpu()}
+        if distributed.is_main() and epoch + 1 < settings.epochs and settings.mode == "paper":
+            store.save_file(state_path, {"task": task, "heads": heads.state(), **kept})
+    if distributed.is_main() and state_path.exists():
+        state_path.unlink()
+    return Trained(np.array(kept["choosing"]), np.array(kept["test"]), kept["weight"].clone(), kept["bias"].clone())
+
+
+class Held(NamedTuple):
+    """Features of images in their order, on disk, and their labels."""
+
+    features: Features
+    labels: Tensor
+    kind: str
+    device: torch.device
+
+    @property
+    def width(self) -> int:
+        """Of what the linear layer gets."""
+        return sum(part.shape[1] for part in KINDS[self.kind](self.features._asdict()))
+
+    def rows(self, numbers: np.ndarray | slice) -> tuple[Float[Tensor, "b d"], Tensor]:
+        """Features and labels of some images, on the device."""
+        parts = [torch.tensor(part[numbers]) for part in KINDS[self.kind](self.features._asdict())]
+        return torch.cat(parts, dim=1).to(self.device), self.labels[numbers].to(self.device)
+
+
+def held(subject: Subject, images: Images, kind: str, options: Common) -> Held:
+    """Centre-crop features of these images."""
+    found = extract(subject.loaded.backbone, images, subject.view, options)
+    return Held(found, common.labels_of(images), kind, subject.device)
+
+
+def percent(heads: Heads, part: Held) -> Float[np.ndarray, "2 h"]:
+    """Top-1 and top-5 of every head; each process counts its share."""
+    right = torch.zeros(2, len(heads.lr), dtype=torch.long, device=part.device)
+    starts = range(0, len(part.labels), VAL_BATCH)[distributed.rank() :: distributed.world_size()]
+    for start in starts:
+        right += heads.right(*part.rows(slice(start, start + VAL_BATCH)))
+    counted = distributed.mean(right.double()) * distributed.world_size()
+    return (100 * counted / len(part.labels)).cpu().numpy()
+
+
+Source = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+"""The batches of an epoch: features [b, d] and labels [b], this process's share of each step."""
+
+
+def _source(subject: Subject, images: Images, settings: Settings, options: Common) -> Source:
+    if settings.mode == "paper":
+        return lambda epoch: _augmented(subject, images, settings.kind, options, epoch)
+    part = held(subject, images, settings.kind, options)
+    return lambda epoch: (part.rows(numbers) for numbers in _steps(len(images), options, epoch))
+
+
+def _steps(count: int, options: Common, epoch: int) -> list[np.ndarray]:
+    """This process's images of every step of an epoch; what does not fill a step is left out, unless there is but one."""
+    order = np.random.default_rng([options.seed, 1, epoch]).permutation(count)
+    size = min(options.batch_size, count - count % distributed.world_size())
+    whole = [order[start : start + size] for start in range(0, count - size + 1, size)]
+    return [numbers[distributed.rank() :: distributed.world_size()] for numbers in whole]
+
+
+def _augmented(subject: Subject, images: Images, kind: str, options: Common, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features of random resized crops, by a forward in bfloat16."""
+    backbone, labels = subject.loaded.backbone, common.labels_of(images)
+    batches = _steps(len(images), options, epoch)
+    crops_of = random_crops(images, batches, subject.view.crop, backbone.shape, (options.seed, 2, epoch), options)
+    for numbers, crops in zip(batches, crops_of, strict=True):
+        with torch.inference_mode(), torch.autocast(subject.device.type, torch.bfloat16):
+            found = represent(backbone, crops.to(subject.device, non_blocking=True), ("blocks", "mean"))
+            features = torch.cat(list(KINDS[kind](found)), dim=1)
+        yield features.clone(), labels[numbers].to(subject.device)
+
+
+def _task(subject: Subject, images: Division, settings: Settings, options: Common) -> str:
+    """Digest of everything that the training depends on: a state of another task is not taken up."""
+    weights = store.checksum(subject.loaded.backbone.state_dict())
+    pictures = [part.fingerprint() for part in images] + [common.labels_of(part) for part in images]
+    processes = distributed.world_size()
+    return store.checksum([weights, pictures, list(settings), list(subject.view), options.batch_size, options.seed, processes])
+
+
+def _taken_up(path: Path, task: str, heads: Heads) -> dict[str, Any]:
+    """What was reached before: lists by epoch, the best so far; the heads are moved to where they were."""
+    fresh: dict[str, Any] = {"choosing": [], "test": [], "best": -1.0}
+    if not path.exists():
+        return fresh
+    state = store.read_torch(path)
+    if state.pop("task", None) != task:
+        show.say(f"{path} belongs to another task: beginning anew")
+        return fresh
+    heads.load(state.pop("heads"))
+    show.say(f"going on after epoch {len(state['choosing'])} ({path})")
+    return state
+
+
+def keep(path: Path, trained: Trained, subject: Subject, settings: Settings, images: Images) -> None:
+    """The best head as safetensors: `weight` [k, d], `bias` [k], and what it wants, for the robustness suite."""
+    shape = subject.loaded.backbone.shape
+    about = {
+        "features": settings.kind,
+        "arch": shape.arch,
+        "weights": store.checksum({k: v for k, v in subject.loaded.backbone.state_dict().items() if k != "masked_embed"}),
+        "view": list(subject.view),
+        "classes": list(images.classes),
+    }
+    store.save_backbone(path, {"weight": trained.weight, "bias": trained.bias}, about)
+    print(f"best head kept in {os.fspath(path)}")
