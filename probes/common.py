@@ -12,10 +12,11 @@ import torch
 from checkpoints.command import UserError
 from pretrain import distributed
 from pretrain.augment import evaluation_resize
-from pretrain.backbone import Loaded, load_backbone
+from pretrain.backbone import Loaded, load_backbone, make
 from pretrain.images import has_part, open_images
 from pretrain.shape import Shape
 from pretrain.sources import Images, aligned, subset
+from probes import results
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,12 @@ class Common:
     """Of the backbone's forward; the paper's is float32 (docs/performance.md says what bfloat16 changes)."""
     cache: Path | None = None
     """Where features are kept for the next probe (default: $IBOT_FEATURES, else the user's cache folder)."""
+    untrained: bool = False
+    """The same architecture with fresh weights from --seed in place of the checkpoint's: what the probe gives for nothing."""
     seed: int = 0
     """Of everything that is drawn."""
     out: Path | None = None
-    """The record (default: results/PROBE.json beside the checkpoint)."""
+    """The record (default: results/PROBE.json beside the checkpoint, PROBE_untrained.json with --untrained)."""
 
 
 class View(NamedTuple):
@@ -75,14 +78,30 @@ class Subject(NamedTuple):
 
 
 @contextlib.contextmanager
-def subject(options: Common) -> Iterator[Subject]:
-    """Inside, all processes are joined and the frozen backbone lies on its device. Raises UserError for impossible options."""
+def subject(options: Common, full: bool = False) -> Iterator[Subject]:
+    """Inside, all processes are joined and the frozen backbone lies on its device; `full`: of a run, everything is read.
+
+    Raises UserError for impossible options.
+    """
     check(options)
     with distributed.processes() as own:
         device = own if options.device is None else named_device(options.device)
-        loaded = load_backbone(options.ckpt, key=options.key)
+        loaded = load_backbone(options.ckpt, key=options.key, full=full)
         view = view_of(loaded.backbone.shape, options)
-        yield Subject(loaded._replace(backbone=loaded.backbone.to(device)), device, view)
+        found = Subject(loaded._replace(backbone=loaded.backbone.to(device)), device, view)
+        yield untrained(found, options.seed) if options.untrained else found
+
+
+def untrained(subject: Subject, seed: int) -> Subject:
+    """The same architecture with fresh weights."""
+    torch.manual_seed(seed)
+    fresh = make(subject.loaded.backbone.shape, maskable=False).to(subject.device).eval().requires_grad_(False)
+    return subject._replace(loaded=subject.loaded._replace(backbone=fresh))
+
+
+def record_path(options: Common, subject: Subject, name: str) -> Path:
+    """Where the record goes."""
+    return options.out or results.default_path(subject.loaded, f"{name}_untrained" if options.untrained else name)
 
 
 def check(options: Common) -> None:
@@ -156,4 +175,5 @@ def about_data(parts: Parts) -> dict[str, object]:
 
 def about_view(options: Common, view: View) -> dict[str, object]:
     """What a record says of how they were seen."""
-    return {"resize": view.resize, "crop": view.crop, "key": options.key, "precision": options.precision}
+    what: dict[str, object] = {"resize": view.resize, "crop": view.crop, "key": options.key, "precision": options.precision}
+    return what | {"untrained": True} if options.untrained else what

@@ -1,7 +1,7 @@
 """Frozen features of any images from any checkpoint: computed once, kept on disk, never stale.
 
 One forward gives what all probes need of an image: the [CLS] tokens of the last four blocks, each after the final norm, and
-the mean of the last block's patch tokens; on request the patch tokens and what the last block's [CLS] looks at. They lie as
+the mean of the last block's patch tokens; on request the patch tokens, or the mean of those that [CLS] looks at. They lie as
 arrays in a folder whose name is the digest of all that decides them: the backbone's weights, the images, how they are seen,
 the precision. A changed weight or file is another folder. What was interrupted is continued.
 
@@ -11,7 +11,7 @@ n images, w width of four [CLS] side by side, d width of the last block, t patch
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,68 +41,97 @@ ABOUT, DONE = "about.json", "done.npy"
 
 
 class Features(NamedTuple):
-    """Of n images in their order; arrays on disk that are read where they are touched."""
+    """Of n images in their order; arrays on disk that are read where they are touched, by the name of what they hold."""
 
-    blocks: Float[np.ndarray, "n w"]
-    """[CLS] (Swin: mean token) of the last four blocks, side by side, the last block at the end."""
-    mean: Float[np.ndarray, "n d"]
-    """Mean of the last block's patch tokens."""
-    patches: np.ndarray | None = None
-    """[n, t, d] patch tokens of the last block."""
-    attention: np.ndarray | None = None
-    """[n, t] how much the last block's [CLS] looks at each patch, mean over the heads."""
+    arrays: Mapping[str, np.ndarray]
 
     @property
     def cls(self) -> Float[np.ndarray, "n d"]:
         """[CLS] of the last block."""
-        return self.blocks[:, -self.mean.shape[1] :]
+        return side_by_side(self.arrays, "cls")[0]
+
+    def width(self, kind: str) -> int:
+        """Of `rows`."""
+        return sum(part.shape[1] for part in side_by_side(self.arrays, kind))
+
+    def rows(self, kind: str, numbers: np.ndarray | slice) -> Float[Tensor, "b _"]:
+        """Features of some images, of one kind (see `side_by_side`)."""
+        return torch.cat([torch.tensor(part[numbers]) for part in side_by_side(self.arrays, kind)], dim=1)
 
 
-def extract(
-    backbone: Backbone, images: Images, view: View, options: Common, *, patches: bool = False, attention: bool = False
-) -> Features:
+STANDARD = ("blocks", "mean")
+
+
+def side_by_side(arrays: Mapping[str, Any], kind: str) -> list[Any]:
+    """What stands side by side in a kind of features: `cls`, `cls4`, `cls+mean`, or an array by its own name."""
+    if kind == "cls4":
+        return [arrays["blocks"]]
+    if kind in ("cls", "cls+mean"):
+        last = arrays["blocks"][:, -arrays["mean"].shape[1] :]
+        return [last, arrays["mean"]] if kind == "cls+mean" else [last]
+    return [arrays[kind]]
+
+
+def needed(kind: str) -> tuple[str, ...]:
+    """The arrays behind a kind of features."""
+    return STANDARD if kind in ("cls", "cls4", "cls+mean") else (kind,)
+
+
+def extract(backbone: Backbone, images: Images, view: View, options: Common, arrays: tuple[str, ...] = STANDARD) -> Features:
     """Features of all images, from the cache where they are there. All processes must call it, and all get everything.
 
-    Raises UserError naming an image that cannot be read, or a backbone that has no attention to show.
+    `arrays` as in `represent`. Raises UserError naming an image that cannot be read.
     """
-    if attention and not isinstance(backbone, ViT):
-        raise UserError(f"{backbone.shape.arch} has no [CLS] token whose attention could be read: give a ViT")
-    kinds = ("blocks", "mean") + ("patches",) * patches + ("attention",) * attention
-    about = description(backbone, images, view, options.precision, kinds)
+    about = description(backbone, images, view, options.precision, arrays)
     folder = (options.cache or cache_folder("IBOT_FEATURES", "features")) / digest([json.dumps(about, sort_keys=True).encode()])
     if not folder.is_dir():
-        _fill(folder, about, backbone, images, view, options, kinds)
-    return Features(**{kind: np.load(folder / f"{kind}.npy", mmap_mode="r") for kind in kinds})
+        _fill(folder, about, backbone, images, view, options, arrays)
+    return Features({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in arrays})
 
 
-def description(backbone: Backbone, images: Images, view: View, precision: str, kinds: Sequence[str]) -> dict[str, Any]:
+def description(backbone: Backbone, images: Images, view: View, precision: str, arrays: Sequence[str]) -> dict[str, Any]:
     """All that decides the features, as plain values."""
-    weights = {name: weight for name, weight in backbone.state_dict().items() if name != "masked_embed"}
     return {
         "version": VERSION,
-        "weights": store.checksum(weights),
+        "weights": weights_digest(backbone),
         "shape": backbone.shape._asdict(),
         "images": images.fingerprint(),
         "channels": images.channels,
         "view": list(view),
         "precision": precision,
-        "kinds": list(kinds),
+        "arrays": list(arrays),
     }
 
 
-def represent(backbone: Backbone, crops: Float[Tensor, "b c h w"], kinds: Sequence[str]) -> dict[str, Tensor]:
-    """The features of a batch, by kind, float32."""
-    outputs = backbone.last_blocks(crops, BLOCKS)
-    last = outputs[-1][:, 1:]
-    found = {"blocks": torch.cat([tokens[:, 0] for tokens in outputs], dim=1), "mean": last.mean(dim=1), "patches": last}
-    if "attention" in kinds:
+def weights_digest(backbone: Backbone) -> str:
+    """Of all that decides what a backbone says of an image."""
+    return store.checksum({name: weight for name, weight in backbone.state_dict().items() if name != "masked_embed"})
+
+
+def represent(backbone: Backbone, crops: Float[Tensor, "b c h w"], arrays: Sequence[str]) -> dict[str, Tensor]:
+    """The features of a batch, by name, float32.
+
+    `blocks` [b, w]: [CLS] (Swin: mean token) of the last four blocks, side by side, the last one at the end. `mean` [b, d]: mean
+    of the last block's patch tokens. `patches` [b, t, d]: those. `partsK` [b, d]: mean of the K patch tokens, without the final
+    norm, at which the last [CLS] looks most (paper Figure 5).
+    """
+    found: dict[str, Tensor] = {}
+    if {"blocks", "mean", "patches"} & set(arrays):
+        outputs = backbone.last_blocks(crops, BLOCKS)
+        last = outputs[-1][:, 1:]
+        found = {"blocks": torch.cat([tokens[:, 0] for tokens in outputs], dim=1), "mean": last.mean(dim=1), "patches": last}
+    counts = {name: int(name.removeprefix("parts")) for name in arrays if name.startswith("parts")}
+    if counts:
         assert isinstance(backbone, ViT)
-        found["attention"] = backbone.last_attention(crops)[:, :, 0, 1:].mean(dim=1)
-    return {kind: found[kind].float() for kind in kinds}
+        tokens, attention = backbone.raw_patches(crops)
+        order = attention.float().argsort(dim=1, descending=True)[:, :, None].expand_as(tokens)
+        ranked = tokens.gather(1, order)
+        found |= {name: ranked[:, :count].mean(dim=1) for name, count in counts.items()}
+    return {name: found[name].float() for name in arrays}
 
 
 def _fill(
-    folder: Path, about: dict[str, Any], backbone: Backbone, images: Images, view: View, options: Common, kinds: Sequence[str]
+    folder: Path, about: dict[str, Any], backbone: Backbone, images: Images, view: View, options: Common, names: Sequence[str]
 ) -> None:
     """Compute what is not there yet, block by block, each process its share; the folder appears when all is done."""
     partial = folder.with_suffix(".partial")
@@ -110,9 +139,9 @@ def _fill(
     starts = list(range(0, size, block))
     try:
         if distributed.is_main():
-            _lay_out(partial, about, backbone, images, view, kinds)
+            _lay_out(partial, about, backbone, images, view, names)
         distributed.barrier()
-        arrays = {kind: np.load(partial / f"{kind}.npy", mmap_mode="r+") for kind in kinds}
+        arrays = {name: np.load(partial / f"{name}.npy", mmap_mode="r+") for name in names}
         done = np.load(partial / DONE, mmap_mode="r+")
         missing = [start for start in starts if not done[start : start + block].all()]
         distributed.barrier()  # only now may rows be written: everyone has seen the same ones missing
@@ -120,8 +149,8 @@ def _fill(
         what = f"features of {images.name}" + (f" ({there} of {len(starts)} blocks were there)" if there else "")
         for start, crops in show.steps(what, _batches(images, mine, view, backbone, options), len(mine)):
             rows = slice(start, start + len(crops))
-            for kind, values in _forward(backbone, crops, options.precision, kinds).items():
-                arrays[kind][rows] = values.numpy()
+            for name, values in _forward(backbone, crops, options.precision, names).items():
+                arrays[name][rows] = values.numpy()
             for array in arrays.values():
                 array.flush()
             done[rows] = True
@@ -136,7 +165,7 @@ def _fill(
         ) from error
 
 
-def _lay_out(partial: Path, about: dict[str, Any], backbone: Backbone, images: Images, view: View, kinds: Sequence[str]) -> None:
+def _lay_out(partial: Path, about: dict[str, Any], backbone: Backbone, images: Images, view: View, names: Sequence[str]) -> None:
     """Empty arrays of the right sizes, unless an interrupted pass has left its own."""
     if (partial / ABOUT).is_file():
         return
@@ -144,9 +173,9 @@ def _lay_out(partial: Path, about: dict[str, Any], backbone: Backbone, images: I
     partial.mkdir(parents=True)
     device, shape = next(backbone.parameters()).device, backbone.shape
     with torch.inference_mode():
-        one = represent(backbone, torch.zeros(1, shape.channels, view.crop, view.crop, device=device), kinds)
-    for kind, values in one.items():
-        open_memmap(partial / f"{kind}.npy", mode="w+", dtype=np.float32, shape=(len(images), *values.shape[1:])).flush()
+        one = represent(backbone, torch.zeros(1, shape.channels, view.crop, view.crop, device=device), names)
+    for name, values in one.items():
+        open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.float32, shape=(len(images), *values.shape[1:])).flush()
     open_memmap(partial / DONE, mode="w+", dtype=np.bool_, shape=(len(images),)).flush()
     store.write_bytes(partial / ABOUT, json.dumps(about | {"name": images.name}, indent=1).encode())
 
@@ -161,11 +190,11 @@ def _appear(partial: Path, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _forward(backbone: Backbone, crops: Tensor, precision: str, kinds: Sequence[str]) -> dict[str, Tensor]:
+def _forward(backbone: Backbone, crops: Tensor, precision: str, names: Sequence[str]) -> dict[str, Tensor]:
     device = next(backbone.parameters()).device
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        found = represent(backbone, crops.to(device, non_blocking=True), kinds)
-    return {kind: values.cpu() for kind, values in found.items()}
+        found = represent(backbone, crops.to(device, non_blocking=True), names)
+    return {name: values.cpu() for name, values in found.items()}
 
 
 class _Views(Dataset[Any]):

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from checkpoints.command import UserError, parse, run_command
 from pretrain import neighbours
-from pretrain.backbone import make
 from pretrain.images import open_images
 from pretrain.sources import Images
 from probes import common, results, search, show
@@ -93,12 +92,12 @@ def main(arguments: Sequence[str]) -> None:
         parts = open_parts(options, subject.loaded.backbone.shape.channels)
         rows = {"this checkpoint": of_backbone(subject, parts, options)}
         if options.baselines:
-            rows["the same, untrained"] = of_backbone(untrained(subject, options.seed), parts, options)
+            rows["the same, untrained"] = of_backbone(common.untrained(subject, options.seed), parts, options)
             rows["raw pixels"] = of_pixels(subject, parts, options)
         seconds = time.perf_counter() - began
         show_rows(rows, parts, subject, seconds)
         results.write(
-            options.out or results.default_path(subject.loaded, "knn"),
+            common.record_path(options, subject, "knn"),
             probe="knn",
             table="T1_knn_linear_in1k",
             loaded=subject.loaded,
@@ -115,13 +114,6 @@ def of_backbone(subject: Subject, parts: Parts, options: Options) -> Measured:
     """With the features of the subject's backbone."""
     train, val = (extract(subject.loaded.backbone, images, subject.view, options) for images in parts)
     return measure(train.cls, val.cls, parts, options, subject.device)
-
-
-def untrained(subject: Subject, seed: int) -> Subject:
-    """The same architecture with fresh weights."""
-    torch.manual_seed(seed)
-    fresh = make(subject.loaded.backbone.shape, maskable=False).to(subject.device).eval().requires_grad_(False)
-    return subject._replace(loaded=subject.loaded._replace(backbone=fresh))
 
 
 def of_pixels(subject: Subject, parts: Parts, options: Options) -> Measured:

@@ -95,19 +95,19 @@ def main(arguments: Sequence[str]) -> None:
         measure(subject, parts, options)
 
 
-def measure(subject: Subject, parts: Parts, options: Options, name: str = "linear", table: str = "T1_knn_linear_in1k") -> Trained:
+def measure(subject: Subject, parts: Parts, options: Options) -> None:
     """Train, say what came of it, keep the best head, write the record; what an earlier call has left is continued."""
     began = time.perf_counter()
     train, chooser = parts if options.select == "test" else split(parts.train, options)
     images = linear_run.Division(train, chooser, parts.val)
     mode = options.mode or ("cached" if options.data == "sample" else "paper")
     kind = options.features or default_features(subject.loaded.backbone.shape)
-    out = options.out or results.default_path(subject.loaded, name)
+    out = common.record_path(options, subject, "linear")
     settings = linear_run.Settings(
         tuple(rate * options.batch_size / 256 for rate in options.lr), options.epochs, mode, kind, options.select
     )
     trained = linear_run.train(subject, images, settings, options, out.with_suffix(".state.pt"))
-    best, last = chosen(trained, options), chosen(trained, options, last=True)
+    best, last = chosen(trained, options.lr), chosen(trained, options.lr, last=True)
     seconds = time.perf_counter() - began
     tell(trained, best, last, options, parts, subject, seconds)
     if distributed.is_main():
@@ -115,7 +115,7 @@ def measure(subject: Subject, parts: Parts, options: Options, name: str = "linea
     results.write(
         out,
         probe="linear",
-        table=table,
+        table="T1_knn_linear_in1k",
         loaded=subject.loaded,
         data=common.about_data(parts),
         protocol=common.about_view(options, subject.view)
@@ -132,17 +132,16 @@ def measure(subject: Subject, parts: Parts, options: Options, name: str = "linea
         seconds=seconds,
         device=subject.device.type,
     )
-    return trained
 
 
-def chosen(trained: Trained, options: Options, last: bool = False) -> Chosen:
+def chosen(trained: Trained, lrs: Sequence[float], last: bool = False) -> Chosen:
     """The head and epoch that the choosing images like best (of the last epoch alone, if `last`), as the test images see it."""
     choosing = trained.choosing[-1:] if last else trained.choosing
     place = int(choosing[:, 0].argmax())
-    epoch, head = place // len(options.lr), place % len(options.lr)
+    epoch, head = place // len(lrs), place % len(lrs)
     epoch += len(trained.choosing) - 1 if last else 0
     top1, top5 = trained.test[epoch, :, head].tolist()
-    return Chosen(options.lr[head], epoch + 1, top1, top5)
+    return Chosen(lrs[head], epoch + 1, top1, top5)
 
 
 def tell(trained: Trained, best: Chosen, last: Chosen, options: Options, parts: Parts, subject: Subject, seconds: float) -> None:

@@ -5,7 +5,7 @@ h heads, e epochs, b images of a batch, d width of the features.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from pretrain.sources import Images
 from probes import common, show
 from probes.common import Common, Subject
 from probes.crops import random_crops
-from probes.features import Features, extract, represent
+from probes.features import Features, extract, needed, represent, side_by_side, weights_digest
 from probes.heads import Heads
 
 VAL_BATCH = 1024
@@ -42,6 +42,8 @@ class Settings(NamedTuple):
     mode: str
     kind: str
     select: str
+    arrays: tuple[str, ...] = ()
+    """That are computed together, where others will be wanted of the same images."""
 
 
 class Trained(NamedTuple):
@@ -54,24 +56,12 @@ class Trained(NamedTuple):
     bias: Float[Tensor, " k"]
 
 
-def _last(values: Any) -> Any:
-    return values["blocks"][:, -values["mean"].shape[1] :]
-
-
-KINDS: Mapping[str, Callable[[Mapping[str, Any]], Sequence[Any]]] = {
-    "cls4": lambda values: [values["blocks"]],
-    "cls+mean": lambda values: [_last(values), values["mean"]],
-    "cls": lambda values: [_last(values)],
-}
-"""Which of the features stand side by side for the linear layer."""
-
-
 def train(subject: Subject, images: Division, settings: Settings, options: Common, state_path: Path) -> Trained:
     """Train all heads for all epochs. After each epoch the state is kept, and the next call goes on from it."""
-    choosing = held(subject, images.chooser, settings.kind, options)
-    testing = choosing if images.test is images.chooser else held(subject, images.test, settings.kind, options)
+    choosing = held(subject, images.chooser, settings, options)
+    testing = choosing if images.test is images.chooser else held(subject, images.test, settings, options)
     classes = 1 + max(int(common.labels_of(part).max()) for part in images)
-    heads = Heads(settings.lrs, classes, choosing.width, options.seed, subject.device)
+    heads = Heads(settings.lrs, classes, choosing.features.width(settings.kind), options.seed, subject.device)
     task = _task(subject, images, settings, options)
     kept = _taken_up(state_path, task, heads)
     source = _source(subject, images.train, settings, options)
@@ -100,21 +90,15 @@ class Held(NamedTuple):
     kind: str
     device: torch.device
 
-    @property
-    def width(self) -> int:
-        """Of what the linear layer gets."""
-        return sum(part.shape[1] for part in KINDS[self.kind](self.features._asdict()))
-
     def rows(self, numbers: np.ndarray | slice) -> tuple[Float[Tensor, "b d"], Tensor]:
         """Features and labels of some images, on the device."""
-        parts = [torch.tensor(part[numbers]) for part in KINDS[self.kind](self.features._asdict())]
-        return torch.cat(parts, dim=1).to(self.device), self.labels[numbers].to(self.device)
+        return self.features.rows(self.kind, numbers).to(self.device), self.labels[numbers].to(self.device)
 
 
-def held(subject: Subject, images: Images, kind: str, options: Common) -> Held:
+def held(subject: Subject, images: Images, settings: Settings, options: Common) -> Held:
     """Centre-crop features of these images."""
-    found = extract(subject.loaded.backbone, images, subject.view, options)
-    return Held(found, common.labels_of(images), kind, subject.device)
+    found = extract(subject.loaded.backbone, images, subject.view, options, settings.arrays or needed(settings.kind))
+    return Held(found, common.labels_of(images), settings.kind, subject.device)
 
 
 def percent(heads: Heads, part: Held) -> Float[np.ndarray, "2 h"]:
@@ -134,7 +118,7 @@ Source = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 def _source(subject: Subject, images: Images, settings: Settings, options: Common) -> Source:
     if settings.mode == "paper":
         return lambda epoch: _augmented(subject, images, settings.kind, options, epoch)
-    part = held(subject, images, settings.kind, options)
+    part = held(subject, images, settings, options)
     return lambda epoch: (part.rows(numbers) for numbers in _steps(len(images), options, epoch))
 
 
@@ -153,14 +137,14 @@ def _augmented(subject: Subject, images: Images, kind: str, options: Common, epo
     crops_of = random_crops(images, batches, subject.view.crop, backbone.shape, (options.seed, 2, epoch), options)
     for numbers, crops in zip(batches, crops_of, strict=True):
         with torch.inference_mode(), torch.autocast(subject.device.type, torch.bfloat16):
-            found = represent(backbone, crops.to(subject.device, non_blocking=True), ("blocks", "mean"))
-            features = torch.cat(list(KINDS[kind](found)), dim=1)
+            found = represent(backbone, crops.to(subject.device, non_blocking=True), needed(kind))
+            features = torch.cat(side_by_side(found, kind), dim=1)
         yield features.clone(), labels[numbers].to(subject.device)
 
 
 def _task(subject: Subject, images: Division, settings: Settings, options: Common) -> str:
     """Digest of everything that the training depends on: a state of another task is not taken up."""
-    weights = store.checksum(subject.loaded.backbone.state_dict())
+    weights = weights_digest(subject.loaded.backbone)
     pictures = [part.fingerprint() for part in images] + [common.labels_of(part) for part in images]
     processes = distributed.world_size()
     return store.checksum([weights, pictures, list(settings), list(subject.view), options.batch_size, options.seed, processes])
@@ -186,7 +170,7 @@ def keep(path: Path, trained: Trained, subject: Subject, settings: Settings, ima
     about = {
         "features": settings.kind,
         "arch": shape.arch,
-        "weights": store.checksum({k: v for k, v in subject.loaded.backbone.state_dict().items() if k != "masked_embed"}),
+        "weights": weights_digest(subject.loaded.backbone),
         "view": list(subject.view),
         "classes": list(images.classes),
     }

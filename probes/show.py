@@ -48,10 +48,11 @@ def say(text: str) -> None:
 
 
 def table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """A table on stdout: the first column is text, the others numbers."""
+    """A title and a table on stdout: the first column is text, the others numbers."""
     if not distributed.is_main():
         return
-    shown = Table(title=title, title_justify="left")
+    print(title)
+    shown = Table()
     for number, name in enumerate(head):
         shown.add_column(name, justify="right" if number else "left")
     for row in rows:
