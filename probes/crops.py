@@ -31,7 +31,7 @@ def random_crops(
     """A crop of each image of each batch. Raises UserError naming an image that cannot be read."""
     loader: DataLoader[Any] = DataLoader(
         _Crops(images, size, shape, seed),
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=[numbers.tolist() for numbers in batches],  # type: ignore[arg-type]
         num_workers=worker_count(options, len(images)),
         collate_fn=together,
         pin_memory=torch.cuda.is_available(),

@@ -74,7 +74,11 @@ def train(subject: Subject, images: Division, settings: Settings, options: Commo
         kept["test"].append(kept["choosing"][-1] if testing is choosing else percent(heads, testing).tolist())
         if kept["choosing"][-1] and max(kept["choosing"][-1][0]) > kept["best"]:
             head = int(np.argmax(kept["choosing"][-1][0]))
-            kept |= {"best": kept["choosing"][-1][0][head], "weight": heads.weight[head].cpu(), "bias": heads.bias[head].cpu()}
+            kept |= {
+                "best": kept["choosing"][-1][0][head],
+                "weight": heads.weight[head].cpu().clone(),
+                "bias": heads.bias[head].cpu().clone(),
+            }
         if distributed.is_main() and epoch + 1 < settings.epochs and settings.mode == "paper":
             store.save_file(state_path, {"task": task, "heads": heads.state(), **kept})
     if distributed.is_main() and state_path.exists():

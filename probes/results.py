@@ -13,7 +13,7 @@ from pretrain import distributed
 from pretrain.backbone import Loaded
 
 SCHEMA = 1
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "scikit-learn")
 
 
 def write(
@@ -42,6 +42,8 @@ def write(
             "path": str(loaded.path),
             "sha256": store.sha256(loaded.path) if loaded.path.is_file() else None,  # timm's own weights are no one file
             "arch": loaded.backbone.shape.arch,
+            "patch_size": loaded.backbone.shape.patch_size,
+            "window": loaded.backbone.shape.window or None,
             "epoch": loaded.epoch,
         },
         "data": dict(data),

@@ -21,7 +21,7 @@ from probes.common import Common, Parts, Subject
 class Options(Common):
     """Classify with 1 % and 10 % of the labels (paper, Tables 4 and 12)."""
 
-    percent: tuple[float, ...] = (1, 10)
+    percent: tuple[float, ...] = (1.0, 10.0)
     """Shares of the training images that keep their labels, drawn from --seed."""
     names: tuple[Path, ...] = ()
     """Files with the names of the images that keep their labels, in place of --percent."""
