@@ -140,7 +140,8 @@ def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: to
     start = "random weights of the shape of" if options.from_scratch else "from"
     heading = (
         f"fine-tuning {start} {loaded.path}, recipe {options.recipe}, learning rate {lr:g}: {data.train.name}; {len(data.train)} "
-        f"images in {len(data.classes)} classes, {total} steps of {options.batch_size}, {device.type} {precision.name}, in {folder}"
+        f"images in {len(data.classes)} classes, {total} steps of {options.batch_size}, {device.type} {precision.name}, in "
+        f"{folder}"
     )
     lines = Lines(run, total, heading, remarks)
     if run.step >= total:

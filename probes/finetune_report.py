@@ -29,7 +29,7 @@ from probes.finetune_run import Tested
 
 NAMED_UP_TO = 25
 """Classes: more have no room for their names and numbers in the picture."""
-PAIRS, LONGEST_NAME = 12, 18
+PAIRS, LONGEST_NAME = 40, 18
 
 
 class Measured(NamedTuple):
@@ -154,9 +154,9 @@ def picture(shares: Float[np.ndarray, "k k"], classes: list[str]) -> bytes:
     Blue to yellow (cividis) keeps its order for every kind of colour vision; the scale shows small shares too.
     """
     few = len(classes) <= NAMED_UP_TO
-    figure = Figure(figsize=(12, 8), layout="constrained")
+    figure = Figure(figsize=(13, 8) if few else (19.5, 13), layout="constrained")
     FigureCanvasAgg(figure)
-    axes, beside = figure.subplots(1, 2, width_ratios=(3, 1))
+    axes, beside = figure.subplots(1, 2, width_ratios=(3, 1) if few else (5, 1))
     drawn = axes.imshow(shares, cmap="cividis", norm=PowerNorm(0.4, 0, 100), interpolation="none" if few else "antialiased")
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
@@ -165,7 +165,7 @@ def picture(shares: Float[np.ndarray, "k k"], classes: list[str]) -> bytes:
         _write_in(axes, shares, classes)
     figure.colorbar(drawn, ax=axes, shrink=0.8, ticks=[0, 1, 5, 20, 50, 100])
     beside.axis("off")
-    beside.text(0, 1, "\n".join(["most often taken for another:", *_pairs(shares, classes)]), va="top", fontsize=9, wrap=True)
+    beside.text(0, 1, "\n".join(["most often taken for another:", *_pairs(shares, classes)]), va="top", fontsize=9)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)
     return stream.getvalue()
@@ -187,7 +187,7 @@ def _pairs(shares: np.ndarray, classes: list[str]) -> list[str]:
     rows, columns = np.unravel_index(order, others.shape)
     found = zip(rows, columns, strict=True)
     return [
-        f"{classes[row][:LONGEST_NAME]} > {classes[column][:LONGEST_NAME]}  {others[row, column]:.0f} %"
+        f"{others[row, column]:3.0f} %  {classes[row][:LONGEST_NAME]} > {classes[column][:LONGEST_NAME]}"
         for row, column in found
         if others[row, column] > 0
     ]
