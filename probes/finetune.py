@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -26,13 +26,12 @@ from pretrain.precision import Precision
 from pretrain.train import in_groups, stop_requested
 from probes import finetune_report as report
 from probes.finetune_data import Data, open_data
+from probes.finetune_exam import Exam
 from probes.finetune_model import Classifier, classifier, optimizer_of
 from probes.finetune_options import Options, read_command_line, settled
 from probes.finetune_report import Measured, Summary
-from probes.finetune_run import Lines, Network, Run, Tested
-from probes.finetune_steps import Batch, Evaluation, Loader, Steps, workers
-
-BEST_ANSWERS = 5
+from probes.finetune_run import Lines, Network, Run
+from probes.finetune_steps import Batch, Loader, Steps, workers
 
 
 class Loss(NamedTuple):
@@ -91,32 +90,6 @@ def schedule_of(optimizer: torch.optim.Optimizer, options: Options, steps_per_ep
     )
 
 
-def answers_of(
-    model: nn.Module, questions: Evaluation, workers: int, device: torch.device, precision: Precision
-) -> Int[Tensor, "n a"]:
-    """The classes with the highest scores for every test image, best first, from all processes together."""
-    model.eval()
-    found: list[tuple[int, list[int]]] = []
-    with torch.inference_mode():
-        for images, numbers, _ in Loader(questions, 0, len(questions), workers, device):
-            with precision.autocast():
-                scores = model(images.to(device, non_blocking=True))
-            best = scores.float().topk(min(BEST_ANSWERS, scores.shape[1]), dim=1).indices
-            found += zip(numbers.tolist(), best.tolist(), strict=True)
-    model.train()
-    return torch.tensor([answers for _, answers in sorted(distributed.gathered(found))])
-
-
-def examine(network: Network, epoch: int, data: Data, ask: Any) -> tuple[Tested, Int[Tensor, "n a"]]:
-    """Top-1 and top-5 percent on the test images. `ask` gives a model's answers."""
-    labels = torch.as_tensor(data.test.labels)[:, None]
-    answers = ask(network.model)
-    right = answers == labels
-    ema = 100 * (ask(network.ema.module)[:, :1] == labels).double().mean().item() if network.ema else None
-    top1, top5 = (100 * right[:, :count].any(dim=1).double().mean().item() for count in (1, BEST_ANSWERS))
-    return Tested(epoch, top1, top5, ema), answers
-
-
 def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: torch.device) -> Measured | None:
     """A whole run with one learning rate, from where it stands to its end; None if it was asked to stop before."""
     (lr,) = options.lr
@@ -124,26 +97,16 @@ def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: to
     model = classifier(loaded, len(data.classes), options, fused=precision.fused_attention).to(device).train()
     bad_allowed = health.most_bad(options.max_bad, len(data.train))
     steps = Steps(data.train, len(data.classes), model.backbone.shape, options, bad_allowed)
-    questions, most, total = (
-        Evaluation(data.test, model.backbone.shape, options),
-        workers(options),
-        steps.steps_per_epoch * (options.epochs or 1),
-    )
+    total = steps.steps_per_epoch * (options.epochs or 1)
     optimizer = optimizer_of(model, options, lr)
     schedule = schedule_of(optimizer, options, steps.steps_per_epoch)
     network = Network(model, optimizer, precision.scaler, ModelEmaV3(model, decay=options.ema) if options.ema else None)
     torch.manual_seed(options.seed + distributed.rank())
 
-    run = Run(folder, options, store.sha256(loaded.path) if loaded.path.is_file() else None, steps.steps_per_epoch)
+    run = Run(folder, options, store.sha256(loaded.path) if loaded.path.is_file() else str(loaded.path), steps.steps_per_epoch)
     remarks = run.resume(network)
     run.begin()
-    start = "random weights of the shape of" if options.from_scratch else "from"
-    heading = (
-        f"fine-tuning {start} {loaded.path}, recipe {options.recipe}, learning rate {lr:g}: {data.train.name}; {len(data.train)} "
-        f"images in {len(data.classes)} classes, {total} steps of {options.batch_size}, {device.type} {precision.name}, in "
-        f"{folder}"
-    )
-    lines = Lines(run, total, heading, remarks)
+    lines = Lines(run, total, heading(options, loaded, data, f"{device.type} {precision.name}"), remarks)
     if run.step >= total:
         lines.finished_before()
         return Measured(lr, run.tests, run.answers)
@@ -152,7 +115,8 @@ def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: to
     guard = health.Guard(late=device.type == "cuda")
     parallel = distributed.parallel(model, device)
     bad = health.BadImages(bad_allowed, run.bad_images())
-    loader = Loader(steps, run.step * options.accumulate, total * options.accumulate, most, device)
+    exam = Exam(data, options, model.backbone.shape, precision, bad)
+    loader = Loader(steps, run.step * options.accumulate, total * options.accumulate, workers(options), device)
     with stop_requested() as stop, lines:
         for done, batches in enumerate(in_groups(loader, options.accumulate), start=run.step + 1):
             step, epoch, ended = done - 1, done // steps.steps_per_epoch, done % steps.steps_per_epoch == 0
@@ -170,10 +134,9 @@ def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: to
             best = False
             if done == total or (ended and epoch % options.test_every == 0):
                 began = time.perf_counter()
-                found, answers = examine(
-                    network, epoch, data, lambda asked: answers_of(asked, questions, most, device, precision)
-                )
+                found, answers = exam.of(network, epoch)
                 best = run.tested(found, answers)
+                lines.bad(done, bad.news())
                 lines.tested(done, found, time.perf_counter() - began)
             stopping, saving = distributed.any_true(bool(stop), run.time_to_save(done))
             if stopping or saving or best or done == total:
@@ -183,6 +146,16 @@ def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: to
                 lines.interrupted(done)
                 return None
     return Measured(lr, run.tests, run.answers)
+
+
+def heading(options: Options, loaded: Loaded, data: Data, machine: str) -> str:
+    """What a run says first."""
+    start = "random weights of the shape of" if options.from_scratch else "from"
+    return (
+        f"fine-tuning {start} {loaded.path}, recipe {options.recipe}, learning rate {options.lr[0]:g}, on {data.train.name}: "
+        f"{len(data.train)} images in {len(data.classes)} classes, {options.epochs} epochs in steps of {options.batch_size}; "
+        f"{machine}"
+    )
 
 
 def compile_(model: Classifier, options: Options, images: int, device: torch.device, lines: Lines) -> None:

@@ -112,8 +112,8 @@ class Options:
 
 OPEN: dict[str, Any] = {"lr": (), "epochs": 1, "warmup_epochs": 0, "layer_decay": 1.0, "drop_path": 0.0, "erasing": 0.0}
 """Options that may depend on the backbone or the data set, and what they are where neither recipe nor flag says it."""
-FREE_TO_CHANGE = frozenset("workers max_bad test_every log_every save_minutes folder out".split())
-"""Options that a continued run may change; test_every changes which epoch is the best, not the weights."""
+FREE_TO_CHANGE = frozenset("ckpt workers max_bad test_every log_every save_minutes folder out".split())
+"""Options that a continued run may change: the checkpoint is known by its digest, and test_every does not touch the weights."""
 SPELT = {"CIFAR10": "cifar10", "CIFAR100": "cifar100", "Flowers102": "flowers", "StanfordCars": "cars"}
 
 

@@ -49,9 +49,9 @@ class Run(RunFolder):
 
     flag = "--folder"
 
-    def __init__(self, folder: Path, options: Options, checkpoint: str | None, steps_per_epoch: int) -> None:
-        """`checkpoint`: digest of the file that the weights come from."""
-        super().__init__(folder, as_values(options) | {"ckpt_sha256": checkpoint}, steps_per_epoch, options.save_minutes)
+    def __init__(self, folder: Path, options: Options, checkpoint: str, steps_per_epoch: int) -> None:
+        """`checkpoint`: digest of the file that the weights come from, or the name of what is no file."""
+        super().__init__(folder, as_values(options) | {"checkpoint": checkpoint}, steps_per_epoch, options.save_minutes)
         self.options = options
         self.tests: list[Tested] = []
         self.answers: dict[str, Int[Tensor, "n a"]] = {}

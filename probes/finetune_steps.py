@@ -4,7 +4,6 @@ b images, c channels, h w pixels, k classes.
 """
 
 import contextlib
-import math
 import os
 import random
 import time
@@ -34,8 +33,6 @@ ORDER, CHANGES = 0, 1
 COLOUR_JITTER = 0.4
 """timm leaves it out where there is RandAugment, so it is the paper's flag but not its augmentation."""
 TRAINING_INTERPOLATION = "bicubic"
-CROP_SHARE, CROPPED_FROM = 224 / 256, 160
-TEST_BATCH = 250
 
 
 class Batch(NamedTuple):
@@ -46,15 +43,6 @@ class Batch(NamedTuple):
     """Each row sums to one."""
     bad: Sequence[Bad] = ()
     """Images that others had to stand in for."""
-
-
-class Labelled(NamedTuple):
-    """Images to test on, with their numbers."""
-
-    images: Float[Tensor, "b c h w"]
-    numbers: Int[np.ndarray, " b"]
-    bad: Sequence[Bad] = ()
-    """Images that could not be read: they are tested as black ones."""
 
 
 @contextlib.contextmanager
@@ -87,14 +75,6 @@ def training_view(options: Options, shape: Shape) -> Any:
         re_prob=options.erasing or 0.0,
         re_mode="pixel",
     )
-
-
-def evaluation_view(options: Options, shape: Shape) -> Any:
-    """Shorter side to 256 for 224, in proportion for others; to the input size itself below 160 and from `whole_from` up."""
-    size = options.input_size or shape.image_size
-    whole = size < CROPPED_FROM or (options.whole_from is not None and size >= options.whole_from)
-    share = 1.0 if whole else CROP_SHARE
-    return create_transform(size, interpolation=options.interpolation, crop_pct=share, mean=shape.mean, std=shape.std)
 
 
 def picture(pixels: Pixels) -> Image.Image:
@@ -177,29 +157,6 @@ class Steps(Dataset[Batch]):
         raise WorkError(too_many(bad, self.most_bad))
 
 
-class Evaluation(Dataset[Labelled]):
-    """The test images of this process, TEST_BATCH at a time."""
-
-    def __init__(self, images: Images, shape: Shape, options: Options) -> None:
-        self.images, self._view, self._size = images, evaluation_view(options, shape), options.input_size or shape.image_size
-        self._numbers = np.arange(distributed.rank(), len(images), distributed.world_size())
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._numbers) / TEST_BATCH)
-
-    def __getitem__(self, number: int) -> Labelled:
-        numbers = self._numbers[number * TEST_BATCH : (number + 1) * TEST_BATCH]
-        pictures, bad = [], []
-        for index in numbers:
-            try:
-                found = picture(self.images[int(index)])
-            except BadImage as error:
-                bad.append(Bad(int(index), self.images.where(int(index)), str(error)))
-                found = Image.new("RGB", (self._size, self._size))
-            pictures.append(self._view(found))
-        return Labelled(torch.stack(pictures), numbers, bad)
-
-
 def workers(options: Options) -> int:
     """Worker processes that help more than they take from the training's own threads."""
     return max(1, min(10, (os.cpu_count() or 2) - 1)) if options.workers is None else options.workers
@@ -208,10 +165,10 @@ def workers(options: Options) -> int:
 class Loader:
     """Batches from `first` up to `last`, made by worker processes ahead of the loop, which waited so many seconds."""
 
-    def __init__(self, steps: Steps | Evaluation, first: int, last: int, workers: int, device: torch.device) -> None:
+    def __init__(self, numbered: Dataset[Any], first: int, last: int, workers: int, device: torch.device) -> None:
         self.waited = 0.0
         self._loader = DataLoader(
-            steps,
+            numbered,
             batch_size=None,
             collate_fn=as_it_is,
             sampler=range(first, last),

@@ -2,7 +2,7 @@
 
     python tests/killing.py MODULE SEED KILLS LONGEST FLAGS...      LONGEST: seconds that a training may live
 
-Prints one JSON line: how many were killed, and after which step each was taken up again. Each training is a process of its own,
+Prints one JSON line: how many were killed, and how the last one went. Each training is a process of its own,
 forked from this one so that torch is imported once; this process itself never computes.
 """
 
@@ -60,8 +60,9 @@ def main() -> None:
         else:
             ended += 1  # it was finished before it could be killed; from here on it only says so
             break
+    began = time.monotonic()
     code = wait(start(module, flags), None)
-    print(json.dumps({"killed": killed, "ended": ended, "code": code}))
+    print(json.dumps({"killed": killed, "ended": ended, "code": code, "seconds": time.monotonic() - began}))
 
 
 if __name__ == "__main__":
