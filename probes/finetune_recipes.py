@@ -61,7 +61,7 @@ RECIPES: dict[str, Recipe] = {
             "batch_size": 64,
             "epochs": 20,
             "warmup_epochs": 2,
-            "layer_decay": 0.75,
+            "layer_decay": 1.0,
             "drop_path": 0.0,
             "crop_scale": (0.4, 1.0),
             "smoothing": 0.1,

@@ -384,6 +384,7 @@ def test_the_shell_tools_use_an_environment_that_has_the_packages() -> None:
         "pretrain.sample",
         "probes.knn",
         "probes.segment",
+        "probes.finetune",
         "checkpoints.export",
         "checkpoints.inspect",
         "transfer.train",

@@ -21,6 +21,7 @@ from torchvision import datasets
 
 from checkpoints import store
 from checkpoints.command import DONE, INTERRUPTED, WRONG_COMMAND, UserError, WorkError, run_command
+from checkpoints.published import Contents
 from pretrain import distributed, health, sample, train
 from pretrain.backbone import Loaded, load_backbone, make
 from pretrain.precision import Precision
@@ -270,6 +271,14 @@ def test_positions_are_resized_to_the_input_and_trained(loaded: Loaded) -> None:
         classifier(loaded, 5, options_for(input_size=50), fused=False)
 
 
+@pytest.mark.parametrize("kind", SHAPES)
+def test_every_kind_of_backbone_begins_with_its_weights_and_takes_a_larger_input(kind: str) -> None:
+    pretrained = Loaded(make(SHAPES[kind], maskable=True).eval(), Path("weights"), 0, Contents("none", {}))
+    model = classifier(pretrained, 5, options_for(input_size=64, drop_path=0.2), fused=False).eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert_close(model(images), F.linear(pretrained.backbone(images)[:, 0], model.head.weight, model.head.bias))
+
+
 def network_of(kind: str = "vit", ema: float = 0.0) -> Network:
     torch.manual_seed(0)
     model = Classifier(make(SHAPES[kind], maskable=False), 4)
@@ -439,7 +448,7 @@ def test_the_command_leaves_a_record_classes_a_picture_and_a_run(
     numbers, protocol = record["metrics"], record["protocol"]
     assert record["probe"] == "finetune" and record["checkpoint"]["sha256"] == store.sha256(run / store.BACKBONE)
     assert numbers["top1"] >= numbers["last_top1"] and numbers["last_epoch"] == 3 and 0 <= numbers["ema_last_top1"] <= 100
-    assert protocol["recipe"] == "small" and protocol["layer_decay"] == 0.75 and record["table"] == "none"
+    assert protocol["recipe"] == "small" and protocol["layer_decay"] == 1.0 and record["table"] == "none"
     lines = [json.loads(line) for line in (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()]
     assert max(line["top1"] for line in lines if "top1" in line) == pytest.approx(numbers["top1"], abs=1e-3)
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
