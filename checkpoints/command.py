@@ -30,14 +30,16 @@ def parse(
     default: Options | None = None,
     aliases: Mapping[str, str] | None = None,
     prog: str | None = None,
+    description: str | None = None,
 ) -> Options:
     """Command line -> dataclass.
 
     `--a_b` and `--a-b` are the same flag; a bool takes `--x`, `--no-x`, `--x true` and `--x false`. `aliases` maps other
-    programs' flag names to ours. Exits with 2 when a flag is unknown or its value has the wrong type.
+    programs' flag names to ours; `description` stands above --help in place of the class's own. Exits with 2 when a flag is
+    unknown or its value has the wrong type.
     """
     words = _plain_words(arguments, _bool_flags(options), aliases or {})
-    return tyro.cli(options, args=words, default=default, prog=prog)  # type: ignore[arg-type,return-value]
+    return tyro.cli(options, args=words, default=default, prog=prog, description=description)  # type: ignore[arg-type,return-value]
 
 
 def _bool_flags(options: type) -> set[str]:

@@ -14,7 +14,7 @@ from checkpoints.command import UserError
 from checkpoints.store import first_line
 from pretrain.sources import Content, Images, Parquet, cache_folder, digest
 
-SPLITS = {"train": ("train", "training", "trainval"), "val": ("val", "test", "validation", "valid")}
+SPLITS = {"train": ("train", "training", "trainval"), "val": ("val", "test", "validation", "valid"), "test": ("test",)}
 
 
 class HuggingFace(Parquet):
@@ -129,7 +129,7 @@ def open_torchvision(name: str, part: str | None) -> Images:
 def _open_part(kind: Any, known: Mapping[str, Any], options: dict[str, Any], part: str | None) -> Any:
     """The part of a data set, however this one names its parts."""
     if "train" in known:
-        return kind(**options, train=part != "val")
+        return kind(**options, train=part in (None, "train"))
     if "split" not in known:
         if part == "val":
             raise UserError(f"torchvision's {kind.__name__} has no part to test on: name one with --val")

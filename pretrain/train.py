@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool
@@ -30,6 +30,7 @@ from pretrain.schedule import Now
 from pretrain.steps import Batch
 from pretrain.vitals import vitals
 
+One = TypeVar("One")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, a scheduler's end, and Slurm's word before it (tools/slurm.sbatch)."""
 
@@ -112,9 +113,9 @@ def stop_requested() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+def in_groups(batches: Iterable[One], size: int) -> Iterator[list[One]]:
     """The batches of each step."""
-    group: list[Batch] = []
+    group: list[One] = []
     for batch in batches:
         group.append(batch)
         if len(group) == size:

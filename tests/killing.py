@@ -1,23 +1,24 @@
 """Start a training again and again, each time killed with SIGKILL at a random moment, until it ends by itself.
 
-    python tests/killing.py SEED KILLS LONGEST FLAGS...      LONGEST: seconds that a training may live
+    python tests/killing.py MODULE SEED KILLS LONGEST FLAGS...      LONGEST: seconds that a training may live
 
-Prints one JSON line: how many were killed, and after which step each was taken up again. Each training is a process of its own,
+Prints one JSON line: how many were killed, and how the last one went. Each training is a process of its own,
 forked from this one so that torch is imported once; this process itself never computes.
 """
 
+import importlib
 import json
 import os
 import random
 import signal
 import sys
 import time
+from typing import Any
 
 from checkpoints.command import run_command
-from pretrain import train
 
 
-def start(flags: list[str]) -> int:
+def start(module: Any, flags: list[str]) -> int:
     """The process id of a training in a session of its own."""
     child = os.fork()
     if child == 0:
@@ -25,7 +26,7 @@ def start(flags: list[str]) -> int:
         sys.stdout = sys.stderr
         code = 1
         try:
-            code = run_command(train.main, flags)
+            code = run_command(module.main, flags)
         finally:
             sys.stderr.flush()
             os._exit(code)
@@ -44,10 +45,11 @@ def wait(child: int, seconds: float | None) -> int | None:
 
 
 def main() -> None:
-    chance, kills, longest, flags = random.Random(int(sys.argv[1])), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]
+    module, chance = importlib.import_module(sys.argv[1]), random.Random(int(sys.argv[2]))
+    kills, longest, flags = int(sys.argv[3]), float(sys.argv[4]), sys.argv[5:]
     killed, ended = 0, 0
     while killed < kills:
-        child = start(flags)
+        child = start(module, flags)
         code = wait(child, chance.uniform(0.05, longest))
         if code is None:
             os.killpg(child, signal.SIGKILL)
@@ -58,8 +60,9 @@ def main() -> None:
         else:
             ended += 1  # it was finished before it could be killed; from here on it only says so
             break
-    code = wait(start(flags), None)
-    print(json.dumps({"killed": killed, "ended": ended, "code": code}))
+    began = time.monotonic()
+    code = wait(start(module, flags), None)
+    print(json.dumps({"killed": killed, "ended": ended, "code": code, "seconds": time.monotonic() - began}))
 
 
 if __name__ == "__main__":

@@ -391,6 +391,7 @@ def test_the_shell_tools_use_an_environment_that_has_the_packages() -> None:
         "probes.parts",
         "probes.tables",
         "probes.bench_knn",
+        "probes.finetune",
         "checkpoints.export",
         "checkpoints.inspect",
         "transfer.train",

@@ -1,0 +1,193 @@
+"""What a fine-tuning leaves: the record, per-class accuracy as a table of text, the confusion of classes as a picture.
+
+n test images, a answers, k classes.
+"""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from checkpoints import store
+from checkpoints.command import UserError
+from pretrain import distributed
+from pretrain.backbone import Loaded
+from probes import results
+from probes.finetune_data import Data
+from probes.finetune_options import Options, as_values
+from probes.finetune_recipes import RECIPES, table_of
+from probes.finetune_run import Tested
+
+NAMED_UP_TO = 25
+"""Classes: more have no room for their names and numbers in the picture."""
+PAIRS, LONGEST_NAME = 40, 18
+
+
+class Measured(NamedTuple):
+    """A run with one learning rate."""
+
+    lr: float
+    tests: list[Tested]
+    answers: dict[str, Int[Tensor, "n a"]]
+    """Of the `best` epoch and of the `last`."""
+
+    def best(self) -> Tested:
+        """The test with the highest top-1, the first of equals."""
+        return max(self.tests, key=lambda test: test.top1)
+
+
+class Summary(NamedTuple):
+    """What was measured, in percent, and where its record lies."""
+
+    metrics: dict[str, float]
+    record: Path
+
+
+def name_of(options: Options) -> str:
+    """What tells this fine-tuning of a checkpoint from others."""
+    parts: list[str] = [options.recipe, options.data_set or ""]
+    parts += [f"{options.percent:g}percent" if options.percent else "", options.names.stem if options.names else ""]
+    parts += ["kept" if options.keep_head_layer else "", "scratch" if options.from_scratch else ""]
+    return "-".join(part for part in parts if part)
+
+
+def write(options: Options, loaded: Loaded, data: Data, runs: list[Measured], seconds: float, device: str) -> Summary:
+    """Print a table, write the record and what goes beside it. Raises UserError where that cannot be."""
+    best = max(runs, key=lambda run: run.best().top1)
+    out = options.out or results.default_path(loaded, f"finetune-{name_of(options)}")
+    summary = Summary(metrics(runs, best), out)
+    if not distributed.is_main():
+        return summary
+    show(runs, data, seconds)
+    results.write(
+        out,
+        probe="finetune",
+        table=table_of(options.recipe, loaded.backbone.shape.embed_dim),
+        loaded=loaded,
+        data={"train": data.train.name, "val": data.test.name, "train_images": len(data.train), "val_images": len(data.test)},
+        protocol={**as_values(options), "source": RECIPES[options.recipe].source, "reported": "best epoch, best learning rate"},
+        metrics=summary.metrics,
+        seconds=seconds,
+        device=device,
+    )
+    labels, classes = np.asarray(data.test.labels), [str(name) for name in data.classes]
+    first, last = (best.answers[which][:, 0].numpy() for which in ("best", "last"))
+    files = {
+        ".csv": by_class(labels, first, last, classes).encode(),
+        ".png": picture(confusion(labels, first, len(classes)), classes),
+    }
+    for suffix, content in files.items():
+        path = out.with_suffix(suffix)
+        try:
+            store.write_bytes(path, content)
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}): give another --out") from error
+    print(f"record written to {out}, classes to {out.with_suffix('.csv').name} and {out.with_suffix('.png').name} beside it")
+    return summary
+
+
+def metrics(runs: list[Measured], best: Measured) -> dict[str, float]:
+    """The record's numbers: best and last epoch of the best learning rate, and every rate's own."""
+    top, last = best.best(), best.tests[-1]
+    numbers = {"top1": top.top1, "top5": top.top5, "best_epoch": float(top.epoch), "best_lr": best.lr}
+    numbers |= {"last_top1": last.top1, "last_top5": last.top5, "last_epoch": float(last.epoch)}
+    averaged = [test.ema_top1 for test in best.tests if test.ema_top1 is not None]
+    numbers |= {"ema_top1": max(averaged), "ema_last_top1": averaged[-1]} if averaged else {}
+    for run in runs if len(runs) > 1 else []:
+        numbers |= {f"top1_lr{run.lr:g}": run.best().top1, f"last_top1_lr{run.lr:g}": run.tests[-1].top1}
+    return numbers
+
+
+def show(runs: list[Measured], data: Data, seconds: float) -> None:
+    """A table: best and last epoch for every learning rate."""
+    table = Table(title=f"fine-tuned on {len(data.train)} images, top-1 % on {data.test.name}", title_justify="left")
+    for column in ("learning rate", "best", "in epoch", "top-5", "last", "last, averaged weights"):
+        table.add_column(column, justify="right")
+    for run in runs:
+        top, last = run.best(), run.tests[-1]
+        averaged = "" if last.ema_top1 is None else f"{last.ema_top1:.1f}"
+        table.add_row(f"{run.lr:g}", f"{top.top1:.1f}", str(top.epoch), f"{top.top5:.1f}", f"{last.top1:.1f}", averaged)
+    console = Console(highlight=False)
+    console.print(table, markup=False)
+    console.print(f"{seconds:.0f} s")
+
+
+def confusion(labels: Int[np.ndarray, " n"], answers: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, "k k"]:
+    """Percent of a class's images (row) that were taken for each class (column); NaN where it has none."""
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (labels, answers), 1)
+    total = counts.sum(axis=1, keepdims=True)
+    return np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
+
+
+def by_class(labels: Int[np.ndarray, " n"], best: Int[np.ndarray, " n"], last: Int[np.ndarray, " n"], classes: list[str]) -> str:
+    """A line a class: its test images, top-1 percent in the best and the last epoch, what it is mistaken for most."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["class", "images", "top1_best_epoch", "top1_last_epoch", "mistaken_for", "mistaken_percent"])
+    first, final = (confusion(labels, answers, len(classes)) for answers in (best, last))
+    for number, name in enumerate(classes):
+        count = int((labels == number).sum())
+        if not count:
+            writer.writerow([name, 0, "", "", "", ""])
+            continue
+        others = first[number].copy()
+        others[number] = 0
+        most = int(others.argmax())
+        mistaken = [classes[most], f"{others[most]:.2f}"] if others[most] else ["", "0.00"]
+        writer.writerow([name, count, f"{first[number, number]:.2f}", f"{final[number, number]:.2f}", *mistaken])
+    return stream.getvalue()
+
+
+def picture(shares: Float[np.ndarray, "k k"], classes: list[str]) -> bytes:
+    """The confusion of classes as PNG: with names and numbers where there is room, and the pairs most often confused beside it.
+
+    Blue to yellow (cividis) keeps its order for every kind of colour vision; the scale shows small shares too.
+    """
+    few = len(classes) <= NAMED_UP_TO
+    figure = Figure(figsize=(13, 8) if few else (19.5, 13), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, beside = figure.subplots(1, 2, width_ratios=(3, 1) if few else (5, 1))
+    drawn = axes.imshow(shares, cmap="cividis", norm=PowerNorm(0.4, 0, 100), interpolation="none" if few else "antialiased")
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("class")
+    axes.set_title("test images of a class (row) taken for a class (column), %")
+    if few:
+        _write_in(axes, shares, classes)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, ticks=[0, 1, 5, 20, 50, 100])
+    beside.axis("off")
+    beside.text(0, 1, "\n".join(["most often taken for another:", *_pairs(shares, classes)]), va="top", fontsize=9)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=150)
+    return stream.getvalue()
+
+
+def _write_in(axes: Any, shares: np.ndarray, classes: list[str]) -> None:
+    names = [name[:LONGEST_NAME] for name in classes]
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.5), strict=True):
+        colour = "black" if shares[row, column] > 20 else "white"
+        axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
+
+
+def _pairs(shares: np.ndarray, classes: list[str]) -> list[str]:
+    others = np.nan_to_num(shares.copy())
+    np.fill_diagonal(others, 0)
+    order = np.argsort(-others, axis=None, kind="stable")[:PAIRS]
+    rows, columns = np.unravel_index(order, others.shape)
+    found = zip(rows, columns, strict=True)
+    return [
+        f"{others[row, column]:3.0f} %  {classes[row][:LONGEST_NAME]} > {classes[column][:LONGEST_NAME]}"
+        for row, column in found
+        if others[row, column] > 0
+    ]

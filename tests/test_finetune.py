@@ -1,0 +1,584 @@
+"""Fine-tuning: layers and rates, what is drawn for a step, the traps of each data set, and the command from start to record."""
+
+import csv
+import io
+import json
+import math
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy.io import savemat
+from test_commands import ROOT, SMALL, command, exit_code
+from test_lost import same
+from torch.testing import assert_close
+from torchvision import datasets
+
+from checkpoints import store
+from checkpoints.command import DONE, INTERRUPTED, WRONG_COMMAND, UserError, WorkError, run_command
+from checkpoints.published import Contents
+from pretrain import distributed, health, sample, train
+from pretrain.backbone import Loaded, load_backbone, make
+from pretrain.precision import Precision
+from pretrain.shape import Shape, SwinSize, swin_shape, timm_shape
+from pretrain.sources import Held
+from probes import finetune
+from probes.finetune_data import open_data
+from probes.finetune_exam import evaluation_view
+from probes.finetune_model import Classifier, classifier, optimizer_of, parameter_groups
+from probes.finetune_options import Options, settled, with_recipe
+from probes.finetune_recipes import RECIPES
+from probes.finetune_report import by_class, confusion, picture
+from probes.finetune_run import Lines, Network
+from probes.finetune_steps import Batch, Steps
+from probes.subsets import balanced, part_of
+
+TINY = Shape("vit", 8, 32, 3, 64, 3, 1)
+SHAPES = {
+    "vit": TINY,
+    "swin": swin_shape("swin", SwinSize(32, (2, 1, 2), 1), 4, 32, 4, 3),
+    "timm": timm_shape("vit_tiny_patch16_224", 32, 3),
+}
+KILLS = 4
+FAST = "--batch-size 8 --epochs 3 --warmup-epochs 1 --workers 0 --log-every 2".split()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    sample.main(["--out", str(root), "--count", "40", "--size", "32"])
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretraining of two steps, one block deep."""
+    out = tmp_path_factory.mktemp("runs") / "small"
+    flags = [*SMALL, "--data", str(folders), "--steps", "2", "--depth", "1", "--knn-every", "0", "--out", str(out)]
+    assert run_command(train.main, flags) == DONE
+    return out
+
+
+@pytest.fixture(scope="module")
+def loaded(run: Path) -> Loaded:
+    return load_backbone(run, full=True)
+
+
+def options_for(recipe: str = "small", **changes: object) -> Options:
+    return settled(with_recipe(recipe, **changes), TINY.embed_dim, TINY.image_size)
+
+
+def held(count: int = 20, classes: int = 4, size: int = 40) -> Held:
+    """Random pictures."""
+    images = Held("noise", np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+    images.labels, images.classes = np.arange(count) % classes, [str(number) for number in range(classes)]
+    return images
+
+
+def steps_of(options: Options, count: int = 20) -> Steps:
+    return Steps(held(count), 4, TINY, options, 20)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_every_layer_learns_at_the_rate_that_the_formula_gives(kind: str) -> None:
+    """Of n blocks, block i (from 1) learns with decay^(n + 1 - i), the embedding with decay^(n + 1), norm and head with 1."""
+    model, decay = Classifier(make(SHAPES[kind], maskable=False), 4), 0.7
+    blocks = list(model.backbone.blocks)
+    expected = {id(parameter): 1.0 for parameter in model.parameters()}
+    net = getattr(model.backbone, "model", model.backbone)
+    stem = [*net.patch_embed.parameters(), *(getattr(net, name) for name in ("cls_token", "pos_embed") if hasattr(net, name))]
+    expected |= {id(parameter): decay ** (len(blocks) + 1) for parameter in stem}
+    for number, block in enumerate(blocks, start=1):
+        expected |= {id(parameter): decay ** (len(blocks) + 1 - number) for parameter in block.parameters()}
+    if kind == "swin":  # the merging before a stage goes with its first block
+        for stage, first in ((1, 3), (2, 4)):
+            scale = decay ** (len(blocks) + 1 - first)
+            expected |= {id(parameter): scale for parameter in model.backbone.layers[stage].downsample.parameters()}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, options_for(layer_decay=decay, weight_decay=0.05))
+    found = {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert found.keys() == expected.keys()
+    for number, (scale, weight_decay) in found.items():
+        name = names[number]
+        parameter = dict(model.named_parameters())[name]
+        plain = parameter.ndim == 1 or name.endswith(("pos_embed", "cls_token"))
+        assert scale == pytest.approx(expected[number]) and weight_decay == (0.0 if plain else 0.05), name
+
+
+def test_the_cosine_of_the_imagenet_recipe_moves_by_step_after_a_warm_up_from_zero() -> None:
+    options = options_for("imagenet", epochs=10, warmup_epochs=2, lr=(1e-3,), layer_decay=0.5)
+    optimizer = optimizer_of(Classifier(make(TINY, maskable=False), 4), options, 1e-3)
+    schedule, steps = finetune.schedule_of(optimizer, options, 5), 50
+    for step in range(steps):
+        schedule.step_update(step)
+        schedule.step(step // 5)
+        share = (step - 10) / (steps - 10)
+        rate = 1e-3 * step / 10 if step < 10 else 1e-6 + 0.5 * (1e-3 - 1e-6) * (1 + math.cos(math.pi * share))
+        for group in optimizer.param_groups:
+            assert group["lr"] == pytest.approx(rate * group["lr_scale"])
+
+
+def test_the_rate_of_semi_is_flat_after_five_epochs_as_the_original_really_has_it() -> None:
+    """Its flag of 5e-6 times 1024 / 512 is its least rate, 1e-5."""
+    options = options_for("semi")
+    optimizer = optimizer_of(Classifier(make(TINY, maskable=False), 4), options, options.lr[0])
+    schedule, rates = finetune.schedule_of(optimizer, options, 12), []
+    for epoch in range(1000):
+        schedule.step_update(epoch * 12)
+        schedule.step(epoch)
+        assert len({group["lr"] for group in optimizer.param_groups}) == 1
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:5] == pytest.approx([1e-6 + epoch * 9e-6 / 5 for epoch in range(5)])
+    assert rates[5:] == pytest.approx([1e-5] * 995)
+
+
+def test_recipes_take_the_values_of_the_backbone_and_the_data_set() -> None:
+    def of(recipe: str, width: int, **changes: object) -> Options:
+        return settled(with_recipe(recipe, **changes), width, 224)
+
+    for width, epochs, decay, drop, warm in ((384, 200, 0.75, 0.1, 20), (768, 100, 0.65, 0.2, 20), (1024, 50, 0.75, 0.4, 5)):
+        found = of("imagenet", width)
+        assert (found.epochs, found.layer_decay, found.drop_path, found.warmup_epochs) == (epochs, decay, drop, warm)
+        assert found.lr == (8e-4, 9e-4, 1e-3, 2e-3) and found.batch_size == 1024
+    for data, width, flag, epochs, erasing in (
+        ("cifar10", 384, 7.5e-6, 1000, 0.25),
+        ("cifar100", 768, 7.5e-6, 1000, 0.25),
+        ("flowers", 384, 7.5e-6, 1000, 0.25),
+        ("cars", 768, 7.5e-5, 1000, 0.25),
+        ("inat18", 384, 5e-5, 360, 0.1),
+        ("inat18", 768, 7.5e-6, 360, 0.1),
+        ("inat19", 384, 2.5e-5, 360, 0.1),
+        ("inat19", 768, 7.5e-6, 360, 0.1),
+    ):
+        found = of("transfer", width, data_set=data)
+        assert found.lr == (pytest.approx(flag * 768 / 512),) and (found.epochs, found.erasing) == (epochs, erasing), data
+        assert found.repeats == 3 and found.min_lr == 1e-5
+    assert of("transfer", 384, data_set="inat18", erasing=0.25).erasing == 0.25  # what was asked for stays
+    assert of("transfer", 384, data="torchvision:StanfordCars@DIR").data_set == "cars"
+
+
+def test_mixed_targets_sum_to_one_and_name_two_classes_at_most() -> None:
+    steps = steps_of(options_for(batch_size=4, mixup=0.8, cutmix=1.0, smoothing=0.1))
+    mixed = 0
+    for number in range(20):
+        batch = steps[number]
+        assert_close(batch.targets.sum(dim=1), torch.ones(4))
+        above = batch.targets > 0.1 / 4 + 1e-6
+        assert int(above.sum(dim=1).max()) <= 2 and batch.images.isfinite().all()
+        mixed += int((above.sum(dim=1) == 2).any())
+    assert mixed > 5
+    plain = steps_of(options_for(batch_size=4, smoothing=0.1))[0]
+    assert plain.targets.max(dim=1).values.tolist() == pytest.approx([0.9 + 0.1 / 4] * 4)
+
+
+def test_a_batch_is_addressed_by_seed_and_step_and_leaves_the_generators_alone() -> None:
+    strong = {"batch_size": 4, "mixup": 0.8, "erasing": 0.5, "randaugment": "rand-m9-mstd0.5-inc1"}
+    one, other, seeded = (steps_of(options_for(**strong, seed=seed)) for seed in (0, 0, 1))
+    before = torch.get_rng_state()
+    first = one[3]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(123)
+    _, again = other[2], other[3]
+    assert same(first, again) and not same(first, seeded[3])
+    assert not torch.equal(one[3].images, one[8].images)
+
+
+def test_an_epoch_has_each_image_once_or_a_third_of_them_three_times_in_a_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    plain, repeated = [], []
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        plain.append(steps_of(options_for(batch_size=4)).order(0))
+        repeated.append(steps_of(options_for(batch_size=4, repeats=3)).order(0))
+    assert sorted(np.concatenate(plain)) == list(range(20))
+    together = np.stack(repeated, axis=1).reshape(-1)
+    assert len(together) == 20 and all(len(set(together[at : at + 3])) == 1 for at in range(0, 18, 3))
+    assert len(set(together)) == 7
+
+
+def test_processes_and_parts_must_share_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="--batch-size 6 cannot be shared by 1 processes in 4 parts"):
+        steps_of(options_for(batch_size=6, accumulate=4))
+    with pytest.raises(UserError, match="an even number of images"):
+        steps_of(options_for(batch_size=5, mixup=0.8))
+    with pytest.raises(UserError, match="20 images, fewer than one step of 64: lower --batch-size"):
+        steps_of(options_for())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size", "resize", "kind"),
+    [
+        ("imagenet", 224, 256, Image.Resampling.BILINEAR),
+        ("imagenet", 384, 384, Image.Resampling.BILINEAR),
+        ("semi", 224, 256, Image.Resampling.BICUBIC),
+        ("small", 32, 32, Image.Resampling.BICUBIC),
+    ],
+)
+def test_test_images_are_resized_and_cut_as_the_recipe_says(recipe: str, size: int, resize: int, kind: Image.Resampling) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
+    found = evaluation_view(options_for(recipe, input_size=size), TINY)(image)
+    whole = image.resize((int(resize * 400 / 300), resize), kind)
+    left, upper = round((whole.width - size) / 2), round((whole.height - size) / 2)
+    cut = torch.from_numpy(np.array(whole.crop((left, upper, left + size, upper + size)))).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (TINY.mean, TINY.std))
+    assert_close(found, (cut - mean) / std)
+
+
+def test_a_damaged_image_gives_its_place_and_label_to_the_next_and_is_named() -> None:
+    images = held(8)
+    broken = Held("noise", [b"junk" if number == 2 else images.content(number) for number in range(8)])
+    broken.labels, broken.classes = images.labels, images.classes
+    steps = Steps(broken, 4, TINY, options_for(batch_size=8, smoothing=0.0), 20)
+    batch, order = steps[0], steps.chosen(0)
+    assert batch.targets.argmax(dim=1).tolist() == [3 if number == 2 else number % 4 for number in order]
+    assert [bad.name for bad in batch.bad] == ["noise 2"]
+    broken._images = [b"junk"] * 8
+    with pytest.raises(WorkError, match="4 images could not be used"):
+        Steps(broken, 4, TINY, options_for(batch_size=8), 3)[0]
+
+
+def test_a_classifier_begins_as_its_recipe_says(loaded: Loaded) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    first = classifier(loaded, 5, options_for("imagenet", input_size=32, lr=(1e-3,)), fused=False).eval()
+    plain = classifier(loaded, 5, options_for(input_size=32), fused=False)
+    assert_close(first.head.weight, plain.head.weight * 0.001)
+    tokens = loaded.backbone.eval()(images)
+    assert_close(first(images), F.linear(tokens[:, 0], first.head.weight, first.head.bias))
+
+    kept = classifier(loaded, 5, options_for("semi", input_size=32), fused=False).eval()
+    head = {name.removeprefix("head."): w for name, w in loaded.contents.networks["teacher"].items() if name.startswith("head.")}
+    hidden = F.gelu(F.linear(tokens[:, 0], head["mlp.0.weight"], head["mlp.0.bias"]))
+    assert_close(kept(images), F.linear(hidden, kept.head.weight, kept.head.bias))
+
+    scratch = classifier(loaded, 5, options_for("semi", input_size=32, from_scratch=True), fused=False).eval()
+    ours, theirs = scratch.state_dict(), kept.state_dict()
+    assert ours.keys() == theirs.keys() and all(ours[name].shape == theirs[name].shape for name in ours)
+    assert all(not torch.equal(ours[name], theirs[name]) for name in ("backbone.blocks.0.attn.qkv.weight", "kept.0.weight"))
+
+
+def test_positions_are_resized_to_the_input_and_trained(loaded: Loaded) -> None:
+    model = classifier(loaded, 5, options_for(input_size=48), fused=False)
+    assert_close(model.backbone.pos_embed, loaded.backbone.position(6, 6))
+    assert model.backbone.pos_embed.requires_grad and model.backbone.shape.image_size == 48
+    with pytest.raises(UserError, match="--input-size 50 is not divisible by 8"):
+        classifier(loaded, 5, options_for(input_size=50), fused=False)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_every_kind_of_backbone_begins_with_its_weights_and_takes_a_larger_input(kind: str) -> None:
+    pretrained = Loaded(make(SHAPES[kind], maskable=True).eval(), Path("weights"), 0, Contents("none", {}))
+    model = classifier(pretrained, 5, options_for(input_size=64, drop_path=0.2), fused=False).eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert_close(model(images), F.linear(pretrained.backbone(images)[:, 0], model.head.weight, model.head.bias))
+
+
+def network_of(kind: str = "vit", ema: float = 0.0) -> Network:
+    torch.manual_seed(0)
+    model = Classifier(make(SHAPES[kind], maskable=False), 4)
+    average = finetune.ModelEmaV3(model, decay=ema) if ema else None
+    return Network(model, torch.optim.SGD(model.parameters(), lr=0.1), Precision("fp32", torch.device("cpu")).scaler, average)
+
+
+def batch_of(count: int = 8, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images, scores = torch.randn(count, 3, 32, 32, generator=generator), torch.randn(count, 4, generator=generator)
+    return Batch(images, scores.softmax(dim=1))
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_step_is_soft_cross_entropy_and_parts_of_it_are_the_whole(kind: str) -> None:
+    whole, halves, slow = (network_of(kind) for _ in range(3))
+    precision, batch = Precision("fp32", torch.device("cpu")), batch_of()
+    outcome = finetune.train_step(whole.model, whole, [batch], health.Guard(), precision)
+    parts = [Batch(batch.images[at : at + 4], batch.targets[at : at + 4]) for at in (0, 4)]
+    finetune.train_step(halves.model, halves, parts, health.Guard(), precision)
+    loss = -(batch.targets * slow.model(batch.images).log_softmax(dim=1)).sum(dim=1).mean()
+    loss.backward()
+    assert_close(outcome.loss, loss.detach())
+    for (name, ours), other, plain in zip(
+        whole.model.named_parameters(), halves.model.parameters(), slow.model.parameters(), strict=True
+    ):
+        assert_close(ours, other, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(ours.data, plain.data - 0.1 * plain.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_twenty_in_a_row_stop() -> None:
+    network, guard = network_of(), health.Guard()
+    before = {name: value.clone() for name, value in network.model.state_dict().items()}
+    broken, precision = batch_of()._replace(images=torch.full((8, 3, 32, 32), math.nan)), Precision("fp32", torch.device("cpu"))
+    assert not finetune.train_step(network.model, network, [broken], guard, precision).accepted
+    assert same(before, dict(network.model.state_dict())) and guard.skipped == 1
+    assert finetune.train_step(network.model, network, [batch_of()], guard, precision).accepted
+    with pytest.raises(WorkError, match=r"20 steps in a row: lower --lr[^;]*$"):
+        for _ in range(20):
+            finetune.train_step(network.model, network, [broken], guard, precision)
+
+
+def test_averaged_weights_follow_by_the_formula() -> None:
+    network, precision = network_of(ema=0.9), Precision("fp32", torch.device("cpu"))
+    slow = network.model.head.weight.detach().clone()
+    for seed in range(3):
+        finetune.train_step(network.model, network, [batch_of(seed=seed)], health.Guard(), precision)
+        slow = 0.9 * slow + 0.1 * network.model.head.weight.detach()
+    assert network.ema is not None
+    assert_close(network.ema.module.head.weight, slow)
+
+
+def test_a_part_has_the_same_share_of_every_class_and_the_seed_draws_it() -> None:
+    labels = np.repeat([0, 1, 2], [1000, 200, 3])
+    one = balanced(labels, 1.0, seed=0)
+    assert np.bincount(labels[one]).tolist() == [10, 2, 1] and len(set(one)) == 13
+    assert np.array_equal(one, balanced(labels, 1.0, seed=0)) and not np.array_equal(one, balanced(labels, 1.0, seed=1))
+    assert np.bincount(labels[balanced(labels, 10.0)]).tolist() == [100, 20, 1]
+
+
+def test_a_part_can_be_named_as_simclr_names_it(folders: Path, tmp_path: Path) -> None:
+    images = open_data(Options(data=str(folders)), 3).train
+    names = tmp_path / "1percent.txt"
+    chosen = [3, 17, 30]
+    names.write_text("".join(f"{Path(images.where(number)).name}\n" for number in chosen))
+    part = part_of(images, None, names)
+    assert [part.where(number) for number in range(3)] == [images.where(number) for number in chosen]
+    names.write_text("nobody.JPEG\n")
+    with pytest.raises(UserError, match=r"lacks 1 of the 1 names in .*1percent.txt, nobody.JPEG for one"):
+        part_of(images, None, names)
+
+
+def test_flowers_are_learnt_from_train_and_val_and_tested_on_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "flowers-102"
+    (root / "jpg").mkdir(parents=True)
+    for number in range(1, 13):
+        Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(root / "jpg" / f"image_{number:05d}.jpg")
+    savemat(root / "imagelabels.mat", {"labels": np.arange(12) % 3 + 1})
+    parts = {"trnid": [1, 2, 3], "valid": [4, 5, 6], "tstid": [7, 8, 9, 10, 11, 12]}
+    savemat(root / "setid.mat", parts)
+    files = {name: (file, None) for name, (file, _) in datasets.Flowers102._file_dict.items()}
+    monkeypatch.setattr(datasets.Flowers102, "_file_dict", files)
+    data = open_data(Options(data=f"torchvision:Flowers102@{tmp_path}"), 3)
+    assert data.train.labels.tolist() == [0, 1, 2] * 2 and data.test.labels.tolist() == [0, 1, 2] * 2
+    assert len(data.classes) == 102
+    reds = [int(data.train[number][4, 4, 0]) for number in range(6)]
+    assert reds == pytest.approx([20 * number for number in range(1, 7)], abs=3)
+    assert int(data.test[0][4, 4, 0]) == pytest.approx(140, abs=3)
+
+
+def test_cars_have_the_class_of_its_own_column_counted_from_zero(tmp_path: Path) -> None:
+    """Columns: path, box (4), class, test. The original takes the class count from a column of the box."""
+    kinds = [("relative_im_path", object), *((f"bbox_{edge}", object) for edge in ("x1", "y1", "x2", "y2"))]
+    rows = np.empty((1, 4), dtype=[*kinds, ("class", object), ("test", object)])
+    (tmp_path / "car_ims").mkdir()
+    for number, (kind, test) in enumerate(((2, 0), (1, 0), (3, 1), (2, 0))):
+        rows[0, number] = (f"car_ims/{number}.jpg", 10, 20, 300, 400, kind, test)
+        Image.new("RGB", (8, 8)).save(tmp_path / "car_ims" / f"{number}.jpg")
+    names = np.array(["a", "b", "c"], dtype=object)
+    savemat(tmp_path / "cars_annos.mat", {"annotations": rows, "class_names": names})
+    data = open_data(Options(data=str(tmp_path)), 3)
+    assert data.train.labels.tolist() == [1, 0, 1] and data.test.labels.tolist() == [2]
+    assert list(data.classes) == ["a", "b", "c"] and data.train.where(0).endswith("0.jpg")
+
+
+def test_inaturalist_is_read_from_its_lists(tmp_path: Path) -> None:
+    categories = [{"id": 4, "name": "moth"}, {"id": 9, "name": "wasp"}]
+    for part, kinds in (("train", (9, 4, 9)), ("val", (4,))):
+        images = [{"id": 10 + number, "file_name": f"images/{part}{number}.jpg"} for number in range(len(kinds))]
+        annotations = [{"image_id": 10 + number, "category_id": kind} for number, kind in enumerate(kinds)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (tmp_path / f"{part}2019.json").write_text(json.dumps(content))
+    data = open_data(Options(data=str(tmp_path)), 3)
+    assert data.train.labels.tolist() == [1, 0, 1] and data.test.labels.tolist() == [0] and list(data.classes) == ["moth", "wasp"]
+    assert data.train.where(1) == str(tmp_path / "images" / "train1.jpg")
+
+
+def test_confusion_and_the_table_of_classes_count_what_was_answered() -> None:
+    labels, answers = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 1, 2, 1, 1])
+    shares = confusion(labels, answers, 4)
+    assert shares[0].tolist() == [50, 25, 25, 0] and shares[1].tolist() == [0, 100, 0, 0] and np.isnan(shares[3]).all()
+    rows = list(csv.DictReader(io.StringIO(by_class(labels, answers, labels, ["a", "b", "c", "d"]))))
+    assert [row["images"] for row in rows] == ["4", "2", "0", "0"]
+    assert (rows[0]["top1_best_epoch"], rows[0]["top1_last_epoch"], rows[0]["mistaken_for"]) == ("50.00", "100.00", "b")
+    for classes, least in ((4, 1000), (1000, 2000)):
+        drawn = Image.open(io.BytesIO(picture(np.eye(classes) * 100, [f"class {number}" for number in range(classes)])))
+        assert drawn.format == "PNG" and drawn.width >= least
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_help_of_a_recipe_shows_its_values_and_their_source(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(finetune.main, ["--recipe", recipe, "--help"]) == DONE
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    expected = {
+        "small": ["found by experiment"],
+        "imagenet": [
+            "Tables 2, 3 and 11",
+            "(default: 0.0008 0.0009 0.001 0.002)",
+            "(default: rand-m9-mstd0.5-inc1)",
+            "base: --epochs 100 --layer-decay 0.65 --drop-path 0.2 --warmup-epochs 20",
+            "84.0 (ViT-B/16)",
+        ],
+        "semi": [
+            "Tables 4 and 12",
+            "(default: 1e-05)",
+            "61.9 and 75.1",
+            "--epochs {None}|INT",
+            "(default: 1000)",
+            "(default: 3)",
+        ],
+        "transfer": ["Table 7", "cars: --epochs 1000 --lr 0.0001125", "inat19, small: --lr 3.75e-05", "--erasing 0.1", "768"],
+    }
+    for words in expected[recipe]:
+        assert words in shown, words
+
+
+def tuned(run: Path, folders: Path, tmp_path: Path, *flags: str, name: str = "tuned") -> dict:
+    places = ["--folder", str(tmp_path / name), "--out", str(tmp_path / f"{name}.json")]
+    assert run_command(finetune.main, ["--ckpt", str(run), "--data", str(folders), *FAST, *places, *flags]) == DONE
+    return json.loads((tmp_path / f"{name}.json").read_text())
+
+
+def test_the_command_leaves_a_record_classes_a_picture_and_a_run(
+    run: Path, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tuned(run, folders, tmp_path, "--ema", "0.9")
+    numbers, protocol = record["metrics"], record["protocol"]
+    assert record["probe"] == "finetune" and record["checkpoint"]["sha256"] == store.sha256(run / store.BACKBONE)
+    assert numbers["top1"] >= numbers["last_top1"] and numbers["last_epoch"] == 3 and 0 <= numbers["ema_last_top1"] <= 100
+    assert protocol["recipe"] == "small" and protocol["layer_decay"] == 1.0 and record["table"] == "none"
+    lines = [json.loads(line) for line in (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()]
+    assert max(line["top1"] for line in lines if "top1" in line) == pytest.approx(numbers["top1"], abs=1e-3)
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "tuned.csv").read_text())))
+    right = sum(float(row["top1_best_epoch"]) * int(row["images"]) for row in rows if int(row["images"]))
+    assert right / 40 == pytest.approx(numbers["top1"], abs=0.1)
+    assert Image.open(tmp_path / "tuned.png").format == "PNG"
+    names = {path.name for path in (tmp_path / "tuned").iterdir() if not path.name.startswith("events")}
+    assert names == {"config.json", "metrics.jsonl", store.LAST, store.PREVIOUS, "best.safetensors"}
+    weights, metadata = store.read_safetensors(tmp_path / "tuned" / "best.safetensors")
+    assert metadata["about"]["classes"] and metadata["about"]["epoch"] == numbers["best_epoch"] and "head.weight" in weights
+
+    assert tuned(run, folders, tmp_path, "--ema", "0.9")["metrics"] == numbers
+    assert "this run is finished: give another --folder" in capsys.readouterr().out
+    common = ["--ckpt", str(run), "--data", str(folders), *FAST, "--folder", str(tmp_path / "tuned")]
+    assert run_command(finetune.main, [*common, "--ema", "0.9", "--from-scratch"]) == WRONG_COMMAND
+    assert "--from-scratch was False, now True" in capsys.readouterr().err
+
+
+def test_several_learning_rates_are_runs_of_their_own_and_the_best_is_reported(run: Path, folders: Path, tmp_path: Path) -> None:
+    numbers = tuned(run, folders, tmp_path, "--lr", "1e-5", "2e-3", "--epochs", "2")["metrics"]
+    assert numbers["top1"] == max(numbers["top1_lr1e-05"], numbers["top1_lr0.002"])
+    assert {path.name for path in (tmp_path / "tuned").iterdir()} == {"lr-1e-05", "lr-0.002"}
+    alone = tuned(run, folders, tmp_path, "--lr", "2e-3", "--epochs", "2", name="alone")["metrics"]
+    assert alone["top1"] == numbers["top1_lr0.002"]
+
+
+def test_a_fine_tuning_taken_up_again_ends_where_an_unbroken_one_does(
+    run: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after step 8 by the signal that Ctrl-C sends; dropped paths draw from torch's own generator."""
+    flags = ["--mixup", "0.8", "--drop-path", "0.2", "--ema", "0.9", "--accumulate", "2"]
+    whole = tuned(run, folders, tmp_path, *flags, name="whole")
+    logged = Lines.log
+
+    def stop_after_eight(self: Lines, done: int, *rest: object) -> None:
+        logged(self, done, *rest)
+        if done == 8:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Lines, "log", stop_after_eight)
+    places = ["--folder", str(tmp_path / "again"), "--out", str(tmp_path / "again.json")]
+    again = ["--ckpt", str(run), "--data", str(folders), *FAST, *flags, *places]
+    assert run_command(finetune.main, again) == INTERRUPTED and not (tmp_path / "again.json").exists()
+    assert store.read_torch(tmp_path / "again" / store.LAST)["step"] == 8
+    monkeypatch.setattr(Lines, "log", logged)
+    assert tuned(run, folders, tmp_path, *flags, name="again")["metrics"] == whole["metrics"]
+    assert_same_end(tmp_path / "whole", tmp_path / "again")
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    first, second = (store.load_run(path) for path in (one, other))
+    assert first is not None and second is not None
+    for part in ("model", "ema", "optimizer", "random", "tests", "answers", "step"):
+        assert same(first.state[part], second.state[part]), part
+
+
+def test_a_fine_tuning_killed_at_any_moment_ends_in_the_same_bits(run: Path, folders: Path, tmp_path: Path) -> None:
+    """Saved after every step, so that kills fall into saves too."""
+    flags = ["--ckpt", str(run), "--data", str(folders), *FAST, "--epochs", "12", "--drop-path", "0.2", "--save-minutes", "0"]
+
+    def repeatedly(name: str, kills: int, longest: float) -> dict:
+        places = ["--mixup", "0.8", "--folder", str(tmp_path / name), "--out", str(tmp_path / f"{name}.json")]
+        words = ["tests/killing.py", "probes.finetune", "1", str(kills), str(longest), *flags, *places]
+        done = subprocess.run(**command(*words, PYTHONPATH=str(ROOT)), check=False, timeout=200)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    whole = repeatedly("whole", 0, 0.0)
+    killed = repeatedly("killed", KILLS, 0.5 + 2 * whole["seconds"] / KILLS)
+    assert whole["code"] == killed["code"] == DONE and killed["killed"] >= KILLS // 2
+    assert_same_end(tmp_path / "whole", tmp_path / "killed")
+    assert not list((tmp_path / "killed").glob(".*.part"))
+
+
+def test_two_processes_fine_tune_and_leave_one_record(run: Path, folders: Path, tmp_path: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "probes.finetune"]
+    places = ["--folder", str(tmp_path / "two"), "--out", str(tmp_path / "two.json")]
+    flags = ["--ckpt", str(run), "--data", str(folders), *FAST, "--epochs", "2", "--repeats", "3", *places]
+    done = subprocess.run(**command(*launch, *flags), check=False, timeout=200)
+    assert done.returncode == 0 and done.stdout.count("record written") == 1, done.stderr
+    state = store.read_torch(tmp_path / "two" / store.LAST)
+    assert state["step"] == 10 and state["processes"] == 2 and len(state["answers"]["last"]) == 40
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's remarks on itself
+def test_a_compiled_fine_tuning_has_the_same_losses(run: Path, folders: Path, tmp_path: Path) -> None:
+    losses = []
+    for mode in ("off", "on"):
+        flags = ["--compile", mode, "--epochs", "2", "--limit", "16", "--precision", "fp32"]
+        tuned(run, folders, tmp_path, *flags, name=mode)
+        lines = [json.loads(line) for line in (tmp_path / mode / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+MISTAKES = (
+    ("--recipe nothing", "unknown --recipe nothing: choose from small, imagenet, semi, transfer"),
+    ("--recipe transfer", "give --data-set cifar10|cifar100"),
+    ("--recipe semi --batch-size 4 --names nowhere.txt --input-size 32", "give --percent or --names, not both"),
+    ("--percent 0", "--percent 0 must be greater than 0"),
+    ("--names nowhere.txt", "--names nowhere.txt is no readable list"),
+    ("--lr 0", "--lr must be greater than 0"),
+    ("--lr 1e-3 1e-3", "--lr names a learning rate twice"),
+    ("--layer-decay 1.5", "--layer-decay 1.5 must be greater than 0 and at most 1"),
+    ("--warmup-epochs 3", "--warmup-epochs 3 must be fewer than --epochs 3"),
+    ("--crop-scale 0.9 0.1", "give two shares"),
+    ("--batch-size 64", "fewer than one step of 64: lower --batch-size"),
+    ("--input-size 33", "--input-size 33 is not divisible by 8"),
+    ("--ckpt nowhere", "there is no checkpoint at nowhere"),
+    ("--ckpt RUN/backbone.safetensors --keep-head-layer", "has no projection head: give a run's folder or a full checkpoint"),
+    ("--data flat", "no part named val, test, validation to test on: name one with --val"),
+    ("--data flat --val flat", "flat has no labels"),
+)
+
+
+@pytest.mark.parametrize(("flags", "message"), MISTAKES, ids=[flags for flags, _ in MISTAKES])
+def test_a_wrong_fine_tuning_command_is_one_sentence_and_exit_code_2(
+    flags: str,
+    message: str,
+    run: Path,
+    folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "flat" / "0.png")
+    monkeypatch.chdir(tmp_path)
+    common = ["--ckpt", str(run), "--data", str(folders), *FAST, "--folder", "tuned"]
+    assert exit_code(finetune.main, [*common, *flags.replace("RUN", str(run)).split()]) == WRONG_COMMAND
+    complained = capfd.readouterr().err
+    assert message in complained and "Traceback" not in complained and not (tmp_path / "tuned").exists()
