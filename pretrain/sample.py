@@ -313,12 +313,18 @@ class Options:
     """Folder to write COCO's layout to: one to four things an image, with boxes and masks."""
     ade20k: Path | None = None
     """Folder to write ADE20K's layout to: the same with label maps."""
+    davis: Path | None = None
+    """Folder to write DAVIS-2017's layout to: short clips with masks."""
     size: int | None = None
-    """Pixels of an image's side (default: 48, dense tasks 128)."""
+    """Pixels of an image's side (default: 48; dense tasks, clips 128)."""
     count: int | None = None
-    """Images in each part (default: 6000 to train, 1000 to validate; dense tasks 800 and 200)."""
+    """Images in each part (default: 6000 to train, 1000 to validate; dense tasks 800 and 200), or clips (default: 12)."""
     seed: int = SEED
     """Another seed is another draw of the same world."""
+
+
+TARGETS = ("out", "coco", "ade20k", "davis", "show")
+"""Options that say what to write."""
 
 
 def write_folders(options: Options, out: Path) -> int:
@@ -356,13 +362,14 @@ def _name_the_sheet(arguments: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, _name_the_sheet(arguments), prog="python -m pretrain.sample")
-    if not any((options.out, options.show, options.coco, options.ade20k)):
-        raise UserError("nothing to do: give --out DIR, --coco DIR, --ade20k DIR, --show FILE.png, or several")
+    if not any(getattr(options, name) for name in TARGETS):
+        raise UserError(f"nothing to do: give --{' DIR, --'.join(TARGETS[:-1])} DIR, --show FILE.png, or several")
     if (options.size or SIZE) < 8 or (options.count is not None and options.count < len(KINDS)):
         raise UserError(f"--size must be 8 or more and --count {len(KINDS)} or more")
     if options.out is not None:
         print(f"{write_folders(options, options.out)} images written to {options.out}")
     write_dense(options)
+    write_variants(options)
     if options.show is not None:
         columns = 12
         drawn = classification("train", columns * len(KINDS), options.size or SIZE, options.seed)
@@ -381,6 +388,15 @@ def write_dense(options: Options) -> None:
         if folder is not None:
             write(folder, counts, options.size or sample_dense.SIZE, options.seed)
             print(f"{sum(counts.values())} images written to {folder}")
+
+
+def write_variants(options: Options) -> None:
+    """Write the layouts of the frozen tests that are asked for."""
+    from pretrain import sample_clips  # noqa: PLC0415 (it draws with this file)
+
+    if options.davis is not None:
+        size, count = options.size or sample_clips.SIZE, options.count or sample_clips.COUNT
+        print(f"{sample_clips.write_davis(options.davis, count, size, options.seed)} frames written to {options.davis}")
 
 
 if __name__ == "__main__":
