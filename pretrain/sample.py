@@ -315,15 +315,20 @@ class Options:
     """Folder to write ADE20K's layout to: the same with label maps."""
     davis: Path | None = None
     """Folder to write DAVIS-2017's layout to: short clips with masks."""
+    roxford: Path | None = None
+    """Folder to write revisited Oxford's layout to: landmarks in many views."""
+    copydays: Path | None = None
+    """Folder to write Copydays' layout to: originals and edited copies."""
     size: int | None = None
-    """Pixels of an image's side (default: 48; dense tasks, clips 128)."""
+    """Pixels of an image's side (default: 48; dense tasks and clips 128, retrieval 64)."""
     count: int | None = None
-    """Images in each part (default: 6000 to train, 1000 to validate; dense tasks 800 and 200), or clips (default: 12)."""
+    """Images in each part (default: 6000 to train, 1000 to validate; dense tasks 800 and 200), or
+    clips (12), landmarks (16), originals of copies (40)."""
     seed: int = SEED
     """Another seed is another draw of the same world."""
 
 
-TARGETS = ("out", "coco", "ade20k", "davis", "show")
+TARGETS = ("out", "coco", "ade20k", "davis", "roxford", "copydays", "show")
 """Options that say what to write."""
 
 
@@ -392,11 +397,15 @@ def write_dense(options: Options) -> None:
 
 def write_variants(options: Options) -> None:
     """Write the layouts of the frozen tests that are asked for."""
-    from pretrain import sample_clips  # noqa: PLC0415 (it draws with this file)
+    from pretrain import sample_clips, sample_pairs  # noqa: PLC0415 (they draw with this file)
 
-    if options.davis is not None:
-        size, count = options.size or sample_clips.SIZE, options.count or sample_clips.COUNT
-        print(f"{sample_clips.write_davis(options.davis, count, size, options.seed)} frames written to {options.davis}")
+    for folder, write, count, size in (
+        (options.davis, sample_clips.write_davis, sample_clips.COUNT, sample_clips.SIZE),
+        (options.roxford, sample_pairs.write_roxford, sample_pairs.LANDMARKS, sample_pairs.SIZE),
+        (options.copydays, sample_pairs.write_copydays, sample_pairs.ORIGINALS, sample_pairs.SIZE),
+    ):
+        if folder is not None:
+            print(f"{write(folder, options.count or count, options.size or size, options.seed)} images written to {folder}")
 
 
 if __name__ == "__main__":
