@@ -319,16 +319,27 @@ class Options:
     """Folder to write revisited Oxford's layout to: landmarks in many views."""
     copydays: Path | None = None
     """Folder to write Copydays' layout to: originals and edited copies."""
+    in9: Path | None = None
+    """Folder to write ImageNet-9's layout to: foregrounds and backgrounds apart and mixed, and images to learn from."""
+    ina: Path | None = None
+    """Folder to write ImageNet-A's layout to: small, dim, half hidden things."""
+    inr: Path | None = None
+    """Folder to write ImageNet-R's layout to: things in any colours."""
+    sketch: Path | None = None
+    """Folder to write ImageNet-Sketch's layout to: black lines on white."""
+    inc: Path | None = None
+    """Folder to write ImageNet-C's layout to: nineteen corruptions in five strengths."""
     size: int | None = None
     """Pixels of an image's side (default: 48; dense tasks and clips 128, retrieval 64)."""
     count: int | None = None
     """Images in each part (default: 6000 to train, 1000 to validate; dense tasks 800 and 200), or
-    clips (12), landmarks (16), originals of copies (40)."""
+    clips (12), landmarks (16), originals of copies (40),
+    variants (450 and 200)."""
     seed: int = SEED
     """Another seed is another draw of the same world."""
 
 
-TARGETS = ("out", "coco", "ade20k", "davis", "roxford", "copydays", "show")
+TARGETS = ("out", "coco", "ade20k", "davis", "roxford", "copydays", "in9", "ina", "inr", "sketch", "inc", "show")
 """Options that say what to write."""
 
 
@@ -397,13 +408,20 @@ def write_dense(options: Options) -> None:
 
 def write_variants(options: Options) -> None:
     """Write the layouts of the frozen tests that are asked for."""
-    from pretrain import sample_clips, sample_pairs  # noqa: PLC0415 (they draw with this file)
+    from pretrain import sample_clips, sample_pairs, sample_variants  # noqa: PLC0415 (they draw with this file)
 
-    for folder, write, count, size in (
+    usual = sample_variants.COUNTS
+    writers: list[tuple[Path | None, Callable[[Path, int, int, int], int], int, int]] = [
         (options.davis, sample_clips.write_davis, sample_clips.COUNT, sample_clips.SIZE),
         (options.roxford, sample_pairs.write_roxford, sample_pairs.LANDMARKS, sample_pairs.SIZE),
         (options.copydays, sample_pairs.write_copydays, sample_pairs.ORIGINALS, sample_pairs.SIZE),
-    ):
+        (options.in9, sample_variants.write_in9, usual["in9"], SIZE),
+        (options.ina, functools.partial(sample_variants.write_shifted, "ina"), usual["ina"], SIZE),
+        (options.inr, functools.partial(sample_variants.write_shifted, "inr"), usual["inr"], SIZE),
+        (options.sketch, functools.partial(sample_variants.write_shifted, "sketch"), usual["sketch"], SIZE),
+        (options.inc, sample_variants.write_inc, usual["inc"], SIZE),
+    ]
+    for folder, write, count, size in writers:
         if folder is not None:
             print(f"{write(folder, options.count or count, options.size or size, options.seed)} images written to {folder}")
 

@@ -108,3 +108,11 @@ def paint(image: UInt8[np.ndarray, "h w 3"], strength: Float[np.ndarray, "things
     strongest = strength.argmax(axis=0)
     colour, how_much = unit_colours(len(strength))[strongest] * 255, strength.max(axis=0)[..., None]
     return (grey * (1 - how_much) + colour * how_much).clip(0, 255).astype(np.uint8)
+
+
+def hang_one(path: Path, picture: Shown) -> None:
+    """Write one picture without a page. Raises UserError where it cannot be written."""
+    try:
+        store.write_bytes(path, encode(picture))
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({os.strerror(error.errno or 0)}): give another --out") from error

@@ -387,6 +387,7 @@ def test_the_shell_tools_use_an_environment_that_has_the_packages() -> None:
         "probes.video",
         "probes.retrieval",
         "probes.visualize",
+        "probes.robustness",
         "checkpoints.export",
         "checkpoints.inspect",
         "transfer.train",

@@ -1,0 +1,104 @@
+"""Robustness of a frozen backbone with a linear head (paper, Table 8, Fig. 9 and 10).
+
+`python -m probes.robustness --suite in9|ina|inr|sketch|inc|occlusion|shuffle --ckpt runs/sample`
+
+The head is the one that --head names, or is trained on the spot on the training images of --train (`probes/linear_head.py`).
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from checkpoints.command import UserError, parse, run_command
+from pretrain.augment import evaluation_resize
+from probes import class_maps, gallery, results, suites
+from probes.frozen import Subject, show, subject
+from probes.linear_head import Classifier, Head, View, linear_head, read_head
+from probes.suites import Options
+
+TABLES = {"shuffle": "F10_shuffle", "inr": "", "sketch": ""}
+"""The paper's table of a suite where it is not Table 8; it has none of ImageNet-R and -Sketch."""
+
+
+def check(options: Options) -> None:
+    """Raise UserError for flags that do not go together."""
+    if options.corrupt and options.suite != "inc":
+        raise UserError("--corrupt is for --suite inc")
+    if options.train_images is not None and options.train_images < 1:
+        raise UserError("--train-images must be 1 or more")
+    for flag, path in (("head", options.head), ("class-map", options.class_map)):
+        if path is not None and not path.is_file():
+            raise UserError(f"--{flag}: there is no file {path}")
+
+
+def head_for(options: Options, who: Subject, crop: int) -> Head:
+    """The kept head, or one trained now."""
+    if options.head is not None:
+        return read_head(options.head, who.backbone, class_maps.imagenet())
+    images = suites.training_images(options)
+    return linear_head(who.backbone, images, View(evaluation_resize(crop), crop), options.batch_size, options.seed)
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(Options, arguments, prog="python -m probes.robustness")
+    check(options)
+    began = time.perf_counter()
+    who = subject(options)
+    crop, stride = options.crop or who.backbone.shape.image_size, who.backbone.shape.stride
+    if crop % stride:
+        raise UserError(f"--crop {crop} is not divisible by {stride}, the pixels of a token's side")
+    task = suites.prepare(options, who)
+    head = head_for(options, who, crop)
+    view = View(evaluation_resize(crop) if task.resized else crop, crop, Image.Resampling.BILINEAR)
+    metrics, pictures = task.measure(Classifier(who.backbone, head), view)
+    seconds = time.perf_counter() - began
+    show(f"{options.suite}, %: {who.loaded.path}", ("", "value"), ([name, f"{value:.1f}"] for name, value in metrics.items()))
+    path = options.out or results.default_path(who.loaded, f"robustness_{options.suite}")
+    for picture in pictures:
+        beside = path.with_name(f"{path.stem}_{picture.name}.png")
+        gallery.hang_one(beside, picture)
+        print(f"drawn to {beside}")
+    data = {"root": options.data, "train": options.train, "images": task.images}
+    for where, (table, numbers) in records(options, path, metrics).items():
+        results.write(
+            where,
+            probe="robustness",
+            table=table,
+            loaded=who.loaded,
+            data=data,
+            protocol=protocol(options, head, view),
+            metrics=numbers,
+            seconds=seconds,
+            device=who.device.type,
+        )
+        print(f"{seconds:.0f} s, record written to {where}")
+
+
+def protocol(options: Options, head: Head, view: View) -> dict[str, Any]:
+    """What a record says of how it was measured."""
+    kept = str(options.head) if options.head else "trained on the spot"
+    said: dict[str, Any] = {"suite": options.suite, "features": head.features, "head": kept, "classes": len(head.classes)}
+    said |= {"resize": view.resize, "crop": view.crop, "key": options.key, "seed": options.seed}
+    if options.suite == "occlusion":
+        said |= {"saliency": str(options.saliency or "itself"), "saliency_head": options.saliency_head}
+    if options.suite in ("occlusion", "shuffle"):
+        said["same_for_batch"] = options.same_for_batch
+    return said | ({"corrupt": options.corrupt} if options.suite == "inc" else {})
+
+
+def records(options: Options, path: Path, metrics: Mapping[str, float]) -> dict[Path, tuple[str, dict[str, float]]]:
+    """Table and numbers by file; dropped patches are two records, as the paper has a table and a figure of them."""
+    table = TABLES.get(options.suite, "T8_robustness")
+    if options.suite != "occlusion":
+        return {path: (table, dict(metrics))}
+    by_chance = {name: value for name, value in metrics.items() if name.startswith("random_")}
+    rest = {name: value for name, value in metrics.items() if name not in by_chance}
+    return {path: (table, rest), path.with_name(f"{path.stem}_random{path.suffix}"): ("F9_random_drop", by_chance)}
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
