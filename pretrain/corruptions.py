@@ -34,7 +34,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
             from imagecorruptions import corruption_dict  # noqa: PLC0415 (an extra, and slow)
     except ImportError as error:
         raise UserError(
-            "corruptions need the library imagecorruptions (imagecorruptions-imaug): tools/setup.sh probes"
+            "corruptions need the library imagecorruptions (imagecorruptions-imaug): tools/setup.sh robustness"
         ) from error
     return dict(corruption_dict)
 

@@ -113,6 +113,12 @@ def unwrap(module: nn.Module) -> Any:
     return module.module if isinstance(module, DistributedDataParallel) else module
 
 
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def mean(tensor: Tensor) -> Tensor:
     """The mean over processes of a tensor that each of them has."""
     if world_size() == 1:

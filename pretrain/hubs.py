@@ -12,7 +12,7 @@ from PIL import Image
 
 from checkpoints.command import UserError
 from checkpoints.store import first_line
-from pretrain.sources import Content, Images, Parquet, cache_folder
+from pretrain.sources import Content, Images, Parquet, cache_folder, digest
 
 SPLITS = {"train": ("train", "training", "trainval"), "val": ("val", "test", "validation", "valid")}
 
@@ -30,6 +30,10 @@ class HuggingFace(Parquet):
         names = next((f.names for key, f in split.features.items() if key == "label" and hasattr(f, "names")), None)
         if names:
             self.classes = list(names)
+        self._fingerprint = str(split._fingerprint)
+
+    def fingerprint(self) -> str:
+        return digest([self._fingerprint.encode()])
 
 
 def open_hugging_face(name: str, part: str | None) -> Images:

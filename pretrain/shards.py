@@ -17,7 +17,7 @@ from webdataset.tariterators import group_by_keys
 
 from checkpoints.command import UserError
 from checkpoints.store import first_line
-from pretrain.sources import SUFFIXES, Content, Images, cache_folder, number_classes
+from pretrain.sources import SUFFIXES, Content, Images, cache_folder, number_classes, state_of_files
 
 WINDOW = 10_000
 """The bounded buffer of the shuffle: an image moves at most this far from its place in the drawn order of shards."""
@@ -74,6 +74,9 @@ class Shards(Images):
 
     def where(self, index: int) -> str:
         return f"{self._paths[self._shard(index)]}: {self._keys[index]}"
+
+    def fingerprint(self) -> str:
+        return state_of_files(self._paths)
 
     def order(self, generator: np.random.Generator) -> np.ndarray:
         """Shards in a drawn order, then every image moved by up to WINDOW places: reading stays almost sequential."""

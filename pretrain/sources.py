@@ -1,8 +1,9 @@
 """What a source of images is, and those that lie on this machine: folders, lists of paths, parquet files, the embedded sample."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,36 @@ class Images(ABC):
         """Every number once, as an epoch should go through them."""
         return generator.permutation(len(self))
 
+    def fingerprint(self) -> str:
+        """Hex digest that changes when any image does: of all contents, or of what stands for them."""
+        return digest(_as_bytes(self.content(index)) for index in range(len(self)))
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """Of the parts one after the other, each with its length."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(f"{len(part)} ".encode())
+        found.update(part)
+    return found.hexdigest()
+
+
+def _as_bytes(content: Content) -> bytes:
+    return content if isinstance(content, bytes) else np.ascontiguousarray(content).tobytes()
+
+
+def state_of_files(paths: Iterable[str | Path]) -> str:
+    """Digest of names, sizes and times of change; a file that is missing counts as such."""
+    return digest(_state(str(path)).encode() for path in paths)
+
+
+def _state(path: str) -> str:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return f"{path} missing"
+    return f"{path} {found.st_size} {found.st_mtime_ns}"
+
 
 class Subset(Images):
     """Some of a source's images."""
@@ -72,6 +103,9 @@ class Subset(Images):
 
     def where(self, index: int) -> str:
         return self._images.where(int(self._numbers[index]))
+
+    def fingerprint(self) -> str:
+        return digest([self._images.fingerprint().encode(), np.ascontiguousarray(self._numbers).tobytes()])
 
 
 def usable(images: Images) -> Iterator[int]:
@@ -138,6 +172,9 @@ class Files(Images):
     def where(self, index: int) -> str:
         return str(self._paths[index])
 
+    def fingerprint(self) -> str:
+        return state_of_files(self._paths)
+
 
 def number_classes(labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """Names -> numbers [count] and the names by number: in order of size if all are whole numbers, else of the alphabet."""
@@ -186,6 +223,7 @@ class Parquet(Images):
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.name = str(paths[0].parent) if len(paths) > 1 else str(paths[0])
+        self._files = list(paths)
         try:
             table = pa.concat_tables([pq.read_table(path, memory_map=True) for path in paths])
         except (pa.ArrowInvalid, OSError) as error:
@@ -227,6 +265,10 @@ class Parquet(Images):
     def where(self, index: int) -> str:
         path = None if self._paths is None else self._paths[index].as_py()
         return f"{self.name} row {index}" + (f" ({path})" if path else "")
+
+    def fingerprint(self) -> str:
+        bytes_inside = self._bytes is not None and self._bytes.null_count == 0
+        return state_of_files(self._files) if bytes_inside else super().fingerprint()
 
 
 class Spread(NamedTuple):

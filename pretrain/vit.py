@@ -122,9 +122,20 @@ class ViT(VisionTransformer):
 
     def last_attention(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads t t"]:
         """Attention weights of the last block."""
+        return self._attention(self._before_last(images))
+
+    def raw_patches(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
+        """Patch tokens of the last block without the final norm, and how much its [CLS] looks at each (mean over the heads)."""
+        x = self._before_last(images)
+        return self.blocks[-1](x)[:, 1:], self._attention(x)[:, :, 0, 1:].mean(dim=1)
+
+    def _before_last(self, images: Tensor) -> Tensor:
         x = self.embed(images)
         for block in self.blocks[:-1]:
             x = block(x)
+        return x
+
+    def _attention(self, x: Tensor) -> Tensor:
         last: Any = self.blocks[-1]
         attention, x = last.attn, last.norm1(x)
         q, k, _ = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)

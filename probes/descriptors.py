@@ -17,7 +17,7 @@ from pretrain import neighbours
 from pretrain.backbone import Backbone
 from pretrain.changes import normalise
 from pretrain.sources import Images
-from probes.frozen import steps
+from probes.show import steps
 
 SCALES = (1.0, 2**-0.5, 0.5)
 POWER = 4

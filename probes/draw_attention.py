@@ -15,9 +15,10 @@ from pretrain.images import open_images
 from pretrain.sources import Images, Subset
 from probes import gallery, seeing
 from probes.attention import cls_attention, most_of_the_mass, require_attention
-from probes.frozen import Subject, steps
+from probes.frozen import Subject
 from probes.gallery import Shown
 from probes.seeing import Drawing, Seen
+from probes.show import steps
 
 COUNT = 8
 

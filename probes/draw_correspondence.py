@@ -24,9 +24,10 @@ from pretrain.sources import Images, Subset
 from pretrain.vit import ViT
 from probes import gallery, seeing
 from probes.attention import cls_attention
-from probes.frozen import Subject, steps
+from probes.frozen import Subject
 from probes.gallery import Shown
 from probes.seeing import Drawing
+from probes.show import steps
 
 COUNT, EVERY = 8, 1 << 31
 SCALE = (0.4, 1.0)

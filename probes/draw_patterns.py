@@ -21,9 +21,10 @@ from pretrain.backbone import load_strictly
 from pretrain.head import Head
 from pretrain.sources import Images
 from probes import gallery, seeing
-from probes.frozen import Subject, steps
+from probes.frozen import Subject
 from probes.gallery import Shown
 from probes.seeing import Drawing
+from probes.show import steps
 
 COUNT = 500
 AROUND = 2

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from checkpoints.command import UserError
 from probes import gallery, seeing
-from probes.frozen import Subject, steps
+from probes.frozen import Subject
 from probes.gallery import Shown
 from probes.seeing import Drawing, Seen
+from probes.show import steps
 
 COUNT = 8
 ENDS = (0.02, 0.98)

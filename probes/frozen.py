@@ -1,22 +1,14 @@
-"""What the commands of this floor share that show or test a frozen backbone: options, the backbone on its device, progress."""
+"""What the commands share that see images in their own ways: options, and the frozen backbone on its device."""
 
-import sys
-import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from checkpoints.command import UserError
 from pretrain.backbone import Backbone, Loaded, load_backbone
-
-T = TypeVar("T")
-LINES_EVERY = 10.0
-"""Seconds between two lines of progress."""
+from probes.common import named_device
 
 
 @dataclass(frozen=True)
@@ -58,41 +50,8 @@ def subject(options: Frozen, *, full: bool = False) -> Subject:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
-    device = named_device(options.device)
+    device = named_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     loaded = load_backbone(options.ckpt, key=options.key, full=full)
     if loaded.backbone.shape.channels != 3:
         raise UserError(f"{loaded.path} takes {loaded.backbone.shape.channels} channels: this command is for pictures of three")
     return Subject(loaded._replace(backbone=loaded.backbone.to(device)), device)
-
-
-def named_device(name: str | None) -> torch.device:
-    """None is a GPU where there is one. Raises UserError for a device that is not there."""
-    wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {wanted} cannot be used here: give cpu, or cuda where there is a GPU") from error
-    return device
-
-
-def steps(what: str, every: Iterable[T], total: int) -> Iterator[T]:
-    """The same things one by one, with a line on stderr now and then."""
-    began = said = time.perf_counter()
-    for number, one in enumerate(every, 1):
-        yield one
-        now = time.perf_counter()
-        if now - said >= LINES_EVERY and number < total:
-            left = (now - began) / number * (total - number)
-            print(f"{what}: {number} of {total}, {left:.0f} s left", file=sys.stderr, flush=True)
-            said = now
-
-
-def show(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """A table on stdout: the first column is text, the others are numbers."""
-    table = Table(title=title, title_justify="left")
-    for number, name in enumerate(head):
-        table.add_column(name, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table, markup=False)

@@ -9,60 +9,42 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+import torch.nn.functional as F
 from torch import Tensor
 
 from checkpoints.command import UserError, parse, run_command
 from pretrain import neighbours
-from pretrain.augment import evaluation_resize
-from pretrain.backbone import Backbone, Loaded, load_backbone, make
 from pretrain.images import open_images
-from pretrain.sources import Images, aligned, subset
-from probes import results
+from pretrain.sources import Images
+from probes import common, results, search, show
+from probes.common import Common, Parts, Subject
+from probes.features import extract
 
 
 @dataclass(frozen=True)
-class Options:
-    """Classify images by their nearest neighbours among training images (paper, Table 1)."""
+class Options(Common):
+    """Classify images by their nearest neighbours among training images (paper, Tables 1, 10, 12, 15)."""
 
-    ckpt: Path | None = None
-    """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json, timm:NAME (default: the newest run)."""
-    data: str = "sample"
-    """`sample`, or a folder with parts train and val (or test): sub-folders of class folders, or parquet files."""
-    val: str | None = None
-    """The test images where --data has no such part."""
-    key: Literal["teacher", "student"] = "teacher"
-    """Which network (the published IN-22K numbers are the student's)."""
     k: tuple[int, ...] = neighbours.KS
     """Numbers of neighbours."""
     temperature: float = neighbours.TEMPERATURE
     """Of the votes."""
-    crop: int | None = None
-    """Pixels of the centre crop (default: what the checkpoint was trained on)."""
-    resize: int | None = None
-    """Pixels of the shorter side before the crop (default: crop x 256 / 224; the crop itself below 160)."""
-    bank: int | None = None
-    """Use only this many training images, drawn from --seed."""
+    leave_one_out: bool = False
+    """For data without test images: each image is classified by all others."""
     baselines: bool = False
     """Also measure raw pixels and the same backbone untrained."""
-    seed: int = 0
-    """Of --bank and of the untrained backbone."""
-    batch_size: int = 256
-    """Images a forward."""
-    out: Path | None = None
-    """The record (default: results/knn.json beside the checkpoint)."""
 
 
 class Measured(NamedTuple):
-    """Percent by k."""
+    """Percent by k, and how the neighbours were found."""
 
     top1: dict[int, float]
     top5: dict[int, float]
+    way: str
 
     def best(self) -> tuple[int, float]:
         """The k with the highest top-1, and that."""
@@ -70,22 +52,26 @@ class Measured(NamedTuple):
         return k, self.top1[k]
 
 
-def measure(bank: Tensor, queries: Tensor, bank_labels: Tensor, labels: Tensor, options: Options) -> Measured:
-    """Accuracies of features [t, d] and [q, d] with labels [t] and [q]."""
-    classes = int(max(bank_labels.max(), labels.max())) + 1
-    answers = neighbours.vote(queries, bank, bank_labels, classes, options.k, options.temperature)
-    return Measured(*({k: neighbours.accuracy(a, labels, top) for k, a in answers.items()} for top in (1, 5)))
+def measure(bank: np.ndarray, queries: np.ndarray, parts: Parts, options: Options, device: torch.device) -> Measured:
+    """Accuracies of features [t, d] and [q, d] of any length; with `leave_one_out` both are the same."""
+    classes = common.class_count(parts)
+    asked = F.normalize(torch.tensor(queries, device=device), dim=1)
+    way = search.quickest(asked, bank, max(options.k))
+    found = neighbours.nearest(asked, bank, max(options.k), within=search.WAYS[way], others=options.leave_one_out, unit=True)
+    answers = neighbours.votes(found, common.labels_of(parts.train), classes, options.k, options.temperature)
+    labels = common.labels_of(parts.val)
+    top1, top5 = ({k: neighbours.accuracy(a, labels, top) for k, a in answers.items()} for top in (1, 5))
+    return Measured(top1, top5, way)
 
 
-def open_both(options: Options, channels: int) -> tuple[Images, Images]:
-    """Training and test images. Raises UserError where labels are missing or the classes of the two differ."""
-    bank = open_images(options.data, "train", channels)
-    queries = open_images(options.val, None, channels) if options.val else open_images(options.data, "val", channels)
-    for images in (bank, queries):
-        if images.labels is None:
-            raise UserError(f"{images.name} has no labels: k-NN needs class sub-folders, or a label column")
-    queries = aligned(queries, bank)
-    return (subset(bank, options.bank, options.seed) if options.bank else bank), queries
+def open_parts(options: Options, channels: int) -> Parts:
+    """Training and test images; the same ones for `--leave-one-out`."""
+    if not options.leave_one_out:
+        return common.labelled_parts(options, channels)
+    every = common.limited(common.labelled(open_images(options.data, "train", channels)), options)
+    if len(every) < 2:
+        raise UserError(f"--leave-one-out needs two images or more: {every.name} has {len(every)}")
+    return Parts(every, every)
 
 
 def check(options: Options) -> None:
@@ -94,53 +80,52 @@ def check(options: Options) -> None:
         raise UserError("--k must be 1 or more")
     if options.temperature <= 0:
         raise UserError("--temperature must be greater than 0")
-    if options.bank is not None and options.bank < 1:
-        raise UserError("--bank must be 1 or more")
+    if options.leave_one_out and options.val:
+        raise UserError("--leave-one-out tests on the training images: leave --val out")
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.knn")
     check(options)
     began = time.perf_counter()
-    loaded = load_backbone(options.ckpt, key=options.key)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = loaded.backbone.to(device)
-    crop = options.crop or backbone.shape.image_size
-    resize = options.resize or evaluation_resize(crop)
-    if crop % backbone.shape.patch_size or resize < crop:
-        raise UserError(
-            f"--crop {crop} must be divisible by the patch size {backbone.shape.patch_size} and at most --resize {resize}"
+    with common.subject(options) as subject:
+        parts = open_parts(options, subject.loaded.backbone.shape.channels)
+        rows = {"this checkpoint": of_backbone(subject, parts, options)}
+        if options.baselines:
+            rows["the same, untrained"] = of_backbone(common.untrained(subject, options.seed), parts, options)
+            rows["raw pixels"] = of_pixels(subject, parts, options)
+        seconds = time.perf_counter() - began
+        show_rows(rows, parts, subject, seconds)
+        results.write(
+            common.record_path(options, subject, "knn"),
+            probe="knn",
+            table="T1_knn_linear_in1k",
+            loaded=subject.loaded,
+            data=common.about_data(parts),
+            protocol=common.about_view(options, subject.view)
+            | {"k": list(options.k), "temperature": options.temperature, "leave_one_out": options.leave_one_out},
+            metrics=metrics(rows),
+            seconds=seconds,
+            device=subject.device.type,
         )
-    bank, queries = open_both(options, backbone.shape.channels)
-    labels = torch.as_tensor(bank.labels), torch.as_tensor(queries.labels)
 
-    def of_backbone(network: Backbone) -> Measured:
-        size = {"resize": resize, "crop": crop, "batch_size": options.batch_size}
-        known, asked = neighbours.features(network, bank, **size), neighbours.features(network, queries, **size)
-        return measure(known, asked, *labels, options)
 
-    rows = {"this checkpoint": of_backbone(backbone)}
-    if options.baselines:
-        torch.manual_seed(options.seed)
-        rows["the same, untrained"] = of_backbone(make(backbone.shape, maskable=False).to(device).eval())
-        spread = backbone.shape.mean, backbone.shape.std
-        known, asked = (neighbours.pixels(part, *spread, resize=resize, crop=crop) for part in (bank, queries))
-        rows["raw pixels"] = measure(known, asked, *labels, options)
-    seconds = time.perf_counter() - began
-    show(rows, bank, queries, loaded, seconds)
-    out = options.out or results.default_path(loaded, "knn")
-    results.write(
-        out,
-        probe="knn",
-        table="T1_knn_linear_in1k",
-        loaded=loaded,
-        data={"train": bank.name, "val": queries.name, "train_images": len(bank), "val_images": len(queries)},
-        protocol={"k": list(options.k), "temperature": options.temperature, "resize": resize, "crop": crop, "key": options.key},
-        metrics=metrics(rows),
-        seconds=seconds,
-        device=device.type,
-    )
-    print(f"record written to {out}")
+def of_backbone(subject: Subject, parts: Parts, options: Options) -> Measured:
+    """With the features of the subject's backbone."""
+    train, val = (extract(subject.loaded.backbone, images, subject.view, options) for images in parts)
+    return measure(train.cls, val.cls, parts, options, subject.device)
+
+
+def of_pixels(subject: Subject, parts: Parts, options: Options) -> Measured:
+    """With each image's normalised pixels."""
+    shape = subject.loaded.backbone.shape
+    train, val = (pixels(images, shape.mean, shape.std, subject) for images in parts)
+    return measure(train.numpy(), val.numpy(), parts, options, subject.device)
+
+
+def pixels(images: Images, mean: Sequence[float], std: Sequence[float], subject: Subject) -> Tensor:
+    """The baseline that has learnt nothing."""
+    return neighbours.pixels(images, mean, std, resize=subject.view.resize, crop=subject.view.crop)
 
 
 def metrics(rows: dict[str, Measured]) -> dict[str, float]:
@@ -153,21 +138,16 @@ def metrics(rows: dict[str, Measured]) -> dict[str, float]:
     return numbers | {names[name]: row.best()[1] for name, row in rows.items() if name in names}
 
 
-def show(rows: dict[str, Measured], bank: Images, queries: Images, loaded: Loaded, seconds: float) -> None:
+def show_rows(rows: dict[str, Measured], parts: Parts, subject: Subject, seconds: float) -> None:
     """A table: top-1 by k, and the best."""
-    table = Table(title=f"k-NN top-1 % on {queries.name}, bank of {len(bank)}: {loaded.path}", title_justify="left")
-    table.add_column("features")
-    for k in next(iter(rows.values())).top1:
-        table.add_column(f"k={k}", justify="right")
-    table.add_column("best", justify="right")
+    mine = rows["this checkpoint"]
+    title = f"k-NN top-1 % on {parts.val.name}, bank of {len(parts.train)}: {subject.loaded.path}"
+    lines = []
     for name, row in rows.items():
         k, best = row.best()
-        table.add_row(name, *(f"{value:.1f}" for value in row.top1.values()), f"{best:.1f} (k={k})")
-    console = Console(highlight=False)
-    console.print(table, markup=False)
-    console.print(
-        f"top-5 % of this checkpoint: {rows['this checkpoint'].top5[rows['this checkpoint'].best()[0]]:.1f}   {seconds:.0f} s"
-    )
+        lines.append([name, *(f"{value:.1f}" for value in row.top1.values()), f"{best:.1f} (k={k})"])
+    show.table(title, ["features", *(f"k={k}" for k in mine.top1), "best"], lines)
+    show.say(f"top-5 % of this checkpoint: {mine.top5[mine.best()[0]]:.1f}   search by {mine.way}   {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ from pretrain.backbone import Backbone
 from pretrain.changes import normalise
 from pretrain.shape import Shape
 from pretrain.sources import Images
-from probes.frozen import steps
+from probes.features import weights_digest
+from probes.show import steps
 
-FOUR, MEAN = "cls4", "cls+mean"
-"""[CLS] of the last four blocks side by side (ViT-S, Swin), or the last [CLS] beside the mean patch token (ViT-B and larger)."""
+FOUR, MEAN, LAST = "cls4", "cls+mean", "cls"
+"""[CLS] of the last four blocks side by side (ViT-S, Swin); the last beside the mean patch token (ViT-B and larger); alone."""
 WIDE = 768
 EPOCHS, BATCH, RATE, DECAY = 60, 512, 3e-3, 1e-2
 
@@ -62,12 +63,14 @@ class Classifier(NamedTuple):
 
 
 def features(backbone: Backbone, crops: Float[Tensor, "b 3 h w"], kind: str) -> Float[Tensor, "b d"]:
-    """FOUR or MEAN of a batch, on the backbone's device."""
+    """FOUR, MEAN or LAST of a batch, on the backbone's device."""
     with torch.inference_mode():
         crops = crops.to(next(backbone.parameters()).device)
         if kind == FOUR:
             return torch.cat([tokens[:, 0] for tokens in backbone.last_blocks(crops, 4)], dim=1).float()
         tokens = backbone(crops).float()
+        if kind == LAST:
+            return tokens[:, 0]
         return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
 
 
@@ -144,11 +147,13 @@ def read_head(path: Path, backbone: Backbone, imagenet: Sequence[str]) -> Head:
     """
     weights, metadata = store.read_safetensors(path)
     about = metadata.get("about", metadata)
-    if {"weight", "bias"} - weights.keys() or about.get("features") not in (FOUR, MEAN):
-        raise UserError(f"{path} is no linear head (weight, bias, and features {FOUR} or {MEAN} in its metadata)")
+    if {"weight", "bias"} - weights.keys() or about.get("features") not in (FOUR, MEAN, LAST):
+        raise UserError(f"{path} is no linear head (weight, bias, and features {FOUR}, {MEAN} or {LAST} in its metadata)")
     count = len(weights["weight"])
     classes = about.get("classes") or (imagenet if count == len(imagenet) else [str(number) for number in range(count)])
     head = Head(weights["weight"].float(), weights["bias"].float(), about["features"], tuple(classes))
+    if about.get("weights", weights_digest(backbone)) != weights_digest(backbone):
+        raise UserError(f"{path} was trained on another backbone: give the head that probes.linear kept beside this one")
     side = backbone.shape.image_size
     device = next(backbone.parameters()).device
     width = features(backbone, torch.zeros(1, 3, side, side), head.features).shape[1]

@@ -9,10 +9,11 @@ from typing import Any
 
 from checkpoints import store
 from checkpoints.command import UserError
+from pretrain import distributed
 from pretrain.backbone import Loaded
 
 SCHEMA = 1
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "scikit-learn")
 
 
 def write(
@@ -27,7 +28,12 @@ def write(
     seconds: float,
     device: str,
 ) -> None:
-    """Write one record. `table` names the paper's table; `metrics` are plain numbers. Raises UserError if it cannot."""
+    """Write one record and say so; `metrics` are plain numbers. Only the main process writes. Raises UserError if it cannot.
+
+    `table` names the paper's table (`probes/paper.json`).
+    """
+    if not distributed.is_main():
+        return
     record = {
         "schema": SCHEMA,
         "probe": probe,
@@ -36,6 +42,8 @@ def write(
             "path": str(loaded.path),
             "sha256": store.sha256(loaded.path) if loaded.path.is_file() else None,  # timm's own weights are no one file
             "arch": loaded.backbone.shape.arch,
+            "patch_size": loaded.backbone.shape.patch_size,
+            "window": loaded.backbone.shape.window or None,
             "epoch": loaded.epoch,
         },
         "data": dict(data),
@@ -49,6 +57,7 @@ def write(
         store.write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:
         raise UserError(f"cannot write the record to {path} ({error.strerror}): give another --out") from error
+    print(f"record written to {path}", flush=True)
 
 
 def default_path(loaded: Loaded, name: str) -> Path:

@@ -24,8 +24,10 @@ from pretrain.images import open_images
 from pretrain.sources import Files, Held, Images, Subset
 from probes import copydays, descriptors, results, revisited
 from probes.descriptors import Describe
-from probes.frozen import Frozen, show, subject
+from probes.frozen import Frozen, subject
 from probes.revisited import Truth
+from probes.search import by_faiss
+from probes.show import table
 
 PAPER_SIZE = 512
 """Pixels of the longer side for landmarks."""
@@ -55,6 +57,7 @@ class Options(Frozen):
 class Task(NamedTuple):
     """What is asked, what is searched, and who is right."""
 
+    suite: str
     database: Images
     queries: Mapping[str, Images]
     truth: Any
@@ -86,7 +89,9 @@ def _landmarks(options: Options, backbone: Backbone) -> Task:
         queries = Subset(queries, np.arange(len(truth.queries)))
     size, scales = options.size or PAPER_SIZE, descriptors.SCALES if options.multi_scale else (1.0,)
     how = functools.partial(descriptors.landmark, size=size, scales=scales)
-    return Task(database, {"queries": queries}, truth, how, {"size": size, "scales": [round(scale, 4) for scale in scales]})
+    return Task(
+        options.suite, database, {"queries": queries}, truth, how, {"size": size, "scales": [round(scale, 4) for scale in scales]}
+    )
 
 
 def _files(root: Path, names: Sequence[str], what: str) -> Images:
@@ -106,7 +111,9 @@ def _copies(options: Options, backbone: Backbone) -> Task:
     truth = {name: copydays.positives(block, originals)[: options.limit] for name, block in blocks.items()}
     queries = {name: Subset(block.images, np.arange(len(truth[name]))) for name, block in blocks.items()}
     how = functools.partial(descriptors.copy, size=size)
-    return Task(originals.images, queries, truth, how, {"size": size, "gem": descriptors.POWER, "top": copydays.TOP})
+    return Task(
+        options.suite, originals.images, queries, truth, how, {"size": size, "gem": descriptors.POWER, "top": copydays.TOP}
+    )
 
 
 def strangers(options: Options) -> Images | None:
@@ -128,7 +135,8 @@ def measure(backbone: Backbone, task: Task, others: Images | None, whiten: str |
         turn = descriptors.learn_whitening(descriptors.describe(backbone, open_images(whiten, None), task.how))
         database, queries = turn(database), {name: turn(vectors) for name, vectors in queries.items()}
     if isinstance(task.truth, Truth):
-        return landmark_scores(database, queries["queries"], task.truth)
+        scores = landmark_scores(database, queries["queries"], task.truth)
+        return {f"{task.suite}_{name}": value for name, value in scores.items()}
     return {
         f"map_{name.replace('/', '_')}": 100 * copydays.mean_average_precision(search(vectors, database), task.truth[name])
         for name, vectors in queries.items()
@@ -149,14 +157,8 @@ def landmark_scores(database: Float[Tensor, "t d"], queries: Float[Tensor, "q d"
 
 def search(queries: Float[Tensor, "q d"], database: Float[Tensor, "t d"]) -> Int[np.ndarray, "q top"]:
     """Numbers of the most similar images by cosine, best first, by faiss."""
-    try:
-        import faiss  # noqa: PLC0415 (an extra)
-    except ImportError as error:
-        raise UserError("Copydays is searched by faiss, which is not installed: tools/setup.sh probes") from error
-    index = faiss.IndexFlatIP(database.shape[1])
-    index.add(F.normalize(database, dim=1).numpy())
-    _, numbers = index.search(F.normalize(queries, dim=1).numpy(), min(copydays.TOP, len(database)))
-    return np.asarray(numbers)
+    found = by_faiss(F.normalize(queries, dim=1), F.normalize(database, dim=1), min(copydays.TOP, len(database)))
+    return found.row.numpy()
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -172,7 +174,7 @@ def main(arguments: Sequence[str]) -> None:
         untrained = make(loaded.backbone.shape, maskable=False).to(device).eval()
         rows["the same, untrained"] = measure(untrained, task, others, options.whiten)
     seconds, searched = time.perf_counter() - began, len(task.database) + (len(others) if others is not None else 0)
-    show(
+    table(
         f"{options.suite}, % ({searched} images searched, {options.data}): {loaded.path}",
         ("", *rows),
         ([name, *(f"{row[name]:.1f}" for row in rows.values())] for name in rows["this checkpoint"]),
@@ -187,7 +189,7 @@ def main(arguments: Sequence[str]) -> None:
             "root": options.data,
             "suite": options.suite,
             "database": searched,
-            "queries": sum(map(len, task.queries.values())),
+            "val_images": sum(map(len, task.queries.values())),
         },
         protocol=task.protocol | {"whiten": options.whiten, "distractors": options.distractors, "key": options.key},
         metrics=rows["this checkpoint"]
@@ -195,7 +197,7 @@ def main(arguments: Sequence[str]) -> None:
         seconds=seconds,
         device=device.type,
     )
-    print(f"{seconds:.0f} s, record written to {out}")
+    print(f"{seconds:.0f} s")
 
 
 if __name__ == "__main__":

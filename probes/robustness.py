@@ -16,8 +16,9 @@ from PIL import Image
 from checkpoints.command import UserError, parse, run_command
 from pretrain.augment import evaluation_resize
 from probes import class_maps, gallery, results, suites
-from probes.frozen import Subject, show, subject
+from probes.frozen import Subject, subject
 from probes.linear_head import Classifier, Head, View, linear_head, read_head
+from probes.show import table
 from probes.suites import Options
 
 TABLES = {"shuffle": "F10_shuffle", "inr": "", "sketch": ""}
@@ -56,18 +57,19 @@ def main(arguments: Sequence[str]) -> None:
     view = View(evaluation_resize(crop) if task.resized else crop, crop, Image.Resampling.BILINEAR)
     metrics, pictures = task.measure(Classifier(who.backbone, head), view)
     seconds = time.perf_counter() - began
-    show(f"{options.suite}, %: {who.loaded.path}", ("", "value"), ([name, f"{value:.1f}"] for name, value in metrics.items()))
+    table(f"{options.suite}, %: {who.loaded.path}", ("", "value"), ([name, f"{value:.1f}"] for name, value in metrics.items()))
     path = options.out or results.default_path(who.loaded, f"robustness_{options.suite}")
     for picture in pictures:
         beside = path.with_name(f"{path.stem}_{picture.name}.png")
         gallery.hang_one(beside, picture)
         print(f"drawn to {beside}")
-    data = {"root": options.data, "train": options.train, "images": task.images}
-    for where, (table, numbers) in records(options, path, metrics).items():
+    data = {"root": options.data, "train": options.train, "val_images": task.images}
+    print(f"{seconds:.0f} s")
+    for where, (place, numbers) in records(options, path, metrics).items():
         results.write(
             where,
             probe="robustness",
-            table=table,
+            table=place,
             loaded=who.loaded,
             data=data,
             protocol=protocol(options, head, view),
@@ -75,7 +77,6 @@ def main(arguments: Sequence[str]) -> None:
             seconds=seconds,
             device=who.device.type,
         )
-        print(f"{seconds:.0f} s, record written to {where}")
 
 
 def protocol(options: Options, head: Head, view: View) -> dict[str, Any]:

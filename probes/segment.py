@@ -290,7 +290,6 @@ def main(arguments: Sequence[str]) -> None:
         seconds=time.perf_counter() - began,
         device=device.type,
     )
-    print(f"record written to {out}")
 
 
 if __name__ == "__main__":

@@ -39,12 +39,12 @@ def right(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"], asked: Sequen
     return (logits[:, list(asked)].argmax(dim=1) == labels).sum()
 
 
-def measure(classifier: Classifier, images: Images, view: View, batch_size: int) -> dict[str, float]:
-    """Percent right among the classes of the data set, and, as `all_classes_top1`, among all that the head knows."""
+def measure(suite: str, classifier: Classifier, images: Images, view: View, batch_size: int) -> dict[str, float]:
+    """Percent right among the classes of the data set, and, as `SUITE_all_classes_top1`, among all that the head knows."""
     asked, labels = columns(classifier.head, images.classes, images.name), torch.as_tensor(images.labels)
     among, of_all, column = 0, 0, torch.tensor(asked)
     for numbers, crops in batches(images, view, classifier.backbone.shape, batch_size):
         logits, own = classifier.logits(crops), labels[list(numbers)]
         among += int(right(logits, own, asked))
         of_all += int((logits.argmax(dim=1) == column[own]).sum())
-    return {"top1": 100 * among / len(images), "all_classes_top1": 100 * of_all / len(images)}
+    return {f"{suite}_top1": 100 * among / len(images), f"{suite}_all_classes_top1": 100 * of_all / len(images)}

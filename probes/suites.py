@@ -17,10 +17,11 @@ from pretrain.sources import Held, Images, subset
 from probes import backgrounds, class_maps, corrupted, draw_occlusion, drops, occlusion, seeing, shifted
 from probes.attention import require_attention
 from probes.draw_occlusion import Change
-from probes.frozen import Frozen, Subject, steps
+from probes.frozen import Frozen, Subject
 from probes.gallery import Shown
 from probes.linear_head import Classifier, View
 from probes.occlusion import Saliency
+from probes.show import steps
 
 SAMPLE_LIMIT = {"inc": 200, "occlusion": 500, "shuffle": 500}
 """Test images of the sample that keep a suite below two minutes on two cores."""
@@ -132,7 +133,7 @@ def _shifted(options: Options, who: Subject) -> Task:
     images = limited(whole, options)
 
     def measure(classifier: Classifier, view: View) -> Measured:
-        return Measured(shifted.measure(classifier, images, view, options.batch_size), [])
+        return Measured(shifted.measure(suite, classifier, images, view, options.batch_size), [])
 
     return Task(len(images), True, measure)
 

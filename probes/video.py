@@ -21,8 +21,9 @@ from pretrain import sample_clips
 from pretrain.backbone import Backbone, make
 from probes import davis, propagate, results, video_scores
 from probes.davis import Clip
-from probes.frozen import Frozen, show, steps, subject
+from probes.frozen import Frozen, subject
 from probes.propagate import Protocol
+from probes.show import steps, table
 
 COLUMNS = ("jf_m", "j_m", "j_recall", "j_decay", "f_m", "f_recall", "f_decay")
 
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
         rows["the first mask, kept"] = score(clips, kept, "clips, kept")
     seconds = time.perf_counter() - began
     title = f"J and F, % ({len(clips)} clips of {options.data}): {loaded.path}"
-    show(title, ("masks by", *COLUMNS), ([name, *(f"{row[column]:.1f}" for column in COLUMNS)] for name, row in rows.items()))
+    table(title, ("masks by", *COLUMNS), ([name, *(f"{row[column]:.1f}" for column in COLUMNS)] for name, row in rows.items()))
     names = {"the same, untrained": "untrained_", "the first mask, kept": "kept_"}
     out = options.out or results.default_path(loaded, "video")
     results.write(
@@ -105,14 +106,14 @@ def main(arguments: Sequence[str]) -> None:
         probe="video",
         table="T16_retrieval_vos",
         loaded=loaded,
-        data={"root": options.data, "clips": len(clips), "frames": sum(len(clip.frames) for clip in clips)},
+        data={"root": options.data, "val_images": len(clips), "frames": sum(len(clip.frames) for clip in clips)},
         protocol=protocol._asdict() | {"temperature": propagate.TEMPERATURE, "key": options.key},
         metrics=rows["this checkpoint"]
         | {names[who] + name: row[name] for who, row in rows.items() if who in names for name in COLUMNS},
         seconds=seconds,
         device=device.type,
     )
-    print(f"{seconds:.0f} s, record written to {out}")
+    print(f"{seconds:.0f} s")
 
 
 if __name__ == "__main__":

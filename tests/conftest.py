@@ -34,6 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--parity-dir", type=Path, default=Path(__file__).parent / "parity", help="folder of parity fixtures")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def features_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Features that tests compute are kept apart from the user's."""
+    os.environ["IBOT_FEATURES"] = str(tmp_path_factory.mktemp("features"))
+
+
 @pytest.fixture(scope="session")
 def parity_dir(request: pytest.FixtureRequest) -> Path:
     return request.config.getoption("--parity-dir")

@@ -154,8 +154,8 @@ def test_the_commands_read_both_layouts_and_name_what_is_missing(tmp_path: Path,
     oxford = [*common, "--data", str(tmp_path)]
     assert run_command(retrieval.main, [*oxford, "--baselines", "--whiten", str(tmp_path / "copies/original")]) == DONE
     record = json.loads((tmp_path / "run/results/retrieval_roxford5k.json").read_text())
-    assert record["data"]["queries"] == 10 and record["data"]["database"] == 10 * 10 + 50
-    assert {"medium_map", "hard_mp10", "untrained_medium_map"} <= record["metrics"].keys()
+    assert record["data"]["val_images"] == 10 and record["data"]["database"] == 10 * 10 + 50
+    assert {"roxford5k_medium_map", "roxford5k_hard_mp10", "untrained_roxford5k_medium_map"} <= record["metrics"].keys()
     copies = [*common, "--suite", "copydays", "--data", str(tmp_path / "copies"), "--size", "32"]
     assert run_command(retrieval.main, [*copies, "--distractors", str(tmp_path / "roxford5k/jpg")]) == DONE
     record = json.loads((tmp_path / "run/results/retrieval_copydays.json").read_text())

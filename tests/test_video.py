@@ -153,7 +153,7 @@ def test_the_command_reads_the_layout_of_davis_and_writes_a_record_and_masks(tmp
     flags = ["--ckpt", str(checkpoint), "--data", str(tmp_path / "davis"), "--size", "64", "--limit", "2"]
     assert run_command(video.main, [*flags, "--baselines", "--masks", str(tmp_path / "masks")]) == DONE
     record = json.loads((tmp_path / "run" / "results" / "video.json").read_text())
-    assert record["table"] == "T16_retrieval_vos" and record["data"]["clips"] == 2
+    assert record["table"] == "T16_retrieval_vos" and record["data"]["val_images"] == 2
     assert {"jf_m", "j_m", "f_m", "kept_j_m", "untrained_f_m"} <= record["metrics"].keys()
     clip = davis.open_clips(str(tmp_path / "davis"), 1)[0]
     written = [davis.read_mask(tmp_path / "masks" / clip.name / f"{frame:05d}.png") for frame in range(len(clip.frames))]

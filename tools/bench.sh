@@ -3,17 +3,19 @@
 #
 #   tools/bench.sh data [--data DIR]         images/s of one core: decoding, Pillow's and torchvision's crops, ours; a GPU's crops
 #   tools/bench.sh step [--arch vit_base]    one training step: seconds, images/s, memory, FLOPs, against the plain method
-#   tools/bench.sh data|step --help
+#   tools/bench.sh knn [--part 1]            k-NN of ImageNet's size on drawn features: seconds, memory; --part 1 is the whole
+#   tools/bench.sh data|step|knn --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ROOT="$PWD"
 case "${1:-}" in
-    data | step) part="$1" ;;
-    *) echo "error: tools/bench.sh PART [flags]: PART is data or step; --help after it lists the flags" >&2; exit 2 ;;
+    data | step) module="pretrain.bench_$1" ;;
+    knn) module="probes.bench_knn" ;;
+    *) echo "error: tools/bench.sh PART [flags]: PART is data, step or knn; --help after it lists the flags" >&2; exit 2 ;;
 esac
 flags=("${@:2}")
 set --
 source tools/setup.sh
 cd "$OLDPWD"
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m "pretrain.bench_$part" ${flags[@]+"${flags[@]}"}
+exec "$PYTHON" -m "$module" ${flags[@]+"${flags[@]}"}

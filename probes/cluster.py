@@ -1,0 +1,148 @@
+"""Unsupervised classification: `python -m probes.cluster --ckpt runs/sample`.
+
+Protocol of Table 5: each test image goes to the prototype that the teacher's [CLS] head likes best; prototypes and classes are
+matched one to one so that most images agree (ACC); ARI, NMI and FMI need no matching. The paper pretrains for it with
+`--out-dim 1000`. Needs a full checkpoint, as the head is in no backbone file. `--method kmeans`: k-means on the features instead.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import faiss
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, fowlkes_mallows_score, normalized_mutual_info_score
+
+from checkpoints.command import UserError, parse, run_command
+from pretrain.backbone import Loaded, load_strictly
+from pretrain.head import Head
+from pretrain.images import has_part, open_images
+from pretrain.sources import Images
+from probes import common, results, show
+from probes.common import Common, Subject
+from probes.features import extract
+
+
+@dataclass(frozen=True)
+class Options(Common):
+    """Cluster images without labels and compare with the classes (paper, Table 5)."""
+
+    method: Literal["head", "kmeans", "both"] = "both"
+    """The teacher's [CLS] prototypes, or k-means on features; `both` leaves the head out where the checkpoint has none."""
+    clusters: int | None = None
+    """kmeans: how many (default: as many as classes)."""
+    part: Literal["val", "train"] = "val"
+    """Which images are clustered; the paper's are ImageNet's validation images."""
+
+
+class Agreement(NamedTuple):
+    """Between clusters and classes, in percent, as the paper has them."""
+
+    acc: float
+    ari: float
+    nmi: float
+    fmi: float
+    used: int
+    """Clusters that have an image."""
+
+
+def agreement(clusters: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Agreement:
+    """ACC is the share of images whose cluster is matched to their class by the best one-to-one matching (Hungarian method)."""
+    counts = np.zeros((int(clusters.max()) + 1, int(labels.max()) + 1), dtype=np.int64)
+    np.add.at(counts, (clusters, labels), 1)
+    matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
+    scores = adjusted_rand_score, normalized_mutual_info_score, fowlkes_mallows_score
+    ari, nmi, fmi = (100 * float(score(labels, clusters)) for score in scores)
+    return Agreement(100 * float(matched) / len(labels), ari, nmi, fmi, len(np.unique(clusters)))
+
+
+def head_of(loaded: Loaded, key: str) -> Head:
+    """The projection head of a checkpoint's network. Raises UserError where it has none, naming what to give instead."""
+    weights = loaded.contents.network(key, loaded.path)
+    head = {name.removeprefix("head."): weight for name, weight in weights.items() if name.startswith("head.")}
+    if "last_layer.weight_v" not in head:
+        raise UserError(
+            f"{loaded.path} has no projection head: give a full checkpoint (last.pt, checkpoint.pth), or --method kmeans"
+        )
+    second = head.get("last_layer2.weight_v", head["last_layer.weight_v"])
+    module = Head(
+        head["mlp.0.weight"].shape[1],
+        out_dim=len(head["last_layer.weight_v"]),
+        patch_out_dim=len(second),
+        hidden_dim=len(head["mlp.0.weight"]),
+        bottleneck_dim=len(head["mlp.4.weight"]),
+        shared=False,
+        norm_last_layer=False,
+    )
+    mirrored = {name.replace("last_layer.", "last_layer2."): w for name, w in head.items() if name.startswith("last_layer.")}
+    load_strictly(module, mirrored | head, loaded.path)
+    return module.eval().requires_grad_(False)
+
+
+def by_head(subject: Subject, images: Images, options: Options) -> Int[np.ndarray, " n"]:
+    """The prototype of each image."""
+    head = head_of(subject.loaded, options.key).to(subject.device)
+    cls = extract(subject.loaded.backbone, images, subject.view, options).cls
+    with torch.inference_mode():
+        blocks = torch.tensor(cls, device=subject.device).split(options.batch_size)
+        return torch.cat([head.cls(head.bottleneck(block)).argmax(dim=1) for block in blocks]).cpu().numpy()
+
+
+def by_kmeans(subject: Subject, images: Images, options: Options) -> Int[np.ndarray, " n"]:
+    """The k-means cluster of each image's [CLS], of length one."""
+    cls = extract(subject.loaded.backbone, images, subject.view, options).cls
+    features = F.normalize(torch.tensor(cls), dim=1).numpy()
+    count = options.clusters or int(np.max(images.labels)) + 1  # type: ignore[arg-type]
+    if count > len(features):
+        raise UserError(f"{count} clusters need at least as many images: {images.name} has {len(features)}")
+    arguments: Any = {"niter": 30, "nredo": 3, "seed": options.seed, "min_points_per_centroid": 1, "spherical": True}
+    kmeans = faiss.Kmeans(features.shape[1], count, **arguments)
+    kmeans.train(features)
+    return kmeans.index.search(features, 1)[1][:, 0]
+
+
+def methods(options: Options, loaded: Loaded) -> list[str]:
+    """What is to be done, by name."""
+    if options.method != "both":
+        return [options.method]
+    has_head = any(name.startswith("head.last_layer.") for name in loaded.contents.network(options.key, loaded.path))
+    if not has_head:
+        show.say(f"{loaded.path} has no projection head: k-means alone")
+    return ["head", "kmeans"] if has_head else ["kmeans"]
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(Options, arguments, prog="python -m probes.cluster")
+    began = time.perf_counter()
+    with common.subject(options, full=options.method != "kmeans") as subject:
+        channels = subject.loaded.backbone.shape.channels
+        source, part = (options.val, None) if options.val else (options.data, options.part)
+        part = part if part is None or has_part(source, part) else None
+        images = common.limited(common.labelled(open_images(source, part, channels)), options)
+        ways = {"head": by_head, "kmeans": by_kmeans}
+        labels = common.labels_of(images).numpy()
+        found = {name: agreement(ways[name](subject, images, options), labels) for name in methods(options, subject.loaded)}
+        title = f"clusters and classes of {images.name}, %: {subject.loaded.path}"
+        rows = [[name, *(f"{value:.1f}" for value in row[:4]), str(row.used)] for name, row in found.items()]
+        show.table(title, ["clusters by", "ACC", "ARI", "NMI", "FMI", "used"], rows)
+        results.write(
+            common.record_path(options, subject, "cluster"),
+            probe="cluster",
+            table="T5_unsupervised",
+            loaded=subject.loaded,
+            data={"val": images.name, "val_images": len(images)},
+            protocol=common.about_view(options, subject.view) | {"methods": list(found)},
+            metrics={f"{name}_{key}": float(value) for name, row in found.items() for key, value in row._asdict().items()},
+            seconds=time.perf_counter() - began,
+            device=subject.device.type,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

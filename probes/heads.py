@@ -1,0 +1,63 @@
+"""Many linear classifiers trained at once on the same features, one learning rate each: the grid of the linear probe.
+
+h heads, k classes, d width of the features, b images of a batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pretrain import distributed
+
+MOMENTUM = 0.9
+INITIAL_STD = 0.01
+
+
+class Heads:
+    """Weights [h, k, d] and biases [h, k] under SGD with momentum 0.9, without weight decay (paper, Table 1).
+
+    Logits of all heads are one matrix product, and so are their gradients; each head moves exactly as it would alone.
+    """
+
+    def __init__(self, lrs: Sequence[float], classes: int, width: int, seed: int, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.lr = torch.tensor(lrs, device=device)
+        self.weight = (torch.randn(len(lrs), classes, width, generator=generator) * INITIAL_STD).to(device)
+        self.bias = torch.zeros(len(lrs), classes, device=device)
+        self.speeds = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
+
+    def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b h k"]:
+        """Of every head."""
+        return (features @ self.weight.flatten(0, 1).T).unflatten(1, self.bias.shape) + self.bias
+
+    def step(self, features: Float[Tensor, "b d"], labels: Int[Tensor, " b"], factor: float) -> None:
+        """One step on the mean cross-entropy of the batch (of all processes' batches), at `factor` of each learning rate."""
+        slope = self.logits(features).softmax(dim=2)
+        slope -= F.one_hot(labels, slope.shape[2])[:, None]
+        slope /= len(labels)
+        gradients = (slope.flatten(1).T @ features).view_as(self.weight), slope.sum(dim=0)
+        for value, speed, gradient in zip((self.weight, self.bias), self.speeds, gradients, strict=True):
+            speed.mul_(MOMENTUM).add_(distributed.mean(gradient))
+            value.sub_(speed * (factor * self.lr).view(-1, *[1] * (value.ndim - 1)))
+
+    def right(self, features: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Int[Tensor, "2 h"]:
+        """How many images each head has right, first with its first answer, then among its first five."""
+        logits = self.logits(features)
+        own = logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
+        ahead = (logits > own).sum(dim=2)  # how many classes stand before the right one
+        return torch.stack([(ahead < top).sum(dim=0) for top in (1, 5)])
+
+    def state(self) -> dict[str, Any]:
+        """All that moves, to go on from."""
+        return {"weight": self.weight.cpu(), "bias": self.bias.cpu(), "speeds": [speed.cpu() for speed in self.speeds]}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.weight.copy_(state["weight"])
+        self.bias.copy_(state["bias"])
+        for own, speed in zip(self.speeds, state["speeds"], strict=True):
+            own.copy_(speed)

@@ -1,0 +1,85 @@
+"""Part-wise linear probing: `python -m probes.parts --ckpt runs/sample`.
+
+Protocol of Figure 5: the mean of the k patch tokens at which the last block's [CLS] looks most (mean over its heads), without the
+final norm, is what the linear layer sees; k is 1, 7, 14, 56, 112 and 196 of 196; learning rates, optimizer and epochs
+are those of `probes.linear`.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from checkpoints.command import UserError, parse, run_command
+from pretrain.vit import ViT
+from probes import common, linear, linear_run, results, show
+from probes.common import Common
+from probes.features import extract
+
+COUNTS = (1, 7, 14, 56, 112, 196)
+
+
+@dataclass(frozen=True)
+class Options(Common):
+    """How much do single patches know? A linear layer on the k patches that [CLS] looks at most (paper, Figure 5)."""
+
+    batch_size: int = linear.BATCH
+    """Images a step, over all processes; the learning rates are for 256 and follow it."""
+    k: tuple[int, ...] = COUNTS
+    """Numbers of patches; those beyond the number of patches there are mean all of them."""
+    mode: Literal["paper", "cached"] = "cached"
+    """`paper`: augmented crops, the backbone runs in every epoch of every k. `cached`: centre crops, once."""
+    lr: tuple[float, ...] = linear.GRID
+    """Learning rates for batches of 256; all are trained at once."""
+    epochs: int = linear.EPOCHS
+    """Passes over the training images."""
+
+
+def counts(options: Options, patches: int) -> list[int]:
+    """The numbers of patches to use, of so many."""
+    return sorted({min(count, patches) for count in options.k})
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(Options, arguments, prog="python -m probes.parts")
+    if not options.k or min(options.k) < 1 or options.epochs < 1:
+        raise UserError("--k and --epochs must be 1 or more")
+    began = time.perf_counter()
+    with common.subject(options) as subject:
+        backbone = subject.loaded.backbone
+        if not isinstance(backbone, ViT):
+            raise UserError(f"{backbone.shape.arch} has no [CLS] token whose attention could be read: give a ViT")
+        parts = common.labelled_parts(options, backbone.shape.channels)
+        every = counts(options, (subject.view.crop // backbone.shape.patch_size) ** 2)
+        arrays = tuple(f"parts{count}" for count in every)
+        if options.mode == "cached":
+            for images in parts:  # one pass for all of them
+                extract(backbone, images, subject.view, options, arrays)
+        found: dict[int, linear.Chosen] = {}
+        for count, array in zip(every, arrays, strict=True):
+            rates = tuple(rate * options.batch_size / 256 for rate in options.lr)
+            settings = linear_run.Settings(rates, options.epochs, options.mode, array, "test", arrays)
+            out = common.record_path(options, subject, "parts")
+            division = linear_run.Division(parts.train, parts.val, parts.val)
+            trained = linear_run.train(subject, division, settings, options, out.with_name(f"{out.stem}_{count}.state.pt"))
+            found[count] = linear.chosen(trained, options.lr)
+        title = f"part-wise linear, top-1 % on {parts.val.name}: {subject.loaded.path}"
+        rows = [[str(count), f"{best.top1:.1f}", f"{best.lr:g}"] for count, best in found.items()]
+        show.table(title, ["patches", "top-1", "learning rate"], rows)
+        results.write(
+            common.record_path(options, subject, "parts"),
+            probe="parts",
+            table="F5_partwise_linear",
+            loaded=subject.loaded,
+            data=common.about_data(parts),
+            protocol=common.about_view(options, subject.view)
+            | {"mode": options.mode, "epochs": options.epochs, "batch_size": options.batch_size, "k": every},
+            metrics={f"top1_k{count}": best.top1 for count, best in found.items()},
+            seconds=time.perf_counter() - began,
+            device=subject.device.type,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,60 @@
+"""What a probe shows: progress with the time left, and tables; only the main process speaks."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pretrain import distributed
+
+T = TypeVar("T")
+LINES_EVERY = 10.0
+"""Seconds between lines where there is no terminal."""
+
+
+def steps(what: str, every: Iterable[T], total: int, done: int = 0) -> Iterator[T]:
+    """The same things one by one, with a bar in a terminal and a line now and then elsewhere, on stderr."""
+    if not distributed.is_main():
+        yield from every
+        return
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            yield from bar.track(every, total=total, completed=done, description=what)
+        return
+    yield from _lines(what, every, total, done)
+
+
+def _lines(what: str, every: Iterable[T], total: int, done: int) -> Iterator[T]:
+    began = said = time.perf_counter()
+    for number, one in enumerate(every, done + 1):
+        yield one
+        now = time.perf_counter()
+        if now - said >= LINES_EVERY and number < total:
+            left = (now - began) / (number - done) * (total - number)
+            print(f"{what}: {number} of {total}, {left:.0f} s left", file=sys.stderr, flush=True)
+            said = now
+
+
+def say(text: str) -> None:
+    """One line on stdout."""
+    if distributed.is_main():
+        print(text, flush=True)
+
+
+def table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """A title and a table on stdout: the first column is text, the others numbers."""
+    if not distributed.is_main():
+        return
+    print(title)
+    shown = Table()
+    for number, name in enumerate(head):
+        shown.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        shown.add_row(*row)
+    Console(highlight=False).print(shown, markup=False)

@@ -1,0 +1,201 @@
+"""The records as the paper's tables, measured beside published: `python -m probes.tables runs/sample`.
+
+A measured row carries the name of its checkpoint and data; where the data are the table's own, the difference to the published
+row of the same architecture stands below it. What was never measured stays empty.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from checkpoints import store
+from checkpoints.command import UserError, parse, run_command
+from probes import paper, show
+from probes.paper import Published
+
+
+@dataclass(frozen=True)
+class Options:
+    """Print the paper's tables with what was measured beside what was published."""
+
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),)
+    """Records, or folders that are searched for them."""
+    table: tuple[str, ...] = ()
+    """Only these: T1 T12 F5 ... (default: those in which something was measured)."""
+    every: bool = False
+    """All tables, measured or not."""
+    form: Literal["terminal", "markdown", "csv", "latex"] = "terminal"
+    """How to write them."""
+    out: Path | None = None
+    """File to write to instead of the terminal."""
+
+
+class Line(NamedTuple):
+    """One row of a finished table."""
+
+    kind: Literal["published", "measured", "difference"]
+    method: str
+    arch: str
+    cells: Mapping[str, Any]
+
+
+def read_records(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Every record among the files and below the folders, oldest first. Raises UserError for a path that is not there."""
+    found: list[tuple[float, dict[str, Any]]] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"there is no file or folder {path}")
+        for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
+            record = _record(file)
+            if record is not None:
+                found.append((file.stat().st_mtime, record))
+            elif not path.is_dir():
+                raise UserError(f"{file} is not a record of a probe")
+    return [record for _, record in sorted(found, key=lambda pair: pair[0])]
+
+
+def _record(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and {"schema", "probe", "metrics", "checkpoint"} <= content.keys() else None
+
+
+def measured(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Line]]:
+    """Measured lines by table, each with its difference where there is one; a later record replaces an earlier one's number."""
+    rows: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
+    compared: dict[tuple[Any, ...], bool] = {}
+    for record in records:
+        for cell in paper.CELLS.get(record["probe"], []):
+            if cell.metric not in record["metrics"]:
+                continue
+            table = paper.place(cell, record["checkpoint"]).id
+            key = (_who(record), paper.arch_name(record["checkpoint"], table), tuple(cell.row.items()))
+            rows.setdefault(table, {}).setdefault(key, dict(cell.row))[cell.column] = record["metrics"][cell.metric]
+            compared[table, key, cell.column] = record["data"].get("val_images") == cell.images
+    return {table: _lines(table, some, compared) for table, some in rows.items()}
+
+
+def _who(record: Mapping[str, Any]) -> str:
+    """What was measured, and on what."""
+    checkpoint, data = record["checkpoint"], record["data"]
+    path = Path(checkpoint["path"])
+    name = path.parent.name if path.name in (store.LAST, store.PREVIOUS, store.BACKBONE) else path.name
+    fresh = ", untrained" if record["protocol"].get("untrained") else ""
+    return f"ours: {name}{fresh}, {data.get('val', data.get('root', 'unknown data'))}"
+
+
+def _lines(table: str, rows: Mapping[tuple[Any, ...], dict[str, Any]], compared: Mapping[tuple[Any, ...], bool]) -> list[Line]:
+    lines = []
+    for key, cells in rows.items():
+        who, arch, same = key
+        lines.append(Line("measured", who, arch, cells))
+        row = paper.published_row(paper.tables()[table], arch, dict(same))
+        if row is None:
+            continue
+        differences = {
+            column: _difference(value, row.cells[column], column)
+            for column, value in cells.items()
+            if compared.get((table, key, column)) and isinstance(row.cells.get(column), (int, float))
+        }
+        if differences:
+            lines.append(Line("difference", "difference to published", arch, differences))
+    return lines
+
+
+def _difference(value: float, published: float, column: str) -> str:
+    """With a mark where it lies within what the publication's own contradictions suggest."""
+    within = abs(value - published) <= paper.SPREAD.get(column, 0.0)
+    return f"{value - published:+.1f}" + (" (within)" if within else "")
+
+
+def rows_of(table: Published, lines: Sequence[Line]) -> list[list[str]]:
+    """Head, then published rows, then ours, as text."""
+    published = [Line("published", row.method + _status(row.status), row.arch, row.cells) for row in table.rows]
+    body = [[line.method, line.arch, *(text(line.cells.get(name)) for name in table.columns)] for line in [*published, *lines]]
+    return [["method", "arch", *table.columns], *body]
+
+
+def _status(status: str) -> str:
+    return "" if status == "found" else f" [{status}]"
+
+
+def text(value: Any) -> str:
+    """A cell."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.1f}" if isinstance(value, float) and abs(value) >= 1 else str(value)
+
+
+def as_markdown(title: str, rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, ["---"] * len(head), *body)]
+    return f"### {title}\n\n" + "\n".join(lines) + "\n"
+
+
+def as_csv(title: str, rows: Sequence[Sequence[str]]) -> str:
+    content = io.StringIO()
+    csv.writer(content, lineterminator="\n").writerows([[title], *rows])
+    return content.getvalue()
+
+
+def as_latex(title: str, rows: Sequence[Sequence[str]]) -> str:
+    marks = str.maketrans({mark: f"\\{mark}" for mark in "&%_#$"})
+    head, *body = ([cell.translate(marks) for cell in row] for row in rows)
+    lines = [" & ".join(row) + r" \\" for row in body]
+    columns = "ll" + "r" * (len(head) - 2)
+    before = [rf"% {title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
+    return "\n".join([*before, *lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+FORMS = {"markdown": as_markdown, "csv": as_csv, "latex": as_latex}
+
+
+def wanted(options: Options, lines: Mapping[str, list[Line]]) -> dict[str, Published]:
+    """The tables to show. Raises UserError for one that the paper has not."""
+    if options.table:
+        try:
+            return paper.chosen(options.table)
+        except KeyError as error:
+            names = " ".join(dict.fromkeys(name.partition("_")[0] for name in paper.tables()))
+            raise UserError(f"there is no table {error.args[0]}: choose from {names}") from error
+    return {name: table for name, table in paper.tables().items() if options.every or name in lines}
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(Options, arguments, prog="python -m probes.tables")
+    records = read_records(options.paths)
+    lines = measured(records)
+    shown = wanted(options, lines)
+    if not shown:
+        where = ", ".join(str(path) for path in options.paths)
+        raise UserError(f"no record in {where} belongs to a table of the paper: measure something, or give --every")
+    finished = [(table.title, rows_of(table, lines.get(name, []))) for name, table in shown.items()]
+    if options.form == "terminal" and options.out is None:
+        for title, (head, *body) in finished:
+            show.table(title, head, body)
+        return
+    form = FORMS["markdown" if options.form == "terminal" else options.form]
+    whole = "\n".join(form(title, rows) for title, rows in finished)
+    if options.out is None:
+        print(whole)
+        return
+    try:
+        store.write_bytes(options.out, whole.encode())
+    except OSError as error:
+        raise UserError(f"cannot write to {options.out} ({error.strerror}): give another --out") from error
+    print(f"{len(finished)} tables written to {options.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
