@@ -2,14 +2,15 @@
 
 `python -m probes.robustness --suite in9|ina|inr|sketch|inc|occlusion|shuffle --ckpt runs/sample`
 
-The head is the one that --head names, or is trained on the spot on the training images of --train (`probes/linear_head.py`).
+The head is the one that --head names, the one that `probes.linear` kept beside the checkpoint, or is trained on the spot on the
+training images of --train (`probes/linear_head.py`).
 """
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -36,12 +37,27 @@ def check(options: Options) -> None:
             raise UserError(f"--{flag}: there is no file {path}")
 
 
-def head_for(options: Options, who: Subject, crop: int) -> Head:
-    """The kept head, or one trained now."""
+class Found(NamedTuple):
+    """A head and, in words, where it is from."""
+
+    head: Head
+    source: str
+
+
+def head_for(options: Options, who: Subject, crop: int) -> Found:
+    """The head that --head names, the one that `probes.linear` kept of this very backbone, or one trained now."""
     if options.head is not None:
-        return read_head(options.head, who.backbone, class_maps.imagenet())
+        return Found(read_head(options.head, who.backbone, class_maps.imagenet()), str(options.head))
+    kept = results.default_path(who.loaded, "linear_head").with_suffix(".safetensors")
+    own_classes = options.data == "sample" and options.suite == "in9"
+    if options.train is None and not own_classes and kept.is_file():
+        try:
+            return Found(read_head(kept, who.backbone, class_maps.imagenet()), str(kept))
+        except UserError as error:
+            print(f"note: {error}")
     images = suites.training_images(options)
-    return linear_head(who.backbone, images, View(evaluation_resize(crop), crop), options.batch_size, options.seed)
+    head = linear_head(who.backbone, images, View(evaluation_resize(crop), crop), options.batch_size, options.seed)
+    return Found(head, "trained on the spot")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -53,7 +69,8 @@ def main(arguments: Sequence[str]) -> None:
     if crop % stride:
         raise UserError(f"--crop {crop} is not divisible by {stride}, the pixels of a token's side")
     task = suites.prepare(options, who)
-    head = head_for(options, who, crop)
+    head, source = head_for(options, who, crop)
+    print(f"linear head: {source}, {len(head.classes)} classes")
     view = View(evaluation_resize(crop) if task.resized else crop, crop, Image.Resampling.BILINEAR)
     metrics, pictures = task.measure(Classifier(who.backbone, head), view)
     seconds = time.perf_counter() - began
@@ -72,17 +89,16 @@ def main(arguments: Sequence[str]) -> None:
             table=place,
             loaded=who.loaded,
             data=data,
-            protocol=protocol(options, head, view),
+            protocol=protocol(options, head, source, view),
             metrics=numbers,
             seconds=seconds,
             device=who.device.type,
         )
 
 
-def protocol(options: Options, head: Head, view: View) -> dict[str, Any]:
+def protocol(options: Options, head: Head, source: str, view: View) -> dict[str, Any]:
     """What a record says of how it was measured."""
-    kept = str(options.head) if options.head else "trained on the spot"
-    said: dict[str, Any] = {"suite": options.suite, "features": head.features, "head": kept, "classes": len(head.classes)}
+    said: dict[str, Any] = {"suite": options.suite, "features": head.features, "head": source, "classes": len(head.classes)}
     said |= {"resize": view.resize, "crop": view.crop, "key": options.key, "seed": options.seed}
     if options.suite == "occlusion":
         said |= {"saliency": str(options.saliency or "itself"), "saliency_head": options.saliency_head}

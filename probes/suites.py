@@ -36,7 +36,7 @@ class Options(Frozen):
     corrupt: bool = False
     """inc: --data is any labelled data set, corrupted here on the fly."""
     head: Path | None = None
-    """A linear head kept by `probes.linear` (weight, bias, features in a safetensors file)."""
+    """A linear head kept by `probes.linear` (default: the one beside the checkpoint, if it is of this backbone)."""
     train: str | None = None
     """Labelled images to train a head on where there is no --head (default: the sample's; --data's part train)."""
     train_images: int | None = None

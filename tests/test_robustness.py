@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
+from checkpoints import store
 from checkpoints.command import DONE, WRONG_COMMAND, run_command
 from pretrain import corruptions, sample, sample_variants
 from pretrain.images import open_images
 from pretrain.sources import Held, Images
 from probes import backgrounds, class_maps, corrupted, drops, occlusion, robustness, shifted, suites
+from probes.features import weights_digest
 from probes.linear_head import FOUR, MEAN, Classifier, Head, View, features, linear_head, read_head
 
 
@@ -345,6 +347,23 @@ def test_mistakes_are_named(command: str, said: str, layouts: Path, tmp_path: Pa
     flags = command.replace("{}", str(layouts)).split()
     assert run_command(robustness.main, ["--ckpt", str(checkpoint), *flags]) == WRONG_COMMAND
     assert said in capsys.readouterr().err
+
+
+def test_the_head_that_was_kept_beside_the_checkpoint_is_taken_unless_it_is_of_another_backbone(
+    layouts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone, path = tiny.backbone(), tmp_path / "results" / "linear_head.safetensors"
+    head = linear_head(backbone, open_train(layouts), View(32, 32), 64, 0)
+    about = {"features": head.features, "weights": weights_digest(backbone), "classes": list(head.classes)}
+    store.save_backbone(path, {"weight": head.weight, "bias": head.bias}, about)
+    flags = ("--suite", "sketch", "--data", str(layouts / "sketch"))
+    kept = run(tmp_path, *flags)
+    assert f"linear head: {path}, 10 classes" in capsys.readouterr().out
+    assert kept == run(tmp_path, *flags, "--train", str(layouts / "plain"))
+    assert "linear head: trained on the spot" in capsys.readouterr().out
+    store.save_backbone(path, {"weight": head.weight, "bias": head.bias}, about | {"weights": "0"})
+    run(tmp_path, "--suite", "shuffle", "--data", str(layouts / "plain"))
+    assert "was trained on another backbone" in capsys.readouterr().out
 
 
 def test_a_data_set_with_missing_classes_is_refused(tmp_path: Path) -> None:
