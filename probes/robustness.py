@@ -74,7 +74,11 @@ def main(arguments: Sequence[str]) -> None:
     view = View(evaluation_resize(crop) if task.resized else crop, crop, Image.Resampling.BILINEAR)
     metrics, pictures = task.measure(Classifier(who.backbone, head), view)
     seconds = time.perf_counter() - began
-    table(f"{options.suite}, %: {who.loaded.path}", ("", "value"), ([name, f"{value:.1f}"] for name, value in metrics.items()))
+    table(
+        f"{options.suite}, %: {who.loaded.path}",
+        ("", "value"),
+        ([name, f"{value:.1f}"] for name, value in metrics.items() if not name.endswith("_loss")),
+    )
     path = options.out or results.default_path(who.loaded, f"robustness_{options.suite}")
     for picture in pictures:
         beside = path.with_name(f"{path.stem}_{picture.name}.png")
