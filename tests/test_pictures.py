@@ -11,7 +11,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from checkpoints.command import DONE, WRONG_COMMAND, run_command
-from pretrain import augment, sample
+from pretrain import augment, sample, sample_clips
 from pretrain.sources import Held
 from probes import draw_correspondence, draw_patterns, draw_pca, draw_tsne, gallery, seeing, visualize
 from probes.attention import most_of_the_mass
@@ -150,7 +150,7 @@ def test_every_kind_of_picture_is_drawn_and_says_checkpoint_and_image(
 
 def test_one_image_file_and_the_frames_of_a_video_are_taken(data: Path, tmp_path: Path) -> None:
     checkpoint = tiny.write(tmp_path / "backbone.safetensors")
-    sample.main(["--davis", str(tmp_path / "davis"), "--count", "10", "--size", "32"])
+    sample_clips.write_davis(tmp_path / "davis", count=1, size=32)
     one = next(data.rglob("*.png"))
     common = ["attention", "--ckpt", str(checkpoint)]
     assert run_command(visualize.main, [*common, "--data", str(one), "--out", str(tmp_path / "one")]) == DONE

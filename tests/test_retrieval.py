@@ -14,7 +14,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from checkpoints.command import DONE, WRONG_COMMAND, run_command
-from pretrain import sample
+from pretrain import sample_pairs
 from probes import copydays, descriptors, retrieval, revisited
 
 
@@ -148,23 +148,24 @@ def test_a_landmarks_vector_is_the_mean_of_three_scales_and_a_copys_has_pooled_p
 
 
 def test_the_commands_read_both_layouts_and_name_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sample.main(["--roxford", str(tmp_path), "--copydays", str(tmp_path / "copies"), "--count", "10", "--size", "32"])
+    sample_pairs.write_roxford(tmp_path, count=4, size=32)
+    sample_pairs.write_copydays(tmp_path / "copies", count=4, size=32)
     checkpoint = tiny.write(tmp_path / "run" / "backbone.safetensors")
     common = ["--ckpt", str(checkpoint)]
     oxford = [*common, "--data", str(tmp_path)]
     assert run_command(retrieval.main, [*oxford, "--baselines", "--whiten", str(tmp_path / "copies/original")]) == DONE
     record = json.loads((tmp_path / "run/results/retrieval_roxford5k.json").read_text())
-    assert record["data"]["val_images"] == 10 and record["data"]["database"] == 10 * 10 + 50
+    assert record["data"]["val_images"] == 4 and record["data"]["database"] == 4 * 10 + 20
     assert {"roxford5k_medium_map", "roxford5k_hard_mp10", "untrained_roxford5k_medium_map"} <= record["metrics"].keys()
     copies = [*common, "--suite", "copydays", "--data", str(tmp_path / "copies"), "--size", "32"]
     assert run_command(retrieval.main, [*copies, "--distractors", str(tmp_path / "roxford5k/jpg")]) == DONE
     record = json.loads((tmp_path / "run/results/retrieval_copydays.json").read_text())
-    assert record["metrics"]["map_original"] == 100.0 and record["data"]["database"] == 10 + 160
+    assert record["metrics"]["map_original"] == 100.0 and record["data"]["database"] == 4 + 64
     next((tmp_path / "roxford5k/jpg").glob("query*")).unlink()
     next((tmp_path / "copies/strong").iterdir()).rename(tmp_path / "copies/strong/999901.jpg")
     capsys.readouterr()
     for flags, said in (
-        (oxford, "1 of 10 images of the queries are missing"),
+        (oxford, "1 of 4 images of the queries are missing"),
         ([*oxford, "--suite", "rparis6k"], "there is no ground truth"),
         (copies, "999901.jpg is a copy of no original"),
         ([*common, "--suite", "copydays", "--data", str(tmp_path)], "has no original"),

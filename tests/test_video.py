@@ -11,7 +11,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from checkpoints.command import DONE, WRONG_COMMAND, run_command
-from pretrain import sample, sample_clips
+from pretrain import sample_clips
 from probes import davis, propagate, video, video_scores
 
 
@@ -148,7 +148,7 @@ def test_clips_move_and_their_masks_are_what_was_drawn() -> None:
 
 
 def test_the_command_reads_the_layout_of_davis_and_writes_a_record_and_masks(tmp_path: Path) -> None:
-    sample.main(["--davis", str(tmp_path / "davis"), "--count", "10", "--size", "64"])
+    sample_clips.write_davis(tmp_path / "davis", count=2, size=64)
     checkpoint = tiny.write(tmp_path / "run" / "backbone.safetensors")
     flags = ["--ckpt", str(checkpoint), "--data", str(tmp_path / "davis"), "--size", "64", "--limit", "2"]
     assert run_command(video.main, [*flags, "--baselines", "--masks", str(tmp_path / "masks")]) == DONE
