@@ -313,12 +313,34 @@ class Options:
     """Folder to write COCO's layout to: one to four things an image, with boxes and masks."""
     ade20k: Path | None = None
     """Folder to write ADE20K's layout to: the same with label maps."""
+    davis: Path | None = None
+    """Folder to write DAVIS-2017's layout to: short clips with masks."""
+    roxford: Path | None = None
+    """Folder to write revisited Oxford's layout to: landmarks in many views."""
+    copydays: Path | None = None
+    """Folder to write Copydays' layout to: originals and edited copies."""
+    in9: Path | None = None
+    """Folder to write ImageNet-9's layout to: foregrounds and backgrounds apart and mixed, and images to learn from."""
+    ina: Path | None = None
+    """Folder to write ImageNet-A's layout to: small, dim, half hidden things."""
+    inr: Path | None = None
+    """Folder to write ImageNet-R's layout to: things in any colours."""
+    sketch: Path | None = None
+    """Folder to write ImageNet-Sketch's layout to: black lines on white."""
+    inc: Path | None = None
+    """Folder to write ImageNet-C's layout to: nineteen corruptions in five strengths."""
     size: int | None = None
-    """Pixels of an image's side (default: 48, dense tasks 128)."""
+    """Pixels of an image's side (default: 48; dense tasks and clips 128, retrieval 64)."""
     count: int | None = None
-    """Images in each part (default: 6000 to train, 1000 to validate; dense tasks 800 and 200)."""
+    """Images in each part (default: 6000 to train, 1000 to validate; dense tasks 800 and 200), or
+    clips (12), landmarks (16), originals of copies (40),
+    variants (450 and 200)."""
     seed: int = SEED
     """Another seed is another draw of the same world."""
+
+
+TARGETS = ("out", "coco", "ade20k", "davis", "roxford", "copydays", "in9", "ina", "inr", "sketch", "inc", "show")
+"""Options that say what to write."""
 
 
 def write_folders(options: Options, out: Path) -> int:
@@ -356,13 +378,14 @@ def _name_the_sheet(arguments: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, _name_the_sheet(arguments), prog="python -m pretrain.sample")
-    if not any((options.out, options.show, options.coco, options.ade20k)):
-        raise UserError("nothing to do: give --out DIR, --coco DIR, --ade20k DIR, --show FILE.png, or several")
+    if not any(getattr(options, name) for name in TARGETS):
+        raise UserError(f"nothing to do: give --{' DIR, --'.join(TARGETS[:-1])} DIR, --show FILE.png, or several")
     if (options.size or SIZE) < 8 or (options.count is not None and options.count < len(KINDS)):
         raise UserError(f"--size must be 8 or more and --count {len(KINDS)} or more")
     if options.out is not None:
         print(f"{write_folders(options, options.out)} images written to {options.out}")
     write_dense(options)
+    write_variants(options)
     if options.show is not None:
         columns = 12
         drawn = classification("train", columns * len(KINDS), options.size or SIZE, options.seed)
@@ -381,6 +404,26 @@ def write_dense(options: Options) -> None:
         if folder is not None:
             write(folder, counts, options.size or sample_dense.SIZE, options.seed)
             print(f"{sum(counts.values())} images written to {folder}")
+
+
+def write_variants(options: Options) -> None:
+    """Write the layouts of the frozen tests that are asked for."""
+    from pretrain import sample_clips, sample_pairs, sample_variants  # noqa: PLC0415 (they draw with this file)
+
+    usual = sample_variants.COUNTS
+    writers: list[tuple[Path | None, Callable[[Path, int, int, int], int], int, int]] = [
+        (options.davis, sample_clips.write_davis, sample_clips.COUNT, sample_clips.SIZE),
+        (options.roxford, sample_pairs.write_roxford, sample_pairs.LANDMARKS, sample_pairs.SIZE),
+        (options.copydays, sample_pairs.write_copydays, sample_pairs.ORIGINALS, sample_pairs.SIZE),
+        (options.in9, sample_variants.write_in9, usual["in9"], SIZE),
+        (options.ina, functools.partial(sample_variants.write_shifted, "ina"), usual["ina"], SIZE),
+        (options.inr, functools.partial(sample_variants.write_shifted, "inr"), usual["inr"], SIZE),
+        (options.sketch, functools.partial(sample_variants.write_shifted, "sketch"), usual["sketch"], SIZE),
+        (options.inc, sample_variants.write_inc, usual["inc"], SIZE),
+    ]
+    for folder, write, count, size in writers:
+        if folder is not None:
+            print(f"{write(folder, options.count or count, options.size or size, options.seed)} images written to {folder}")
 
 
 if __name__ == "__main__":

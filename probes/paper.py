@@ -15,6 +15,8 @@ SIZES = {"vit_tiny": "ViT-T", "vit_small": "ViT-S", "vit_base": "ViT-B", "vit_la
 SWINS = {"swin_tiny": "Swin-T", "swin_small": "Swin-S", "swin_base": "Swin-B", "swin_large": "Swin-L"}
 IMAGENET, COCO, ADE20K = 50_000, 5_000, 2_000
 """Test images of the data sets that the tables are about."""
+DAVIS, LANDMARKS, IN9, IN_A, IN_C = 30, 70, 8 * 4050, 7_500, 19 * 5 * 50_000
+"""Clips, queries, and images of all variants or corruptions."""
 
 SPREAD = {"knn": 1.2, "linear": 0.6, "acc": 0.2, "finetune": 0.2, "1pct": 0.5, "10pct": 0.5}
 """Percent by which the publication differs from itself: ViT-S of 300 epochs is 69.1 / 74.2 in Table 9 and 70.3 / 74.8 in
@@ -56,8 +58,19 @@ class Cell(NamedTuple):
 
 
 T1, T5, T12, F5 = ("T1_knn_linear_in1k",), ("T5_unsupervised",), ("T12_semi_protocols",), ("F5_partwise_linear",)
+T8, T16 = ("T8_robustness",), ("T16_retrieval_vos",)
 DENSE = ("T6a_dense_small", "T6b_dense_base")
 PROTOCOLS = {"k-NN": "frozen k-NN", "linear": "frozen linear", "logistic": "frozen logistic regression"}
+VARIANTS = {
+    "O.F.": "only_fg",
+    "M.S.": "mixed_same",
+    "M.R.": "mixed_rand",
+    "M.N.": "mixed_next",
+    "N.F.": "no_fg",
+    "O.BB.": "only_bg_b",
+    "O.BT.": "only_bg_t",
+    "IN-9 clean": "original",
+}
 PART_COUNTS = (1, 7, 14, 56, 112, 196)
 
 CELLS: dict[str, list[Cell]] = {
@@ -74,6 +87,19 @@ CELLS: dict[str, list[Cell]] = {
     "transfer_ade20k": [
         Cell(DENSE, "mIoU_upernet", "upernet_mIoU", ADE20K),
         Cell(("T6b_dense_base",), "mIoU_linear", "linear_mIoU", ADE20K),
+    ],
+    "video": [Cell(T16, f"{letters}_m", f"{letters.lower()}_m", DAVIS) for letters in ("JF", "J", "F")],
+    "retrieval": [
+        Cell(T16, f"{name}_{setting[0].upper()}", f"{suite}_{setting}_map", LANDMARKS)
+        for name, suite in (("ROx", "roxford5k"), ("RPar", "rparis6k"))
+        for setting in ("medium", "hard")
+    ],
+    "robustness": [
+        *(Cell(T8, theirs, ours, IN9) for theirs, ours in VARIANTS.items()),
+        Cell(T8, "IN-A", "ina_top1", IN_A),
+        Cell(T8, "IN-C (lower better)", "mean_error", IN_C),
+        Cell(T8, "S_.5", "s_0.5"),
+        Cell(T8, "NS_.5", "ns_0.5"),
     ],
 }
 """By probe."""

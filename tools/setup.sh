@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the environment: .venv beside this folder with pinned packages. Run it again at any time; what is there stays.
 #
-#   tools/setup.sh [EXTRA ...]      extras: dev export hub transfer gpu
+#   tools/setup.sh [EXTRA ...]      extras: dev export hub robustness transfer gpu
 #
 # An active environment (or `PYTHON`) that already has the packages is used as it is.
 # The other tools source this file and then have "$PYTHON".
@@ -10,8 +10,9 @@ set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile matplotlib tyro rich tensorboard jaxtyping sklearn scipy faiss"
 EXPORT_MODULES="transformers onnx onnxscript onnxruntime"
+ROBUSTNESS_MODULES="imagecorruptions"
 TRANSFER_MODULES="mmengine mmcv mmpretrain mmdet mmseg pycocotools"
-DEV_MODULES="datasets $EXPORT_MODULES $TRANSFER_MODULES pytest beartype hypothesis ruff mypy"
+DEV_MODULES="datasets $EXPORT_MODULES $ROBUSTNESS_MODULES $TRANSFER_MODULES pytest beartype hypothesis ruff mypy"
 
 has_modules() { # has_modules PYTHON MODULE...
     "$1" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "${@:2}" 2>/dev/null
@@ -40,9 +41,10 @@ setup() { # setup EXTRA...: sets PYTHON
             dev) modules="$modules $DEV_MODULES" ;;
             export) modules="$modules $EXPORT_MODULES" ;;
             transfer) modules="$modules $TRANSFER_MODULES" ;;
+            robustness) modules="$modules $ROBUSTNESS_MODULES" ;;
             hub) modules="$modules datasets" ;;
             gpu) ;;
-            *) echo "error: unknown extra $extra: choose from dev export hub transfer gpu" >&2; return 2 ;;
+            *) echo "error: unknown extra $extra: choose from dev export hub robustness transfer gpu" >&2; return 2 ;;
         esac
         extras="${extras:+$extras,}$extra"
     done

@@ -1,0 +1,215 @@
+"""The suites of `probes.robustness`: what each needs, opened before anything is computed, and what it measures."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from checkpoints.command import UserError
+from pretrain import sample, sample_variants
+from pretrain.backbone import load_backbone
+from pretrain.corruptions import NAMES, SEVERITIES
+from pretrain.images import has_part, open_images
+from pretrain.sources import Held, Images, subset
+from probes import backgrounds, class_maps, corrupted, draw_occlusion, drops, occlusion, seeing, shifted
+from probes.attention import require_attention
+from probes.draw_occlusion import Change
+from probes.frozen import Frozen, Subject
+from probes.gallery import Shown
+from probes.linear_head import Classifier, View
+from probes.occlusion import Saliency
+from probes.show import steps
+
+SAMPLE_LIMIT = {"inc": 200, "occlusion": 500, "shuffle": 500}
+"""Test images of the sample that keep a suite below two minutes on two cores."""
+
+
+@dataclass(frozen=True)
+class Options(Frozen):
+    """Accuracy on other pictures than those that were learnt from. --data: `sample`, or the suite's own folder."""
+
+    suite: Literal["in9", "ina", "inr", "sketch", "inc", "occlusion", "shuffle"] = "in9"
+    """ImageNet-9's eight variants, ImageNet-A, -R, -Sketch, -C, dropped patches, shuffled cells."""
+    corrupt: bool = False
+    """inc: --data is any labelled data set, corrupted here on the fly."""
+    head: Path | None = None
+    """A linear head kept by `probes.linear` (default: the one beside the checkpoint, if it is of this backbone)."""
+    train: str | None = None
+    """Labelled images to train a head on where there is no --head (default: the sample's; --data's part train)."""
+    train_images: int | None = None
+    """Learn from at most this many."""
+    crop: int | None = None
+    """Pixels of the centre crop (default: what the checkpoint was trained on)."""
+    class_map: Path | None = None
+    """in9: another map of classes to superclasses, as ImageNet-9's in_to_in9.json."""
+    same_for_batch: bool = False
+    """occlusion, shuffle: one draw for a whole batch, as the original; otherwise one an image."""
+    saliency: Path | None = None
+    """occlusion: whose attention says what is salient (default: the measured checkpoint; the original takes dino_vits16)."""
+    saliency_head: int = occlusion.HEAD
+    """occlusion: which of its heads."""
+
+
+class Measured(NamedTuple):
+    """Numbers, and pictures that go beside the record."""
+
+    metrics: dict[str, float]
+    pictures: list[Shown]
+
+
+class Task(NamedTuple):
+    """A suite whose data is there."""
+
+    images: int
+    resized: bool
+    """Whether images are resized before the crop; some data sets were cut already."""
+    measure: Callable[[Classifier, View], Measured]
+
+
+def prepare(options: Options, who: Subject) -> Task:
+    """Open the suite's data. Raises UserError naming what is missing."""
+    opened = {"in9": _in9, "inc": _inc, "occlusion": _occlusion, "shuffle": _shuffle}
+    return opened.get(options.suite, _shifted)(options, who)
+
+
+def drawn(name: str, content: sample.Drawn) -> Images:
+    """Pictures of the sample as a source."""
+    images = Held(name, content.images)
+    images.labels, images.classes = content.labels, content.classes
+    return images
+
+
+def limited(images: Images, options: Options) -> Images:
+    """At most `--limit` of them, drawn from the seed."""
+    count = options.limit or (SAMPLE_LIMIT.get(options.suite) if options.data == "sample" else None)
+    return images if count is None or count >= len(images) else subset(images, count, options.seed)
+
+
+def training_images(options: Options) -> Images:
+    """What a head is trained on. Raises UserError where nobody said."""
+    any_data = options.suite in ("occlusion", "shuffle") or options.corrupt
+    if options.train is not None:
+        images = open_images(options.train, "train" if has_part(options.train, "train") else None)
+    elif options.data == "sample" and options.suite == "in9":
+        images = drawn("sample, before usual backgrounds", sample_variants.in9_train())
+    elif options.data == "sample" or (any_data and has_part(options.data, "train")):
+        images = open_images(options.data, "train")
+    else:
+        raise UserError("there is no linear head: give --head FILE (kept by probes.linear), or --train DATA to train one on")
+    return images if options.train_images is None else subset(images, options.train_images, options.seed)
+
+
+def test_images(options: Options) -> Images:
+    """Labelled images, of the part to test on where there is one."""
+    images = open_images(options.data, "val" if has_part(options.data, "val") else None)
+    if images.labels is None:
+        raise UserError(f"{images.name} has no labels: this suite needs class sub-folders, or a label column")
+    return limited(images, options)
+
+
+def _in9(options: Options, who: Subject) -> Task:
+    if options.data == "sample":
+        variants = {name: drawn(f"sample, {name}", sample_variants.in9(name)) for name in sample_variants.IN9}
+        members = {name: [name] for name in sample.CLASSES[: sample_variants.FOREGROUNDS]}
+    else:
+        variants, members = backgrounds.open_variants(Path(options.data)), class_maps.superclasses(options.class_map)
+    parts = {name: limited(images, options) for name, images in variants.items()}
+
+    def measure(classifier: Classifier, view: View) -> Measured:
+        return Measured(backgrounds.measure(classifier, parts, members, view, options.batch_size), [])
+
+    return Task(sum(len(images) for images in parts.values()), False, measure)
+
+
+def _shifted(options: Options, who: Subject) -> Task:
+    suite = options.suite
+    on_disk = options.data != "sample"
+    whole = (
+        shifted.open_folder(suite, Path(options.data)) if on_disk else drawn(f"sample, {suite}", sample_variants.shifted(suite))
+    )
+    images = limited(whole, options)
+
+    def measure(classifier: Classifier, view: View) -> Measured:
+        return Measured(shifted.measure(suite, classifier, images, view, options.batch_size), [])
+
+    return Task(len(images), True, measure)
+
+
+def _inc(options: Options, who: Subject) -> Task:
+    """ImageNet-C's folders, or any data corrupted here, which is then also measured as it is."""
+    clean = test_images(options) if options.corrupt or options.data == "sample" else None
+    if clean is not None:
+        opened: Callable[[str, int], Images] = functools.partial(corrupted.Corrupted, clean, seed=options.seed)
+    else:
+        folders = corrupted.open_layout(Path(options.data))
+        opened = lambda name, severity: limited(folders(name, severity), options)  # noqa: E731
+    pairs = [(name, severity) for name in NAMES for severity in SEVERITIES]
+
+    def measure(classifier: Classifier, view: View) -> Measured:
+        errors: dict[str, dict[int, float]] = {name: {} for name in NAMES}
+        for name, severity in steps("corruptions", pairs, len(pairs)):
+            errors[name][severity] = corrupted.error(classifier, opened(name, severity), view, options.batch_size)
+        found = corrupted.summary(errors)
+        if clean is not None:
+            found["clean_error"] = corrupted.error(classifier, clean, view, options.batch_size)
+        return Measured(found, [])
+
+    return Task(len(clean if clean is not None else opened(*pairs[0])) * len(pairs), False, measure)
+
+
+def _shuffle(options: Options, who: Subject) -> Task:
+    images = test_images(options)
+    caption = f"{images.name}\n{seeing.whose(who, options.key)}"
+
+    def measure(classifier: Classifier, view: View) -> Measured:
+        draw: dict[str, Any] = {"seed": options.seed, "same": options.same_for_batch}
+        numbers = occlusion.shuffle(classifier, images, view, options.batch_size, **draw)
+        change: dict[str, Change] = {"as it is": lambda crops, _: crops}
+        for grid in drops.GRIDS:
+            change[f"{grid[0]} x {grid[1]}"] = functools.partial(_shuffled, grid, draw)
+        examples = draw_occlusion.draw_examples(who.backbone.shape, images, view, change, caption)
+        curve = draw_occlusion.draw_grids(numbers, caption)
+        return Measured(numbers, [Shown("curve", curve, caption), Shown("examples", examples, caption)])
+
+    return Task(len(images), True, measure)
+
+
+def _shuffled(grid: tuple[int, int], draw: dict[str, Any], crops: Tensor, numbers: range) -> Tensor:
+    return drops.shuffled(crops, grid, drops.orders(numbers, grid[0] * grid[1], **draw))
+
+
+def _occlusion(options: Options, who: Subject) -> Task:
+    images, saliency = test_images(options), open_saliency(options, who)
+    caption = f"{images.name}\n{seeing.whose(who, options.key)}"
+
+    def measure(classifier: Classifier, view: View) -> Measured:
+        draw: dict[str, Any] = {"seed": options.seed, "same": options.same_for_batch}
+        curves = occlusion.occlude(classifier, images, view, options.batch_size, saliency, **draw)
+        more = draw | {"side": view.crop // who.backbone.shape.stride}
+        change: dict[str, Change] = {"as it is": lambda crops, _: crops}
+        change |= {kind: functools.partial(_dropped, kind, saliency, more) for kind in occlusion.KINDS}
+        examples = draw_occlusion.draw_examples(who.backbone.shape, images, view, change, caption)
+        pictures = [Shown("curves", draw_occlusion.draw_curves(curves, caption), caption), Shown("examples", examples, caption)]
+        return Measured(occlusion.salient_numbers(curves) | occlusion.random_numbers(curves), pictures)
+
+    return Task(len(images), True, measure)
+
+
+def _dropped(kind: str, saliency: Saliency, more: dict[str, Any], crops: Tensor, numbers: range) -> Tensor:
+    return drops.without(crops, occlusion.dropped(kind, occlusion.AT, saliency.maps(crops), numbers, **more))
+
+
+def open_saliency(options: Options, who: Subject) -> Saliency:
+    """Raises UserError for a network without attention that can be read, or without that head."""
+    try:
+        network = require_attention(load_backbone(options.saliency).backbone.to(who.device) if options.saliency else who.backbone)
+    except UserError as error:
+        raise UserError(f"{error}, or say whose attention counts as saliency with --saliency") from error
+    if not 0 <= options.saliency_head < network.shape.num_heads:
+        raise UserError(
+            f"--saliency-head {options.saliency_head}: the saliency network has heads 0 to {network.shape.num_heads - 1}"
+        )
+    return Saliency(network, options.saliency_head)

@@ -1,0 +1,44 @@
+"""Pictures of a frozen backbone: `python -m probes.visualize attention|correspondence|patterns|pca|tsne --ckpt runs/sample`.
+
+Each writes PNG files and one page, `index.html`, whose captions say checkpoint and image.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from checkpoints.command import UserError, parse, run_command
+from probes import draw_attention, draw_correspondence, draw_patterns, draw_pca, draw_tsne, gallery, results
+from probes.frozen import Subject, subject
+from probes.gallery import Shown
+
+KINDS: dict[str, tuple[type, Callable[[Any, Subject], Iterator[Shown]]]] = {
+    "attention": (draw_attention.Attention, draw_attention.draw),
+    "correspondence": (draw_correspondence.Correspondence, draw_correspondence.draw),
+    "patterns": (draw_patterns.Patterns, draw_patterns.draw),
+    "pca": (draw_pca.Pca, draw_pca.draw),
+    "tsne": (draw_tsne.Tsne, draw_tsne.draw),
+}
+USAGE = f"usage: python -m probes.visualize {{{','.join(KINDS)}}} [flags]; each has its own --help"
+
+
+def main(arguments: Sequence[str]) -> None:
+    if not arguments or arguments[0] not in KINDS:
+        if arguments and arguments[0] in ("-h", "--help"):
+            print(f"{__doc__}\n{USAGE}")
+            return
+        raise UserError(f"say what to draw: {USAGE}")
+    kind, began = arguments[0], time.perf_counter()
+    options_of, draw = KINDS[kind]
+    options: Any = parse(options_of, arguments[1:], prog=f"python -m probes.visualize {kind}")
+    who = subject(options, full=kind == "patterns")
+    out = options.out or results.default_path(who.loaded, kind).with_suffix("")
+    remarks = [f"Checkpoint: {who.loaded.path}, {options.key}. Images: {options.data}."]
+    pictures = list(draw(options, who))
+    page = gallery.hang(out, f"{kind.capitalize()}: {who.loaded.path.parent.name or who.loaded.path}", remarks, pictures)
+    print(f"{len(pictures)} pictures in {time.perf_counter() - began:.0f} s: {page}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
