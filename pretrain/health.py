@@ -1,7 +1,7 @@
 """Whether a run is well: steps that may not be taken, and how good the features are by now."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 from checkpoints.command import WorkError
 from pretrain import augment, distributed, neighbours
 from pretrain.backbone import Backbone
-from pretrain.ibot import Losses
 from pretrain.images import has_part, open_images
 from pretrain.schedule import Now
 from pretrain.sources import Images, Subset, aligned, subset, usable
@@ -30,6 +29,14 @@ class Attempt(NamedTuple):
     now: Now
     random: Tensor
     """State of torch's generator."""
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """Losses of any training."""
+
+    @property
+    def total(self) -> Tensor: ...
 
 
 class Guard:
@@ -51,7 +58,7 @@ class Guard:
         """The next step to be judged."""
         self._attempt = Attempt(step, batches, now, torch.get_rng_state())
 
-    def accepts(self, losses: Losses, lengths: Float[Tensor, " tensors"]) -> bool | Bool[Tensor, ""]:
+    def accepts(self, losses: Scored, lengths: Float[Tensor, " tensors"]) -> bool | Bool[Tensor, ""]:
         """Whether the step may be taken, given the lengths of its gradients, in any process; on the device where `late`.
 
         Raises WorkError after MOST_BAD_STEPS refusals in a row.
@@ -71,15 +78,16 @@ class Guard:
         self.skipped += not accepted
         if not accepted and verdict.attempt is not None:
             self._refused(verdict.attempt)
-        self._check()
+        self._check(verdict.attempt is not None)
         return accepted
 
-    def _check(self) -> None:
+    def _check(self, written: bool) -> None:
+        """`written`: the steps were given to `begin`, and so `refused` has them."""
         if self.bad_in_a_row >= MOST_BAD_STEPS:
+            replay = "; `python -m pretrain.train --replay FILE` on a refused-*.pt of the run's folder shows where it begins"
             raise WorkError(
                 f"loss or gradients were not finite in {MOST_BAD_STEPS} steps in a row: lower --lr, raise --warmup-epochs, or "
-                "give --precision fp32; `python -m pretrain.train --replay FILE` on a refused-*.pt of the run's folder shows "
-                "where it begins (the last checkpoint is untouched)"
+                f"give --precision fp32{replay if written else ''} (the last checkpoint is untouched)"
             )
 
 

@@ -29,12 +29,12 @@ class Loader:
         self._loader = DataLoader(
             steps,
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             sampler=range(first, last),
             num_workers=workers,
             pin_memory=device.type == "cuda",
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=prepare_worker,
             generator=torch.Generator(),  # its own: the global one belongs to the networks
         )
 
@@ -47,7 +47,7 @@ class Loader:
         batches = iter(self._loader)
         while True:
             start = time.perf_counter()
-            batch = _next(batches)
+            batch = received(batches)
             self.waited += time.perf_counter() - start
             if batch is None:
                 return
@@ -84,7 +84,8 @@ class Loader:
             ready = coming
 
 
-def _next(batches: Iterator[Batch | Decoded]) -> Batch | Decoded | None:
+def received(batches: Iterator[Any]) -> Any:
+    """The next batch, or None; an error of ours in a worker as it was raised."""
     try:
         return next(batches, None)
     except (UserError, WorkError) as error:  # from a worker it comes with that worker's traceback around it
@@ -92,12 +93,12 @@ def _next(batches: Iterator[Batch | Decoded]) -> Batch | Decoded | None:
         raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip()) from None
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
     """In place of torch's own rule, which makes tensors of all arrays."""
     return batch
 
 
-def _prepare_worker(_: int) -> None:
+def prepare_worker(_: int) -> None:
     """One thread each; what asks a run to stop is the main process's to answer, and a worker ends when that has gone.
 
     A group of its own keeps a worker from what is sent to the main process's group. SIGTERM itself must end it: that is how the

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from checkpoints.store import first_line
 from pretrain import distributed
@@ -16,12 +16,13 @@ from pretrain.ibot import Student, Teacher
 from pretrain.shape import Shape
 
 
-def compile_blocks(network: Student | Teacher, samples: Sequence[Tensor]) -> str:
+def compile_blocks(network: nn.Module, samples: Sequence[Tensor]) -> str:
     """Compile every block of the backbone for the shapes that it will see; nothing, or why it stays as it was.
 
-    `samples` are a batch of each size of crop, sent through once to know that it works.
+    `network` has a `backbone`; `samples` are a batch of each size of crop, sent through once to know that it works.
     """
-    blocks: Any = network.backbone.blocks
+    backbone: Any = network.backbone
+    blocks: Any = backbone.blocks
     for block in blocks:
         block.compile(dynamic=False)
     learns = any(parameter.requires_grad for parameter in network.parameters())
@@ -29,7 +30,7 @@ def compile_blocks(network: Student | Teacher, samples: Sequence[Tensor]) -> str
         with torch.set_grad_enabled(learns), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's remarks on itself
             for sample in samples:
-                tokens = network.backbone(sample)
+                tokens = backbone(sample)
                 if learns:
                     tokens.float().sum().backward()
             network.zero_grad(set_to_none=True)

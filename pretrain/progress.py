@@ -1,4 +1,4 @@
-"""What a run shows: a progress line in a terminal (plain lines elsewhere), the log, a summary at the end."""
+"""What a pretraining shows: the values of its log, alarms, a summary at the end. The lines are `pretrain/screen.py`."""
 
 import os
 import resource
@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from pretrain import distributed
@@ -20,14 +18,12 @@ from pretrain.ibot import Losses
 from pretrain.images import has_part
 from pretrain.run import Run
 from pretrain.schedule import Now, Schedule
+from pretrain.screen import Screen, clock
 from pretrain.sources import Images
-from pretrain.steps import Bad
 from pretrain.vitals import Alarms, Vitals
 
 ALARMS_AFTER = 200
 """Steps."""
-PLAIN_LINES_EVERY = 10.0
-"""Seconds, where there is no terminal."""
 
 
 class Counts(NamedTuple):
@@ -41,19 +37,17 @@ class Counts(NamedTuple):
     """Images that could not be used."""
 
 
-class Progress:
+class Progress(Screen):
     """Shows and logs; only the main process says anything."""
 
     def __init__(
         self, run: Run, images: Images, schedule: Schedule, device: torch.device, precision: str, remarks: Sequence[str] = ()
     ) -> None:
+        super().__init__(run, schedule.total_steps)
         self._run, self._schedule = run, schedule
         self._batch = run.config.batch_size_per_gpu * run.config.accumulate * distributed.world_size()
-        self._console = Console(quiet=not distributed.is_main(), highlight=False, soft_wrap=True)
-        self._bar: Bar | None = None
-        self._task = TaskID(0)
         self._since, self._since_step, self._waited = time.perf_counter(), run.step, 0.0
-        self._printed_at, self._knn = 0.0, ""
+        self._knn = ""
         self._alarms = Alarms(run.config.out_dim, ALARMS_AFTER // run.config.log_every)
         config, shape = run.config, shape_of_config(run.config)
         self._console.print(
@@ -67,17 +61,9 @@ class Progress:
             self._console.print(f"continuing after step {run.step}")
 
     def __enter__(self) -> "Progress":
-        if self._console.is_terminal and distributed.is_main():
-            columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
-            self._bar = Bar(*columns, console=self._console)
-            self._bar.start()
-            self._task = self._bar.add_task("starting", total=self._schedule.total_steps, completed=self._run.step)
+        super().__enter__()
         self._since = time.perf_counter()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
 
     def log(self, done: int, now: Now, losses: Losses, gradient: torch.Tensor, vitals: Vitals, counts: Counts) -> None:
         """Write one log line and move the progress line. The one place where the loop waits for the device."""
@@ -106,21 +92,11 @@ class Progress:
             self._console.print(f"alarm at step {done}: {alarm}", markup=False)
         left = (self._schedule.total_steps - done) * self._batch / max(speed, 1e-9)
         self._since, self._since_step, self._waited = time.perf_counter(), done, counts.waited
-        self._show(
+        self.show(
             done,
             f"epoch {values['epoch']:.2f}  loss cls {values['loss_cls']:.3f} patch {values['loss_patch']:.3f}  "
-            f"{self._knn}{speed:.0f} images/s  data {values['data_seconds']:.1f} s  {_clock(left)} left",
+            f"{self._knn}{speed:.0f} images/s  data {values['data_seconds']:.1f} s  {clock(left)} left",
         )
-
-    def say(self, remark: str) -> None:
-        """One line that is no measurement."""
-        self._console.print(f"note: {remark}", markup=False)
-
-    def bad(self, done: int, images: list[Bad]) -> None:
-        """Name images that could not be used, in the log and on the screen."""
-        for image in images:
-            self._run.note(done, {"bad_image": image.name, "reason": image.reason, "number": image.number})
-            self._console.print(f"skipped {image.name}: {image.reason}", markup=False)
 
     def knn(self, done: int, accuracy: float) -> None:
         """Log a k-NN measurement; its time does not count as training's."""
@@ -130,32 +106,12 @@ class Progress:
         self._since = time.perf_counter()
         self._since_step = done
 
-    def _show(self, done: int, line: str) -> None:
-        if self._bar:
-            self._bar.update(self._task, completed=done, description=line)
-        elif time.monotonic() - self._printed_at > PLAIN_LINES_EVERY or done == self._schedule.total_steps:
-            self._printed_at = time.monotonic()
-            self._console.print(f"step {done}/{self._schedule.total_steps}  {line}")
-            sys.stdout.flush()
-
-    def finished_before(self) -> None:
-        self._console.print("this run is finished: give another --out to begin a new one")
-
-    def interrupted(self, done: int) -> None:
-        self._console.print(f"stopped after step {done}, saved in {self._run.folder}: the same command continues from here")
-
 
 def memory() -> float:
     """Most megabytes held so far: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def summary(run: Run, seconds: float) -> None:
@@ -174,7 +130,7 @@ def summary(run: Run, seconds: float) -> None:
     bad = sum("bad_image" in line for line in history)
     if bad:
         table.add_row("images that could not be used", f"{bad}, named in {run.folder / 'metrics.jsonl'}")
-    table.add_row("time of this call", _clock(seconds))
+    table.add_row("time of this call", clock(seconds))
     table.add_row("backbone (teacher)", str(run.folder / "backbone.safetensors"))
     console.print(table, markup=False)
     source = run.config.data

@@ -1,7 +1,5 @@
-"""A run's folder: its options, its log, its checkpoints, and how it is taken up again."""
+"""A pretraining run: its checkpoints, and how it is taken up again. The folder itself is `pretrain/run_folder.py`."""
 
-import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from checkpoints import store
 from checkpoints.command import UserError, WorkError
@@ -18,25 +15,17 @@ from pretrain import distributed
 from pretrain.backbone import backbone_part
 from pretrain.config import Config
 from pretrain.ibot import Student, Teacher
+from pretrain.run_folder import RunFolder, random_states, set_random_states
 from pretrain.shape import Shape
-from pretrain.steps import Bad
-from pretrain.track import Track, tracker
 
 
-class Run:
+class Run(RunFolder):
     """One training in one folder. Only the main process writes."""
 
     def __init__(self, config: Config, steps_per_epoch: int) -> None:
-        self.folder = Path(config.out) if config.out else Path("runs") / (config.recipe or config.arch)
-        self.config, self.steps_per_epoch = config, steps_per_epoch
-        self.step = 0
-        self._saved_at = time.monotonic()
-        self._board: SummaryWriter | None = None
-        self._track: Track = lambda values, step: None
-
-    def begun(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
-        return any((self.folder / name).exists() for name in (store.LAST, store.PREVIOUS))
+        folder = Path(config.out) if config.out else Path("runs") / (config.recipe or config.arch)
+        super().__init__(folder, options.as_values(config), steps_per_epoch, config.save_minutes, config.track)
+        self.config = config
 
     def resume(
         self, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
@@ -60,7 +49,7 @@ class Run:
             scaler.load_state_dict(state["scaler"])
         self.step = round(state["step"] * self.steps_per_epoch / state["steps_per_epoch"])
         if len(state["random"]) == distributed.world_size():
-            _set_random_states(state["random"][distributed.rank()])
+            set_random_states(state["random"][distributed.rank()])
         return remarks
 
     def _other_options(self, state: Mapping[str, Any]) -> list[str]:
@@ -85,71 +74,12 @@ class Run:
             )
         return remarks
 
-    def begin(self) -> None:
-        """Make the folder and write the options down. Raises UserError where that cannot be."""
-        if not distributed.is_main():
-            return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            content = json.dumps(options.as_values(self.config), indent=1) + "\n"
-            store.write_bytes(self.folder / "config.json", content.encode())
-        except OSError as error:
-            raise UserError(f"cannot write to --out {self.folder} ({error.strerror})") from error
-        for leftover in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
-            leftover.unlink()
-        self._forget_later_lines()
-        self._board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.step else None)
-        self._track = tracker(self.config.track, self.folder.name, options.as_values(self.config))
-
-    def _forget_later_lines(self) -> None:
-        """Drop the log lines of steps that will be run again."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines() if self.step and _step_of(line) <= self.step]
-            store.write_bytes(path, "".join(line + "\n" for line in lines).encode())
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of `metrics.jsonl` (null for what is not finite), and the same for TensorBoard."""
-        if not distributed.is_main() or self._board is None:
-            return
-        rounded = {name: float(f"{value:.6g}") if math.isfinite(value) else None for name, value in values.items()}
-        self.note(step, rounded)
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-        self._track(values, step)
-
-    def note(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line of `metrics.jsonl`. Raises WorkError where it cannot be written."""
-        if not distributed.is_main():
-            return
-        path = self.folder / "metrics.jsonl"
-        try:
-            with open(path, "a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-        except OSError as error:
-            raise WorkError(store.cannot_write(path, error)) from error
-
-    def bad_images(self) -> list[Bad]:
-        """Those that were noted before."""
-        lines = (line for line in self.history() if "bad_image" in line)
-        return [Bad(line["number"], line["bad_image"], line["reason"]) for line in lines]
-
-    def history(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`."""
-        path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def time_to_save(self, step: int) -> bool:
-        """Whether a checkpoint is due after `step` steps."""
-        minutes = (time.monotonic() - self._saved_at) / 60
-        return step % self.steps_per_epoch == 0 or minutes >= self.config.save_minutes
-
     def save(
         self, step: int, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     ) -> None:
         """Write the checkpoint and the teacher's backbone; all processes call it together. Raises WorkError if it cannot."""
         self._saved_at = time.monotonic()
-        random_states = distributed.gathered([_random_states()])
+        states = distributed.gathered([random_states()])
         mine, weights, moments = (distributed.whole(part.state_dict()) for part in (student, teacher, optimizer))
         if not distributed.is_main():
             return
@@ -164,7 +94,7 @@ class Run:
             "step": step,
             "steps_per_epoch": self.steps_per_epoch,
             "processes": distributed.world_size(),
-            "random": random_states,
+            "random": states,
             "config": options.as_values(self.config),
             "shape": shape._asdict(),
         }
@@ -195,21 +125,3 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
         for number, values in state["state"].items()
     }
     optimizer.load_state_dict({**state, "state": moments})
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")
-
-
-def _random_states() -> dict[str, Any]:
-    """Torch's generators: the only ones that are not addressed by seed and step (stochastic depth draws from them)."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
-
-
-def _set_random_states(states: Mapping[str, Any]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
-        torch.cuda.set_rng_state_all(states["cuda"])
