@@ -81,7 +81,7 @@ def pictures(run: Run, data: str | None, number: int) -> list[Section]:
 def page(options: Options) -> tuple[str, Path]:
     """The page and where it goes. Raises UserError where there is nothing to show."""
     paths = list(options.paths) or [store.newest_run(Path("runs"))]
-    records = tables.read_records(paths)
+    records = sorted(tables.read_records(paths), key=lambda record: bool(record["protocol"].get("untrained")))
     runs = [report_run.read(path) for path in paths if report_run.is_run(path)]
     if not runs and not records:
         where = ", ".join(str(path) for path in paths)

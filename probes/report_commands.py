@@ -80,12 +80,14 @@ def _plain(value: Any) -> Any:
 
 def repeat(runs: Sequence[Run], records: Sequence[Mapping[str, Any]], paths: Sequence[Path]) -> Section:
     """All commands."""
-    parts = ["<h3>Training</h3>", *(report_page.command(training(run)) for run in runs)] if runs else []
-    if records:
-        lines = dict.fromkeys(measuring(record) for record in records)
-        parts += ["<h3>Measurements</h3>", *(report_page.command(line) for line in lines)]
     again = shlex.join(["python", "-m", "probes.report", *(str(path) for path in paths)])
-    return Section("repeat", "The same again", "".join([*parts, "<h3>This page</h3>", report_page.command(again)]))
+    groups = {
+        "Training": [training(run) for run in runs],
+        "Measurements": list(dict.fromkeys(measuring(record) for record in records)),
+        "This page": [again],
+    }
+    parts = (f"<h3>{name}</h3>{report_page.commands(lines)}" for name, lines in groups.items() if lines)
+    return Section("repeat", "The same again", "".join(parts))
 
 
 def provenance(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> Section:
@@ -99,17 +101,24 @@ def provenance(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> Sec
     measured = {str(record["checkpoint"]["path"]): record["checkpoint"].get("sha256") for record in records}
     rows += [Row([f"{path}, when it was measured", str(digest)]) for path, digest in measured.items() if digest]
     files = report_page.table("Checksums (SHA-256)", ["file", "digest"], rows, "files")
-    columns: dict[str, Mapping[str, Any]] = {
-        "this page": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    }
-    for run in runs:
-        if run.starts:
-            columns[f"training of {run.name}"] = run.starts[-1]["versions"]
-    for record in records:
-        columns[record["probe"]] = record["versions"]
-    names = list(dict.fromkeys(name for versions in columns.values() for name in versions))
-    lines = [Row([name, *(str(versions.get(name, "")) for versions in columns.values())]) for name in names]
-    return Section("versions", "Versions and checksums", files + report_page.table("Versions", ["package", *columns], lines))
+    return Section("versions", "Versions and checksums", files + _versions(runs, records))
+
+
+def _versions(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> str:
+    """A column for all that was computed by the same versions."""
+    columns = [("this page", {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES})]
+    columns += [(f"training of {run.name}", run.starts[-1]["versions"]) for run in runs if run.starts]
+    columns += [(str(record["probe"]), record["versions"]) for record in records]
+    together: list[tuple[list[str], Mapping[str, Any]]] = []
+    for who, versions in columns:
+        group = next((names for names, same in together if same == versions), None)
+        if group is None:
+            together.append(([who], versions))
+        elif who not in group:
+            group.append(who)
+    packages = dict.fromkeys(name for _, versions in together for name in versions)
+    lines = [Row([name, *(str(versions.get(name, "")) for _, versions in together)]) for name in packages]
+    return report_page.table("Versions", ["package", *(", ".join(names) for names, _ in together)], lines)
 
 
 def _version(name: str) -> str:

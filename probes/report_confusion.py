@@ -23,12 +23,14 @@ def confusion(truth: Int[np.ndarray, " q"], answers: Int[np.ndarray, " q"], clas
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (truth, answers), 1)
     right = 100 * np.trace(counts) / max(counts.sum(), 1)
-    lead = report_page.paragraph(f"{title}: {right:.1f} % right.", "soft")
-    return lead + (_matrix(counts, classes, title) if len(classes) <= MATRIX else _mistakes(counts, classes, title))
+    few = len(classes) <= MATRIX
+    how = " A row for each true class, a column for each answer; framed is right." if few else ""
+    lead = report_page.paragraph(f"{title}: {right:.1f} % right.{how}", "soft")
+    return lead + (_matrix(counts, classes) if few else _mistakes(counts, classes))
 
 
-def _matrix(counts: np.ndarray, classes: Sequence[str], title: str) -> str:
-    """Rows are the truth; the number in a cell says what its shade does."""
+def _matrix(counts: np.ndarray, classes: Sequence[str]) -> str:
+    """The number in a cell says what its shade does."""
     head = "".join(f'<th scope="col" class="across">{escape(name)}</th>' for name in classes)
     rows = []
     for number, (name, row) in enumerate(zip(classes, counts, strict=True)):
@@ -38,15 +40,14 @@ def _matrix(counts: np.ndarray, classes: Sequence[str], title: str) -> str:
             for place, (count, share) in enumerate(zip(row.tolist(), shares.tolist(), strict=True))
         )
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
-    caption = f"{title}. A row for each true class, a column for each answer; framed: right."
     table = (
-        f'<table class="matrix"><caption>{escape(caption)}</caption><thead><tr><th scope="col">truth</th>{head}</tr></thead>'
+        f'<table class="matrix"><caption>Images by class</caption><thead><tr><th scope="col">truth</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
     return report_page.scrolling("Confusion matrix", table)
 
 
-def _mistakes(counts: np.ndarray, classes: Sequence[str], title: str) -> str:
+def _mistakes(counts: np.ndarray, classes: Sequence[str]) -> str:
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(wrong, axis=None, kind="stable")[::-1][:MISTAKES]
     rows = []
@@ -54,5 +55,5 @@ def _mistakes(counts: np.ndarray, classes: Sequence[str], title: str) -> str:
         if wrong[truth, answer]:
             share = 100 * wrong[truth, answer] / counts[truth].sum()
             rows.append(Row([classes[truth], classes[answer], f"{wrong[truth, answer]}", f"{share:.0f}"]))
-    caption = f"{title}: the most frequent mistakes of {len(classes)} classes"
+    caption = f"The most frequent mistakes among {len(classes)} classes"
     return report_page.table(caption, ["truth", "answer", "images", "% of the class"], rows)

@@ -71,9 +71,10 @@ def details(summary: str, inside: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
-def command(line: str) -> str:
-    """What can be typed."""
-    return f"<pre><code>{escape(line)}</code></pre>"
+def commands(lines: Iterable[str]) -> str:
+    """What can be typed; a line that is too long breaks between words."""
+    spoken = (" ".join(f"<span>{escape(word)}</span>" for word in line.split(" ")) for line in lines)
+    return f"<pre>{''.join(f'<code>{line}</code>' for line in spoken)}</pre>"
 
 
 def document(title: str, lead: str, sections: Sequence[Section], foot: str, *, policy: str = POLICY, script: str = "") -> str:

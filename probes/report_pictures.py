@@ -41,6 +41,8 @@ WORK = {"cpu": 5e12, "cuda": 1e15}
 LEAST, MOST = 200, 6000
 """Training images, whatever they cost; a sixth as many are asked about."""
 K = 20
+DARKEST = 0.2
+"""Of a picture's light where nobody looks."""
 
 
 class Seen(NamedTuple):
@@ -121,14 +123,14 @@ def attention(subject: Subject, images: Images) -> str:
         items = [_item(pixels, f"{what}, the image itself", what, "query")]
         items += [_item(lit(pixels, one), f"{what}, seen by head {head}", f"head {head}") for head, one in enumerate(heads)]
         strips.append(_strip(items, f"Attention on {what}"))
-    return lead + "".join(strips)
+    return f'{lead}<div class="strips">{"".join(strips)}</div>'
 
 
 def lit(pixels: np.ndarray, weights: Float[Tensor, "gh gw"]) -> np.ndarray:
     """An image, dark where nobody looks."""
     light = F.interpolate(weights[None, None], size=pixels.shape[:2], mode="bilinear")[0, 0].numpy()
     light = (light - light.min()) / max(float(light.max() - light.min()), 1e-9)
-    return (pixels * (0.12 + 0.88 * light[:, :, None])).astype(np.uint8)
+    return (pixels * (DARKEST + (1 - DARKEST) * light[:, :, None])).astype(np.uint8)
 
 
 def retrieved(seen: Seen, name: str) -> str:
@@ -156,7 +158,7 @@ def retrieved(seen: Seen, name: str) -> str:
             said = f"Neighbour {len(items)}: {other}{spoken}"
             items.append(_item(picture(seen.bank[row]), said, f"{mark}{other}, {similarity:.2f}", kind))
         strips.append(_strip(items, f"Nearest images of {what}"))
-    return lead + "".join(strips)
+    return f'{lead}<div class="strips">{"".join(strips)}</div>'
 
 
 def same_class(seen: Seen, query: int, row: int) -> bool | None:
@@ -192,8 +194,8 @@ def called(images: Images, number: int) -> str:
 
 
 def name_of(images: Images, label: int) -> str:
-    """A class by its name, or by its number."""
-    return str(images.classes[label]) if label < len(images.classes) else str(label)
+    """A class by its name, in words that can be wrapped, or by its number."""
+    return str(images.classes[label]).replace("_", " ") if label < len(images.classes) else str(label)
 
 
 def picture(pixels: np.ndarray, side: int | None = None) -> np.ndarray:

@@ -40,7 +40,7 @@ def headlines(records: Sequence[Mapping[str, Any]]) -> list[Headline]:
             continue
         for metric, name in HEADLINES.get(record["probe"], ()):
             if metric in record["metrics"]:
-                on = str(record["data"].get("val", record["data"].get("root", "")))
+                on = _where(record)
                 key = (name, on, record["checkpoint"]["path"])
                 baselines = _baselines(record, metric, records)
                 remark = f"on {on}" + "".join(f"; {who} {value:.1f}" for who, value in baselines)
@@ -65,9 +65,10 @@ def published(records: Sequence[Mapping[str, Any]]) -> Section | None:
     parts = []
     for name, lines in ours.items():
         table = paper.tables()[name]
-        head, *body = tables.rows_of(table, lines)
+        head, *body = measured_first(tables.rows_of(table, lines), lines)
         rows = [Row(cells, place >= len(body) - len(lines)) for place, cells in enumerate(body)]
-        parts.append(f"<h3>{report_page.escape(table.title)}</h3>" + report_page.table(table.title, head, rows))
+        title = f"<h3>{report_page.escape(table.title)}</h3>"
+        parts.append(title + report_page.table("Published rows, then ours", head, rows, "published"))
     if not parts:
         return None
     lead = report_page.paragraph(
@@ -78,16 +79,35 @@ def published(records: Sequence[Mapping[str, Any]]) -> Section | None:
     return Section("tables", "The paper's tables", lead + "".join(parts))
 
 
+def measured_first(rows: Sequence[Sequence[str]], lines: Sequence[tables.Line]) -> list[list[str]]:
+    """The same table with the columns that we have numbers for at the left, where a phone shows them."""
+    ours = {name for line in lines for name in line.cells}
+    order = [0, 1, *sorted(range(2, len(rows[0])), key=lambda place: rows[0][place] not in ours)]
+    return [[row[place] for place in order] for row in rows]
+
+
 def curves(records: Sequence[Mapping[str, Any]]) -> Section | None:
     """Every family of numbers in a record that differ by a number in their names: robustness, parts, k."""
-    drawn = []
-    for place, record in enumerate(records):
-        lines = families(record["metrics"])
-        for group, (x_name, some) in enumerate(lines.items()):
-            fresh = ", untrained" if record["protocol"].get("untrained") else ""
-            title = f"{record['probe']}{fresh}: {', '.join(line.name for line in some)}"
-            drawn.append(report_plots.figure(Plot(title, x_name, some, dots=True), f"record-{place}-{group}"))
+    groups: dict[tuple[str, str], dict[str, Line]] = defaultdict(dict)
+    for record in records:
+        for x_name, lines in families(record["metrics"]).items():
+            for line in lines:
+                name = line.name + _fresh(record)
+                groups[f"{record['probe']} on {_where(record)}", x_name][name] = line._replace(name=name)
+    drawn = [
+        report_plots.figure(Plot(title, x_name, list(lines.values()), dots=True), f"record-{place}")
+        for place, ((title, x_name), lines) in enumerate(groups.items())
+    ]
     return Section("record-curves", "Curves of the measurements", f'<div class="plots">{"".join(drawn)}</div>') if drawn else None
+
+
+def _fresh(record: Mapping[str, Any]) -> str:
+    return ", untrained" if record["protocol"].get("untrained") else ""
+
+
+def _where(record: Mapping[str, Any]) -> str:
+    """The images that a number was measured on."""
+    return str(record["data"].get("val", record["data"].get("root", "its data")))
 
 
 def families(metrics: Mapping[str, float]) -> dict[str, list[Line]]:
@@ -112,13 +132,13 @@ def everything(records: Sequence[Mapping[str, Any]]) -> Section:
     """All numbers of all records with their protocols, shown when asked for."""
     parts = []
     for record in records:
-        fresh = ", untrained" if record["protocol"].get("untrained") else ""
+        fresh = _fresh(record)
         rows = [Row([name, f"{value:g}"]) for name, value in record["metrics"].items()]
         table = report_page.table(f"{record['probe']}{fresh}: the numbers", ["name", "value"], rows)
         protocol = [(name, _short(value)) for name, value in (*record["data"].items(), *record["protocol"].items())]
         protocol.append(("seconds, device", f"{record['seconds']}, {record['device']}"))
         about = report_page.facts("data and protocol", protocol)
-        first = f"{record['probe']}{fresh} on {record['data'].get('val', 'its data')}, {len(rows)} numbers"
+        first = f"{record['probe']}{fresh} on {_where(record)}, {len(rows)} numbers"
         parts.append(report_page.details(first, table + about))
     return Section("records", "Everything that was measured", "".join(parts))
 
