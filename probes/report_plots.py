@@ -192,7 +192,7 @@ def _line(line: Line, place: int, across: Scale, up: Scale, dots: bool) -> list[
     return found + ([f'<circle class="dot s{place}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points] if dots else [])
 
 
-def _mark(mark: Mark, across: Scale, bottom: float) -> str:
+def _mark(mark: Mark, across: Scale, bottom: int) -> str:
     x = across(min(max(mark.x, across.low), across.high))
     head = f'<path class="alarm-head" d="M{x - 5:.1f} {TOP - 10}h10l-5 9z"/>'
     return f'<g><title>step {mark.x:g}: {escape(mark.text)}</title><path class="alarm" d="M{x:.1f} {TOP}V{bottom}"/>{head}</g>'
