@@ -3,7 +3,7 @@
 b images of a batch, c channels, s pixels of a crop's side.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,32 @@ SCALE = (0.08, 1.0)
 """Share of the area that a crop has: torchvision's default, as in the original."""
 
 
+Steps = Callable[[int], list[np.ndarray]]
+"""The numbers of the images of every step of an epoch."""
+
+
+class _Plan:
+    """Epoch and number of every crop, step by step, as a loader asks for them."""
+
+    def __init__(self, epochs: range, steps: Steps) -> None:
+        self._epochs, self._steps = epochs, steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch in self._epochs:
+            for numbers in self._steps(epoch):
+                yield [(epoch, number) for number in numbers.tolist()]
+
+
 def random_crops(
-    images: Images, batches: Sequence[np.ndarray], size: int, shape: Shape, seed: Sequence[int], options: Common
+    images: Images, epochs: range, steps: Steps, size: int, shape: Shape, options: Common
 ) -> Iterator[Float[Tensor, "b c s s"]]:
-    """A crop of each image of each batch. Raises UserError naming an image that cannot be read."""
+    """A crop of each image of each step of all epochs, one step after the other; the processes that decode live through them all.
+
+    Raises UserError naming an image that cannot be read.
+    """
     loader: DataLoader[Any] = DataLoader(
-        _Crops(images, size, shape, seed),
-        batch_sampler=[numbers.tolist() for numbers in batches],  # type: ignore[arg-type]
+        _Crops(images, size, shape, options.seed),
+        batch_sampler=_Plan(epochs, steps),  # type: ignore[arg-type]
         num_workers=worker_count(options, len(images)),
         collate_fn=together,
         pin_memory=torch.cuda.is_available(),
@@ -43,17 +62,19 @@ def random_crops(
 
 
 class _Crops(Dataset[Any]):
-    """What is drawn depends on the seed and the image's number alone."""
+    """What is drawn depends on the seed, the epoch and the image's number alone."""
 
-    def __init__(self, images: Images, size: int, shape: Shape, seed: Sequence[int]) -> None:
-        self._images, self._size, self._shape, self._seed = images, size, shape, list(seed)
+    def __init__(self, images: Images, size: int, shape: Shape, seed: int) -> None:
+        self._images, self._size, self._shape, self._seed = images, size, shape, seed
 
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, place: tuple[int, int]) -> Tensor | str:
+        epoch, index = place
         try:
-            pixels = self._images[int(index)]
+            pixels = self._images[index]
         except BadImage as error:
-            return unusable(self._images, int(index), error)
-        draws = augment.draw(np.random.default_rng([*self._seed, int(index)]), augment.View(self._size, SCALE, 0.0, 0.0), 1, 1)
+            return unusable(self._images, index, error)
+        generator = np.random.default_rng([self._seed, 2, epoch, index])
+        draws = augment.draw(generator, augment.View(self._size, SCALE, 0.0, 0.0), 1, 1)
         height, width, _ = pixels.shape
         left, upper, w, h = augment.boxes(draws, np.array([width]), np.array([height]))[0, 0].tolist()
         cut = torch.from_numpy(pixels[upper : upper + h, left : left + w].copy()).permute(2, 0, 1)[None]

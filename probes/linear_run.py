@@ -64,8 +64,8 @@ def train(subject: Subject, images: Division, settings: Settings, options: Commo
     heads = Heads(settings.lrs, classes, choosing.features.width(settings.kind), options.seed, subject.device)
     task = _task(subject, images, settings, options)
     kept = _taken_up(state_path, task, heads)
-    source = _source(subject, images.train, settings, options)
     epochs = range(len(kept["choosing"]), settings.epochs)
+    source = _source(subject, images.train, settings, options, epochs)
     for epoch in show.steps("linear probe, epochs", epochs, settings.epochs, len(kept["choosing"])):
         factor = (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
         for features, labels in source(epoch):
@@ -119,11 +119,17 @@ Source = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 """The batches of an epoch: features [b, d] and labels [b], this process's share of each step."""
 
 
-def _source(subject: Subject, images: Images, settings: Settings, options: Common) -> Source:
+def _source(subject: Subject, images: Images, settings: Settings, options: Common, epochs: range) -> Source:
+    """`epochs` are those that will be asked for, in this order."""
+
+    def steps(epoch: int) -> list[np.ndarray]:
+        return _steps(len(images), options, epoch)
+
     if settings.mode == "paper":
-        return lambda epoch: _augmented(subject, images, settings.kind, options, epoch)
+        crops = random_crops(images, epochs, steps, subject.view.crop, subject.loaded.backbone.shape, options)
+        return lambda epoch: _augmented(subject, common.labels_of(images), settings.kind, steps(epoch), crops)
     part = held(subject, images, settings, options)
-    return lambda epoch: (part.rows(numbers) for numbers in _steps(len(images), options, epoch))
+    return lambda epoch: (part.rows(numbers) for numbers in steps(epoch))
 
 
 def _steps(count: int, options: Common, epoch: int) -> list[np.ndarray]:
@@ -134,14 +140,13 @@ def _steps(count: int, options: Common, epoch: int) -> list[np.ndarray]:
     return [numbers[distributed.rank() :: distributed.world_size()] for numbers in whole]
 
 
-def _augmented(subject: Subject, images: Images, kind: str, options: Common, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _augmented(
+    subject: Subject, labels: Tensor, kind: str, steps: list[np.ndarray], crops_of: Iterator[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Features of random resized crops, by a forward in bfloat16."""
-    backbone, labels = subject.loaded.backbone, common.labels_of(images)
-    batches = _steps(len(images), options, epoch)
-    crops_of = random_crops(images, batches, subject.view.crop, backbone.shape, (options.seed, 2, epoch), options)
-    for numbers, crops in zip(batches, crops_of, strict=True):
+    for numbers, crops in zip(steps, crops_of, strict=False):  # the crops of later epochs follow
         with torch.inference_mode(), torch.autocast(subject.device.type, torch.bfloat16):
-            found = represent(backbone, crops.to(subject.device, non_blocking=True), needed(kind))
+            found = represent(subject.loaded.backbone, crops.to(subject.device, non_blocking=True), needed(kind))
             features = torch.cat(side_by_side(found, kind), dim=1)
         yield features.clone(), labels[numbers].to(subject.device)
 

@@ -65,8 +65,9 @@ def summary(run: Run) -> list[tuple[str, str]]:
     asked = f"{config['steps']} steps" if config.get("steps") else f"{config.get('epochs')} epochs"
     rows.append(("length", f"{last.get('epoch', 0):.4g} epochs, {last.get('step', 0):,} steps of {asked} asked for"))
     rows += _work(run)
-    skipped, bad = last.get("skipped_steps", 0), sum("bad_image" in line for line in run.lines)
-    rows.append(("refused steps, unusable images, alarms", f"{skipped:.0f}, {bad}, {len(alarms(run))}"))
+    bad, alarmed = (sum(name in line for line in run.lines) for name in ("bad_image", "alarm"))
+    skipped = sum(count for _, count in refused(run))
+    rows.append(("refused steps, unusable images, alarms", f"{skipped:.0f}, {bad}, {alarmed}"))
     if last.get("memory_mb"):
         rows.append(("memory at most", f"{last['memory_mb']:,.0f} MB"))
     return rows
@@ -105,13 +106,17 @@ def work(run: Run) -> tuple[int, float]:
 def alarms(run: Run) -> list[Mark]:
     """What the run has said of its own health, and the steps that it refused."""
     found = [Mark(float(line["step"]), str(line["alarm"])) for line in run.lines if "alarm" in line]
-    refused = 0.0
-    for line in run.lines:
-        now = line.get("skipped_steps") or 0.0
-        if now > refused:
-            found.append(Mark(float(line["step"]), f"{now - refused:.0f} refused (loss or gradients were not finite)"))
-        refused = now
+    reason = "refused (loss or gradients were not finite)"
+    found += [Mark(step, f"{count:.0f} {reason}") for step, count in refused(run)]
     return sorted(found, key=lambda mark: mark.x)
+
+
+def refused(run: Run) -> list[tuple[float, float]]:
+    """Steps of the log and how many were refused since the line before; the log counts anew when a run is taken up."""
+    counted = [(float(line["step"]), float(line["skipped_steps"])) for line in run.lines if "skipped_steps" in line]
+    before = [0.0, *(count for _, count in counted)]
+    new = [(step, count - last if count >= last else count) for (step, count), last in zip(counted, before[:-1], strict=True)]
+    return [(step, count) for step, count in new if count]
 
 
 def plots(run: Run) -> list[Plot]:

@@ -91,6 +91,9 @@ SICK = [
     {"step": 10, "epoch": 0.5, "loss_cls": 3.0, "entropy": 2.0, "images_per_second": 50.0, "skipped_steps": 0.0},
     {"step": 20, "epoch": 1.0, "loss_cls": None, "entropy": 1.0, "images_per_second": 100.0, "skipped_steps": 2.0},
     {"step": 20, "alarm": "all <images> share a few prototypes"},
+    {"step": 20, "knn": 30.0},
+    {"step": 30, "epoch": 1.5, "loss_cls": 2.0, "entropy": 1.0, "images_per_second": 100.0, "skipped_steps": 2.0},
+    {"step": 40, "epoch": 2.0, "loss_cls": 2.0, "entropy": 1.0, "images_per_second": 100.0, "skipped_steps": 1.0},
 ]
 
 
@@ -173,8 +176,7 @@ def test_numbers_on_the_page_are_those_of_the_records(run: Path, text: str) -> N
     assert f"untrained {numbers['untrained_top1']:.1f}; raw pixels {numbers['pixels_top1']:.1f}" in words
     assert "Table 1: k-NN and linear probing on ImageNet-1K" in words and "ours: small" in words
     assert store.sha256(run / store.BACKBONE) in text and torch.__version__.split("+")[0] in words
-    right = re.search(r"k-NN \(k = 20\) on 80 test images, bank of 80: ([\d.]+) % right", words)
-    assert right
+    assert "k-NN (k = 20) on 80 test images, bank of 80" in words
 
 
 def test_curves_hold_what_the_log_holds(run: Path, text: str) -> None:
@@ -198,9 +200,10 @@ def test_alarms_refused_steps_and_what_is_missing_are_said(tmp_path: Path) -> No
     text = (folder / "report.html").read_text()
     words = " ".join(Reader(text).words)
     assert "all <images> share a few prototypes" in words and "2 refused" in words
-    assert text.count('class="alarm"') == 2 * text.count('role="img"')
+    assert report_run.refused(report_run.read(folder)) == [(20.0, 2.0), (40.0, 1.0)]  # taken up before step 40
+    assert text.count('class="alarm"') == 3 * text.count('role="img"')
     assert "There are none: the run has saved no backbone yet." in words and "Nothing has been measured yet" in words
-    assert report_run.work(report_run.read(folder)) == (20 * 10 * 2 * 2, 400 / 50 + 400 / 100)
+    assert report_run.work(report_run.read(folder)) == (40 * 10 * 2 * 2, 400 / 50 + 3 * 400 / 100)
 
 
 def test_records_without_a_run_and_nothing_at_all(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,9 +226,14 @@ def test_neighbours_are_the_nearest_and_the_matrix_counts_their_votes(run: Path,
     torch.testing.assert_close(seen.found.similarity, expected, rtol=0, atol=1e-5)
     near = F.cosine_similarity(asked[3], bank[seen.found.row[3, 0]], dim=0)
     torch.testing.assert_close(near, expected[3, 0], rtol=0, atol=1e-5)
-    words = Reader(report_pictures.confused(seen)).words
-    record = json.loads((run / "results" / "knn.json").read_text())
-    assert len(words) > 20 and record["data"]["val_images"] == 80
+    labels, right = np.asarray(seen.bank.labels), 0
+    for similarity, rows, truth in zip(*seen.found, np.asarray(seen.queries.labels), strict=True):
+        weights = np.exp(similarity.numpy() / 0.07)
+        votes = [weights[labels[rows.numpy()] == one].sum() for one in range(10)]
+        right += int(np.argmax(votes)) == truth
+    text = report_pictures.confused(seen)
+    assert f"{100 * right / 80:.1f} % right" in text
+    assert sum(int(count) for count in re.findall(r">(\d+)</td>", text)) == 80
 
 
 def test_a_matrix_shows_few_classes_and_a_list_many() -> None:
@@ -304,7 +312,7 @@ def test_the_live_page_follows_the_log_and_answers_to_nobody_else(served: tuple[
     assert "10 steps" in asked_for(address) and "share a few" not in asked_for(address)
     with open(folder / "metrics.jsonl", "a") as file:
         file.write("".join(json.dumps(line) + "\n" for line in SICK[1:]) + '{"step": 30, "epo')
-    assert "20 steps" in asked_for(address) and "share a few" in asked_for(address)
+    assert "40 steps" in asked_for(address) and "share a few" in asked_for(address)
     for wrong, headers, code in ((address, {"Host": "elsewhere.example"}, 403), (address + "config.json", {}, 404)):
         with pytest.raises(urllib.error.HTTPError) as refused:
             asked_for(wrong, **headers)
