@@ -1,14 +1,18 @@
-"""The options of a run, their defaults (the original script's), and the paper's recipes by name."""
+"""The options of a run and their defaults (the original script's). `python -m pretrain.config` lists the recipes."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from checkpoints.command import UserError, parse
-from pretrain import augment, masking
+import tyro
+
+from checkpoints.command import UserError, parse, run_command
+from pretrain import augment, masking, recipes
 from pretrain import shape as shapes
+from pretrain.recipes import RECIPES
 from pretrain.schedule import Ramp, Schedule
 
 
@@ -35,7 +39,7 @@ class Config:
     allow_config_change: bool = False
     """Continue a run although options have changed (they are listed); without this it is refused."""
     recipe: str | None = None
-    """Named settings that the other flags then change: see the README, or pretrain/config.py for their values."""
+    """Named settings that the other flags then change: `python -m pretrain.config` lists them."""
     seed: int = 0
     """Of weights, order, crops and masks."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -163,6 +167,11 @@ class Config:
     """Labelled images for the k-NN curve (default: the run's own where they have labels), like --data."""
     track: Literal["none", "wandb", "mlflow"] = "none"
     """Send the log also there; the package must be installed and set up."""
+    report: bool = True
+    """Write a page about the run into its folder at the end (report.html)."""
+    serve: int | None = None
+    """Show the page of the run while it trains, on this machine's own address only, at this port (0 for any free one; without a
+    number 8000)."""
     knn_every: int = 10
     """Epochs between k-NN measurements on labelled data; 0 for none."""
     save_minutes: float = 10.0
@@ -170,6 +179,9 @@ class Config:
     log_every: int = 20
     """Steps between log lines."""
 
+
+PORT = 8000
+"""Of a bare --serve."""
 
 ALIASES = {
     "--data-path": "--data",
@@ -181,112 +193,10 @@ ALIASES = {
 }
 """The original's names for flags of ours."""
 
-PAPER: dict[str, Any] = {
-    "norm_last_layer": False,
-    "shared_head": True,
-    "teacher_temp": 0.07,
-    "local_crops_number": 10,
-    "global_crops_scale": (0.25, 1.0),
-    "local_crops_scale": (0.05, 0.25),
-    "pred_ratio": (0.0, 0.3),
-    "pred_ratio_var": (0.0, 0.2),
-}
-"""Settings of every pretraining run in the paper (section 3.2)."""
-
-BASE = PAPER | {
-    "norm_last_layer": True,
-    "global_crops_scale": (0.32, 1.0),
-    "local_crops_scale": (0.05, 0.32),
-    "freeze_last_layer": 3,
-    "clip_grad": 0.3,
-    "min_lr": 2e-6,
-    "warmup_teacher_temp_epochs": 50,
-}
-"""ViT-B and ViT-L: what users of the released arguments report."""
-
-RANDOM_MASKS = {"pred_shape": "rand", "pred_ratio": (0.0, 0.7), "pred_ratio_var": (0.0, 0.05)}
-
-SWIN = PAPER | {"arch": "swin_tiny", "patch_size": 4, "epochs": 300, "batch_size_per_gpu": 32, "pred_start_epoch": 50}
-"""Swin-T: masks begin with epoch 50."""
-
-SMALL_WORLD: dict[str, Any] = PAPER | {
-    "arch": "vit_tiny",
-    "depth": 4,
-    "patch_size": 8,
-    "init": "fan_in",
-    "drop_path": 0.0,
-    "out_dim": 256,
-    "patch_out_dim": 256,
-    "head_hidden_dim": 512,
-    "head_bottleneck_dim": 128,
-    "global_crops_size": 32,
-    "local_crops_size": 16,
-    "local_crops_number": 2,
-    "blur": (0.0, 0.0, 0.0),
-    "solarize": (0.0, 0.0, 0.0),
-    "lambda_patch": 0.3,
-    "batch_size_per_gpu": 64,
-    "lr": 4e-3,
-    "warmup_epochs": 1,
-    "weight_decay_end": 0.1,
-    "momentum_teacher": 0.98,
-    "warmup_teacher_temp": 0.03,
-    "teacher_temp": 0.04,
-    "warmup_teacher_patch_temp": 0.03,
-    "teacher_patch_temp": 0.04,
-    "warmup_teacher_temp_epochs": 4,
-    "save_minutes": 2.0,
-}
-"""For small pictures and a small machine: what learns within minutes (see docs/results.md for what did not)."""
-
-RECIPES: dict[str, dict[str, Any]] = {
-    # k-NN 75.2, linear 77.9 (Table 1). 16 GPUs of 64 images; 193 h on 16 V100 (Table 19).
-    "ibot_vits16": PAPER | {"arch": "vit_small", "epochs": 800, "batch_size_per_gpu": 64},
-    # k-NN 77.1, linear 79.5 (Table 1). 1024 images a step.
-    "ibot_vitb16": BASE | {"arch": "vit_base", "epochs": 400, "batch_size_per_gpu": 32},
-    # k-NN 77.3, linear 79.8 (model zoo).
-    "ibot_vitb16_rand": BASE | RANDOM_MASKS | {"arch": "vit_base", "epochs": 400, "batch_size_per_gpu": 32},
-    # k-NN 78.0, linear 81.0 (Table 1).
-    "ibot_vitl16": BASE | {"arch": "vit_large", "epochs": 250, "batch_size_per_gpu": 16, "drop_path": 0.4},
-    # k-NN 75.3, linear 78.6 (Table 1). 1024 images a step.
-    "ibot_swint7": SWIN | {"window": 7},
-    # k-NN 76.2, linear 79.3 (Table 1). 40 GPUs of 26 images.
-    "ibot_swint14": SWIN | {"window": 14, "batch_size_per_gpu": 26},
-    # The embedded sample in five minutes on two cores: see the README for what it reaches.
-    "sample": SMALL_WORLD
-    | {
-        "width": 128,
-        "global_crops_scale": (0.4, 1.0),
-        "local_crops_scale": (0.1, 0.4),
-        "epochs": 12,
-        "knn_every": 2,
-    },
-    # CIFAR-10 in 58 minutes on two cores: k-NN 50.7 from 34.3 untrained, raw pixels 45.8 (docs/results.md).
-    "cifar10": SMALL_WORLD
-    | {
-        "width": 128,
-        "patch_size": 4,
-        "init": "whiten",
-        "global_crops_size": 24,
-        "local_crops_size": 12,
-        "global_crops_scale": (0.5, 1.0),
-        "local_crops_scale": (0.2, 0.5),
-        "local_crops_number": 4,
-        "lambda_patch": 0.5,
-        "lr": 2e-3,
-        "momentum_teacher": 0.99,
-        "warmup_epochs": 0,
-        "freeze_last_layer": 0,
-        "warmup_teacher_temp_epochs": 0,
-        "epochs": 13,
-        "knn_every": 1,
-    },
-}
-
 
 def read_command_line(arguments: Sequence[str]) -> Config:
     """Flags -> options: first the recipe's values, then what was given. Raises UserError for an unknown recipe."""
-    words = _without_use_fp16(list(arguments))
+    words = _with_port(_without_use_fp16(list(arguments)))
     recipe = _recipe(words)
     if recipe is not None and recipe not in RECIPES:
         raise UserError(f"unknown --recipe {recipe}: choose from {', '.join(RECIPES)}")
@@ -315,6 +225,15 @@ def _without_use_fp16(words: list[str]) -> list[str]:
             at = words.index(name)
             precision = "fp32" if words[at + 1].lower() in ("false", "0", "off") else "auto"
             words[at : at + 2] = ["--precision", precision]
+    return words
+
+
+def _with_port(words: list[str]) -> list[str]:
+    """A bare --serve with its usual port."""
+    if "--serve" in words:
+        at = words.index("--serve") + 1
+        if at == len(words) or words[at].startswith("--"):
+            words.insert(at, str(PORT))
     return words
 
 
@@ -424,7 +343,8 @@ def as_values(config: Config) -> dict[str, Any]:
 
 
 FREE_TO_CHANGE = frozenset(
-    "out replay recipe workers decode max_bad knn_data knn_every track save_minutes log_every allow_config_change".split()
+    "out replay recipe workers decode max_bad knn_data knn_every track report serve save_minutes log_every "
+    "allow_config_change".split()
 )
 """Options that a continued run may change: none of them touches its numbers."""
 
@@ -437,3 +357,26 @@ def differences(config: Config, stored: Mapping[str, Any]) -> list[str]:
         for name in now
         if name not in FREE_TO_CHANGE and stored.get(name) != now[name]
     ]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """List the recipes: command, published cost, numbers to expect."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Only these, with all their values."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    names = parse(Wanted, arguments, prog="python -m pretrain.config").names
+    unknown = [name for name in names if name not in RECIPES]
+    if unknown:
+        raise UserError(f"there is no recipe {unknown[0]}: choose from {', '.join(RECIPES)}")
+    for name in names or recipes.NAMED:
+        print(recipes.described(name))
+        if names:
+            print("".join(f"  {recipes.as_flag(key, value)}\n" for key, value in RECIPES[name].items()))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

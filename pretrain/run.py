@@ -23,8 +23,7 @@ class Run(RunFolder):
     """One training in one folder. Only the main process writes."""
 
     def __init__(self, config: Config, steps_per_epoch: int) -> None:
-        folder = Path(config.out) if config.out else Path("runs") / (config.recipe or config.arch)
-        super().__init__(folder, options.as_values(config), steps_per_epoch, config.save_minutes, config.track)
+        super().__init__(folder_of(config), options.as_values(config), steps_per_epoch, config.save_minutes, config.track)
         self.config = config
 
     def resume(
@@ -105,6 +104,11 @@ class Run(RunFolder):
             store.save_backbone(path, backbone_part(weights), about)
         except OSError as error:
             raise WorkError(store.cannot_write(path, error)) from error
+
+
+def folder_of(config: Config) -> Path:
+    """Where these options lead."""
+    return config.out or Path("runs") / (config.recipe or config.arch)
 
 
 def backbone_about(shape: Shape, step: int, steps_per_epoch: int) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from checkpoints import store
 from checkpoints.command import DONE, INTERRUPTED, run_command
 from pretrain import config as options
-from pretrain import distributed, health, ibot, optim, prepare, replay
+from pretrain import distributed, health, ibot, optim, page, prepare, replay, starts
 from pretrain.begin import begin, set_moments
 from pretrain.config import Config
 from pretrain.ibot import Answer, Logits, Losses, Targets, Teacher
@@ -25,7 +26,7 @@ from pretrain.loader import Loader
 from pretrain.networks import build, whole_backbone
 from pretrain.precision import Precision
 from pretrain.progress import Counts, Progress, summary
-from pretrain.run import Run
+from pretrain.run import Run, folder_of
 from pretrain.schedule import Now
 from pretrain.steps import Batch
 from pretrain.vitals import vitals
@@ -149,6 +150,7 @@ def train(config: Config, device: torch.device) -> int:
     if run.step >= schedule.total_steps:
         progress.finished_before()
         return DONE
+    starts.note(run.folder, run.step, device, precision.name)
     knn = prepare.online_knn(config, images) if config.knn_every else None
 
     def measure_knn(done: int) -> None:
@@ -172,7 +174,7 @@ def train(config: Config, device: torch.device) -> int:
     bad = health.BadImages(steps.most_bad, run.bad_images())
     first, last_batch = run.step * config.accumulate, schedule.total_steps * config.accumulate
     loader = Loader(steps, first, last_batch, prepare.workers(config), device)
-    with stop_requested() as stop, progress:
+    with stop_requested() as stop, page.live(run.folder, config.serve, progress.say), progress:
         for step, batches in enumerate(in_groups(loader, config.accumulate), start=run.step):
             now = schedule.at(step)
             guard.begin(step, batches, now)
@@ -207,7 +209,11 @@ def main(arguments: Sequence[str]) -> int:
         return replay.show(config.replay)
     options.check(config)
     with distributed.processes() as device:
-        return train(config, device)
+        code, writes = train(config, device), distributed.is_main()
+    folder = folder_of(config)
+    if code == DONE and writes and config.report and page.missing(folder, store.LAST):
+        print(page.write(folder), flush=True)
+    return code
 
 
 if __name__ == "__main__":

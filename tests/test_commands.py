@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = (
     "--arch vit_tiny --width 64 --depth 2 --patch-size 8 --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 "
     "--out-dim 32 --patch-out-dim 32 --head-hidden-dim 32 --head-bottleneck-dim 16 --batch-size-per-gpu 8 --workers 0 "
-    "--pred-ratio 0 0.3 --pred-ratio-var 0 0.2 --warmup-epochs 1 --log-every 2 --knn-every 1"
+    "--pred-ratio 0 0.3 --pred-ratio-var 0 0.2 --warmup-epochs 1 --log-every 2 --knn-every 1 --report false"
 ).split()
 
 
@@ -47,7 +47,7 @@ def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_what_the_design_promises(run: Path) -> None:
     names = {path.name for path in run.iterdir() if not path.name.startswith("events")}
-    assert names == {"config.json", "metrics.jsonl", store.LAST, store.PREVIOUS, store.BACKBONE}
+    assert names == {"config.json", "metrics.jsonl", "starts.jsonl", store.LAST, store.PREVIOUS, store.BACKBONE}
     assert list(run.glob("events.out.tfevents.*"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "knn" in line] == [0, 5, 10]
@@ -382,8 +382,11 @@ def test_the_shell_tools_use_an_environment_that_has_the_packages() -> None:
     [
         "pretrain.train",
         "pretrain.sample",
+        "pretrain.config",
         "probes.knn",
         "probes.segment",
+        "probes.report",
+        "probes.live",
         "probes.linear",
         "probes.logistic",
         "probes.semi",

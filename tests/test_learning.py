@@ -15,7 +15,7 @@ from probes import cluster, linear, logistic
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three epochs of the sample's recipe."""
     folder = tmp_path_factory.mktemp("learning")
-    flags = ["--seed", "1", "--epochs", "3", "--knn-every", "3", "--workers", "1", "--out", str(folder)]
+    flags = ["--seed", "1", "--epochs", "3", "--knn-every", "3", "--workers", "1", "--report", "false", "--out", str(folder)]
     assert run_command(train.main, flags) == DONE
     return folder
 

@@ -12,7 +12,7 @@ BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile mat
 EXPORT_MODULES="transformers onnx onnxscript onnxruntime"
 ROBUSTNESS_MODULES="imagecorruptions"
 TRANSFER_MODULES="mmengine mmcv mmpretrain mmdet mmseg pycocotools"
-DEV_MODULES="datasets $EXPORT_MODULES $ROBUSTNESS_MODULES $TRANSFER_MODULES pytest beartype hypothesis ruff mypy"
+DEV_MODULES="datasets $EXPORT_MODULES $ROBUSTNESS_MODULES $TRANSFER_MODULES pytest beartype hypothesis playwright ruff mypy"
 
 has_modules() { # has_modules PYTHON MODULE...
     "$1" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "${@:2}" 2>/dev/null

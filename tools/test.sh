@@ -8,6 +8,13 @@ arguments=("$@")
 set -- dev
 source tools/setup.sh "$@"
 
+# The report is tested in a browser. Where there is none and none can be installed, those tests skip themselves and say so.
+if ! command -v chromium chromium-browser google-chrome >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing chromium for the tests of the report" >&2
+    { timeout 120 apt-get -qq update && DEBIAN_FRONTEND=noninteractive timeout 600 apt-get -qq install -y --no-install-recommends chromium
+    } >/dev/null 2>&1 || echo "chromium could not be installed: those tests will be skipped" >&2
+fi
+
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .

@@ -1,0 +1,78 @@
+"""A run's page, live and at its end. What draws it (`probes.live`, `probes.report`) stands a floor above, so it is started as a
+command; whatever happens to it, the training goes on.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from pretrain import distributed
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells its processes: the page is none of them."""
+LONGEST = 1800
+"""Seconds that a page may take."""
+NAME = "report.html"
+
+
+def missing(folder: Path, newer_than: str) -> bool:
+    """Whether the run's page is not there, or older than a file of the run."""
+    page, file = folder / NAME, folder / newer_than
+    return file.exists() and not (page.exists() and page.stat().st_mtime >= file.stat().st_mtime)
+
+
+def write(folder: Path) -> str:
+    """Have the page written; what to say of it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the page computes features on the same GPU
+    command = [sys.executable, "-m", "probes.report", str(folder)]
+    try:
+        done = subprocess.run(
+            command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+        return f"no page was written ({type(error).__name__}): python -m probes.report {folder} tries again"
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return f"no page was written ({why}): python -m probes.report {folder} tries again"
+    return f"page: {folder / NAME}"
+
+
+@contextlib.contextmanager
+def live(folder: Path, port: int | None, say: Callable[[str], None]) -> Iterator[None]:
+    """Inside, a server of the main process shows the run's log at this port; `say` gets its address, or why there is none."""
+    if port is None or not distributed.is_main():
+        yield
+        return
+    command = [sys.executable, "-m", "probes.live", str(folder), "--port", str(port), "--attached", "true"]
+    server = subprocess.Popen(  # in a session of its own: Ctrl-C is the training's, and the server ends when its input is closed
+        command,
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert server.stdin is not None and server.stdout is not None
+    try:
+        say(server.stdout.readline().strip() or "the live page could not be started")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            server.stdin.close()
+        server.wait()
+        server.stdout.close()
+
+
+def _environment() -> dict[str, str]:
+    """This process's, less the launcher's, with this project where Python looks first."""
+    kept = {name: value for name, value in os.environ.items() if name not in LAUNCHER and not name.startswith("TORCHELASTIC")}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return kept | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}

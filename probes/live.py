@@ -1,0 +1,119 @@
+"""A training's course in a browser while it runs: `python -m probes.live runs/sample`; `pretrain.train --serve` starts it.
+
+Drawn anew from the run's log whenever the browser asks. Only this machine can reach it: elsewhere, forward the port with ssh.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from checkpoints.command import UserError, parse, run_command
+from probes import report_page, report_run
+from probes.report_page import Section
+
+HOST = "127.0.0.1"
+EVERY = 5
+"""Seconds between two looks of the browser."""
+POLICY = report_page.POLICY + "; script-src 'unsafe-inline'; connect-src 'self'"
+SCRIPT = f"""
+const parts = () => [...document.querySelectorAll("main summary, main [tabindex]")];
+const said = document.querySelector("header p");
+said.setAttribute("role", "status");
+const look = async () => {{
+  try {{
+    const answer = await fetch("/", {{cache: "no-store"}});
+    const next = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const open = [...document.querySelectorAll("details")].map(one => one.open);
+    const at = parts().indexOf(document.activeElement);
+    document.querySelector("main").innerHTML = next.querySelector("main").innerHTML;
+    document.querySelectorAll("details").forEach((one, place) => one.open = !!open[place]);
+    if (at >= 0) parts()[at]?.focus({{preventScroll: true}});
+    said.textContent = next.querySelector("header p").textContent;
+  }} catch {{
+    said.textContent = "The training no longer answers: it has ended, or was stopped. This is the last that was seen of it.";
+    clearInterval(looking);
+  }}
+}};
+const looking = setInterval(look, {EVERY * 1000});
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show a run's log as a page that follows it."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    port: int = 8000
+    """Of this machine's own address; 0 for any free one."""
+    attached: bool = False
+    """End when the standard input is closed, as it is when whoever started this has ended."""
+
+
+def page(folder: Path) -> str:
+    """The page as things stand; before the run has begun, a page that says so."""
+    title, script = f"iBOT, training: {folder.resolve().name}", SCRIPT
+    try:
+        run = report_run.read(folder)
+        summary = report_page.facts(f"Run {run.name}", report_run.summary(run))
+        sections = [Section("summary", "Summary", summary), report_run.course(run)]
+    except UserError:
+        sections = [Section("summary", "Summary", report_page.paragraph("The run has not written anything yet."))]
+    lead = f"Live, last looked at {time.strftime('%H:%M:%S')}; a new look every {EVERY} seconds."
+    foot = "When the training has ended, report.html in its folder has all of this and more."
+    return report_page.document(title, lead, sections, foot, policy=POLICY, script=script)
+
+
+def server(folder: Path, port: int) -> ThreadingHTTPServer:
+    """Answers for one page and nothing else. Raises UserError where the port cannot be had."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}  # type: ignore[attr-defined]
+            if self.headers.get("Host") not in known:  # a stranger's page that has this address under a name of its own
+                self.send_error(403)
+                return
+            if self.path != "/":
+                self.send_error(404)
+                return
+            content = page(folder).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nobody reads this."""
+
+    try:
+        return ThreadingHTTPServer((HOST, port), Handler)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"port {port} cannot be used ({error}): give another one, or 0 for any that is free") from error
+
+
+def end_with_input(running: ThreadingHTTPServer) -> None:
+    """Stop the server when nobody is left who could write to our input."""
+    sys.stdin.read()
+    running.shutdown()
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(Options, arguments, prog="python -m probes.live")
+    with server(options.run, options.port) as running:
+        print(f"live page: http://{HOST}:{running.server_port}/", flush=True)
+        if options.attached:
+            threading.Thread(target=end_with_input, args=(running,), daemon=True).start()
+        running.serve_forever()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
