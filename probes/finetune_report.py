@@ -91,7 +91,7 @@ def write(options: Options, loaded: Loaded, data: Data, runs: list[Measured], se
             store.write_bytes(path, content)
         except OSError as error:
             raise UserError(f"cannot write {path} ({error.strerror}): give another --out") from error
-    print(f"record written to {out}, classes to {out.with_suffix('.csv').name} and {out.with_suffix('.png').name} beside it")
+    print(f"classes in {out.with_suffix('.csv').name} and {out.with_suffix('.png').name} beside it")
     return summary
 
 
