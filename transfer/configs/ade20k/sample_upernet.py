@@ -33,7 +33,7 @@ common = dict(type="BaseSegDataset", metainfo=meta, img_suffix=".jpg", seg_map_s
 train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline, indices=100, **common))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **common))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline, **common))
-optim_wrapper = dict(paramwise_cfg=dict(layer_decay=0.8), optimizer=dict(lr=1e-3))
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay=0.8), optimizer=dict(lr=3e-3))
 auto_scale_lr = dict(enable=True, base_batch_size=8)
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=400, val_begin=100000)  # the test follows
 param_scheduler = [

@@ -12,7 +12,7 @@ classes = (
 )  # fmt: skip
 width = 64
 model = dict(
-    backbone=dict(_delete_=True, type="IBOTBackbone"),
+    backbone=dict(_delete_=True, type="IBOTBackbone", norm_taps=True),  # trained tokens are longer than untrained ones
     neck=dict(_delete_=True, type="FPN", out_channels=width, num_outs=5),
     rpn_head=dict(in_channels=width, feat_channels=width),
     roi_head=dict(
@@ -44,7 +44,7 @@ train_dataloader = dict(
     batch_size=8,
     dataset=dict(
         metainfo=meta,
-        indices=100,  # few labels: with many, the training itself learns what a checkpoint could bring along
+        indices=100,  # few labels: with many there is less for a checkpoint to bring along
         filter_cfg=dict(filter_empty_gt=True, min_size=8),
         pipeline=train_pipeline,
     ),
