@@ -27,7 +27,8 @@ class Config:
 
     data: str = "sample"
     """Images: a folder (class sub-folders or flat), a text file of paths, .tar shards, .parquet files, hf:NAME,
-    torchvision:NAME, or `sample`. A part named train is used if there is one. [original: data_path]"""
+    torchvision:NAME, `sample`, or `sample:PIXELS` (the same pictures drawn at another size). A part named train is used if
+    there is one. [original: data_path]"""
     channels: int = 3
     """Channels of an image; other than 3 they are read from .tif or .npy, and normalised by the data's own mean and spread."""
     max_bad: int | None = None
@@ -215,7 +216,7 @@ def _recipe(words: Sequence[str]) -> str | None:
         return given["--recipe"]
     if "--arch" in given:
         return None
-    return "sample" if given.get("--data", "sample") == "sample" else "ibot_vits16"
+    return "sample" if given.get("--data", "sample").partition(":")[0] == "sample" else "ibot_vits16"
 
 
 def _without_use_fp16(words: list[str]) -> list[str]:

@@ -14,8 +14,11 @@ from pretrain.shards import Shards, is_shards, open_shards
 from pretrain.sources import LIST_SUFFIXES, Images, Parquet, Sample, folder, path_list
 
 PARTS = {"train": ("train",), "val": ("val", "test", "validation")}
+LEAST, MOST = 8, 256
+"""Pixels of the sample's sides; its images are held in memory."""
 TAKES = (
-    "--data takes a folder of images, a text file of paths, .tar shards, .parquet files, hf:NAME, torchvision:NAME, or `sample`"
+    "--data takes a folder of images, a text file of paths, .tar shards, .parquet files, hf:NAME, torchvision:NAME, `sample`, or "
+    "`sample:PIXELS`"
 )
 
 
@@ -32,8 +35,8 @@ def open_images(source: str, part: str | None = "train", channels: int = 3) -> I
 
 def _open(source: str, part: str | None) -> Images:
     path = Path(source)
-    if source == "sample":
-        return Sample(part or "train")
+    if is_sample(source):
+        return _open_sample(source, part or "train")
     if is_hub(source):
         return open_hub(source, part)
     if path.is_dir() and part in parts_of(path):
@@ -43,6 +46,20 @@ def _open(source: str, part: str | None) -> Images:
     if is_shards(source):
         return open_shards(source)
     return _open_files([path]) if path.exists() else _open_pattern(source)
+
+
+def is_sample(source: str) -> bool:
+    """Whether `source` names the embedded sample, as it is or drawn at another size."""
+    return source == "sample" or source.startswith("sample:")
+
+
+def _open_sample(source: str, part: str) -> Sample:
+    _, colon, size = source.partition(":")
+    if not colon:
+        return Sample(part)
+    if not size.isdecimal() or not LEAST <= int(size) <= MOST:
+        raise UserError(f"--data {source}: give the pixels of a side, {LEAST} to {MOST}, as in sample:96")
+    return Sample(part, int(size))
 
 
 def _open_pattern(source: str) -> Images:
@@ -59,7 +76,7 @@ def has_part(source: str, part: str) -> bool:
     """Whether `open_images(source, part)` would give another part than the whole."""
     if is_hub(source):
         return has_hub_part(source, part)
-    return source == "sample" or (Path(source).is_dir() and part in parts_of(Path(source)))
+    return is_sample(source) or (Path(source).is_dir() and part in parts_of(Path(source)))
 
 
 def parts_of(path: Path) -> dict[str, list[Path]]:

@@ -74,6 +74,9 @@ SAMPLE: dict[str, Any] = SMALL_WORLD | {
     "knn_every": 2,
 }
 
+SAMPLE_DENSE = SAMPLE | {"data": "sample:72", "global_crops_size": 48, "local_crops_size": 24, "epochs": 10, "knn_every": 3}
+"""Things and textures about as large as in the scenes of the sample's dense tasks."""
+
 CIFAR10: dict[str, Any] = SMALL_WORLD | {
     "width": 128,
     "patch_size": 4,
@@ -201,6 +204,14 @@ NAMED: dict[str, Recipe] = {
         "5 minutes on two cores",
         "",
         "sample",
+    ),
+    "sample_dense": Recipe(
+        "the embedded sample half as large again, for dense tasks (docs/dense-transfer.md), 10 epochs",
+        SAMPLE_DENSE,
+        "k-NN on a part of the data 69.5 from 29.3 after 900 steps",
+        "17 minutes on two cores that did other work",
+        "",
+        "sample:72",
     ),
     "cifar10": Recipe(
         "CIFAR-10, 13 epochs",

@@ -146,11 +146,11 @@ class Held(Images):
 
 
 class Sample(Held):
-    """The embedded data set (see `pretrain.sample`)."""
+    """The embedded data set (see `pretrain.sample`), its images `size` pixels wide and high."""
 
-    def __init__(self, part: str) -> None:
-        drawn = sample.classification(part)
-        super().__init__(f"sample ({part})", drawn.images)
+    def __init__(self, part: str, size: int = sample.SIZE) -> None:
+        drawn = sample.classification(part, size=size)
+        super().__init__(f"sample ({part})" if size == sample.SIZE else f"sample:{size} ({part})", drawn.images)
         self.labels, self.classes = drawn.labels, drawn.classes
 
 

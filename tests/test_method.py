@@ -355,6 +355,7 @@ def test_recipes_are_possible_and_the_default_depends_on_what_is_given() -> None
         options.check(options.read_command_line(["--recipe", name]))
     assert options.read_command_line([]).recipe == "sample"
     assert options.read_command_line(["--data", "x"]).recipe == "ibot_vits16"
+    assert options.read_command_line(["--data", "sample:64"]).recipe == "sample"
     assert options.read_command_line(["--arch", "vit_base"]) == Config(arch="vit_base")
     with pytest.raises(UserError, match="unknown --recipe nothing: choose from"):
         options.read_command_line(["--recipe", "nothing"])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from checkpoints.command import UserError
 from pretrain import sample
-from pretrain.images import open_images
+from pretrain.images import has_part, open_images
 
 
 def test_the_sample_is_the_same_every_time_and_its_parts_differ() -> None:
@@ -29,6 +29,18 @@ def test_a_scene_knows_which_pixel_belongs_to_what() -> None:
     assert (front == (alone.owner == 0)).all() and front.any()
     inner = front & np.roll(front, 1, 0) & np.roll(front, -1, 0) & np.roll(front, 1, 1) & np.roll(front, -1, 1)
     assert (picture.image[inner] == alone.image[inner]).all()
+
+
+def test_the_sample_at_another_size_is_the_same_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sample.COUNTS, "train", 20)
+    images = open_images("sample:66")
+    assert images[3].shape == (66, 66, 3) and images.labels is not None and has_part("sample:66", "val")
+    small = sample.classification("train", 20, 22)
+    means = np.stack([images[number] for number in range(20)]).reshape(20, 22, 3, 22, 3, 3).mean(axis=(2, 4))
+    assert (images.labels == small.labels).all() and abs(means - small.images).mean() < 4 < abs(means - small.images[::-1]).mean()
+    for wrong in ("sample:", "sample:7", "sample:scenes", "sample:1000"):
+        with pytest.raises(UserError, match="give the pixels of a side, 8 to 256, as in sample:96"):
+            open_images(wrong)
 
 
 def test_every_class_has_its_own_shape_and_texture() -> None:

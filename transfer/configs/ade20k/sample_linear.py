@@ -1,5 +1,5 @@
 # The frozen linear head on the embedded sample: as sample_upernet.py otherwise. Any checkpoint.
-# tools/transfer_ade20k.sh --ckpt runs/sample --head linear
+# tools/transfer_ade20k.sh --ckpt runs/sample_dense --head linear
 _base_ = "./sample_upernet.py"
 
 model = dict(
@@ -18,4 +18,4 @@ model = dict(
     ),
     auxiliary_head=None,
 )
-optim_wrapper = dict(paramwise_cfg=dict(layer_decay=1.0))
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay=1.0), optimizer=dict(lr=1e-3))

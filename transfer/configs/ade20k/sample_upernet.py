@@ -1,5 +1,5 @@
-# UPerNet, small, on the embedded sample: 800 images of 128 pixels, ten classes and the background. Any checkpoint.
-# tools/transfer_ade20k.sh --ckpt runs/sample --head upernet
+# UPerNet, small, on the embedded sample: 100 labelled images of 128 pixels, ten classes and the background. Any checkpoint.
+# tools/transfer_ade20k.sh --ckpt runs/sample_dense --head upernet
 _base_ = "./upernet.py"
 
 classes = (
@@ -30,12 +30,12 @@ test_pipeline = [
     dict(type="PackSegInputs"),
 ]
 common = dict(type="BaseSegDataset", metainfo=meta, img_suffix=".jpg", seg_map_suffix=".png", reduce_zero_label=True)
-train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline, **common))
+train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline, indices=100, **common))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **common))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline, **common))
-optim_wrapper = dict(paramwise_cfg=dict(layer_decay=0.8), optimizer=dict(lr=1e-3))
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay=0.8), optimizer=dict(lr=3e-3))
 auto_scale_lr = dict(enable=True, base_batch_size=8)
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=400, val_interval=400)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=400, val_begin=100000)  # the test follows
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=40),
     dict(type="PolyLR", power=1.0, eta_min=0.0, by_epoch=False, begin=40, end=400),
