@@ -55,6 +55,8 @@ class Cell(NamedTuple):
     """Test images of the published number; a record with others is shown, but not compared."""
     row: Mapping[str, Any] = {}
     """What the published row says in other columns."""
+    config: str = ""
+    """Part of the name of the config of transfer/configs that it is measured with."""
 
 
 T1, T5, T12, F5 = ("T1_knn_linear_in1k",), ("T5_unsupervised",), ("T12_semi_protocols",), ("F5_partwise_linear",)
@@ -83,10 +85,10 @@ CELLS: dict[str, list[Cell]] = {
         for percent in (1, 10)
     ],
     "parts": [Cell(F5, "linear", f"top1_k{count}", row={"top_k": count}) for count in PART_COUNTS],
-    "transfer_coco": [Cell(DENSE, "APb", "bbox_mAP", COCO), Cell(DENSE, "APm", "segm_mAP", COCO)],
+    "transfer_coco": [Cell(DENSE, "APb", "box_ap", COCO), Cell(DENSE, "APm", "mask_ap", COCO)],
     "transfer_ade20k": [
-        Cell(DENSE, "mIoU_upernet", "upernet_mIoU", ADE20K),
-        Cell(("T6b_dense_base",), "mIoU_linear", "linear_mIoU", ADE20K),
+        Cell(DENSE, "mIoU_upernet", "miou", ADE20K, config="upernet"),
+        Cell(("T6b_dense_base",), "mIoU_linear", "miou", ADE20K, config="linear"),
     ],
     "video": [Cell(T16, f"{letters}_m", f"{letters.lower()}_m", DAVIS) for letters in ("JF", "J", "F")],
     "retrieval": [

@@ -75,7 +75,7 @@ def measured(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Line]]:
     compared: dict[tuple[Any, ...], bool] = {}
     for record in records:
         for cell in paper.CELLS.get(record["probe"], []):
-            if cell.metric not in record["metrics"]:
+            if cell.metric not in record["metrics"] or cell.config not in record["protocol"].get("config", ""):
                 continue
             table = paper.place(cell, record["checkpoint"]).id
             key = (_who(record), paper.arch_name(record["checkpoint"], table), tuple(cell.row.items()))

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# From a checkpoint to the paper's tables: every probe and transfer whose data is given, then the tables and a page.
+#
+#   tools/reproduce.sh --ckpt F [--imagenet DIR] [--coco DIR] [--ade20k DIR] ... [--table T1 T5 ...] [--dry-run]
+#
+# Without data: everything on the embedded sample. --help lists all flags. The same command goes on where it was stopped.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+ROOT="$PWD"
+flags=("$@")
+set -- transfer
+source tools/setup.sh
+cd "$OLDPWD"
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+exec "$PYTHON" -m probes.reproduce ${flags[@]+"${flags[@]}"}
