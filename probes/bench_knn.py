@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -31,7 +31,7 @@ BANK, QUERIES, WIDTH, CLASSES = 1_281_167, 50_000, 384, 1000
 """ImageNet-1K, ViT-S."""
 PLAIN_BLOCKS = 100
 """Into which the plain way divides the queries."""
-SPREAD = 1.5
+SPREAD = 3.5
 """Of a class's features around its middle, in units of the middle's own spread."""
 
 
@@ -41,6 +41,8 @@ class Options:
 
     part: float = 0.05
     """Share of ImageNet's bank and queries each: 1 is the whole."""
+    queries: int | None = None
+    """So many queries instead."""
     ways: tuple[Literal["product", "faiss", "plain"], ...] = ("product", "faiss", "plain")
     """What is measured."""
     device: str = "cpu"
@@ -58,12 +60,17 @@ class Measured(NamedTuple):
     top1: float
 
 
-def draw(folder: Path, part: float) -> None:
+def sizes(options: Options) -> dict[str, int]:
+    """How many rows bank and queries have."""
+    bank, queries = (max(1000, int(count * options.part)) for count in (BANK, QUERIES))
+    return {"bank": bank, "queries": options.queries or queries}
+
+
+def draw(folder: Path, counts: Mapping[str, int]) -> None:
     """Write bank, queries and their labels to a folder, block by block."""
     generator = np.random.default_rng(0)
     middles = generator.standard_normal((CLASSES, WIDTH), dtype=np.float32)
-    for name, count in (("bank", BANK), ("queries", QUERIES)):
-        size = max(1000, int(count * part))
+    for name, size in counts.items():
         labels = generator.integers(CLASSES, size=size)
         np.save(folder / f"{name}_labels.npy", labels)
         features = open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=(size, WIDTH))
@@ -120,17 +127,15 @@ def main(arguments: Sequence[str]) -> None:
     if options.alone is not None:
         print(json.dumps(measure(options.alone, options.ways[0], torch.device(options.device))._asdict()))
         return
+    counts = sizes(options)
     with tempfile.TemporaryDirectory() as folder:
-        draw(Path(folder), options.part)
+        draw(Path(folder), counts)
         rows = []
         for way in options.ways:
             found = in_a_process(Path(folder), way, options.device)
             rows.append([way, f"{found.seconds:.1f}", f"{found.megabytes:,.0f}", f"{found.top1:.2f}"])
-        sizes = (max(1000, int(count * options.part)) for count in (QUERIES, BANK))
-        title = (
-            f"k-NN, {' queries against '.join(f'{size:,}' for size in sizes)} x {WIDTH}, k {neighbours.KS}, on {options.device}"
-        )
-        show.table(title, ["way", "seconds", "peak MB", "top-1 (k=20)"], rows)
+    title = f"{counts['queries']:,} queries against {counts['bank']:,} x {WIDTH}, k {neighbours.KS}, on {options.device}"
+    show.table(f"k-NN, {title}", ["way", "seconds", "peak MB", "top-1 (k=20)"], rows)
 
 
 if __name__ == "__main__":

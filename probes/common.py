@@ -44,7 +44,7 @@ class Common:
     device: str | None = None
     """`cpu`, `cuda`, `cuda:1`, ... (default: a GPU where there is one)."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the backbone's forward; the paper's is float32 (docs/performance.md says what bfloat16 changes)."""
+    """Of the backbone's forward; the paper's is float32."""
     cache: Path | None = None
     """Where features are kept for the next probe (default: $IBOT_FEATURES, else the user's cache folder)."""
     untrained: bool = False
