@@ -83,6 +83,11 @@ CELLS: dict[str, list[Cell]] = {
         Cell(T12, f"{percent}pct", f"{ours}_{percent}%", row={"protocol": theirs})
         for ours, theirs in PROTOCOLS.items()
         for percent in (1, 10)
+    ]
+    + [
+        Cell(T12, f"{percent}pct", f"{ours}_{percent}%", row={"protocol": "end-to-end fine-tuning", "keeps_proj_layer": kept})
+        for ours, kept in (("fine-tuned", False), ("fine-tuned, head layer kept", True))
+        for percent in (1, 10)
     ],
     "parts": [Cell(F5, "linear", f"top1_k{count}", row={"top_k": count}) for count in PART_COUNTS],
     "transfer_coco": [Cell(DENSE, "APb", "box_ap", COCO), Cell(DENSE, "APm", "mask_ap", COCO)],

@@ -59,7 +59,7 @@ def real(arch: str) -> list[Step]:
     steps = [
         Step("knn", ("T1", "T10", "T15"), "imagenet", probe("knn", "knn"), once),
         Step("logistic", ("T12",), "imagenet", probe("logistic", "logistic"), once),
-        Step("semi", ("T12",), "imagenet", probe("semi", "semi"), once),
+        Step("semi", ("T12",), "imagenet", probe("semi", "semi", "--frozen"), once),
         Step("cluster", ("T5",), "imagenet", probe("cluster", "cluster", "--method head"), IN1K_VAL, full=True),
         Step("parts", ("F5",), "imagenet", probe("parts", "parts"), once, vit_only=True),
         Step("linear", ("T1", "T10", "T15"), "imagenet", probe("linear", "linear", "--mode paper"), every_epoch),
@@ -133,7 +133,7 @@ def sample() -> list[Step]:
         _seconds("knn", ("T1",), on_sample("knn", "--baselines"), 15),
         _seconds("linear", ("T1",), on_sample("linear"), 15),
         _seconds("logistic", ("T12",), on_sample("logistic"), 10),
-        _seconds("semi", ("T12",), on_sample("semi"), 15),
+        _seconds("semi", ("T12",), on_sample("semi"), 150),
         _seconds("cluster", ("T5",), on_sample("cluster"), 10),
         _seconds("parts", ("F5",), on_sample("parts"), 30, vit_only=True),
         _seconds("in9", ("T8",), on_sample("robustness", "--suite in9"), 30),

@@ -326,7 +326,8 @@ def test_few_labels_are_even_over_the_classes_or_as_listed(folders: Path, tmp_pa
         (logistic.main, "", "logistic", "top1_strength0.1"),
         (cluster.main, "", "cluster", "head_nmi"),
         (parts.main, "--epochs 2", "parts", "top1_k16"),
-        (semi.main, "--percent 20 --epochs 2", "semi", "linear_20%"),
+        (semi.main, "--percent 20 --epochs 2 --frozen", "semi", "linear_20%"),
+        (semi.main, "--percent 20 --epochs 2 --tuned-epochs 6", "semi", "fine-tuned, head layer kept_20%"),
     ],
 )
 def test_every_probe_runs_on_class_folders_and_leaves_a_record(
@@ -359,6 +360,7 @@ def test_two_processes_measure_what_one_does(run: Path, folders: Path, tmp_path:
     [
         (linear.main, "--lr 0", "--lr must be greater than 0"),
         (linear.main, "--epochs 0", "--epochs must be 1 or more"),
+        (semi.main, "--epochs 0", "--epochs and --tuned-epochs must be 1 or more"),
         (linear.main, "--device nowhere", "--device nowhere cannot be used here"),
         (linear.main, "--limit 0", "--limit must be 1 or more"),
         (logistic.main, "--strength -1", "--strength must be greater than 0"),
