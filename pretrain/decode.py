@@ -48,7 +48,7 @@ class Opened:
             raise BadImage("empty file")
         elif content.startswith(NUMPY_MAGIC):
             self._array = _as_pixels(_read_numpy(content), channels)
-        elif content.startswith(TIFF_MAGIC) and channels not in (1, 3):  # Pillow knows few of these
+        elif content.startswith(TIFF_MAGIC) and (channels not in (1, 3) or _pages(content) > 1):  # Pillow takes the first page
             self._array = _as_pixels(_read_tiff(content), channels)
         else:
             self._image = _read_header(content)
@@ -200,6 +200,15 @@ def _read_numpy(content: bytes) -> np.ndarray:
         raise
     except Exception as error:
         raise BadImage(_reason(error)) from error
+
+
+def _pages(content: bytes) -> int:
+    """Pages of a TIFF that belong together, as channels or a stack do; 1 where that cannot be read."""
+    try:
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            return len(file.series[0].pages)
+    except Exception:  # Pillow may still know it
+        return 1
 
 
 def _read_tiff(content: bytes) -> np.ndarray:

@@ -274,6 +274,18 @@ def test_other_numbers_of_channels_come_from_numpy_and_tiff(tmp_path: Path) -> N
     assert decode(encoded(noise(1)[0].convert("RGBA")), 4).shape == (20, 24, 4)
 
 
+def test_pages_of_a_tiff_are_its_channels_and_never_lost_in_silence(tmp_path: Path) -> None:
+    """Pillow would take the first page of a stack and call it the image."""
+    deep = np.random.default_rng(0).integers(0, 4096, (3, 20, 24), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "3.tif", deep, photometric="minisblack")
+    pixels = decode((tmp_path / "3.tif").read_bytes(), 3)
+    assert pixels.shape == (20, 24, 3) and np.allclose(pixels, deep.transpose(1, 2, 0) / 65535, atol=1e-7)
+    tifffile.imwrite(tmp_path / "4.tif", np.concatenate([deep, deep[:1]]), photometric="minisblack")
+    for channels in (1, 3):
+        with pytest.raises(BadImage, match=rf"its shape is \[4, 20, 24\], not height x width x {channels} channels"):
+            decode((tmp_path / "4.tif").read_bytes(), channels)
+
+
 def test_the_spread_of_other_channels_is_measured(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal([0.1, 0.5], [0.01, 0.1], (8, 30, 30, 2)).astype(np.float32)
     for number, array in enumerate(values):
