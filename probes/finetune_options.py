@@ -126,7 +126,10 @@ def read_command_line(arguments: Sequence[str]) -> Options:
     if recipe not in RECIPES:
         raise UserError(f"unknown --recipe {recipe}: choose from {', '.join(RECIPES)}")
     text = f"{Options.__doc__}\n\nRecipe {recipe}. {described(recipe)}"
-    return parse(Options, arguments, default=with_recipe(recipe), prog="python -m probes.finetune", description=text)
+    default = with_recipe(recipe)
+    if "--names" in (name for name, _, _ in given):  # a list takes the place of the share that recipe semi has
+        default = dataclasses.replace(default, percent=None)
+    return parse(Options, arguments, default=default, prog="python -m probes.finetune", description=text)
 
 
 def with_recipe(recipe: str, **changes: Any) -> Options:

@@ -253,6 +253,8 @@ def main(arguments: Sequence[str]) -> None:
     loaded = load_backbone(options.ckpt, key=options.key)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape, data = loaded.backbone.shape, open_data(options)
+    if shape.channels != 3:
+        raise UserError(f"{loaded.path} takes {shape.channels} channels: this command is for pictures of three")
     if data.size % shape.stride:
         raise UserError(f"--size {data.size} is not divisible by {shape.stride}, the pixels of a token's side")
     classes = count_classes(data)

@@ -31,7 +31,7 @@ from probes import finetune
 from probes.finetune_data import open_data
 from probes.finetune_exam import evaluation_view
 from probes.finetune_model import Classifier, classifier, optimizer_of, parameter_groups
-from probes.finetune_options import Options, settled, with_recipe
+from probes.finetune_options import Options, read_command_line, settled, with_recipe
 from probes.finetune_recipes import RECIPES
 from probes.finetune_report import by_class, confusion, picture
 from probes.finetune_run import Lines, Network
@@ -339,6 +339,15 @@ def test_a_part_has_the_same_share_of_every_class_and_the_seed_draws_it() -> Non
     assert np.bincount(labels[balanced(labels, 10.0)]).tolist() == [100, 20, 1]
 
 
+def test_a_list_of_names_takes_the_place_of_a_recipes_share() -> None:
+    """The published command names a list and no share; the recipe's own 1 % must not stand beside it."""
+    listed = read_command_line(["--recipe", "semi", "--names", "1percent.txt"])
+    assert (listed.names, listed.percent) == (Path("1percent.txt"), None)
+    assert read_command_line(["--recipe", "semi"]).percent == 1.0
+    both = read_command_line(["--recipe", "semi", "--names=1percent.txt", "--percent", "10"])
+    assert both.percent == 10  # and is refused when the images are opened
+
+
 def test_a_part_can_be_named_as_simclr_names_it(folders: Path, tmp_path: Path) -> None:
     images = open_data(Options(data=str(folders)), 3).train
     names = tmp_path / "1percent.txt"
@@ -548,7 +557,7 @@ def test_a_compiled_fine_tuning_has_the_same_losses(run: Path, folders: Path, tm
 MISTAKES = (
     ("--recipe nothing", "unknown --recipe nothing: choose from small, imagenet, semi, transfer"),
     ("--recipe transfer", "give --data-set cifar10|cifar100"),
-    ("--recipe semi --batch-size 4 --names nowhere.txt --input-size 32", "give --percent or --names, not both"),
+    ("--recipe semi --percent 10 --names nowhere.txt --input-size 32", "give --percent or --names, not both"),
     ("--percent 0", "--percent 0 must be greater than 0"),
     ("--names nowhere.txt", "--names nowhere.txt is no readable list"),
     ("--lr 0", "--lr must be greater than 0"),

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from checkpoints.command import DONE, WRONG_COMMAND, run_command
 from pretrain import augment, sample, sample_clips
 from pretrain.sources import Held
-from probes import draw_correspondence, draw_patterns, draw_pca, draw_tsne, gallery, seeing, visualize
+from probes import draw_correspondence, draw_patterns, draw_pca, draw_tsne, gallery, seeing, segment, visualize
 from probes.attention import most_of_the_mass
 from probes.draw_correspondence import View
 
@@ -211,3 +211,9 @@ def test_the_plane_is_the_same_for_the_same_seed() -> None:
 def test_an_image_keeps_its_shape_and_loses_only_what_makes_no_patch() -> None:
     seen = seeing.see(Held("one", [np.zeros((40, 100, 3), dtype=np.uint8)]), 0, tiny.backbone(), 32)
     assert seen.grid == (4, 10) and seen.image.shape == (32, 80, 3) and seen.crop.shape == (1, 3, 32, 80)
+
+
+def test_pictures_have_three_channels_for_the_dense_probe_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    four = tiny.write(tmp_path / "four.safetensors", tiny.TINY._replace(channels=4, mean=(0.5,) * 4, std=(0.2,) * 4))
+    assert run_command(segment.main, ["--ckpt", str(four)]) == WRONG_COMMAND
+    assert "takes 4 channels: this command is for pictures of three" in capsys.readouterr().err

@@ -1,0 +1,254 @@
+"""Every command of README.md, CONTRIBUTING.md and docs/: its flags and names are read, and what can run here runs, small.
+
+The documents' own words are typed, in a folder where the names that they use (IMAGENET, runs/NAME, CELLS, ...) exist, tiny.
+"""
+
+import functools
+import importlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import documented
+import numpy as np
+import pytest
+import tifffile
+import torchvision
+import tyro
+from documented import ROOT, Command
+from PIL import Image
+
+from checkpoints import store, zoo
+from checkpoints.command import DONE, run_command
+from pretrain import config, sample, sample_clips, sample_dense, sample_pairs, sample_variants, train
+from probes import knn, linear, reproduce
+
+COMMANDS = documented.commands()
+ONLY_READ = {
+    r"(git|cd|source) .*": "the reader's own shell",
+    r"tools/setup\.sh .*": "would change the environment; test_commands.py runs it",
+    r"tools/test\.sh.*": "is what runs this",
+    r"torchrun .*|sbatch .*": "several machines, or eight processes; test_commands.py runs two",
+    r".* --replay .*": "needs a step that was refused; test_health.py makes one",
+    r"python -m probes\.live .*": "serves until it is stopped; test_report.py asks it",
+    r".* --data torchvision:.*": "would fetch a data set",
+    r"tools/transfer_\w+\.sh .*--config .*": "a detector of full size; test_dense.py builds each and takes a step",
+    r"tools/transfer_\w+\.sh.*": "minutes; test_dense.py trains each of the sample's on less",
+    r"tools/bench\.sh step.*": "measures whole steps of ViT-S, ViT-B and Swin-T: minutes; test_commands.py starts it",
+}
+"""Commands of which only the flags and names are checked, and why."""
+SMALL = (
+    "--width 64 --depth 1 --patch-size 8 --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 --out-dim 32 "
+    "--patch-out-dim 32 --head-hidden-dim 32 --head-bottleneck-dim 16 --batch-size-per-gpu 4 --workers 0 --precision fp32 "
+    "--steps 2 --knn-every 1 --report false --compile off"
+)
+PROBE = "--limit 24 --workers 0"
+SHORTER = {
+    "pretrain.train": f"{SMALL} --out NEW",
+    "pretrain.sample": "--count 10",
+    "pretrain.config": "",
+    "pretrain.curves": "",
+    "pretrain.bench_data": "--images 4 --batch-size 2 --rounds 1",
+    "probes.bench_knn": "--part 0.0005 --queries 10 --ways product",
+    "probes.knn": PROBE,
+    "probes.linear": f"{PROBE} --epochs 2",
+    "probes.logistic": PROBE,
+    "probes.semi": f"{PROBE} --epochs 2 --tuned-epochs 6 --percent 50",
+    "probes.cluster": PROBE,
+    "probes.parts": f"{PROBE} --epochs 2",
+    "probes.segment": "--images 4 --epochs 1 --batch-size 2 --lr 0.01",
+    "probes.finetune": "--limit 16 --batch-size 8 --epochs 1 --warmup-epochs 0 --input-size 32 --lr 1e-3 --workers 0 "
+    "--precision fp32 --compile off --folder NEW --out NEW.json",
+    "probes.video": "--limit 1 --size 64",
+    "probes.retrieval": "--multi-scale false",
+    "probes.robustness": "--limit 6 --class-map bg_challenge/in_to_in9.json",
+    "probes.visualize": "--limit 6 --out NEW",
+    "probes.tables": "",
+    "probes.report": "--pictures false",
+    "probes.reproduce": "--dry-run",
+    "checkpoints.export": "--out NEW",
+    "checkpoints.inspect": "",
+}
+"""What is added to a command of a module so that it takes a second; a flag that is given twice counts as given last."""
+NAMES = ("DIR", "DATA", "IMAGENET", "CIFAR10")
+"""What the documents call labelled images in two parts."""
+
+
+def words(command: Command, new: Path) -> list[str]:
+    """A command's arguments as they are typed here: N is 0, a server takes any port, and what is shorter comes last."""
+    typed = list(command.arguments)
+    if "--serve" in typed and typed[typed.index("--serve") + 1 :][:1] in ([], ["--data"]):
+        typed.insert(typed.index("--serve") + 1, "0")
+    typed = ["0" if word == "N" else str(new / "out") if word == "OUT" else word for word in typed]
+    return typed + [word.replace("NEW", str(new / "new")) for word in SHORTER[command.module].split()]
+
+
+def why_not(command: Command) -> str | None:
+    """Why a command is only read."""
+    return next((why for pattern, why in ONLY_READ.items() if re.fullmatch(pattern, command.text)), None)
+
+
+class Read(BaseException):
+    """Raised with a command's options once they are read, so that nothing is done."""
+
+
+def options_of(command: Command, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a command's flags say. A flag that does not exist or has a wrong value ends the command instead."""
+    cli = tyro.cli
+
+    def stop(*arguments: Any, **more: Any) -> None:
+        raise Read(cli(*arguments, **more))
+
+    monkeypatch.setattr(tyro, "cli", stop)
+    try:
+        arguments = ["0" if word == "N" else word for word in command.arguments]
+        code = run_command(importlib.import_module(command.module).main, arguments)
+    except Read as read:
+        return read.args[0]
+    raise AssertionError(f"{command.where}: {command.text}: ended with {code} before its flags were read")
+
+
+def here(commands: list[Command]) -> Any:
+    return pytest.mark.parametrize("command", commands, ids=[f"{one.where}: {one.text}"[:120] for one in commands])
+
+
+@here([one for one in COMMANDS if one.module])
+def test_the_flags_of_a_command_are_read(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        options = options_of(command, monkeypatch)
+    except SystemExit as exit:
+        pytest.fail(f"{command.where}: {command.text}: its flags are refused ({exit.code})")
+    if command.module == "pretrain.train":
+        config.check(options)
+
+
+@here([one for one in COMMANDS if one.module])
+def test_what_a_command_names_exists(command: Command, world: Path) -> None:
+    """Checkpoints by name, configs, data sets, files."""
+    following = zip(command.arguments, command.arguments[1:], strict=False)
+    for flag, value in following:
+        if flag in ("--ckpt", "--init-from", "--saliency") and not value.startswith("timm:"):
+            assert (world / value).exists() or value in zoo.names(), f"{command.where}: there is no checkpoint {value}"
+        if flag == "--config":
+            assert list((ROOT / "transfer" / "configs").glob(f"*/{value}.py")), f"{command.where}: there is no config {value}"
+        if flag in ("--data", "--val", "--knn-data", "--names") and not value.startswith(("sample", "hf:")):
+            kind, _, name = value.partition(":")
+            known = hasattr(torchvision.datasets, name) if kind == "torchvision" else (world / value).exists()
+            assert known, f"{command.where}: there is no {value} here: let the fixture `world` make one, small"
+
+
+def test_every_command_is_run_or_has_a_reason_why_not() -> None:
+    unknown = [f"{one.where}: {one.text}" for one in COMMANDS if one.module not in SHORTER and not why_not(one)]
+    assert not unknown, f"say in SHORTER how these take a second, or in ONLY_READ why they cannot run: {unknown}"
+    idle = [pattern for pattern in ONLY_READ if not any(re.fullmatch(pattern, one.text) for one in COMMANDS)]
+    assert not idle, f"no document has these any more: {idle}"
+
+
+def test_every_tool_ends_in_the_module_that_is_taken_for_it() -> None:
+    for tool, (module, *flags) in documented.TOOLS.items():
+        text = (ROOT / tool).read_text()
+        lines = text.splitlines()
+        if "transfer.sh" in lines[-1]:
+            assert f"TASK={flags[-1]}" in lines
+            lines = (ROOT / "tools" / "transfer.sh").read_text().replace("$TASK", flags[-1]).splitlines()
+        called = [line.replace('"', "") for line in lines if re.search(r"exec .*-m ", line)]
+        assert called and all(re.search(rf"-m {re.escape(' '.join([module, *flags]))} \$[{{@]", line) for line in called), tool
+    bench = (ROOT / "tools" / "bench.sh").read_text()
+    cases = re.findall(r'^ +([\w |]+)\) module="([\w.$]+)"', bench, re.MULTILINE)
+    parts = {part: module.replace("$1", part) for names, module in cases for part in names.split(" | ")}
+    assert parts == documented.BENCHES and bench.splitlines()[-1].startswith('exec "$PYTHON" -m "$module"')
+
+
+def test_tools_without_a_module_are_called_as_they_can_be() -> None:
+    extras = re.search(r"extras: ([\w ]+)", (ROOT / "tools" / "setup.sh").read_text())
+    assert extras
+    tests = "".join(path.name + path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    for command in (one for one in COMMANDS if not one.module):
+        tool, *arguments = command.arguments
+        assert not tool.startswith("tools/") or (ROOT / tool).exists(), command
+        if tool == "tools/setup.sh":
+            assert set(arguments) <= set(extras[1].split()), command
+        if tool == "tools/test.sh" and "-k" in arguments:
+            assert re.search(rf"def test_\w*{arguments[-1]}|^test_{arguments[-1]}", tests), command
+
+
+@here([one for one in COMMANDS if one.module in SHORTER and not why_not(one)])
+def test_a_command_runs(command: Command, world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = run_command(importlib.import_module(command.module).main, words(command, tmp_path))
+    assert code == DONE, f"{command.where}: {command.text}: {capfd.readouterr().err}"
+
+
+@pytest.mark.parametrize(("where", "code"), documented.python_blocks())
+def test_python_of_the_documents_runs(where: str, code: str, world: Path) -> None:
+    exec(compile(code, where, "exec"), {})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, parity_dir: Path) -> Iterator[Path]:
+    """A folder in which every name of the documents exists, small; the tests of this file run in it."""
+    root = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        draw_data(root)
+        make_samples_small(patch)
+        make_runs(root)
+        patch.setattr(zoo, "fetch", lambda address, path: root / "runs" / "NAME" / store.LAST)
+        shutil.copy(parity_dir / "checkpoint_published_layout.pth", "checkpoint.pth")
+        shutil.copy("checkpoint.pth", "FILE")
+        yield root
+    sample.classification.cache_clear()
+
+
+def make_samples_small(patch: pytest.MonkeyPatch) -> None:
+    """Of the embedded sample, in every layout, a few images."""
+    sample.classification.cache_clear()
+    patch.setattr(sample, "COUNTS", {"train": 40, "val": 20})
+    patch.setattr(sample_dense, "COUNTS", {"train": 4, "val": 2})
+    patch.setattr(sample_clips, "COUNT", 2)
+    few = (
+        (sample_pairs, "landmarks", 2),
+        (sample_pairs, "copies", 3),
+        (sample_variants, "in9_train", 20),
+        (sample_variants, "in9", 18),
+    )
+    for module, name, count in few:
+        patch.setattr(module, name, functools.partial(getattr(module, name), count=count))
+    patch.setattr(reproduce, "CALIBRATION", 0.01)
+
+
+def draw_data(root: Path) -> None:
+    """Images in every layout that a document names."""
+    sample.main(["--out", str(root / "DIR"), "--count", "20", "--size", "32"])
+    sample.main(["--coco", str(root / "COCO"), "--ade20k", str(root / "ADEChallengeData2016"), "--count", "10", "--size", "64"])
+    sample.main(["--davis", str(root / "DAVIS"), "--roxford", str(root / "REVISITED"), "--count", "10", "--size", "32"])
+    sample.main(["--in9", str(root / "bg_challenge"), "--count", "18", "--size", "32"])
+    for name in NAMES[1:]:
+        (root / name).symlink_to(root / "DIR")
+    (root / "1percent.txt").write_text("".join(f"{path.name}\n" for path in sorted((root / "DIR" / "train").rglob("*.png"))[::2]))
+    (root / "PHOTOS").mkdir()
+    for number, image in enumerate(sample.classification("val", 10, 32).images):
+        Image.fromarray(image).save(root / "PHOTOS" / f"{number}.png")
+    cells = np.random.default_rng(0).integers(0, 4096, (12, 4, 40, 40), dtype=np.uint16)
+    for number, image in enumerate(cells):
+        for folder in ("CELLS", f"LABELLED/{'ab'[number % 2]}"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(root / folder / f"{number}.tif", image, photometric="minisblack")
+
+
+def make_runs(root: Path) -> None:
+    """A finished run under every name of a document, one of four channels, records, a linear head."""
+    flags = [*SMALL.split(), "--recipe", "ibot_vits16"]
+    assert run_command(train.main, [*flags, "--data", "DIR", "--out", "runs/NAME"]) == DONE
+    cells = ["--data", "CELLS", "--channels", "4", "--init-from", "runs/NAME/backbone.safetensors", "--out", "runs/cells"]
+    assert run_command(train.main, [*flags, *cells]) == DONE
+    assert run_command(knn.main, [*PROBE.split(), "--ckpt", "runs/NAME", "--out", "RECORDS/knn.json"]) == DONE
+    assert run_command(linear.main, [*SHORTER["probes.linear"].split(), "--ckpt", "runs/NAME"]) == DONE
+    shutil.copy("runs/NAME/results/linear_head.safetensors", "HEAD")
+    shutil.copy("runs/NAME/last.pt", "F")
+    named = {word.split("/")[1] for one in COMMANDS for word in one.arguments if re.match(r"runs/\w", word)}
+    for name in sorted(named - {"NAME", "cells"}):
+        (root / "runs" / name).symlink_to(root / "runs" / "NAME")
+    os.utime("runs/NAME/last.pt")  # the newest run is one of three channels
