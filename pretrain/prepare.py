@@ -1,14 +1,17 @@
 """What a run needs before its first step: its images, the data of its k-NN curve, compiled networks."""
 
+import contextlib
 import os
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from checkpoints.command import UserError
 from pretrain import config as options
 from pretrain import distributed, health
 from pretrain.config import Config
+from pretrain.decode import BadImage
 from pretrain.ibot import Student, Teacher
 from pretrain.images import open_images
 from pretrain.networks import compile_blocks
@@ -52,6 +55,27 @@ def data(config: Config, device: torch.device) -> Data:
         device_decodes=config.decode == "gpu",
     )
     return Data(images, shape, steps)
+
+
+LOOKED_AT, DARK = 8, 32
+"""Images that are looked at before a run begins; levels of 255 that none of them is brighter than, if something is wrong."""
+
+
+def too_dark(images: Images) -> list[str]:
+    """A remark on images of three channels that are nearly black, which the fixed mean and spread would leave without contrast."""
+    if images.channels != 3 or not distributed.is_main():
+        return []
+    brightest = []
+    for index in np.linspace(0, len(images) - 1, LOOKED_AT).astype(int):
+        with contextlib.suppress(BadImage):  # it will be named when its turn comes
+            pixels = images[int(index)]
+            brightest.append(float(pixels.max()) * (1 if pixels.dtype == np.uint8 else 255))
+    if not brightest or max(brightest) >= DARK:
+        return []
+    return [
+        f"the images are nearly black (brightest value {max(brightest):.0f} of 255), as 12-bit values in 16-bit files are: "
+        "--channels 1 reads grey ones as they are stored and measures their spread; brighten others first"
+    ]
 
 
 def workers(config: Config) -> int:

@@ -144,7 +144,8 @@ def train(config: Config, device: torch.device) -> int:
 
     if start:
         set_moments(optimizer, student, start.moments)
-    remarks = [*(start.remarks if start else ()), *run.resume(student, teacher, optimizer, precision.scaler)]
+    remarks = [*prepare.too_dark(images), *(start.remarks if start else ())]
+    remarks += run.resume(student, teacher, optimizer, precision.scaler)
     run.begin()
     progress = Progress(run, images, schedule, device, precision.name, remarks)
     if run.step >= schedule.total_steps:

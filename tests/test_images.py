@@ -11,7 +11,7 @@ from pictures import encoded, noise, write_flat, write_folders, write_list, writ
 from PIL import Image
 
 from checkpoints.command import UserError
-from pretrain import shards
+from pretrain import prepare, shards
 from pretrain.decode import BadImage, Opened, decode
 from pretrain.hubs import open_torchvision
 from pretrain.images import has_part, open_images
@@ -284,6 +284,18 @@ def test_pages_of_a_tiff_are_its_channels_and_never_lost_in_silence(tmp_path: Pa
     for channels in (1, 3):
         with pytest.raises(BadImage, match=rf"its shape is \[4, 20, 24\], not height x width x {channels} channels"):
             decode((tmp_path / "4.tif").read_bytes(), channels)
+
+
+def test_images_that_are_nearly_black_are_remarked_upon(tmp_path: Path) -> None:
+    """A camera's 12 bits in a file of 16 are 16 levels of 256."""
+    for number, deep in enumerate(np.random.default_rng(0).integers(0, 4096, (10, 20, 24), dtype=np.uint16)):
+        tifffile.imwrite(tmp_path / f"{number}.tif", deep)
+    (remark,) = prepare.too_dark(open_images(str(tmp_path)))
+    assert "brightest value 16 of 255" in remark and "--channels 1 reads grey ones as they are stored" in remark
+    assert not prepare.too_dark(open_images(str(tmp_path), channels=1))
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "0.png")
+    assert not prepare.too_dark(open_images(str(tmp_path)))
+    assert not prepare.too_dark(open_images("sample"))
 
 
 def test_the_spread_of_other_channels_is_measured(tmp_path: Path) -> None:
