@@ -62,7 +62,7 @@ LOOKED_AT, DARK = 8, 32
 
 
 def too_dark(images: Images) -> list[str]:
-    """A remark on images of three channels that are nearly black, which the fixed mean and spread would leave without contrast."""
+    """A remark on images of three channels that are nearly black: the fixed mean and spread leave them without contrast."""
     if images.channels != 3 or not distributed.is_main():
         return []
     brightest = []
