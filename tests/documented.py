@@ -38,6 +38,8 @@ class Command(NamedTuple):
     module: str
     """The Python module that answers it; nothing for a tool of its own."""
     arguments: tuple[str, ...]
+    wrong: str = ""
+    """Why nobody answers it."""
 
 
 def commands() -> list[Command]:
@@ -45,7 +47,10 @@ def commands() -> list[Command]:
     found: dict[tuple[str, ...], Command] = {}
     for document in DOCUMENTS:
         for line in typed(document.read_text()):
-            one = answered(document.name, line)
+            try:
+                one = answered(document.name, line)
+            except LookupError as error:
+                one = Command(document.name, line, "", (), str(error))
             found.setdefault((one.module, *(one.arguments if one.module else (one.text,))), one)
     return list(found.values())
 
@@ -70,7 +75,7 @@ def answered(where: str, line: str) -> Command:
     words = [word for word in shlex.split(line) if word not in LEFT_OUT]
     if words[0] in ("torchrun", "python"):
         if "-m" not in words:
-            raise LookupError(f"{where}: {line}: there is no -m MODULE")
+            raise LookupError("there is no -m MODULE")
         words = words[words.index("-m") + 1 :]
     elif words[0] == "sbatch":
         words = words[1:]
@@ -81,7 +86,7 @@ def answered(where: str, line: str) -> Command:
     elif words[0] in TOOLS:
         words = [*TOOLS[words[0]], *words[1:]]
     if not re.fullmatch(r"\w+\.\w+", words[0]) or not (ROOT / f"{words[0].replace('.', '/')}.py").exists():
-        raise LookupError(f"{where}: {line}: there is no {words[0]}")
+        raise LookupError(f"{' '.join(words[:2])} is no command here")
     return Command(where, line, words[0], tuple(words[1:]))
 
 

@@ -140,8 +140,42 @@ def test_what_a_command_names_exists(command: Command, world: Path) -> None:
             assert known, f"{command.where}: there is no {value} here: let the fixture `world` make one, small"
 
 
+PAGE = """Type `python -m probes.knn
+--ckpt F`, or `probes.linear`, which `pretrain/vit.py` is not:
+
+```bash
+cd x && tools/pretrain.sh --data DIR \\
+    --steps 2   # two
+torchrun -m probes.nobody ...
+```
+"""
+
+
+def test_commands_are_found_as_they_are_written_and_wrong_ones_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = documented.typed(PAGE)
+    assert lines == [
+        "cd x",
+        "tools/pretrain.sh --data DIR --steps 2",
+        "torchrun -m probes.nobody ...",
+        "python -m probes.knn --ckpt F",
+    ]
+    assert documented.answered("page", lines[1])[2:4] == ("pretrain.train", ("--data", "DIR", "--steps", "2"))
+    for line in (lines[2], "tools/bench.sh nothing", "tools/gone.sh", "python setup.py"):
+        with pytest.raises(LookupError):
+            documented.answered("page", line)
+    assert options_of(documented.answered("page", lines[3]), monkeypatch).ckpt == Path("F")
+    for flags in (("--no-such-flag",), ("--k", "many")):
+        with pytest.raises(SystemExit):
+            options_of(Command("page", "", "probes.knn", flags), monkeypatch)
+
+
+def test_every_command_is_one() -> None:
+    wrong = [f"{one.where}: {one.text}: {one.wrong}" for one in COMMANDS if one.wrong]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_every_command_is_run_or_has_a_reason_why_not() -> None:
-    unknown = [f"{one.where}: {one.text}" for one in COMMANDS if one.module not in SHORTER and not why_not(one)]
+    unknown = [f"{one.where}: {one.text}" for one in COMMANDS if not (one.wrong or one.module in SHORTER or why_not(one))]
     assert not unknown, f"say in SHORTER how these take a second, or in ONLY_READ why they cannot run: {unknown}"
     idle = [pattern for pattern in ONLY_READ if not any(re.fullmatch(pattern, one.text) for one in COMMANDS)]
     assert not idle, f"no document has these any more: {idle}"
@@ -166,7 +200,7 @@ def test_tools_without_a_module_are_called_as_they_can_be() -> None:
     extras = re.search(r"extras: ([\w ]+)", (ROOT / "tools" / "setup.sh").read_text())
     assert extras
     tests = "".join(path.name + path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
-    for command in (one for one in COMMANDS if not one.module):
+    for command in (one for one in COMMANDS if not one.module and not one.wrong):
         tool, *arguments = command.arguments
         assert not tool.startswith("tools/") or (ROOT / tool).exists(), command
         if tool == "tools/setup.sh":
