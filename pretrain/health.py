@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from checkpoints.command import WorkError
+from checkpoints.command import UserError, WorkError
 from pretrain import augment, distributed, neighbours
 from pretrain.backbone import Backbone
 from pretrain.images import has_part, open_images
@@ -162,17 +162,33 @@ class OnlineKnn:
 def online_knn(source: str, images: Images, crop: int) -> OnlineKnn | None:
     """A measurement on part of `images`, tested on the source's other part or, where it has none, on held-out ones.
 
-    None where the images have no labels, and in all processes but the main one. Raises UserError where the classes differ.
+    None where the images have no labels, and in all processes but the main one. Raises UserError where the classes differ, and
+    where the test images have no labels or none of either can be used.
     """
     if images.labels is None or not distributed.is_main():
         return None
+    bank, queries = _bank_and_queries(source, images)
+    if not len(bank) or not len(queries):
+        raise UserError(
+            f"too few images of {images.name} can be used with --channels {images.channels} for the k-NN curve: "
+            "give other --knn-data, or --knn-every 0"
+        )
+    return OnlineKnn(bank, queries, crop)
+
+
+def _bank_and_queries(source: str, images: Images) -> tuple[Images, Images]:
     if has_part(source, "val"):
         queries = aligned(open_images(source, "val", images.channels), images)
-        return OnlineKnn(readable(subset(images, BANK)), readable(subset(queries, QUERIES)), crop)
+        if queries.labels is None:
+            raise UserError(
+                f"{queries.name} has no labels, which the k-NN curve needs: sort its images into class folders as those to train "
+                "on are, or give --knn-data, or --knn-every 0"
+            )
+        return readable(subset(images, BANK)), readable(subset(queries, QUERIES))
     some = readable(subset(images, BANK + QUERIES))
     cut = max(1, len(some) // 3)
     numbers = np.arange(len(some))
-    return OnlineKnn(Subset(some, numbers[cut:]), Subset(some, numbers[:cut]), crop)
+    return Subset(some, numbers[cut:]), Subset(some, numbers[:cut])
 
 
 def readable(images: Images) -> Images:

@@ -2,10 +2,12 @@
 
 import json
 import math
+import shutil
 import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -197,3 +199,24 @@ def test_curves_are_drawn_from_the_log(folders: Path, tmp_path: Path, capsys: py
         assert run_command(curves.main, wrong) == code
     assert run_command(curves.main, ["--runs", str(tmp_path / "one"), "--out", str(tmp_path / "no" / "x.png")]) == FAILED
     assert "holds no readable metrics.jsonl" in capsys.readouterr().err
+
+
+def test_a_curve_that_cannot_be_measured_is_said_before_the_first_step(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ImageNet's val/ as it is distributed, 50,000 files in one folder; and labelled images of other channels."""
+    shutil.copytree(folders / "train", tmp_path / "flat" / "train")
+    (tmp_path / "flat" / "val").mkdir()
+    for path in (folders / "val").rglob("*.png"):
+        shutil.copy(path, tmp_path / "flat" / "val")
+    flags = [*SMALL, "--steps", "1", "--out", str(tmp_path / "run")]
+    assert run_command(train.main, [*flags, "--data", str(tmp_path / "flat")]) == WRONG_COMMAND
+    complained = capsys.readouterr().err
+    assert "flat/val has no labels, which the k-NN curve needs: sort its images into class folders" in complained
+    (tmp_path / "six").mkdir()
+    for number in range(8):
+        np.save(tmp_path / "six" / f"{number}.npy", np.full((32, 32, 6), number / 8, dtype=np.float32))
+    other = ["--data", str(tmp_path / "six"), "--channels", "6", "--knn-data", str(folders / "train")]
+    assert run_command(train.main, [*flags, *other]) == WRONG_COMMAND
+    assert "can be used with --channels 6 for the k-NN curve: give other --knn-data" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
