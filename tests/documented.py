@@ -91,10 +91,11 @@ def answered(where: str, line: str) -> Command:
 
 
 def python_blocks() -> list[tuple[str, str]]:
-    """Python that the documents show: document, code."""
-    return [
-        (document.name, block)
-        for document in DOCUMENTS
-        for language, block in FENCE.findall(document.read_text())
-        if language == "python"
-    ]
+    """Python that the documents show, in blocks or in a line: document, code."""
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text()
+        blocks = [block for language, block in FENCE.findall(text) if language == "python"]
+        lines = [code for code in re.findall(r"`([^`]+)`", FENCE.sub("", text)) if re.match(r"(from|import) \w", code)]
+        found += [(document.name, code) for code in (*blocks, *lines)]
+    return found
