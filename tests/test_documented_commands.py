@@ -3,28 +3,23 @@
 The documents' own words are typed, in a folder where the names that they use (IMAGENET, runs/NAME, CELLS, ...) exist, tiny.
 """
 
-import functools
 import importlib
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import documented
-import numpy as np
 import pytest
-import tifffile
+import small_world
 import torchvision
 import tyro
 from documented import ROOT, Command
-from PIL import Image
+from small_world import PROBE, SMALL
 
-from checkpoints import store, zoo
+from checkpoints import zoo
 from checkpoints.command import DONE, run_command
-from pretrain import config, sample, sample_clips, sample_dense, sample_pairs, sample_variants, train
-from probes import knn, linear, reproduce
+from pretrain import config, sample
 
 COMMANDS = documented.commands()
 ONLY_READ = {
@@ -40,12 +35,6 @@ ONLY_READ = {
     r"tools/bench\.sh step.*": "measures whole steps of ViT-S, ViT-B and Swin-T: minutes; test_commands.py starts it",
 }
 """Commands of which only the flags and names are checked, and why."""
-SMALL = (
-    "--width 64 --depth 1 --patch-size 8 --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 --out-dim 32 "
-    "--patch-out-dim 32 --head-hidden-dim 32 --head-bottleneck-dim 16 --batch-size-per-gpu 4 --workers 0 --precision fp32 "
-    "--steps 2 --knn-every 1 --report false --compile off"
-)
-PROBE = "--limit 24 --workers 0"
 SHORTER = {
     "pretrain.train": f"{SMALL} --out NEW",
     "pretrain.sample": "--count 10",
@@ -73,8 +62,6 @@ SHORTER = {
     "checkpoints.inspect": "",
 }
 """What is added to a command of a module so that it takes a second; a flag that is given twice counts as given last."""
-NAMES = ("DIR", "DATA", "IMAGENET", "CIFAR10")
-"""What the documents call labelled images in two parts."""
 
 
 def words(command: Command, new: Path) -> list[str]:
@@ -222,67 +209,15 @@ def test_python_of_the_documents_runs(where: str, code: str, world: Path) -> Non
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, parity_dir: Path) -> Iterator[Path]:
-    """A folder in which every name of the documents exists, small; the tests of this file run in it."""
+    """A folder in which every name of the documents exists; the tests of this file run in it."""
     root = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        draw_data(root)
-        make_samples_small(patch)
-        make_runs(root)
-        patch.setattr(zoo, "fetch", lambda address, path: root / "runs" / "NAME" / store.LAST)
-        shutil.copy(parity_dir / "checkpoint_published_layout.pth", "checkpoint.pth")
-        shutil.copy("checkpoint.pth", "FILE")
+        small_world.make(root, patch, parity_dir / "checkpoint_published_layout.pth", runs_of_documents())
         yield root
     sample.classification.cache_clear()
 
 
-def make_samples_small(patch: pytest.MonkeyPatch) -> None:
-    """Of the embedded sample, in every layout, a few images."""
-    sample.classification.cache_clear()
-    patch.setattr(sample, "COUNTS", {"train": 40, "val": 20})
-    patch.setattr(sample_dense, "COUNTS", {"train": 4, "val": 2})
-    patch.setattr(sample_clips, "COUNT", 2)
-    few = (
-        (sample_pairs, "landmarks", 2),
-        (sample_pairs, "copies", 3),
-        (sample_variants, "in9_train", 20),
-        (sample_variants, "in9", 18),
-    )
-    for module, name, count in few:
-        patch.setattr(module, name, functools.partial(getattr(module, name), count=count))
-    patch.setattr(reproduce, "CALIBRATION", 0.01)
-
-
-def draw_data(root: Path) -> None:
-    """Images in every layout that a document names."""
-    sample.main(["--out", str(root / "DIR"), "--count", "20", "--size", "32"])
-    sample.main(["--coco", str(root / "COCO"), "--ade20k", str(root / "ADEChallengeData2016"), "--count", "10", "--size", "64"])
-    sample.main(["--davis", str(root / "DAVIS"), "--roxford", str(root / "REVISITED"), "--count", "10", "--size", "32"])
-    sample.main(["--in9", str(root / "bg_challenge"), "--count", "18", "--size", "32"])
-    for name in NAMES[1:]:
-        (root / name).symlink_to(root / "DIR")
-    (root / "1percent.txt").write_text("".join(f"{path.name}\n" for path in sorted((root / "DIR" / "train").rglob("*.png"))[::2]))
-    (root / "PHOTOS").mkdir()
-    for number, image in enumerate(sample.classification("val", 10, 32).images):
-        Image.fromarray(image).save(root / "PHOTOS" / f"{number}.png")
-    cells = np.random.default_rng(0).integers(0, 4096, (12, 4, 40, 40), dtype=np.uint16)
-    for number, image in enumerate(cells):
-        for folder in ("CELLS", f"LABELLED/{'ab'[number % 2]}"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(root / folder / f"{number}.tif", image, photometric="minisblack")
-
-
-def make_runs(root: Path) -> None:
-    """A finished run under every name of a document, one of four channels, records, a linear head."""
-    flags = [*SMALL.split(), "--recipe", "ibot_vits16"]
-    assert run_command(train.main, [*flags, "--data", "DIR", "--out", "runs/NAME"]) == DONE
-    cells = ["--data", "CELLS", "--channels", "4", "--init-from", "runs/NAME/backbone.safetensors", "--out", "runs/cells"]
-    assert run_command(train.main, [*flags, *cells]) == DONE
-    assert run_command(knn.main, [*PROBE.split(), "--ckpt", "runs/NAME", "--out", "RECORDS/knn.json"]) == DONE
-    assert run_command(linear.main, [*SHORTER["probes.linear"].split(), "--ckpt", "runs/NAME"]) == DONE
-    shutil.copy("runs/NAME/results/linear_head.safetensors", "HEAD")
-    shutil.copy("runs/NAME/last.pt", "F")
-    named = {word.split("/")[1] for one in COMMANDS for word in one.arguments if re.match(r"runs/\w", word)}
-    for name in sorted(named - {"NAME", "cells"}):
-        (root / "runs" / name).symlink_to(root / "runs" / ("cells" if name.startswith("cells") else "NAME"))
-    os.utime("runs/NAME/last.pt")  # the newest run is one of three channels
+def runs_of_documents() -> set[str]:
+    """Names of the runs that the documents speak of."""
+    return {word.split("/")[1] for one in COMMANDS for word in one.arguments if re.match(r"runs/\w", word)}

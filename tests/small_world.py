@@ -1,0 +1,90 @@
+"""A folder in which every name that the documents use exists, small: data sets, runs, records, checkpoints."""
+
+import functools
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from checkpoints import store, zoo
+from checkpoints.command import DONE, run_command
+from pretrain import sample, sample_clips, sample_dense, sample_pairs, sample_variants, train
+from probes import knn, linear, reproduce
+
+SMALL = (
+    "--width 64 --depth 1 --patch-size 8 --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 --out-dim 32 "
+    "--patch-out-dim 32 --head-hidden-dim 32 --head-bottleneck-dim 16 --batch-size-per-gpu 4 --workers 0 --precision fp32 "
+    "--steps 2 --knn-every 1 --report false --compile off"
+)
+PROBE = "--limit 24 --workers 0"
+"""What makes a training, and a probe, take a second."""
+NAMES = ("DIR", "DATA", "IMAGENET", "CIFAR10")
+"""What the documents call labelled images in two parts."""
+
+
+def make(root: Path, patch: pytest.MonkeyPatch, original: Path, runs: set[str]) -> None:
+    """Fill the folder, which is the working directory. Published checkpoints are then a small one, and the sample is small.
+
+    `original` is a checkpoint in the original's layout, `runs` are the names that runs have in the documents.
+    """
+    draw_data(root)
+    make_samples_small(patch)
+    make_runs(root, runs)
+    patch.setattr(zoo, "fetch", lambda address, path: root / "runs" / "NAME" / store.LAST)
+    for name in ("checkpoint.pth", "FILE"):
+        shutil.copy(original, name)
+
+
+def make_samples_small(patch: pytest.MonkeyPatch) -> None:
+    """Of the embedded sample, in every layout, a few images."""
+    sample.classification.cache_clear()
+    patch.setattr(sample, "COUNTS", {"train": 40, "val": 20})
+    patch.setattr(sample_dense, "COUNTS", {"train": 4, "val": 2})
+    patch.setattr(sample_clips, "COUNT", 2)
+    few = (
+        (sample_pairs, "landmarks", 2),
+        (sample_pairs, "copies", 3),
+        (sample_variants, "in9_train", 20),
+        (sample_variants, "in9", 18),
+    )
+    for module, name, count in few:
+        patch.setattr(module, name, functools.partial(getattr(module, name), count=count))
+    patch.setattr(reproduce, "CALIBRATION", 0.01)
+
+
+def draw_data(root: Path) -> None:
+    """Images in every layout that a document names."""
+    sample.main(["--out", str(root / "DIR"), "--count", "20", "--size", "32"])
+    sample.main(["--coco", str(root / "COCO"), "--ade20k", str(root / "ADEChallengeData2016"), "--count", "10", "--size", "64"])
+    sample.main(["--davis", str(root / "DAVIS"), "--roxford", str(root / "REVISITED"), "--count", "10", "--size", "32"])
+    sample.main(["--in9", str(root / "bg_challenge"), "--count", "18", "--size", "32"])
+    for name in NAMES[1:]:
+        (root / name).symlink_to(root / "DIR")
+    (root / "1percent.txt").write_text("".join(f"{path.name}\n" for path in sorted((root / "DIR" / "train").rglob("*.png"))[::2]))
+    (root / "PHOTOS").mkdir()
+    for number, image in enumerate(sample.classification("val", 10, 32).images):
+        Image.fromarray(image).save(root / "PHOTOS" / f"{number}.png")
+    cells = np.random.default_rng(0).integers(0, 4096, (12, 4, 40, 40), dtype=np.uint16)
+    for number, image in enumerate(cells):
+        for folder in ("CELLS", f"LABELLED/{'ab'[number % 2]}"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(root / folder / f"{number}.tif", image, photometric="minisblack")
+
+
+def make_runs(root: Path, named: set[str]) -> None:
+    """A finished run under every name of a document, one of four channels, records, a linear head."""
+    flags = [*SMALL.split(), "--recipe", "ibot_vits16"]
+    assert run_command(train.main, [*flags, "--data", "DIR", "--out", "runs/NAME"]) == DONE
+    cells = ["--data", "CELLS", "--channels", "4", "--init-from", "runs/NAME/backbone.safetensors", "--out", "runs/cells"]
+    assert run_command(train.main, [*flags, *cells]) == DONE
+    assert run_command(knn.main, [*PROBE.split(), "--ckpt", "runs/NAME", "--out", "RECORDS/knn.json"]) == DONE
+    assert run_command(linear.main, [*PROBE.split(), "--epochs", "2", "--ckpt", "runs/NAME"]) == DONE
+    shutil.copy("runs/NAME/results/linear_head.safetensors", "HEAD")
+    shutil.copy("runs/NAME/last.pt", "F")
+    for name in sorted(named - {"NAME", "cells"}):
+        (root / "runs" / name).symlink_to(root / "runs" / ("cells" if name.startswith("cells") else "NAME"))
+    os.utime("runs/NAME/last.pt")  # the newest run is one of three channels
