@@ -32,7 +32,7 @@ ONLY_READ = {
     r".* --data torchvision:.*": "would fetch a data set",
     r"tools/transfer_\w+\.sh .*--config .*": "a detector of full size; test_dense.py builds each and takes a step",
     r"tools/transfer_\w+\.sh.*": "minutes; test_dense.py trains each of the sample's on less",
-    r"tools/bench\.sh step.*": "measures whole steps of ViT-S, ViT-B and Swin-T: minutes; test_commands.py starts it",
+    r"tools/bench\.sh step.*": "measures whole steps of ViT-S, ViT-B and Swin-T: minutes",
 }
 """Commands of which only the flags and names are checked, and why."""
 SHORTER = {
@@ -67,8 +67,9 @@ SHORTER = {
 def words(command: Command, new: Path) -> list[str]:
     """A command's arguments as they are typed here: N is 0, a server takes any port, and what is shorter comes last."""
     typed = list(command.arguments)
-    if "--serve" in typed and typed[typed.index("--serve") + 1 :][:1] in ([], ["--data"]):
-        typed.insert(typed.index("--serve") + 1, "0")
+    if "--serve" in typed:
+        at = typed.index("--serve") + 1
+        typed[at:at] = [] if typed[at:] and typed[at].isdecimal() else ["0"]
     typed = ["0" if word == "N" else str(new / "out") if word == "OUT" else word for word in typed]
     return typed + [word.replace("NEW", str(new / "new")) for word in SHORTER[command.module].split()]
 
@@ -124,7 +125,7 @@ def test_what_a_command_names_exists(command: Command, world: Path) -> None:
         if flag in ("--data", "--val", "--knn-data", "--names") and not value.startswith(("sample", "hf:")):
             kind, _, name = value.partition(":")
             known = hasattr(torchvision.datasets, name) if kind == "torchvision" else (world / value).exists()
-            assert known, f"{command.where}: there is no {value} here: let the fixture `world` make one, small"
+            assert known, f"{command.where}: there is no {value} here: let small_world.py make one"
 
 
 PAGE = """Type `python -m probes.knn
