@@ -142,7 +142,8 @@ CELLS: dict[str, list[Cell]] = {
         Cell(T12, f"{percent}pct", f"{ours}_{percent}%", row={"protocol": "end-to-end fine-tuning", "keeps_proj_layer": kept})
         for ours, kept in (("fine-tuned", False), ("fine-tuned, head layer kept", True))
         for percent in (1, 10)
-    ],
+    ]
+    + [Cell(T4, f"{percent}pct", f"fine-tuned, head layer kept_{percent}%") for percent in (1, 10)],
     "parts": [Cell(F5, "linear", f"top1_k{count}", row={"top_k": count}) for count in PART_COUNTS],
     "transfer_coco": [
         *(Cell(DENSE, f"AP{letter}", f"{kind}_ap", COCO) for letter, kind in (("b", "box"), ("m", "mask"))),
