@@ -42,6 +42,15 @@ def parse(
     return tyro.cli(options, args=words, default=default, prog=prog, description=description)  # type: ignore[arg-type,return-value]
 
 
+def at_least(least: int, options: Any, *names: str) -> None:
+    """Raise UserError for the first of these options, or of its values, that is smaller; None is no value."""
+    for name in names:
+        value = getattr(options, name)
+        values = value if isinstance(value, tuple) else () if value is None else (value,)
+        if value == () or any(one < least for one in values):
+            raise UserError(f"--{name.replace('_', '-')} must be {least} or more")
+
+
 def _bool_flags(options: type) -> set[str]:
     fields = dataclasses.fields(options)
     return {"--" + field.name.replace("_", "-") for field in fields if field.type in (bool, "bool")}

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
-from checkpoints.command import UserError, parse, run_command
+from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import augment, health, masking, optim, resample, train
 from pretrain import config as options
 from pretrain.augment import BLUR_SIGMA, BRIGHTNESS, CONTRAST, FLIP, GREY, HUE, JITTER, MEAN, SATURATION, STD
@@ -118,9 +118,7 @@ def cpu_variants(images: Images, views: augment.MultiCrop, steps: Steps) -> dict
 
 def main(arguments: Sequence[str]) -> None:
     chosen = parse(Options, arguments, prog="tools/bench.sh data")
-    for name in ("images", "batch_size", "rounds", "gpu_batch_size"):
-        if getattr(chosen, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
+    at_least(1, chosen, "images", "batch_size", "rounds", "gpu_batch_size")
     torch.set_num_threads(1)
     config = options.read_command_line(["--recipe", chosen.recipe, "--data", chosen.data])
     images = held(open_images(chosen.data), chosen.images)

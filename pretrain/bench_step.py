@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from checkpoints.command import UserError, WorkError, parse, run_command
+from checkpoints.command import UserError, WorkError, at_least, parse, run_command
 from pretrain import config as options
 from pretrain import health, ibot, masking, optim
 from pretrain.networks import build, compile_blocks
@@ -191,8 +191,7 @@ def in_a_process(arguments: Sequence[str], variant: str) -> Measured:
 
 def main(arguments: Sequence[str]) -> None:
     chosen = parse(Options, arguments, prog="tools/bench.sh step")
-    if chosen.rounds < 1 or (chosen.batch_size is not None and chosen.batch_size < 1):
-        raise UserError("--rounds and --batch-size must be 1 or more")
+    at_least(1, chosen, "rounds", "batch_size")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if chosen.variant != "both":
         print(json.dumps(measure(chosen, device)._asdict()))

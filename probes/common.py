@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from checkpoints.command import UserError
+from checkpoints.command import UserError, at_least
 from pretrain import distributed
 from pretrain.augment import evaluation_resize
 from pretrain.backbone import Loaded, load_backbone, make
@@ -106,12 +106,8 @@ def record_path(options: Common, subject: Subject, name: str) -> Path:
 
 def check(options: Common) -> None:
     """Raise UserError for values without meaning."""
-    for name in ("limit", "batch_size"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
-    if options.workers is not None and options.workers < 0:
-        raise UserError("--workers must be 0 or more")
+    at_least(1, options, "limit", "batch_size")
+    at_least(0, options, "workers")
 
 
 def named_device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.patches import ConnectionPatch
 from torch import Tensor
 
-from checkpoints.command import UserError
+from checkpoints.command import UserError, at_least
 from pretrain import augment, neighbours
 from pretrain.backbone import Backbone
 from pretrain.sources import Images, Subset
@@ -86,8 +86,7 @@ def right(matches: Matches, first: View, second: View, patch: float) -> Bool[np.
 
 def draw(options: Correspondence, subject: Subject) -> Iterator[Shown]:
     """A picture a pair; for views, how many matches are right is said and shown."""
-    if options.lines < 1:
-        raise UserError("--lines must be 1 or more")
+    at_least(1, options, "lines")
     backbone, source = subject.backbone, seeing.whose(subject, options.key)
     size = seeing.side(backbone, options.size) // backbone.shape.stride * backbone.shape.stride
     generator, answers = np.random.default_rng(options.seed), []

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from checkpoints.command import UserError
+from checkpoints.command import UserError, at_least
 from pretrain import augment, neighbours
 from pretrain.backbone import load_strictly
 from pretrain.head import Head
@@ -112,8 +112,7 @@ def rows(assigned: Assigned, prototypes: int, members: int) -> list[Row]:
 
 def draw(options: Patterns, subject: Subject) -> Iterator[Shown]:
     """One contact sheet."""
-    if options.prototypes < 1 or options.members < 1:
-        raise UserError("--prototypes and --members must be 1 or more")
+    at_least(1, options, "prototypes", "members")
     crop, stride = options.size or subject.backbone.shape.image_size, subject.backbone.shape.stride
     if crop % stride:
         raise UserError(f"--size {crop} is not divisible by {stride}, the pixels of a token's side")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from checkpoints.command import UserError, parse
+from checkpoints.command import UserError, at_least, parse
 from probes.finetune_recipes import DATA_SETS, RECIPES, described, values
 
 
@@ -156,10 +156,7 @@ def settled(options: Options, width: int, image_size: int) -> Options:
 
 def check(options: Options) -> None:
     """Raise UserError for settings that no data could make sense of."""
-    for name in ("batch_size", "accumulate", "epochs", "repeats", "test_every", "log_every", "input_size", "limit"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
+    at_least(1, options, "batch_size", "accumulate", "epochs", "repeats", "test_every", "log_every", "input_size", "limit")
     if not options.lr or min(options.lr) <= 0:
         raise UserError("--lr must be greater than 0")
     if len(set(options.lr)) < len(options.lr):
@@ -172,8 +169,7 @@ def check(options: Options) -> None:
     least, most = options.crop_scale
     if not 0 < least <= most <= 1:
         raise UserError(f"--crop-scale {least:g} {most:g}: give two shares of the image, 0 < least <= most <= 1")
-    if min(options.mixup, options.cutmix, options.warmup_epochs or 0, options.min_lr, options.warmup_lr) < 0:
-        raise UserError("--mixup, --cutmix, --warmup-epochs, --min-lr and --warmup-lr must be 0 or more")
+    at_least(0, options, "mixup", "cutmix", "warmup_epochs", "min_lr", "warmup_lr")
     if (options.warmup_epochs or 0) >= (options.epochs or 0):
         raise UserError(f"--warmup-epochs {options.warmup_epochs} must be fewer than --epochs {options.epochs}")
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from checkpoints.command import UserError
+from checkpoints.command import UserError, at_least
 from pretrain.backbone import Backbone, Loaded, load_backbone
 from probes.common import named_device
 
@@ -46,10 +46,7 @@ class Subject(NamedTuple):
 
 def subject(options: Frozen, *, full: bool = False) -> Subject:
     """The backbone that the options name; `full` reads heads too. Raises UserError for values without meaning."""
-    for name in ("limit", "batch_size"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
+    at_least(1, options, "limit", "batch_size")
     device = named_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     loaded = load_backbone(options.ckpt, key=options.key, full=full)
     if loaded.backbone.shape.channels != 3:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from checkpoints.command import UserError, parse, run_command
+from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import neighbours
 from pretrain.images import open_images
 from pretrain.sources import Images
@@ -76,8 +76,7 @@ def open_parts(options: Options, channels: int) -> Parts:
 
 def check(options: Options) -> None:
     """Raise UserError for values without meaning."""
-    if not options.k or min(options.k) < 1:
-        raise UserError("--k must be 1 or more")
+    at_least(1, options, "k")
     if options.temperature <= 0:
         raise UserError("--temperature must be greater than 0")
     if options.leave_one_out and options.val:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from checkpoints.command import UserError, parse, run_command
+from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import distributed
 from pretrain.shape import Shape
 from pretrain.sources import Images, Subset
@@ -68,8 +68,7 @@ def check(options: Options) -> None:
     """Raise UserError for values without meaning."""
     if not options.lr or min(options.lr) <= 0:
         raise UserError("--lr must be greater than 0")
-    if options.epochs < 1:
-        raise UserError("--epochs must be 1 or more")
+    at_least(1, options, "epochs")
     if options.batch_size % distributed.world_size():
         raise UserError(f"--batch-size {options.batch_size} is not divisible by the {distributed.world_size()} processes")
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from checkpoints.command import UserError, parse, run_command
+from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain.vit import ViT
 from probes import common, linear, linear_run, results, show
 from probes.common import Common
@@ -43,8 +43,7 @@ def counts(options: Options, patches: int) -> list[int]:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.parts")
-    if not options.k or min(options.k) < 1 or options.epochs < 1:
-        raise UserError("--k and --epochs must be 1 or more")
+    at_least(1, options, "k", "epochs")
     began = time.perf_counter()
     with common.subject(options) as subject:
         backbone = subject.loaded.backbone

@@ -62,12 +62,12 @@ def real(arch: str) -> list[Step]:
         Step("semi", ("T12",), "imagenet", probe("semi", "semi", "--frozen"), once),
         Step("cluster", ("T5",), "imagenet", probe("cluster", "cluster", "--method head"), IN1K_VAL, full=True),
         Step("parts", ("F5",), "imagenet", probe("parts", "parts"), once, vit_only=True),
-        Step("linear", ("T1", "T10", "T15"), "imagenet", probe("linear", "linear", "--mode paper"), every_epoch),
+        Step("linear", ("T1", "T8", "T10", "T15"), "imagenet", probe("linear", "linear", "--mode paper"), every_epoch),
         Step("occlusion", ("T8", "F9"), "imagenet", probe("occlusion", "robustness", "--suite occlusion"), 40 * IN1K_VAL, True),
         Step("shuffle", ("F10",), "imagenet", probe("shuffle", "robustness", "--suite shuffle"), 7 * IN1K_VAL),
         Step(
             "finetune",
-            ("T2",),
+            ("T2", "T11"),
             "imagenet",
             probe("finetune", "finetune", "--recipe imagenet --folder {folder}"),
             4 * TRAINING * EPOCHS.get(arch, 100) * IN1K,
@@ -131,9 +131,9 @@ def sample() -> list[Step]:
     """Everything on the embedded sample: a small rehearsal of each protocol."""
     return [
         _seconds("knn", ("T1",), on_sample("knn", "--baselines"), 15),
-        _seconds("linear", ("T1",), on_sample("linear"), 15),
+        _seconds("linear", ("T1", "T8"), on_sample("linear"), 15),
         _seconds("logistic", ("T12",), on_sample("logistic"), 10),
-        _seconds("semi", ("T12",), on_sample("semi"), 150),
+        _seconds("semi", ("T4", "T12"), on_sample("semi"), 150),
         _seconds("cluster", ("T5",), on_sample("cluster"), 10),
         _seconds("parts", ("F5",), on_sample("parts"), 30, vit_only=True),
         _seconds("in9", ("T8",), on_sample("robustness", "--suite in9"), 30),
@@ -149,9 +149,9 @@ def sample() -> list[Step]:
         _seconds("video", ("T16",), on_sample("video"), 30),
         _seconds("finetune", ("T2",), on_sample("finetune", "--limit 2000 --epochs 5 --folder {folder}"), 90),
         _seconds("segment", (), on_sample("segment"), 60),
-        _seconds("upernet", ("T6a",), dense("ade20k", "--head upernet"), 300),
-        _seconds("segment_linear", ("T6b",), dense("ade20k", "--head linear"), 120),
-        _seconds("coco", ("T6a",), dense("coco"), 300),
+        _seconds("upernet", ("T6a", "T13"), dense("ade20k", "--head upernet"), 300),
+        _seconds("segment_linear", ("T6b", "T14", "TC"), dense("ade20k", "--head linear"), 120),
+        _seconds("coco", ("T6a", "T13"), dense("coco"), 300),
     ]
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from checkpoints.command import UserError, parse, run_command
+from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import sample_pairs
 from pretrain.backbone import Backbone, make
 from pretrain.images import open_images
@@ -163,8 +163,7 @@ def search(queries: Float[Tensor, "q d"], database: Float[Tensor, "t d"]) -> Int
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.retrieval")
-    if options.size is not None and options.size < 1:
-        raise UserError("--size must be 1 or more")
+    at_least(1, options, "size")
     began = time.perf_counter()
     loaded, device = subject(options)
     task, others = open_task(options, loaded.backbone), strangers(options)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from checkpoints.command import UserError, parse, run_command
+from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain.augment import evaluation_resize
 from probes import class_maps, gallery, results, suites
 from probes.frozen import Subject, subject
@@ -30,8 +30,7 @@ def check(options: Options) -> None:
     """Raise UserError for flags that do not go together."""
     if options.corrupt and options.suite != "inc":
         raise UserError("--corrupt is for --suite inc")
-    if options.train_images is not None and options.train_images < 1:
-        raise UserError("--train-images must be 1 or more")
+    at_least(1, options, "train_images")
     for flag, path in (("head", options.head), ("class-map", options.class_map)):
         if path is not None and not path.is_file():
             raise UserError(f"--{flag}: there is no file {path}")

@@ -22,7 +22,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from checkpoints.command import UserError, parse, run_command
+from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import augment, neighbours, sample_dense
 from pretrain.backbone import Backbone, load_backbone, make
 from probes import results
@@ -246,9 +246,7 @@ def count_classes(data: Set) -> int:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.segment")
-    for name in ("epochs", "k", "batch_size"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
+    at_least(1, options, "epochs", "k", "batch_size")
     began = time.perf_counter()
     loaded = load_backbone(options.ckpt, key=options.key)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from checkpoints.command import UserError, WorkError, parse, run_command
+from checkpoints.command import UserError, WorkError, at_least, parse, run_command
 from probes import common, finetune, knn, linear, linear_run, logistic, results, show, subsets
 from probes.common import Common, Parts, Subject
 from probes.finetune_options import with_recipe
@@ -98,8 +98,7 @@ def check(options: Options) -> None:
     """Raise UserError for values without meaning."""
     if not options.percent and not options.names:
         raise UserError("give --percent or --names")
-    if min(options.epochs, options.tuned_epochs or 1) < 1:
-        raise UserError("--epochs and --tuned-epochs must be 1 or more")
+    at_least(1, options, "epochs", "tuned_epochs")
 
 
 def main(arguments: Sequence[str]) -> None:

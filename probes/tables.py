@@ -75,11 +75,12 @@ def measured(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Line]]:
     compared: dict[tuple[Any, ...], bool] = {}
     for record in records:
         for cell in paper.CELLS.get(record["probe"], []):
-            if cell.metric not in record["metrics"] or cell.config not in record["protocol"].get("config", ""):
+            if cell.metric not in record["metrics"] or not cell.meant(record["protocol"]):
                 continue
             table = paper.place(cell, record["checkpoint"]).id
-            key = (_who(record), paper.arch_name(record["checkpoint"], table), tuple(cell.row.items()))
-            rows.setdefault(table, {}).setdefault(key, dict(cell.row))[cell.column] = record["metrics"][cell.metric]
+            key = (_who(record), paper.arch_name(record["checkpoint"], table), tuple(cell.row.items()), cell.method)
+            value = record["metrics"][cell.metric] * cell.scale
+            rows.setdefault(table, {}).setdefault(key, dict(cell.row))[cell.column] = value
             compared[table, key, cell.column] = record["data"].get("val_images") == cell.images
     return {table: _lines(table, some, compared) for table, some in rows.items()}
 
@@ -96,9 +97,9 @@ def _who(record: Mapping[str, Any]) -> str:
 def _lines(table: str, rows: Mapping[tuple[Any, ...], dict[str, Any]], compared: Mapping[tuple[Any, ...], bool]) -> list[Line]:
     lines = []
     for key, cells in rows.items():
-        who, arch, same = key
+        who, arch, same, method = key
         lines.append(Line("measured", who, arch, cells))
-        row = paper.published_row(paper.tables()[table], arch, dict(same))
+        row = paper.published_row(paper.tables()[table], arch, dict(same), method)
         if row is None:
             continue
         differences = {
@@ -113,6 +114,8 @@ def _lines(table: str, rows: Mapping[tuple[Any, ...], dict[str, Any]], compared:
 
 def _difference(value: float, published: float, column: str) -> str:
     """With a mark where it lies within what the publication's own contradictions suggest."""
+    if abs(published) < 1:  # a share, read off a figure
+        return f"{value - published:+.3f}"
     within = abs(value - published) <= paper.SPREAD.get(column, 0.0)
     return f"{value - published:+.1f}" + (" (within)" if within else "")
 
@@ -134,7 +137,7 @@ def text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.1f}" if isinstance(value, float) and abs(value) >= 1 else str(value)
+    return (f"{value:.1f}" if abs(value) >= 1 else f"{value:.3g}") if isinstance(value, float) else str(value)
 
 
 def as_markdown(title: str, rows: Sequence[Sequence[str]]) -> str:
