@@ -250,9 +250,10 @@ def main(arguments: Sequence[str]) -> None:
     began = time.perf_counter()
     loaded = load_backbone(options.ckpt, key=options.key)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape, data = loaded.backbone.shape, open_data(options)
+    shape = loaded.backbone.shape
     if shape.channels != 3:
         raise UserError(f"{loaded.path} takes {shape.channels} channels: this command is for pictures of three")
+    data = open_data(options)
     if data.size % shape.stride:
         raise UserError(f"--size {data.size} is not divisible by {shape.stride}, the pixels of a token's side")
     classes = count_classes(data)
