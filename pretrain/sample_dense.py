@@ -1,6 +1,6 @@
 """The embedded sample in the layouts of dense tasks: COCO (boxes and masks) and ADE20K (label maps).
 
-Each image has one to four things, which may hide parts of each other. `python -m pretrain.sample --coco DIR` and `--ade20k DIR`.
+Each image has one or two things, which may hide parts of each other. `python -m pretrain.sample --coco DIR` and `--ade20k DIR`.
 """
 
 import json
@@ -14,9 +14,9 @@ from PIL import Image
 from checkpoints import store
 from pretrain.sample import CLASSES, KINDS, SEED, Picture, Scene, draw_scene, render
 
-SIZE = 128
+SIZE = 72
 COUNTS = {"train": 800, "val": 200}
-MOST_THINGS = 4
+MOST_THINGS = 2
 LEAST_VISIBLE = 0.002
 """Share of the image; what shows less of itself is not annotated."""
 

@@ -335,7 +335,7 @@ def test_detection_trains_saves_goes_on_tests_and_draws(tiny: Path, coco: Path, 
     ]
     first = transfer("coco", *flags, "train_cfg.max_epochs=1")
     assert first.returncode == 0, first.stderr[-3000:]
-    assert "4 images a step; the config's learning rate 0.001 is for 8: 0.0005 is used" in first.stdout
+    assert "4 images a step; the config's learning rate 0.003 is for 8: 0.0015 is used" in first.stdout
     assert "the checkpoint's weights, verified" in first.stdout + first.stderr
     again = transfer("coco", *flags, "train_cfg.max_epochs=2")
     assert again.returncode == 0, again.stderr[-3000:]

@@ -18,4 +18,4 @@ model = dict(
     ),
     auxiliary_head=None,
 )
-optim_wrapper = dict(paramwise_cfg=dict(layer_decay=1.0), optimizer=dict(lr=1e-3))
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay=1.0), optimizer=dict(lr=3e-2))

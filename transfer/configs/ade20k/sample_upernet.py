@@ -1,4 +1,4 @@
-# UPerNet, small, on the embedded sample: 100 labelled images of 128 pixels, ten classes and the background. Any checkpoint.
+# UPerNet, small, on the embedded sample: 100 labelled images of 72 pixels, ten classes and the background. Any checkpoint.
 # tools/transfer_ade20k.sh --ckpt runs/sample_dense --head upernet
 _base_ = "./upernet.py"
 
@@ -6,13 +6,13 @@ classes = (
     "background", "striped_disc", "checked_square", "dotted_triangle", "ringed_star", "zigzag_cross",
     "blotched_ring", "bricked_crescent", "spoked_flower", "latticed_ellipse", "plain_hourglass",
 )  # fmt: skip
-size = (128, 128)
+size = (72, 72)
 model = dict(
     data_preprocessor=dict(size=size),
     backbone=dict(type="IBOTBackbone", norm_taps=True),
     decode_head=dict(num_classes=11, channels=64),
     auxiliary_head=dict(num_classes=11, channels=32),
-    test_cfg=dict(_delete_=True, mode="slide", crop_size=size, stride=(85, 85)),
+    test_cfg=dict(_delete_=True, mode="slide", crop_size=size, stride=(48, 48)),
 )
 meta = dict(classes=classes, palette=[[23 * k % 255, 97 * k % 255, 191 * k % 255] for k in range(11)])
 train_pipeline = [

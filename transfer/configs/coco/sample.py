@@ -1,4 +1,4 @@
-# Mask R-CNN, small, on the embedded sample: 100 labelled images of 128 pixels, ten classes. Takes any checkpoint's backbone.
+# Mask R-CNN, small, on the embedded sample: 100 labelled images of 72 pixels, ten classes. Takes any checkpoint's backbone.
 # tools/transfer_coco.sh --ckpt runs/sample_dense
 _base_ = [
     "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
@@ -24,7 +24,7 @@ model = dict(
     train_cfg=dict(rpn_proposal=dict(max_per_img=300), rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=dict(max_per_img=100)),
 )
-size = (128, 128)
+size = (72, 72)
 pack = dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"))
 train_pipeline = [
     dict(type="LoadImageFromFile", backend_args=None),
@@ -57,7 +57,7 @@ optim_wrapper = dict(
     dtype="auto",
     constructor="IBOTLayerDecay",
     paramwise_cfg=dict(layer_decay=0.8),
-    optimizer=dict(type="AdamW", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=3e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 auto_scale_lr = dict(enable=True, base_batch_size=8)
