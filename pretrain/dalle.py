@@ -1,10 +1,9 @@
 """The encoder of DALL-E's discrete VAE (arXiv 2102.12092) as a tokenizer of 8192 codes: BEiT's targets, and Table 20's.
 
-x crops, h w pixels, gh gw patches, k codes. Layers and names are those of the published source, written anew; its file is a
-pickled module, read without running code from it: its classes are replaced by one that can do nothing.
+x crops, h w pixels, gh gw patches, k codes. Layers and names are those of the published source, written anew.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from checkpoints import store
 from checkpoints.command import UserError
 from pretrain.backbone import load_strictly
 from pretrain.codes import Tokenizer
+from pretrain.dalle_file import read
 
-ADDRESS = "https://cdn.openai.com/dall-e/encoder.pkl"
-KIND = "dalle"
 WIDTHS = (1, 2, 4, 8)
 """Of the four groups, in widths of the first convolution. The grid is halved after each but the last."""
 STRIDE = 2 ** (len(WIDTHS) - 1)
@@ -110,7 +107,7 @@ class Dalle(Tokenizer):
 
 
 def open_dalle(path: Path, mean: Sequence[float], std: Sequence[float]) -> Dalle:
-    """From the published file, or one that `save` wrote. Raises UserError for any other, and for other than its channels."""
+    """From the published file, or one that `dalle_file.save` wrote. Raises UserError for any other, and for other than its channels."""
     weights = read(path)
     encoder = encoder_of(weights, path)
     channels = weights["blocks.input.w"].shape[1]
@@ -128,53 +125,3 @@ def encoder_of(weights: Mapping[str, Tensor], path: Path) -> Encoder:
     encoder = Encoder(channels=first.shape[1], width=first.shape[0], depth=depth, vocabulary=len(last))
     load_strictly(encoder, dict(weights), path)
     return encoder
-
-
-def save(path: Path, weights: Mapping[str, Tensor], source: Path) -> None:
-    """As safetensors: a file that cannot hold code."""
-    store.save_backbone(path, weights, {"tokenizer": KIND, "source": source.name, "sha256": store.sha256(source)})
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """Weights by their published names, float32. Raises UserError for a file that holds anything else."""
-    if path.suffix == ".safetensors":
-        weights, metadata = store.read_safetensors(path)
-        kind = metadata.get("about", {}).get("tokenizer")
-        if kind != KIND:
-            raise UserError(f"{path} is no encoder of DALL-E" + (f": open it as {kind}:{path}" if kind else ""))
-        return weights
-    module = store.read_object(path, [(Inert, name) for name in PUBLISHED])
-    if not isinstance(module, Inert):
-        raise UserError(f"{path} holds a {type(module).__name__}, not the published encoder of DALL-E")
-    return {name: weight.detach().float() for name, weight in module.weights("")}
-
-
-class Inert:
-    """What stands for every class of the published file: it keeps what it is given, and does nothing."""
-
-    held: dict[str, Any]
-
-    def __setstate__(self, state: Any) -> None:
-        self.held = state if isinstance(state, dict) else {}
-
-    def weights(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
-        """Parameters of this module and of those in it, by name."""
-        held = self.__dict__.get("held", {})
-        for name, weight in held.get("_parameters", {}).items():
-            if isinstance(weight, Tensor):
-                yield prefix + name, weight
-        for name, module in held.get("_modules", {}).items():
-            if isinstance(module, Inert):
-                yield from module.weights(f"{prefix}{name}.")
-
-
-PUBLISHED = (
-    "dall_e.encoder.Encoder",
-    "dall_e.encoder.EncoderBlock",
-    "dall_e.utils.Conv2d",
-    "torch.nn.modules.activation.ReLU",
-    "torch.nn.modules.container.Sequential",
-    "torch.nn.modules.linear.Identity",
-    "torch.nn.modules.pooling.MaxPool2d",
-)
-"""Classes in the published file."""
