@@ -107,7 +107,7 @@ class Dalle(Tokenizer):
 
 
 def open_dalle(path: Path, mean: Sequence[float], std: Sequence[float]) -> Dalle:
-    """From the published file, or one that `dalle_file.save` wrote. Raises UserError for any other, and for other than its channels."""
+    """From the published file, or one that `dalle_file.save` wrote. Raises UserError for any other, or other channels."""
     weights = read(path)
     encoder = encoder_of(weights, path)
     channels = weights["blocks.input.w"].shape[1]

@@ -8,7 +8,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def save(path: Path, weights: Mapping[str, Tensor], source: Path) -> None:
 class Inert:
     """What stands for every class of the published file: it keeps what it is given, and does nothing."""
 
-    held: Mapping[str, Any] = {}  # noqa: RUF012 (never changed)
+    held: Mapping[str, Any] = {}
     dump_patches = False
     """torch asks old modules for it."""
 
@@ -81,7 +81,7 @@ KNOWN: dict[str, Any] = {
     "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
     "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
     "torch.device": torch.device,
-    "builtins.set": set,
+    "__builtin__.set": set,
 }
 """All that an old file may name, storages apart, which torch answers for itself."""
 
@@ -98,7 +98,8 @@ class Restricted(pickle.Unpickler):
 
 def _read_old(path: Path) -> Any:
     """What a file of torch before 1.6 holds."""
-    reader: Any = SimpleNamespace(Unpickler=Restricted, load=lambda file, **options: Restricted(file, **options).load())
+    reader: Any = ModuleType("restricted")  # torch wants a module like pickle
+    reader.Unpickler, reader.load = Restricted, lambda file, **options: Restricted(file, **options).load()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks that the classes' source has changed
