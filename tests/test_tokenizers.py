@@ -323,6 +323,17 @@ def test_both_commands_make_files_that_open_the_same_for_a_seed(
         assert codes.shape == (2, 6, 6) and codes.min() >= 0 and codes.max() < 10
 
 
+def test_a_swin_gives_codes_on_its_last_grid_and_other_channels_have_their_own_spread(tmp_path: Path, folder: Path) -> None:
+    checkpoint, out = tiny.write_swin(tmp_path / "swin.safetensors"), tmp_path / "tokens.safetensors"
+    command = ["kmeans", "--ckpt", str(checkpoint), "--data", str(folder), "--codes", "6", "--out", str(out)]
+    assert run_command(tokenizers.main, command) == 0
+    assert tokenizers.open_tokenizer(f"kmeans:{out}", MEAN, STD)(crops(), (4, 4)).shape == (3, 4, 4)
+    grey = tiny.write(tmp_path / "grey.safetensors", tiny.TINY._replace(channels=1, mean=(0.4,), std=(0.2,)))
+    assert run_command(tokenizers.main, [*command, "--ckpt", str(grey)]) == 0
+    assert tokenizers.open_tokenizer(f"kmeans:{out}", (0.5,), (0.5,))(crops()[:, :1], (4, 4)).shape == (3, 4, 4)
+    assert tokenizers.open_tokenizer("colour", (0.5,), (0.5,)).vocabulary == 8
+
+
 def test_centroids_are_means_of_their_patches(folder: Path) -> None:
     look = kmeans_fit.Look(lambda x: kmeans.patches(x, 8), 32, 4, 192, MEAN, STD, torch.device("cpu"))
     points = kmeans_fit.gather(open_images(str(folder)), look, 5, 0)
