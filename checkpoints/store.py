@@ -140,16 +140,21 @@ def read_torch(path: Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
 
     Raises UserError for a missing, damaged or foreign file.
     """
+    content = read_object(path, allowed)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def read_object(path: Path, allowed: Sequence[Any] = ()) -> Any:
+    """What a torch file holds, whatever it is, read as `read_torch` reads."""
     look_at(path)
     try:
         with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on foreign pickles before it refuses or reads them
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can raise anything
         raise UserError(f"{path} is not a readable checkpoint: {_why(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    return content
 
 
 def save_backbone(path: Path, weights: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:

@@ -1,0 +1,125 @@
+"""k-means codes of patches: of a backbone's patch tokens, or of the raw pixels, in a file that stands alone.
+
+x crops, c channels, h w pixels, gh gw patches, n = gh * gw, d width, k codes. A safetensors file holds `centroids` [k, d], for
+tokens the backbone's weights, and under `about` the fields of `About`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from checkpoints import store
+from checkpoints.command import UserError
+from pretrain.backbone import Backbone, backbone_part, load_strictly, make
+from pretrain.codes import Tokenizer
+from pretrain.shape import Shape, stored_shape
+
+KIND = "kmeans"
+
+
+class About(NamedTuple):
+    """What a file says of itself."""
+
+    kind: str
+    """`tokens` or `pixels`."""
+    patch_size: int
+    """Pixels of the square that has one code."""
+    codes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """What pixels are normalised by before they are looked at."""
+    shape: dict[str, Any] | None
+    """The backbone's, for tokens."""
+    made: dict[str, Any]
+    """From what: data, images, patches, seed, checkpoint. Nothing depends on it."""
+
+
+def tokens(backbone: Backbone, crops: Float[Tensor, "x c h w"]) -> Float[Tensor, "x n d"]:
+    """Patch tokens of the last block after the final norm, of length one."""
+    return F.normalize(backbone(crops)[:, 1:].float(), dim=-1)
+
+
+def patches(crops: Float[Tensor, "x c h w"], side: int) -> Float[Tensor, "x n d"]:
+    """The values of each patch, channel by channel."""
+    cut = crops.unflatten(3, (-1, side)).unflatten(2, (-1, side))
+    return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def nearest(points: Float[Tensor, "x n d"], centroids: Float[Tensor, "k d"]) -> Int[Tensor, "x n"]:
+    """The nearest centroid of each: |p - c|^2 is least where p.c - |c|^2 / 2 is greatest, which is one matrix product."""
+    return (points @ centroids.T - centroids.square().sum(dim=1) / 2).argmax(dim=-1)
+
+
+class KMeans(Tokenizer):
+    """The nearest centroid of each patch, in the crop as its file's images were: normalised by its mean and std."""
+
+    factor: Tensor
+    shift: Tensor
+    centroids: Tensor
+
+    def __init__(
+        self, about: About, centroids: Tensor, backbone: Backbone | None, mean: Sequence[float], std: Sequence[float], name: str
+    ) -> None:
+        super().__init__(mean, std)
+        self.about, self.name, self.vocabulary = about, name, len(centroids)
+        self.backbone = backbone
+        ours, theirs = zip(mean, std, strict=True), zip(about.mean, about.std, strict=True)
+        pairs = [(s / their_s, (m - their_m) / their_s) for (m, s), (their_m, their_s) in zip(ours, theirs, strict=True)]
+        for place, part in enumerate(("factor", "shift")):
+            self.register_buffer(part, torch.tensor([pair[place] for pair in pairs])[:, None, None], persistent=False)
+        self.register_buffer("centroids", centroids.float(), persistent=False)
+
+    def check(self, height: int, width: int, grid: tuple[int, int]) -> None:
+        """Raise UserError unless the grid is that of the file's patches."""
+        side = self.about.patch_size
+        if (height, width) != (grid[0] * side, grid[1] * side):
+            raise UserError(
+                f"{self.name} has codes for patches of {side} x {side} pixels, which give crops of {height} x {width} no grid "
+                f"of {grid[0]} x {grid[1]}: pretrain with patches of {side} pixels (--patch-size), or make another tokenizer"
+            )
+
+    def encode(self, crops: Float[Tensor, "x c h w"], grid: tuple[int, int]) -> Int[Tensor, "x gh gw"]:
+        crops = crops * self.factor + self.shift
+        points = patches(crops, self.about.patch_size) if self.backbone is None else tokens(self.backbone, crops)
+        return nearest(points, self.centroids).unflatten(1, grid)
+
+
+def save(path: Path, about: About, centroids: Float[Tensor, "k d"], backbone: Backbone | None) -> None:
+    """Write the file, whole or not at all."""
+    weights = {"centroids": centroids}
+    if backbone is not None:
+        weights |= {f"backbone.{name}": w for name, w in backbone.state_dict().items() if name != "masked_embed"}
+    store.save_backbone(path, weights, {"tokenizer": KIND, **about._asdict()})
+
+
+def open_kmeans(path: Path, mean: Sequence[float], std: Sequence[float]) -> KMeans:
+    """What `save` wrote. Raises UserError for any other file, and for other than its channels."""
+    weights, metadata = store.read_safetensors(path)
+    values = metadata.get("about", {})
+    if values.get("tokenizer") != KIND:
+        kind = values.get("tokenizer")
+        cure = f"open it as {kind}:{path}" if kind else "make one with python -m pretrain.tokenizers kmeans, or patches"
+        raise UserError(f"{path} holds no k-means codes: {cure}")
+    about = _about(values)
+    if len(about.mean) != len(mean):
+        raise UserError(f"{path} takes images of {len(about.mean)} channels, not {len(mean)}: make one from your images")
+    backbone = None if about.shape is None else _backbone(stored_shape(about.shape), weights, path)
+    return KMeans(about, weights["centroids"], backbone, mean, std, str(path))
+
+
+def _about(values: Mapping[str, Any]) -> About:
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name != "tokenizer"
+    }
+    return About(**fields)
+
+
+def _backbone(shape: Shape, weights: Mapping[str, Tensor], path: Path) -> Backbone:
+    backbone = make(shape, maskable=False)
+    load_strictly(backbone, backbone_part({name: w for name, w in weights.items() if name != "centroids"}), path)
+    return backbone.eval().requires_grad_(False)
