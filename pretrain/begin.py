@@ -64,7 +64,9 @@ def _take_backbone(network: Student | Teacher, contents: Contents, key: str, pat
 
 
 def _has_heads(contents: Contents) -> bool:
-    return all(any(name.startswith("head.last_layer2.") for name in weights) for weights in contents.networks.values())
+    """iBOT's own; those of a comparison (--targets codes, --separate-layers) are not carried over."""
+    networks = contents.networks.values()
+    return all("head.last_layer2.weight_v" in weights and "head.patch_mlp.0.weight" not in weights for weights in networks)
 
 
 def _take_head(network: Student | Teacher, weights: dict[str, Tensor], path: Path) -> None:

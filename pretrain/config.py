@@ -121,6 +121,19 @@ class Config:
     """Masks as rectangles or anywhere."""
     pred_start_epoch: int = 0
     """First epoch with masks."""
+    masked_crops: Literal["global", "one", "all"] = "global"
+    """Which crops are masked: the global ones, the first of them, or the local ones as well (App. B, Fig. 8)."""
+    targets: Literal["online", "hard", "codes", "frozen", "dense_position", "dense_feature"] = "online"
+    """What patches learn: the teacher's soft answer (iBOT), its first choice, an offline tokenizer's codes (BEiT), a fixed
+    network's answer, or, unmasked, what the teacher says of the matching patch of the other crop (docs/ablations.md)."""
+    tokenizer: str | None = None
+    """With --targets codes: dalle, dalle:FILE, kmeans:FILE or colour (docs/tokenizers.md); frozen: a full checkpoint."""
+    centre_patches: bool = True
+    """False: targets of patches are sharpened but not centred (Table 18)."""
+    patch_centre_momentum: float = 0.9
+    """Of the patches' centre (App. E)."""
+    separate_layers: int = 0
+    """Heads that are not shared: how many of the three layers before the prototypes [CLS] and patches have apart (Table 17)."""
     lambda_cls: float = 1.0
     """Weight of the [CLS] loss. [original: lambda1]"""
     lambda_patch: float = 1.0
@@ -259,10 +272,24 @@ def masks(config: Config) -> masking.MaskSettings:
     """Which masks to draw. Raises UserError where the grid has no room for them."""
     if not config.use_masked_im_modeling:
         return masking.MaskSettings((0.0,), (0.0,), "rand")
-    settings = masking.MaskSettings(config.pred_ratio, config.pred_ratio_var, config.pred_shape)
+    settings = masks_drawn(config)
     side = config.global_crops_size // shape(config).stride
     masking.check(settings, side, side)
     return settings
+
+
+def local_grid(config: Config) -> tuple[int, int] | None:
+    """Patches of a local crop, where these are masked. Raises UserError where they have no room for masks."""
+    if config.masked_crops != "all" or not config.use_masked_im_modeling:
+        return None
+    side = config.local_crops_size // shape(config).stride
+    masking.check(masks_drawn(config), side, side)
+    return side, side
+
+
+def masks_drawn(config: Config) -> masking.MaskSettings:
+    """How much of a crop is masked."""
+    return masking.MaskSettings(config.pred_ratio, config.pred_ratio_var, config.pred_shape)
 
 
 def views(config: Config) -> augment.MultiCrop:
@@ -286,6 +313,7 @@ def check(config: Config) -> None:
         raise UserError("the [CLS] loss compares two views: ask for at least 2 crops in all")
     if config.global_crops_number < 1:
         raise UserError("--global-crops-number must be 1 or more: the teacher sees global crops only")
+    _check_targets(config)
     if config.shared_head_teacher and not config.shared_head and config.out_dim != config.patch_out_dim:
         raise UserError(
             f"a teacher with one set of prototypes needs --patch-out-dim {config.patch_out_dim} equal to --out-dim "
@@ -298,11 +326,43 @@ def check(config: Config) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
     if config.steps is not None and config.steps < 1:
         raise UserError("--steps must be 1 or more")
+    if not 0 <= config.separate_layers <= 3:
+        raise UserError("--separate-layers must be from 0 to 3")
+    if not 0 <= config.patch_centre_momentum < 1:
+        raise UserError("--patch-centre-momentum must be 0 or more and less than 1")
     if config.shard:
         _check_shard(config)
     shape(config)
     masks(config)
+    local_grid(config)
     views(config)
+
+
+def _check_targets(config: Config) -> None:
+    """Raise UserError for targets that do not go together with the rest."""
+    needs = config.targets in ("codes", "frozen")
+    if needs != (config.tokenizer is not None):
+        what = "dalle, dalle:FILE, kmeans:FILE or colour" if config.targets == "codes" else "a full checkpoint"
+        cure = f"give it: {what}" if needs else "give --targets codes or --targets frozen, or leave it out"
+        raise UserError(f"--targets {config.targets} {'needs' if needs else 'has no'} --tokenizer: {cure}")
+    if needs and (config.shared_head or config.shared_head_teacher):
+        raise UserError(
+            f"--targets {config.targets} has prototypes of its own: give --shared-head false --shared-head-teacher false"
+        )
+    if config.separate_layers and config.shared_head:
+        raise UserError("--separate-layers is for heads that are not shared: give --shared-head false")
+    if config.targets.startswith("dense") and config.global_crops_number < 2:
+        raise UserError(f"--targets {config.targets} compares two global crops: give --global-crops-number 2")
+    changed = [f"--targets {config.targets}"] * (config.targets != "online") + ["--masked-crops"] * (
+        config.masked_crops != "global"
+    )
+    changed += ["--centre-patches false"] * (not config.centre_patches and config.targets != "hard")
+    if len(changed) > 1:
+        raise UserError(f"{' and '.join(changed)} do not go together: give one of them")
+    if not config.use_masked_im_modeling and changed:
+        raise UserError(f"without masked image modelling {changed[0]} says nothing: leave one of them out")
+    if config.masked_crops == "all" and (not config.local_crops_number):
+        raise UserError("--masked-crops all is about local crops: give --local-crops-number")
 
 
 def _check_shard(config: Config) -> None:

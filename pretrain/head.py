@@ -3,11 +3,16 @@
 d width, z bottleneck, k prototypes.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from checkpoints.command import UserError
+from pretrain.backbone import load_strictly
 from pretrain.initial import initialise_linear_
 
 
@@ -46,6 +51,7 @@ class Head(nn.Module):
         init: str = "original",
     ) -> None:
         super().__init__()
+        self.out_dim, self.patch_out_dim = out_dim, out_dim if shared else patch_out_dim
         self.mlp = nn.Sequential(
             nn.Linear(in_dim, hidden_dim),
             nn.GELU(),
@@ -68,3 +74,25 @@ class Head(nn.Module):
     def patches(self, bottleneck: Float[Tensor, "... z"]) -> Float[Tensor, "... k"]:
         """Bottleneck of patch tokens -> logits over the patch prototypes."""
         return self.last_layer2(bottleneck)
+
+
+def of_weights(weights: Mapping[str, Tensor], path: Path) -> Head:
+    """The head that a checkpoint's weights (`head.` taken off their names) are those of, in evaluation mode, not to be trained.
+
+    One with prototypes of [CLS] alone, as DINO's is, answers for patches by the same. Raises UserError for one of another kind.
+    """
+    if "patch_mlp.0.weight" in weights or "codes.weight" in weights:
+        raise UserError(f"{path} has a head of a comparison (--targets codes, --separate-layers): this needs iBOT's own")
+    first = {name: weight for name, weight in weights.items() if name.startswith("last_layer.")}
+    every = {name.replace("last_layer.", "last_layer2."): weight for name, weight in first.items()} | dict(weights)
+    head = Head(
+        every["mlp.0.weight"].shape[1],
+        out_dim=len(every["last_layer.weight_v"]),
+        patch_out_dim=len(every["last_layer2.weight_v"]),
+        hidden_dim=len(every["mlp.0.weight"]),
+        bottleneck_dim=len(every["mlp.4.weight"]),
+        shared=False,
+        norm_last_layer=False,
+    )
+    load_strictly(head, every, path)
+    return head.eval().requires_grad_(False)

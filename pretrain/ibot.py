@@ -18,6 +18,7 @@ from pretrain.masking import Masks
 
 STUDENT_TEMPERATURE = 0.1
 CENTRE_MOMENTUM = 0.9
+"""Of the [CLS] centre, and of the patches' where nothing else is said."""
 
 
 class Logits(NamedTuple):
@@ -35,6 +36,8 @@ class Answer(NamedTuple):
     patch_mean: Float[Tensor, " k"]
     features: Float[Tensor, "v b d"] | None = None
     """The backbone's [CLS] tokens, for the log."""
+    patch_features: Float[Tensor, "v b n d"] | None = None
+    """The backbone's patch tokens."""
 
 
 class Targets(NamedTuple):
@@ -64,21 +67,22 @@ class Network(nn.Module):
 
 
 class Student(Network):
-    """Sees the global crops with masks and the local crops without."""
+    """Sees the global crops with masks and the local crops without, unless they are given some."""
 
     def forward(
         self,
         crops: Float[Tensor, "v b c h w"],
         masks: Masks | None,
         local_crops: Float[Tensor, "n b c hl wl"],
+        local_masks: Masks | None = None,
     ) -> Logits:
+        """The patches that are answered for are those of the global crops, then those of the local ones."""
         views, images = crops.shape[:2]
-        grid = None if masks is None else masks.grid.flatten(0, 1)
-        groups = [(crops.flatten(0, 1), grid)]
-        if len(local_crops):
-            groups.append((local_crops.flatten(0, 1), None))
-        tokens = self.backbone.several(groups)
-        cls_tokens, patches = torch.cat([group[:, 0] for group in tokens]), masked_only(tokens[0][:, 1:].flatten(0, 1), masks)
+        every_mask = (masks, local_masks)
+        seen = ((crops, masks), (local_crops, local_masks)) if len(local_crops) else ((crops, masks),)
+        tokens = self.backbone.several([(kind.flatten(0, 1), m and m.grid.flatten(0, 1)) for kind, m in seen])
+        cls_tokens = torch.cat([group[:, 0] for group in tokens])
+        patches = torch.cat([masked_only(group[:, 1:].flatten(0, 1), m) for group, m in zip(tokens, every_mask, strict=False)])
         bottleneck = self.head.bottleneck(torch.cat([cls_tokens, patches]))
         cls_logits = self.head.cls(bottleneck[: len(cls_tokens)])
         patch_logits = self.head.patches(bottleneck[len(cls_tokens) :])
@@ -88,9 +92,9 @@ class Student(Network):
 class Teacher(Network):
     """An exponential moving average of the student; sees the global crops whole. Holds the centres."""
 
-    def __init__(self, backbone: Backbone, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head, patch_centre_momentum: float = CENTRE_MOMENTUM) -> None:
         super().__init__(backbone, head)
-        self.centres = Centres(head.last_layer.weight_g.shape[0], head.last_layer2.weight_g.shape[0])
+        self.centres = Centres(head.out_dim, head.patch_out_dim, patch_centre_momentum)
         self.requires_grad_(False)
 
     @torch.no_grad()
@@ -107,7 +111,8 @@ class Teacher(Network):
         with torch.autocast(crops.device.type, enabled=False):
             patch_mean = self.head.patches(patches.mean(dim=0))
         features = tokens[:, 0].float().unflatten(0, crops.shape[:2])
-        return Answer(cls_logits.float(), self.head.patches(masked).float(), patch_mean, features)
+        patch_features = tokens[:, 1:].unflatten(0, crops.shape[:2])
+        return Answer(cls_logits.float(), self.head.patches(masked).float(), patch_mean, features, patch_features)
 
     @torch.no_grad()
     def follow(self, student: Network, momentum: float, accepted: bool | Bool[Tensor, ""] = True) -> None:
@@ -140,8 +145,9 @@ def shared_weights(teacher: nn.Module, student: nn.Module) -> Iterator[tuple[Ten
 class Centres(nn.Module):
     """Moving averages of the teacher's logits, subtracted before its softmax so that no prototype takes all."""
 
-    def __init__(self, cls_prototypes: int, patch_prototypes: int) -> None:
+    def __init__(self, cls_prototypes: int, patch_prototypes: int, patch_momentum: float = CENTRE_MOMENTUM) -> None:
         super().__init__()
+        self.patch_momentum = patch_momentum
         self.register_buffer("cls", torch.zeros(1, cls_prototypes))
         self.register_buffer("patch", torch.zeros(1, 1, patch_prototypes))
         self.cls: Tensor
@@ -155,10 +161,11 @@ class Centres(nn.Module):
         cls_mean, patch_mean = distributed.mean(torch.cat([targets.cls_mean, targets.patch_mean])).split(
             [self.cls.shape[-1], self.patch.shape[-1]]
         )
-        for centre, new in ((self.cls, cls_mean[None]), (self.patch, patch_mean[None, None])):
+        moved = ((self.cls, cls_mean[None], CENTRE_MOMENTUM), (self.patch, patch_mean[None, None], self.patch_momentum))
+        for centre, new, momentum in moved:
             # a weight of zero would not do: what was refused may be NaN
             to = new if isinstance(accepted, bool) else torch.where(accepted, new, centre)
-            centre.lerp_(to, 1 - CENTRE_MOMENTUM)
+            centre.lerp_(to, 1 - momentum)
 
 
 def masked_only(patches: Float[Tensor, "x d"], masks: Masks | None) -> Float[Tensor, "m d"]:

@@ -54,18 +54,17 @@ class Loader:
             yield self._to_device(batch)
 
     def _to_device(self, batch: Batch | Decoded) -> Batch:
-        masks = batch.masks.to(self.device)
         if isinstance(batch, Decoded):
-            steps = self._steps
+            steps, masks = self._steps, batch.masks.to(self.device)
             try:
                 images = batch.images.to(self.device)
             except RuntimeError:  # a JPEG that the device's decoder does not take: the CPU judges it
                 again = steps.get(batch.step, device_decodes=False)
                 assert isinstance(again, Decoded)
                 batch, images = again, again.images.to(self.device)
-            return make_batch(images, batch.global_crops, batch.local_crops, masks, batch.bad, steps.mean, steps.std)
-        crops, local_crops = (tensor.to(self.device, non_blocking=True) for tensor in (batch.crops, batch.local_crops))
-        return batch._replace(crops=crops, masks=masks, local_crops=local_crops)
+            made = make_batch(images, batch.global_crops, batch.local_crops, masks, batch.bad, steps.mean, steps.std)
+            return made._replace(local_masks=batch.local_masks).to(self.device)
+        return batch.to(self.device)
 
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Each batch is asked for on a side stream before the one ahead of it is given out."""
@@ -79,7 +78,7 @@ class Loader:
             if coming is None:
                 return
             torch.cuda.current_stream(self.device).wait_stream(side)
-            for tensor in (coming.crops, coming.local_crops, *coming.masks):
+            for tensor in coming.tensors():
                 tensor.record_stream(torch.cuda.current_stream(self.device))
             ready = coming
 

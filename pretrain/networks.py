@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from checkpoints.store import first_line
 from pretrain import distributed
 from pretrain.backbone import Backbone, make
+from pretrain.comparisons import head_of
 from pretrain.config import Config
-from pretrain.head import Head
 from pretrain.ibot import Student, Teacher
 from pretrain.shape import Shape
 
@@ -50,24 +50,12 @@ def whole_backbone(teacher: Teacher) -> Backbone:
     return backbone.to(teacher.centres.cls.device)
 
 
-def build(config: Config, shape: Shape, *, fused: bool = True) -> tuple[Student, Teacher]:
-    """Student and teacher with the same weights, drawn from the seed."""
+def build(config: Config, shape: Shape, *, fused: bool = True, patch_prototypes: int | None = None) -> tuple[Student, Teacher]:
+    """Student and teacher with the same weights, drawn from the seed. `patch_prototypes`: as many as the targets have."""
     torch.manual_seed(config.seed)
-
-    def head(shared: bool) -> Head:
-        return Head(
-            shape.embed_dim,
-            out_dim=config.out_dim,
-            patch_out_dim=config.patch_out_dim,
-            hidden_dim=config.head_hidden_dim,
-            bottleneck_dim=config.head_bottleneck_dim,
-            shared=shared,
-            norm_last_layer=config.norm_last_layer,
-            init=config.init,
-        )
-
+    heads = (head_of(config, shape.embed_dim, teacher=who, patch_prototypes=patch_prototypes) for who in (False, True))
     deep = make(shape, maskable=True, fused=fused, drop_path=config.drop_path, checkpointed=config.checkpoint_activations)
-    student = Student(deep, head(config.shared_head))
-    teacher = Teacher(make(shape, maskable=False, fused=fused), head(config.shared_head or config.shared_head_teacher))
+    student = Student(deep, next(heads))
+    teacher = Teacher(make(shape, maskable=False, fused=fused), next(heads), config.patch_centre_momentum)
     teacher.copy(student)
     return student, teacher

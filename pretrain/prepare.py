@@ -53,6 +53,7 @@ def data(config: Config, device: torch.device) -> Data:
         most_bad=health.most_bad(config.max_bad, len(images)),
         make_crops=device.type == "cpu",
         device_decodes=config.decode == "gpu",
+        local_grid=options.local_grid(config),
     )
     return Data(images, shape, steps)
 
@@ -99,8 +100,8 @@ def decides_late(config: Config, device: torch.device) -> bool:
 
 
 def some_unused(config: Config) -> bool:
-    """Whether there are steps without masks, in which the mask token has no gradient."""
-    return config.pred_start_epoch > 0 or not config.use_masked_im_modeling
+    """Whether there are steps without masks, in which the mask token has no gradient, or the layers of patches have none."""
+    return config.pred_start_epoch > 0 or not config.use_masked_im_modeling or config.targets.startswith("dense")
 
 
 def compile_networks(config: Config, device: torch.device, student: Student, teacher: Teacher) -> list[str]:

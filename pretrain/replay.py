@@ -15,12 +15,14 @@ from checkpoints import store
 from checkpoints.command import DONE, UserError
 from pretrain import config as options
 from pretrain import distributed, health, ibot, masking
+from pretrain.comparisons import objective_of
 from pretrain.networks import build
+from pretrain.objective import Objective
 from pretrain.precision import Precision
 from pretrain.run import Run
 from pretrain.schedule import Now
 from pretrain.shape import stored_shape
-from pretrain.steps import Batch
+from pretrain.steps import Batch, Placed
 
 FORMAT = "ibot-refused-step"
 MOST = 3
@@ -53,7 +55,17 @@ def capture(run: Run, attempt: health.Attempt, precision: str, student: ibot.Stu
 
 
 def _as_values(batch: Batch) -> dict[str, Tensor]:
-    return {"crops": batch.crops, "local_crops": batch.local_crops, "grid": batch.masks.grid}
+    """What the losses depend on, apart: nested tuples would not be read again."""
+    values = {"crops": batch.crops, "local_crops": batch.local_crops, "grid": batch.masks.grid}
+    if batch.placed is not None:
+        values |= batch.placed._asdict()
+    return values | ({"local_grid": batch.local_masks.grid} if batch.local_masks is not None else {})
+
+
+def _as_batch(values: Mapping[str, Tensor]) -> Batch:
+    placed = Placed(values["box"], values["flip"]) if "box" in values else None
+    local = masking.as_masks(values["local_grid"]) if "local_grid" in values else None
+    return Batch(values["crops"], masking.as_masks(values["grid"]), values["local_crops"], (), placed, local)
 
 
 def show(path: Path) -> int:
@@ -61,7 +73,7 @@ def show(path: Path) -> int:
     state = store.read_torch(path)
     if state.get("format") != FORMAT:
         raise UserError(f"{path} is not a refused step: give a refused-*.pt of a run's folder")
-    student, teacher = _networks(state)
+    student, teacher, objective = _networks(state)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"step {state['step']} of {path}, learning rate {state['now']['lr']:.3g}, {state['precision']}", markup=False)
     findings: list[str] = []
@@ -72,7 +84,7 @@ def show(path: Path) -> int:
         for key, weight in network.state_dict().items():
             _look(f"{name} weight {key}", weight, findings)
         _watch(name, network, findings)
-    losses = _step(state, student, teacher)
+    losses = _step(state, student, teacher, objective)
     for name, loss in losses._asdict().items():
         _look(f"loss {name}", loss, findings)
     for key, parameter in student.named_parameters():
@@ -88,26 +100,29 @@ def show(path: Path) -> int:
     return DONE
 
 
-def _networks(state: Mapping[str, Any]) -> tuple[ibot.Student, ibot.Teacher]:
+def _networks(state: Mapping[str, Any]) -> tuple[ibot.Student, ibot.Teacher, Objective]:
     values: dict[str, Any] = {**state["config"], "init_from": None, "out": None, "replay": None}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     config = options.Config(**values)
-    student, teacher = build(config, stored_shape(state["shape"]), fused=state["fused"])
+    shape = stored_shape(state["shape"])
+    objective = objective_of(config, shape, torch.device("cpu"))
+    student, teacher = build(config, shape, fused=state["fused"], patch_prototypes=objective.patch_prototypes)
     student.load_state_dict(state["student"])
     teacher.load_state_dict(state["teacher"])
-    return student.train(), teacher.train()
+    return student.train(), teacher.train(), objective
 
 
-def _step(state: Mapping[str, Any], student: ibot.Student, teacher: ibot.Teacher) -> ibot.Losses:
+def _step(state: Mapping[str, Any], student: ibot.Student, teacher: ibot.Teacher, objective: Objective) -> ibot.Losses:
     now, config, parts = Now(**state["now"]), state["config"], []
     torch.set_rng_state(state["random"])
     for values in state["batches"]:
-        masks = masking.as_masks(values["grid"]) if now.masking else None
+        batch = _as_batch(values)
+        masks = objective.masks(batch) if now.masking else None
         with Precision(state["precision"], torch.device("cpu")).autocast():
-            answer = teacher(values["crops"], masks)
-            logits = student(values["crops"], masks, values["local_crops"])
-        targets = ibot.sharpen(answer, teacher.centres, now.cls_temperature, now.patch_temperature)
-        losses = ibot.losses(logits, targets, masks, config["lambda_cls"], config["lambda_patch"])
+            answer = objective.ask(teacher, batch, masks)
+            logits = objective.look(student, batch, masks)
+        targets = objective.targets(answer, batch, masks, teacher.centres, now)
+        losses = objective.losses(logits, targets, batch, masks, config["lambda_cls"], config["lambda_patch"])
         (losses.total / len(state["batches"])).backward()
         parts.append((losses, targets))
     return ibot.joined(parts)[0]

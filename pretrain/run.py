@@ -22,9 +22,10 @@ from pretrain.shape import Shape
 class Run(RunFolder):
     """One training in one folder. Only the main process writes."""
 
-    def __init__(self, config: Config, steps_per_epoch: int) -> None:
+    def __init__(self, config: Config, steps_per_epoch: int, tokenizer: str = "") -> None:
+        """`tokenizer`: a digest of what --tokenizer names."""
         super().__init__(folder_of(config), options.as_values(config), steps_per_epoch, config.save_minutes, config.track)
-        self.config = config
+        self.config, self.tokenizer = config, tokenizer
 
     def resume(
         self, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
@@ -54,6 +55,8 @@ class Run(RunFolder):
     def _other_options(self, state: Mapping[str, Any]) -> list[str]:
         """In what this run differs from the stored one, as remarks. Raises UserError for what nobody allowed."""
         changed, allowed = options.differences(self.config, state["config"]), self.config.allow_config_change
+        if state.get("tokenizer", "") != self.tokenizer and not changed:
+            changed = [f"what --tokenizer {self.config.tokenizer} names is another file now"]
         if changed and not allowed:
             raise UserError(
                 f"{self.folder} holds a run with other options ({'; '.join(changed)}): give the same options, another --out "
@@ -95,6 +98,7 @@ class Run(RunFolder):
             "processes": distributed.world_size(),
             "random": states,
             "config": options.as_values(self.config),
+            "tokenizer": self.tokenizer,
             "shape": shape._asdict(),
         }
         store.save_run(self.folder, state)

@@ -3,12 +3,12 @@
 Everything random is addressed by (seed, step, process), so the batch of a step is the same however training came there.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,7 +19,7 @@ from pretrain.shape import MEAN, STD
 from pretrain.sources import Images
 
 # One stream of random numbers for each use, so that adding a draw to one does not move the others.
-ORDER, CROPS, MASKS = 0, 1, 2
+ORDER, CROPS, MASKS, LOCAL_MASKS = 0, 1, 2, 3
 
 
 class Bad(NamedTuple):
@@ -30,6 +30,13 @@ class Bad(NamedTuple):
     reason: str
 
 
+class Placed(NamedTuple):
+    """Where the global crops lie in their images: left, upper, width, height in pixels, and whether they are mirrored."""
+
+    box: Int[Tensor, "v b 4"]
+    flip: Bool[Tensor, "v b"]
+
+
 class Batch(NamedTuple):
     """One process's share of a step."""
 
@@ -38,6 +45,32 @@ class Batch(NamedTuple):
     local_crops: Float[Tensor, "n b c hl wl"]
     bad: Sequence[Bad] = ()
     """Images that others had to stand in for."""
+    placed: Placed | None = None
+    local_masks: masking.Masks | None = None
+    """Where local crops are masked too."""
+
+    def to(self, device: torch.device) -> "Batch":
+        return cast(Batch, _to(self, device))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All of them, masks' own included."""
+        yield from _tensors(self)
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """Tensors in named tuples on another device, everything else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    nested = isinstance(value, Batch | Placed | masking.Masks)
+    return type(value)(*(_to(part, device) for part in value)) if nested else value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Batch | Placed | masking.Masks):
+        for part in value:
+            yield from _tensors(part)
 
 
 class Decoded(NamedTuple):
@@ -49,6 +82,7 @@ class Decoded(NamedTuple):
     masks: masking.Masks
     bad: Sequence[Bad]
     step: int
+    local_masks: masking.Masks | None = None
 
 
 class Chosen(NamedTuple):
@@ -62,7 +96,7 @@ class Chosen(NamedTuple):
 class Steps(Dataset[Batch | Decoded]):
     """Batches by their number: that of the step, or `accumulate` of them for each step.
 
-    `make_crops` false leaves the crops to the device, `device_decodes` also plain JPEGs.
+    `make_crops` false leaves the crops to the device, `device_decodes` also plain JPEGs; with `local_grid` local crops have masks.
     """
 
     def __init__(
@@ -80,10 +114,12 @@ class Steps(Dataset[Batch | Decoded]):
         most_bad: int = 20,
         make_crops: bool = True,
         device_decodes: bool = False,
+        local_grid: tuple[int, int] | None = None,
     ) -> None:
         self.images, self.views, self.masks, self.grid = images, views, masks, grid
         self.batch_size, self.seed, self.mean, self.std = batch_size, seed, mean, std
         self.most_bad, self.make_crops, self.device_decodes = most_bad, make_crops, device_decodes
+        self.local_grid = local_grid
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.accumulate = accumulate
         self.steps_per_epoch = len(images) // (batch_size * self.world_size * accumulate)
@@ -108,10 +144,18 @@ class Steps(Dataset[Batch | Decoded]):
         generator = np.random.default_rng([self.seed, MASKS, step, self.rank])
         masks = masking.draw(generator, self.masks, len(self.views.global_views), self.batch_size, *self.grid)
         global_crops, local_crops = crops[:-1], crops[-1]
+        local_masks = self._local_masks(step)
         if self.make_crops:
             ready = [array for array in pixels if isinstance(array, np.ndarray)]
-            return make_batch(ready, global_crops, local_crops, masks, bad, self.mean, self.std)
-        return Decoded(resample.pack(pixels), global_crops, local_crops, masks, bad, step)
+            batch = make_batch(ready, global_crops, local_crops, masks, bad, self.mean, self.std)
+            return batch._replace(local_masks=local_masks)
+        return Decoded(resample.pack(pixels), global_crops, local_crops, masks, bad, step, local_masks)
+
+    def _local_masks(self, step: int) -> masking.Masks | None:
+        if self.local_grid is None:
+            return None
+        generator = np.random.default_rng([self.seed, LOCAL_MASKS, step, self.rank])
+        return masking.draw(generator, self.masks, self.views.locals, self.batch_size, *self.local_grid)
 
     def _draw(self, generator: np.random.Generator) -> list[augment.Draws]:
         """Of each global view, then of the local ones."""
@@ -179,4 +223,6 @@ def make_batch(
     crops = torch.cat([augment.make(images, crops, mean, std) for crops in global_crops])
     shape = (0, crops.shape[1], crops.shape[2], local_crops.size, local_crops.size)
     made = augment.make(images, local_crops, mean, std) if len(local_crops.box) else crops.new_zeros(shape)
-    return Batch(crops, masks, made, bad)
+    box = torch.from_numpy(np.concatenate([one.box for one in global_crops])).to(crops.device, non_blocking=True)
+    flip = torch.from_numpy(np.concatenate([one.draws.flip for one in global_crops])).to(crops.device, non_blocking=True)
+    return Batch(crops, masks, made, bad, Placed(box, flip))

@@ -20,10 +20,12 @@ from checkpoints.command import DONE, INTERRUPTED, run_command
 from pretrain import config as options
 from pretrain import distributed, health, ibot, optim, page, prepare, replay, starts
 from pretrain.begin import begin, set_moments
+from pretrain.comparisons import objective_of
 from pretrain.config import Config
 from pretrain.ibot import Answer, Logits, Losses, Targets, Teacher
 from pretrain.loader import Loader
 from pretrain.networks import build, whole_backbone
+from pretrain.objective import IBOT, Objective
 from pretrain.precision import Precision
 from pretrain.progress import Counts, Progress, summary
 from pretrain.run import Run, folder_of
@@ -66,17 +68,18 @@ def train_step(
     weights: Weights,
     guard: health.Guard,
     precision: Precision,
+    objective: Objective = IBOT,
 ) -> Outcome:
     """One optimisation step on all of the batches as one. `student` is a Student, or one wrapped by `distributed.parallel`."""
     parts = []
     for number, batch in enumerate(batches, start=1):
-        masks = batch.masks if now.masking else None
+        masks = objective.masks(batch) if now.masking else None
         with distributed.averaged(student, number == len(batches)):
             with precision.autocast():
-                answer = teacher(batch.crops, masks)
-                logits = student(batch.crops, masks, batch.local_crops)
-            targets = ibot.sharpen(answer, teacher.centres, now.cls_temperature, now.patch_temperature)
-            losses = ibot.losses(logits, targets, masks, weights.cls, weights.patch)
+                answer = objective.ask(teacher, batch, masks)
+                logits = objective.look(student, batch, masks)
+            targets = objective.targets(answer, batch, masks, teacher.centres, now)
+            losses = objective.losses(logits, targets, batch, masks, weights.cls, weights.patch)
             precision.scaler.scale(losses.total / len(batches)).backward()
         parts.append((losses, targets))
     losses, means = ibot.joined(parts)
@@ -131,8 +134,9 @@ def train(config: Config, device: torch.device) -> int:
     images, shape, steps = prepare.data(config, device)
     schedule = options.schedule(config, steps.steps_per_epoch, distributed.world_size())
     precision = Precision(config.precision, device)
-    student, teacher = build(config, shape, fused=precision.fused_attention)
-    run = Run(config, steps.steps_per_epoch)
+    objective = objective_of(config, shape, device)
+    student, teacher = build(config, shape, fused=precision.fused_attention, patch_prototypes=objective.patch_prototypes)
+    run = Run(config, steps.steps_per_epoch, objective.digest)
     start = begin(config.init_from, student, teacher, heads=config.init_heads) if config.init_from and not run.begun() else None
     student.to(device).train()
     teacher.to(device).train()
@@ -179,7 +183,7 @@ def train(config: Config, device: torch.device) -> int:
         for step, batches in enumerate(in_groups(loader, config.accumulate), start=run.step):
             now = schedule.at(step)
             guard.begin(step, batches, now)
-            outcome = train_step(parallel, teacher, optimizer, batches, now, weights, guard, precision)
+            outcome = train_step(parallel, teacher, optimizer, batches, now, weights, guard, precision, objective)
             bad.add(one for batch in batches for one in batch.bad)
             done = step + 1
             last, epoch = done == schedule.total_steps, done // steps.steps_per_epoch

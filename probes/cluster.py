@@ -20,8 +20,8 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, fowlkes_mallows_score, normalized_mutual_info_score
 
 from checkpoints.command import UserError, parse, run_command
-from pretrain.backbone import Loaded, load_strictly
-from pretrain.head import Head
+from pretrain.backbone import Loaded
+from pretrain.head import Head, of_weights
 from pretrain.images import has_part, open_images
 from pretrain.sources import Images
 from probes import common, results, show
@@ -70,19 +70,7 @@ def head_of(loaded: Loaded, key: str) -> Head:
         raise UserError(
             f"{loaded.path} has no projection head: give a full checkpoint (last.pt, checkpoint.pth), or --method kmeans"
         )
-    second = head.get("last_layer2.weight_v", head["last_layer.weight_v"])
-    module = Head(
-        head["mlp.0.weight"].shape[1],
-        out_dim=len(head["last_layer.weight_v"]),
-        patch_out_dim=len(second),
-        hidden_dim=len(head["mlp.0.weight"]),
-        bottleneck_dim=len(head["mlp.4.weight"]),
-        shared=False,
-        norm_last_layer=False,
-    )
-    mirrored = {name.replace("last_layer.", "last_layer2."): w for name, w in head.items() if name.startswith("last_layer.")}
-    load_strictly(module, mirrored | head, loaded.path)
-    return module.eval().requires_grad_(False)
+    return of_weights(head, loaded.path)
 
 
 def by_head(subject: Subject, images: Images, options: Options) -> Int[np.ndarray, " n"]:

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from checkpoints.command import UserError, at_least
 from pretrain import augment, neighbours
-from pretrain.backbone import load_strictly
-from pretrain.head import Head
+from pretrain.head import Head, of_weights
 from pretrain.sources import Images
 from probes import gallery, seeing
 from probes.frozen import Subject
@@ -54,19 +53,9 @@ def head_of(subject: Subject, key: str) -> Head:
     """The checkpoint's projection head. Raises UserError where it has none."""
     path, contents = subject.loaded.path, subject.loaded.contents
     weights = {name.removeprefix("head."): w for name, w in contents.network(key, path).items() if name.startswith("head.")}
-    if "last_layer2.weight_v" not in weights:
+    if not weights:
         raise UserError(f"{path} holds no heads, so there are no prototypes to show: give a run's folder or a full checkpoint")
-    head = Head(
-        weights["mlp.0.weight"].shape[1],
-        out_dim=len(weights["last_layer.weight_v"]),
-        patch_out_dim=len(weights["last_layer2.weight_v"]),
-        hidden_dim=len(weights["mlp.0.weight"]),
-        bottleneck_dim=len(weights["mlp.4.weight"]),
-        shared=False,
-        norm_last_layer=False,
-    )
-    load_strictly(head, weights, path)
-    return head.to(subject.device).eval().requires_grad_(False)
+    return of_weights(weights, path).to(subject.device)
 
 
 def assign(options: Patterns, subject: Subject, images: Images, crop: int) -> Assigned:
