@@ -35,7 +35,7 @@ FROZEN = Row(
     "frozen_tokenizer",
     "MIM with standalone DINO tokenizer, no CLS loss",
     {"knn": 44.3, "linear": 60.0},
-    {"targets": "frozen"} | MIM_ALONE,
+    {"targets": "frozen"} | APART | MIM_ALONE,
     needs="dino",
     pooled=True,
 )
@@ -102,7 +102,6 @@ def _alternatives() -> Table:
 
 def _heads() -> Table:
     semi: Values = {"shared_head": False, "shared_head_teacher": True}
-    first_two = "shared † (first 2 of 3 layers only)"
     return _two_crops(
         "T17",
         "how much of the head [CLS] and patches share",
