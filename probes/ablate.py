@@ -131,8 +131,8 @@ def main(arguments: Sequence[str]) -> int:
     except Stopped as stop:
         show.say(f"stopped; the same command goes on: python -m probes.ablate {shlex.join(arguments)}")
         return stop.code
-    whole = [job for job in plan(table, setting) if job.row in table.rows]
-    lines = [ablate_table.line(table, job, setting.out, fates.get(job.row.name, "")) for job in whole]
+    every = {job.row.name: job for job in plan(table, setting)}
+    lines = [ablate_table.line(table, every[row.name], setting.out, fates.get(row.name, "")) for row in table.rows]
     ablate_table.finish(table, lines, setting, time.perf_counter() - began)
     return FAILED if any(fate and not job.lost for job, fate in zip(jobs, fates.values(), strict=True)) else 0
 

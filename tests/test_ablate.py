@@ -44,7 +44,7 @@ def test_every_published_row_is_there_with_its_numbers() -> None:
 
 def test_rows_of_one_name_are_one_training() -> None:
     at_scale, on_sample = {}, {}
-    for table, row in ROWS + [(table, row) for table in TABLES.values() for row in table.helpers]:
+    for table, row in ROWS + [(one, row) for one in TABLES.values() for row in one.helpers]:
         assert at_scale.setdefault(row.name, table.settings(row)) == table.settings(row)
         assert on_sample.setdefault(row.name, table.on_sample(row)) == table.on_sample(row)
         assert (row.needs, row.tokenizer is None) == next(
@@ -86,7 +86,7 @@ def test_every_row_is_possible_on_the_sample(table, row, tmp_path: Path) -> None
 def test_recipes_are_listed_by_table_and_told_in_full_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(options.main, []) == DONE
     listed = capsys.readouterr().out
-    assert all(f"\n  {name}" in listed for table in TABLES.values() for name in names(table.name))
+    assert all(f"\n  {name}" in listed for table in TABLES for name in names(table))
     assert run_command(options.main, ["beit_dino"]) == DONE
     told = capsys.readouterr().out
     assert "k-NN 48.0, linear 62.7" in told and "--targets codes" in told and "--tokenizer dalle:FILE" in told
