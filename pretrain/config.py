@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from checkpoints.command import UserError, parse, run_command
-from pretrain import augment, masking, recipes
+from pretrain import ablation_recipes, augment, masking, recipes
 from pretrain import shape as shapes
 from pretrain.recipes import RECIPES
 from pretrain.schedule import Ramp, Schedule
@@ -213,7 +213,7 @@ def read_command_line(arguments: Sequence[str]) -> Config:
     words = _with_port(_without_use_fp16(list(arguments)))
     recipe = _recipe(words)
     if recipe is not None and recipe not in RECIPES:
-        raise UserError(f"unknown --recipe {recipe}: choose from {', '.join(RECIPES)}")
+        raise UserError(f"unknown --recipe {recipe}: choose from {recipes.CHOICE}")
     default = Config(recipe=recipe, **RECIPES[recipe]) if recipe else Config()
     return parse(Config, words, default=default, aliases=ALIASES, prog="python -m pretrain.train")
 
@@ -432,11 +432,13 @@ def main(arguments: Sequence[str]) -> None:
     names = parse(Wanted, arguments, prog="python -m pretrain.config").names
     unknown = [name for name in names if name not in RECIPES]
     if unknown:
-        raise UserError(f"there is no recipe {unknown[0]}: choose from {', '.join(RECIPES)}")
+        raise UserError(f"there is no recipe {unknown[0]}: choose from {recipes.CHOICE}")
     for name in names or recipes.NAMED:
         print(recipes.described(name))
         if names:
             print("".join(f"  {recipes.as_flag(key, value)}\n" for key, value in RECIPES[name].items()))
+    if not names:
+        print(ablation_recipes.listed())
 
 
 if __name__ == "__main__":

@@ -4,117 +4,23 @@
 Published numbers are k-NN and linear top-1 % on ImageNet-1K.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
-PAPER: dict[str, Any] = {
-    "norm_last_layer": False,
-    "shared_head": True,
-    "teacher_temp": 0.07,
-    "local_crops_number": 10,
-    "global_crops_scale": (0.25, 1.0),
-    "local_crops_scale": (0.05, 0.25),
-    "pred_ratio": (0.0, 0.3),
-    "pred_ratio_var": (0.0, 0.2),
-}
-"""Settings of every pretraining run in the paper (section 3.2)."""
-
-BASE = PAPER | {
-    "norm_last_layer": True,
-    "global_crops_scale": (0.32, 1.0),
-    "local_crops_scale": (0.05, 0.32),
-    "freeze_last_layer": 3,
-    "clip_grad": 0.3,
-    "min_lr": 2e-6,
-    "warmup_teacher_temp_epochs": 50,
-}
-"""ViT-B and ViT-L: what users of the released arguments report."""
-
-RANDOM_MASKS = {"pred_shape": "rand", "pred_ratio": (0.0, 0.7), "pred_ratio_var": (0.0, 0.05)}
-TWO_CROPS: dict[str, Any] = {"local_crops_number": 0, "global_crops_scale": (0.14, 1.0)}
-"""Without local crops, the global ones as large as the original's defaults have them."""
-
-SWIN = PAPER | {"arch": "swin_tiny", "patch_size": 4, "epochs": 300, "batch_size_per_gpu": 32, "pred_start_epoch": 50}
-"""Swin-T: masks begin with epoch 50."""
-
-SMALL_WORLD: dict[str, Any] = PAPER | {
-    "arch": "vit_tiny",
-    "depth": 4,
-    "patch_size": 8,
-    "init": "fan_in",
-    "drop_path": 0.0,
-    "out_dim": 256,
-    "patch_out_dim": 256,
-    "head_hidden_dim": 512,
-    "head_bottleneck_dim": 128,
-    "global_crops_size": 32,
-    "local_crops_size": 16,
-    "local_crops_number": 2,
-    "blur": (0.0, 0.0, 0.0),
-    "solarize": (0.0, 0.0, 0.0),
-    "lambda_patch": 0.3,
-    "batch_size_per_gpu": 64,
-    "lr": 4e-3,
-    "warmup_epochs": 1,
-    "weight_decay_end": 0.1,
-    "momentum_teacher": 0.98,
-    "warmup_teacher_temp": 0.03,
-    "teacher_temp": 0.04,
-    "warmup_teacher_patch_temp": 0.03,
-    "teacher_patch_temp": 0.04,
-    "warmup_teacher_temp_epochs": 4,
-    "save_minutes": 2.0,
-}
-"""For small pictures and a small machine: what learns within minutes (see docs/results.md for what did not)."""
-
-SAMPLE: dict[str, Any] = SMALL_WORLD | {
-    "width": 128,
-    "global_crops_scale": (0.4, 1.0),
-    "local_crops_scale": (0.1, 0.4),
-    "epochs": 12,
-    "knn_every": 2,
-}
-
-SAMPLE_DENSE = SAMPLE | {"data": "sample:72", "global_crops_size": 48, "local_crops_size": 24, "epochs": 28, "knn_every": 3}
-"""Things and textures about as large as in the scenes of the sample's dense tasks, and twice the epochs: patches learn late."""
-
-CIFAR10: dict[str, Any] = SMALL_WORLD | {
-    "width": 128,
-    "patch_size": 4,
-    "init": "whiten",
-    "global_crops_size": 24,
-    "local_crops_size": 12,
-    "global_crops_scale": (0.5, 1.0),
-    "local_crops_scale": (0.2, 0.5),
-    "local_crops_number": 4,
-    "lambda_patch": 0.5,
-    "lr": 2e-3,
-    "momentum_teacher": 0.99,
-    "warmup_epochs": 0,
-    "freeze_last_layer": 0,
-    "warmup_teacher_temp_epochs": 0,
-    "epochs": 13,
-    "knn_every": 1,
-}
-
-
-class Recipe(NamedTuple):
-    """Settings, and what is known of them."""
-
-    what: str
-    settings: dict[str, Any]
-    expected: str
-    cost: str = "not published"
-    machine: str = "--accumulate 4"
-    """What makes eight GPUs compute the paper's step."""
-    data: str = "IMAGENET"
-
-
-VITS: dict[str, Any] = PAPER | {"arch": "vit_small", "batch_size_per_gpu": 64}
-VITB: dict[str, Any] = BASE | {"arch": "vit_base", "batch_size_per_gpu": 32}
-VITL: dict[str, Any] = BASE | {"arch": "vit_large", "batch_size_per_gpu": 16, "drop_path": 0.4}
-SHORT_WARM_UP = {"warmup_teacher_temp_epochs": 30}
-"""For ImageNet-22K: the original's default; 50 epochs would be all that ViT-L is trained. What else may differ from
-ImageNet-1K's settings is not published."""
+from pretrain import ablation_recipes
+from pretrain.ablation_recipes import ABLATIONS
+from pretrain.settings import (
+    CIFAR10,
+    RANDOM_MASKS,
+    SAMPLE,
+    SAMPLE_DENSE,
+    SHORT_WARM_UP,
+    SWIN,
+    TWO_CROPS,
+    VITB,
+    VITL,
+    VITS,
+    Recipe,
+)
 
 NAMED: dict[str, Recipe] = {
     "ibot_vits16_800": Recipe(
@@ -238,7 +144,12 @@ SHORT = {
 RECIPES: dict[str, dict[str, Any]] = {
     **{name: recipe.settings for name, recipe in NAMED.items()},
     **{short: NAMED[name].settings for short, name in SHORT.items()},
+    **{name: recipe.settings for name, recipe in ABLATIONS.items()},
+    **{short: ABLATIONS[name].settings for short, name in ablation_recipes.SHORT.items()},
 }
+
+CHOICE = f"{', '.join([*NAMED, *SHORT, *ablation_recipes.SHORT])}, or an ablation that python -m pretrain.config lists"
+"""For a message."""
 
 
 def as_flag(name: str, value: Any) -> str:
@@ -250,8 +161,9 @@ def as_flag(name: str, value: Any) -> str:
 
 def described(name: str) -> str:
     """A recipe in a few lines: what, command, cost, what to expect."""
-    full = SHORT.get(name, name)
-    recipe, also = NAMED[full], [short for short, long in SHORT.items() if long == full]
+    shorts = SHORT | ablation_recipes.SHORT
+    full = shorts.get(name, name)
+    recipe, also = (NAMED | ABLATIONS)[full], [short for short, long in shorts.items() if long == full]
     command = " ".join(word for word in ("tools/pretrain.sh --data", recipe.data, "--recipe", full, recipe.machine) if word)
     where = " (eight GPUs)" if recipe.machine else ""
     return (

@@ -96,7 +96,7 @@ class Chosen(NamedTuple):
 class Steps(Dataset[Batch | Decoded]):
     """Batches by their number: that of the step, or `accumulate` of them for each step.
 
-    `make_crops` false leaves the crops to the device, `device_decodes` also plain JPEGs; with `local_grid` local crops have masks.
+    `make_crops` false leaves crops to the device, `device_decodes` also plain JPEGs; with `local_grid` local crops have masks.
     """
 
     def __init__(

@@ -74,7 +74,7 @@ def side_by_side(arrays: Mapping[str, Any], kind: str) -> list[Any]:
 
 def needed(kind: str) -> tuple[str, ...]:
     """The arrays behind a kind of features."""
-    return STANDARD if kind in ("cls", "cls4", "cls+mean") else (kind,)
+    return STANDARD if kind in ("cls", "cls4", "cls+mean", "mean") else (kind,)
 
 
 def extract(backbone: Backbone, images: Images, view: View, options: Common, arrays: tuple[str, ...] = STANDARD) -> Features:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class Options(Common):
     """Numbers of neighbours."""
     temperature: float = neighbours.TEMPERATURE
     """Of the votes."""
+    features: Literal["cls", "patches"] = "cls"
+    """The last [CLS], or the mean of the last patch tokens (the paper's view of methods without a [CLS] loss, Table 20)."""
     leave_one_out: bool = False
     """For data without test images: each image is classified by all others."""
     baselines: bool = False
@@ -102,7 +104,8 @@ def main(arguments: Sequence[str]) -> None:
             loaded=subject.loaded,
             data=common.about_data(parts),
             protocol=common.about_view(options, subject.view)
-            | {"k": list(options.k), "temperature": options.temperature, "leave_one_out": options.leave_one_out},
+            | {"k": list(options.k), "temperature": options.temperature, "leave_one_out": options.leave_one_out}
+            | {"features": options.features},
             metrics=metrics(rows),
             seconds=seconds,
             device=subject.device.type,
@@ -112,7 +115,8 @@ def main(arguments: Sequence[str]) -> None:
 def of_backbone(subject: Subject, parts: Parts, options: Options) -> Measured:
     """With the features of the subject's backbone."""
     train, val = (extract(subject.loaded.backbone, images, subject.view, options) for images in parts)
-    return measure(train.cls, val.cls, parts, options, subject.device)
+    bank, queries = (found.cls if options.features == "cls" else found.arrays["mean"] for found in (train, val))
+    return measure(bank, queries, parts, options, subject.device)
 
 
 def of_pixels(subject: Subject, parts: Parts, options: Options) -> Measured:

@@ -40,8 +40,9 @@ class Options(Common):
     """Images a step, over all processes; the learning rates are for 256 and follow it."""
     mode: Literal["paper", "cached"] | None = None
     """`paper`: augmented crops, the backbone runs every epoch, in bfloat16. `cached`: it runs once (default for the sample)."""
-    features: Literal["cls4", "cls+mean", "cls"] | None = None
-    """[CLS] of the last four blocks (default below ViT-B, and for Swin), or the last with the mean patch (ViT-B and larger)."""
+    features: Literal["cls4", "cls+mean", "cls", "patches"] | None = None
+    """[CLS] of the last four blocks (default below ViT-B, and for Swin), or the last with the mean patch (ViT-B and larger); the
+    last alone; or the mean patch alone (the paper's view of methods without a [CLS] loss, Table 20)."""
     lr: tuple[float, ...] = GRID
     """Learning rates for batches of 256; all are trained at once."""
     epochs: int = EPOCHS
@@ -100,7 +101,7 @@ def measure(subject: Subject, parts: Parts, options: Options) -> None:
     train, chooser = parts if options.select == "test" else split(parts.train, options)
     images = linear_run.Division(train, chooser, parts.val)
     mode = options.mode or ("cached" if options.data == "sample" else "paper")
-    kind = options.features or default_features(subject.loaded.backbone.shape)
+    kind = "mean" if options.features == "patches" else options.features or default_features(subject.loaded.backbone.shape)
     out = common.record_path(options, subject, "linear")
     settings = linear_run.Settings(
         tuple(rate * options.batch_size / 256 for rate in options.lr), options.epochs, mode, kind, options.select

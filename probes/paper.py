@@ -101,6 +101,9 @@ OF_SIZE = ((200, 0.75), (100, 0.65), (300, 1.0))
 FINETUNED = ("imagenet", "small")
 """Recipes of a fine-tuning with all labels, and the sample's in their place."""
 
+WITH_CLS = ("cls4", "cls+mean", "cls", None)
+"""Features of a linear probe as in Table 1; older records do not name them."""
+
 
 def _upernet(tables: tuple[str, ...], names: Mapping[str, str], config: str) -> list[Cell]:
     return [Cell(tables, column, metric, ADE20K, where={"config": config}) for column, metric in names.items()]
@@ -129,8 +132,8 @@ def _finetuned() -> list[Cell]:
 
 
 CELLS: dict[str, list[Cell]] = {
-    "knn": [Cell(T1, "knn", "top1")],
-    "linear": [Cell(T1, "linear", "top1"), Cell(T8, "IN clean", "top1")],
+    "knn": [Cell(T1, "knn", "top1", where={"features": ("cls", None)})],
+    "linear": [Cell(table, column, "top1", where={"features": WITH_CLS}) for table, column in ((T1, "linear"), (T8, "IN clean"))],
     "finetune": _finetuned(),
     "cluster": [Cell(T5, name.upper(), f"head_{name}") for name in ("acc", "ari", "nmi", "fmi")],
     "semi": [

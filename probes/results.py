@@ -51,7 +51,7 @@ def write(
         "metrics": {name: round(value, 4) for name, value in metrics.items()},
         "seconds": round(seconds, 2),
         "device": device,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
     }
     try:
         store.write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
@@ -63,6 +63,11 @@ def write(
 def default_path(loaded: Loaded, name: str) -> Path:
     """Where a record goes unless told: `results/` beside the checkpoint file."""
     return loaded.path.parent / "results" / f"{name}.json"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what numbers may depend on."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:
