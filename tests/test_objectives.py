@@ -1,5 +1,7 @@
 """The systems iBOT is compared with: what each trains, and its losses against their formulas written out."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from checkpoints import store
 from checkpoints.command import DONE, WRONG_COMMAND, UserError, run_command
-from pretrain import comparisons, dense, health, ibot, masking, optim, sample, train
+from pretrain import comparisons, dense, health, ibot, masking, optim, prepare, sample, train
 from pretrain import config as options
 from pretrain.codes import Colour
 from pretrain.config import Config
@@ -309,6 +312,37 @@ def test_masks_on_every_crop_count_each_crop_once() -> None:
     assert_close(targets.patch_mean, torch.cat(means).mean(0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"targets": "hard"},
+        {"centre_patches": False},
+        {"targets": "dense_position"},
+        {"targets": "dense_feature"},
+        {"masked_crops": "one"},
+        {"masked_crops": "all"},
+        {"separate_layers": 3, **APART},
+    ],
+    ids=str,
+)
+def test_a_step_of_a_comparison_asks_the_device_for_nothing(values: dict[str, Any]) -> None:
+    """On tensors without content, where any question for a number is an error."""
+    _, objective, student, teacher = made(values)
+    real = batch()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+
+        def pretended(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return mode.from_tensor(value)
+            return type(value)(*map(pretended, value)) if isinstance(value, Batch | Placed | masking.Masks) else value
+
+        for network in (student, teacher):
+            weights = {name: mode.from_tensor(value) for name, value in network.state_dict().items()}
+            network.load_state_dict(weights, assign=True)
+        optimizer, guard = optim.build_optimizer("adamw", student), health.Guard(late=True)
+        train_step(student, teacher, optimizer, [pretended(real)], NOW, Weights(), guard, FLOAT32, objective)
+
+
 def test_the_default_is_ibot_itself() -> None:
     given = batch()
     objective, student, teacher, losses, _, _ = both({}, given)
@@ -389,9 +423,6 @@ class Stops:
         def step(*given: Any, **more: Any) -> Any:
             self.done += 1
             if self.done == self.after:
-                import os  # noqa: PLC0415
-                import signal  # noqa: PLC0415
-
                 os.kill(os.getpid(), signal.SIGTERM)
             return self.real(*given, **more)
 
@@ -402,8 +433,6 @@ class Stops:
 
 
 def test_local_masks_and_places_belong_to_the_step() -> None:
-    from pretrain import prepare  # noqa: PLC0415
-
     config = Config(**SMALL | {"masked_crops": "all", "data": "sample:32", "batch_size_per_gpu": 4, "pred_ratio": (0.5,)})
     steps = prepare.data(config, CPU).steps
     first, again, other = steps[3], steps[3], steps[4]
