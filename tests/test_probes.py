@@ -481,3 +481,31 @@ def test_common_options_name_the_parts_of_a_checkpoint(run: Path, folders: Path)
     with common.subject(options) as subject:
         both = common.labelled_parts(options, 3)
         assert subject.view == (32, 32) and len(both.train) == len(both.val) == 20
+
+
+def test_the_mean_of_patch_tokens_is_measured_on_request(
+    run: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a second forward, as a number of its own that no table of [CLS] takes for its own."""
+    monkeypatch.setenv("IBOT_FEATURES", str(tmp_path / "features"))
+    out, seen = tmp_path / "records", forwards(monkeypatch)
+    common_flags = ["--ckpt", str(run), "--data", str(folders)]
+    assert run_command(knn.main, [*common_flags, "--out", str(out / "cls.json")]) == DONE and sum(seen) == 160
+    assert run_command(knn.main, [*common_flags, "--features", "patches", "--out", str(out / "knn.json")]) == DONE
+    flags = ["--features", "patches", "--mode", "cached", "--epochs", "1", "--out", str(out / "linear.json")]
+    assert run_command(linear.main, [*common_flags, *flags]) == DONE and sum(seen) == 160
+    backbone = load_backbone(run).backbone
+    parts = [open_images(str(folders), name) for name in ("train", "val")]
+    spread, means = (backbone.shape.mean, backbone.shape.std), []
+    for images in parts:
+        crops = torch.stack([augment.evaluation_view(images[n], *VIEW, *spread) for n in range(80)])
+        means.append(F.normalize(backbone(crops)[:, 1:].mean(dim=1), dim=1))
+    labels = [torch.as_tensor(images.labels) for images in parts]
+    nearest = (means[1] @ means[0].T).topk(10, dim=1)
+    votes = torch.zeros(80, 10).scatter_add_(1, labels[0][nearest.indices], (nearest.values / 0.07).exp())
+    slow = 100 * (votes.argmax(dim=1) == labels[1]).double().mean().item()
+    record = json.loads((out / "knn.json").read_text())
+    assert record["metrics"]["top1_k10"] == pytest.approx(slow, abs=1.3) and record["protocol"]["features"] == "patches"
+    assert record["metrics"] != json.loads((out / "cls.json").read_text())["metrics"]
+    lines = tables.measured(tables.read_records([out]))["T1_knn_linear_in1k"]
+    assert len(lines) == 1 and lines[0].cells == {"knn": json.loads((out / "cls.json").read_text())["metrics"]["top1"]}
