@@ -16,6 +16,7 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "tools/pretrain.sh": ("pretrain.train",),
     "tools/slurm.sbatch": ("pretrain.train",),
     "tools/reproduce.sh": ("probes.reproduce",),
+    "tools/ablate.sh": ("probes.ablate",),
     "tools/transfer_coco.sh": ("transfer.train", "--task", "coco"),
     "tools/transfer_ade20k.sh": ("transfer.train", "--task", "ade20k"),
 }

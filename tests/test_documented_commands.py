@@ -40,6 +40,7 @@ SHORTER = {
     "pretrain.sample": "--count 10",
     "pretrain.config": "",
     "pretrain.curves": "",
+    "pretrain.tokenizers": "",
     "pretrain.bench_data": "--images 4 --batch-size 2 --rounds 1",
     "probes.bench_knn": "--part 0.0005 --queries 10 --ways product",
     "probes.knn": PROBE,
@@ -58,6 +59,7 @@ SHORTER = {
     "probes.tables": "",
     "probes.report": "--pictures false",
     "probes.reproduce": "--dry-run",
+    "probes.ablate": "--dry-run",
     "checkpoints.export": "--out NEW",
     "checkpoints.inspect": "",
 }
