@@ -11,7 +11,7 @@ from checkpoints import store
 from checkpoints.command import UserError
 from pretrain.ablation_rows import Row, Table
 from probes import paper, results, show, tables
-from probes.ablate_plan import Job, Setting
+from probes.ablate_plan import SAMPLE_EPOCHS, Job, Setting
 
 PROBES = {"knn": ("knn", "top1"), "linear": ("linear", "top1"), "nmi_epoch100": ("cluster", "head_nmi")}
 """By published column: the record and its number."""
@@ -140,12 +140,13 @@ def finish(table: Table, lines: Sequence[Line], setting: Setting, seconds: float
 
 def record(table: Table, lines: Sequence[Line], setting: Setting, seconds: float) -> dict[str, Any]:
     """As `probes.results` has it, of several checkpoints."""
+    epochs = setting.epochs or (table.epochs if setting.data else SAMPLE_EPOCHS)
     return {
         "schema": results.SCHEMA,
         "probe": "ablate",
         "table": table.published,
         "data": {"train": setting.data or "sample"},
-        "protocol": {"epochs": setting.epochs, "seed": setting.seed, "probes": list(setting.probes)},
+        "protocol": {"epochs": epochs, "seed": setting.seed, "probes": list(setting.probes), "tokenizer": setting.tokenizer},
         "rows": [
             {
                 "name": one.row.name,
