@@ -11,7 +11,7 @@ from checkpoints import store
 from checkpoints.command import UserError
 from pretrain.ablation_rows import Row, Table
 from probes import paper, results, show, tables
-from probes.ablate_plan import Job, Setting
+from probes.ablate_plan import SAMPLE_EPOCHS, Job, Setting
 
 PROBES = {"knn": ("knn", "top1"), "linear": ("linear", "top1"), "nmi_epoch100": ("cluster", "head_nmi")}
 """By published column: the record and its number."""
@@ -99,14 +99,14 @@ def in_words(name: str, one: Rank) -> str:
     return f"Spearman's rank correlation of {SHOWN[name]} with the published numbers: {value} ({one.rows} rows)"
 
 
-def as_text(table: Table, lines: Sequence[Line]) -> list[list[str]]:
-    """Head and body: here and published side by side."""
+def as_text(table: Table, lines: Sequence[Line], full: bool = True) -> list[list[str]]:
+    """Head and body: here and published side by side; `full`: with what the publication calls a row."""
     names = columns(table)
     head = ["row", *(word for name in names for word in (f"{SHOWN[name]} here", "published")), "remark"]
     body = []
     for one in lines:
         numbers = [_number(values.get(name)) for name in names for values in (one.here, one.published)]
-        body.append([_title(one.row), *numbers, one.remark])
+        body.append([_title(one.row) if full else one.row.name, *numbers, one.remark])
     return [head, *body]
 
 
@@ -123,12 +123,12 @@ def finish(table: Table, lines: Sequence[Line], setting: Setting, seconds: float
     """Print the table and write it as Markdown and as a record. Raises UserError where that cannot be."""
     where = setting.data or "the embedded sample"
     title = f"{table.name}: {table.what}; here on {where}, seed {setting.seed}"
-    head, *body = as_text(table, lines)
+    head, *body = as_text(table, lines, full=False)
     show.table(title, head, body)
     words = [in_words(name, one) for name, one in ranks(table, lines).items()]
     for text in words:
         show.say(text)
-    page = tables.as_markdown(title, [head, *body]) + "".join(f"\n{text}\n" for text in words)
+    page = tables.as_markdown(title, as_text(table, lines)) + "".join(f"\n{text}\n" for text in words)
     file = setting.out / f"ablation_{table.name}"
     try:
         store.write_bytes(Path(f"{file}.md"), page.encode())
@@ -140,12 +140,13 @@ def finish(table: Table, lines: Sequence[Line], setting: Setting, seconds: float
 
 def record(table: Table, lines: Sequence[Line], setting: Setting, seconds: float) -> dict[str, Any]:
     """As `probes.results` has it, of several checkpoints."""
+    epochs = setting.epochs or (table.epochs if setting.data else SAMPLE_EPOCHS)
     return {
         "schema": results.SCHEMA,
         "probe": "ablate",
         "table": table.published,
         "data": {"train": setting.data or "sample"},
-        "protocol": {"epochs": setting.epochs, "seed": setting.seed, "probes": list(setting.probes)},
+        "protocol": {"epochs": epochs, "seed": setting.seed, "probes": list(setting.probes), "tokenizer": setting.tokenizer},
         "rows": [
             {
                 "name": one.row.name,
