@@ -411,12 +411,12 @@ FREE_TO_CHANGE = frozenset(
 
 
 def differences(config: Config, stored: Mapping[str, Any]) -> list[str]:
-    """What a run's stored options have otherwise, in words."""
-    now = as_values(config)
+    """What a run's stored options have otherwise, in words. An option that is newer than the run was at its default."""
+    now, default = as_values(config), as_values(Config())
     return [
-        f"--{name.replace('_', '-')} was {stored.get(name)}, now {now[name]}"
+        f"--{name.replace('_', '-')} was {stored.get(name, default[name])}, now {now[name]}"
         for name in now
-        if name not in FREE_TO_CHANGE and stored.get(name) != now[name]
+        if name not in FREE_TO_CHANGE and stored.get(name, default[name]) != now[name]
     ]
 
 

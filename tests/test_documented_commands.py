@@ -32,6 +32,7 @@ ONLY_READ = {
     r".* --data torchvision:.*": "would fetch a data set",
     r"tools/transfer_\w+\.sh .*--config .*": "a detector of full size; test_dense.py builds each and takes a step",
     r"tools/transfer_\w+\.sh.*": "minutes; test_dense.py trains each of the sample's on less",
+    r"python -m pretrain\.tokenizers convert .*": "needs DALL-E's file; test_tokenizers.py converts a small one",
     r"tools/bench\.sh step.*": "measures whole steps of ViT-S, ViT-B and Swin-T: minutes",
 }
 """Commands of which only the flags and names are checked, and why."""
@@ -40,7 +41,7 @@ SHORTER = {
     "pretrain.sample": "--count 10",
     "pretrain.config": "",
     "pretrain.curves": "",
-    "pretrain.tokenizers": "",
+    "pretrain.tokenizers": "--codes 8",
     "pretrain.bench_data": "--images 4 --batch-size 2 --rounds 1",
     "probes.bench_knn": "--part 0.0005 --queries 10 --ways product",
     "probes.knn": PROBE,
