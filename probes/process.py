@@ -55,19 +55,31 @@ def run_once(words: Sequence[str], name: Path, key: Sequence[str] = ()) -> Ended
 
 
 def _run(words: Sequence[str], log: Path) -> int:
-    """The exit code. The process has a session of its own, so that Ctrl-C reaches it once, from here."""
-    told: list[int] = []
-    with open(log, "w") as output:
-        process = subprocess.Popen(
-            [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    """The exit code. The process has a session of its own, so that Ctrl-C reaches it once, from here.
 
-        def pass_on(number: int, frame: FrameType | None) -> None:
-            told.append(number)
+    Signals are answered before it starts: a process started while Ctrl-C is ignored, as in the background of a shell, ignores it too.
+    """
+    told: list[int] = []
+    running: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        for process in running:
             process.send_signal(number)
 
-        before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    with open(log, "w") as output:
         try:
+            process = subprocess.Popen(
+                [sys.executable, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            running.append(process)
+            if told:
+                process.send_signal(told[0])
             code = process.wait()
         finally:
             for number, handler in before.items():
