@@ -49,12 +49,13 @@ def series(lines: Sequence[dict[str, Any]], name: str) -> tuple[list[float], lis
 
 
 def draw(logs: dict[str, list[dict[str, Any]]]) -> Figure:
-    """One row of panels for each run, all rows on the same axes."""
-    figure = Figure(figsize=(3.2 * len(PANELS), 2.6 * len(logs)), layout="constrained")
-    axes = figure.subplots(len(logs), len(PANELS), squeeze=False, sharey="col")
+    """One row of panels for each run, all rows on the same axes; what no run has measured has no panel."""
+    panels = [one for one in PANELS if any(series(lines, name)[0] for lines in logs.values() for name in one[1])] or PANELS
+    figure = Figure(figsize=(3.2 * len(panels), 2.6 * len(logs)), layout="constrained")
+    axes = figure.subplots(len(logs), len(panels), squeeze=False, sharey="col")
     for row, (run, lines) in zip(axes, logs.items(), strict=True):
         row[0].set_ylabel(run)
-        for panel, (title, names) in zip(row, PANELS, strict=True):
+        for panel, (title, names) in zip(row, panels, strict=True):
             panel.set_title(title, fontsize=9)
             for name in names:
                 steps, values = series(lines, name)

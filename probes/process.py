@@ -57,7 +57,7 @@ def run_once(words: Sequence[str], name: Path, key: Sequence[str] = ()) -> Ended
 def _run(words: Sequence[str], log: Path) -> int:
     """The exit code. The process has a session of its own, so that Ctrl-C reaches it once, from here.
 
-    Signals are answered before it starts: a process started while Ctrl-C is ignored, as in the background of a shell, ignores it too.
+    Signals are answered before it starts: one that is started while Ctrl-C is ignored, as behind a shell's `&`, ignores it too.
     """
     told: list[int] = []
     running: list[subprocess.Popen[bytes]] = []

@@ -351,8 +351,8 @@ def test_without_masked_image_modelling_no_patch_is_masked() -> None:
 
 
 def test_recipes_are_possible_and_the_default_depends_on_what_is_given() -> None:
-    for name, settings in options.RECIPES.items():
-        needed = ["--tokenizer", "FILE"] if settings.get("targets") in ("codes", "frozen") else []
+    for name, values in options.RECIPES.items():
+        needed = ["--tokenizer", "FILE"] if values.get("targets") in ("codes", "frozen") else []
         options.check(options.read_command_line(["--recipe", name, *needed]))
     assert options.read_command_line([]).recipe == "sample"
     assert options.read_command_line(["--data", "x"]).recipe == "ibot_vits16"
