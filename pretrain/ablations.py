@@ -226,9 +226,7 @@ def _ratios() -> Table:
         name = "ibot" if (ratio, spread) == (0.3, 0.0) else f"ratio_{ratio:g}" + (f"_pm_{spread:g}" if spread else "")
         changes: Values = {} if name == "ibot" else {"pred_ratio": (ratio,), "pred_ratio_var": (spread,)}
         cells = {"r": ratio, "variance": f"+-{spread:g}" if spread else "fixed"}
-        return Row(
-            name, "iBOT", {"knn": knn, "linear": linear}, changes, cells, cost=TWO_300, note="published number read off a plot"
-        )
+        return Row(name, "iBOT", {"knn": knn, "linear": linear}, changes, cells, cost=TWO_300, note=PLOT)
 
     rows = (row(*one) for one in RATIOS)
     return _two_crops("F11", "share of patches that is masked", "F11_prediction_ratio", *rows)

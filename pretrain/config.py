@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from checkpoints.command import UserError, parse, run_command
+from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import ablation_recipes, augment, masking, recipes
 from pretrain import shape as shapes
 from pretrain.recipes import RECIPES
@@ -319,13 +319,8 @@ def check(config: Config) -> None:
             f"a teacher with one set of prototypes needs --patch-out-dim {config.patch_out_dim} equal to --out-dim "
             f"{config.out_dim}; or give --shared-head true, or --shared-head-teacher false"
         )
-    if config.max_bad is not None and config.max_bad < 0:
-        raise UserError("--max-bad must be 0 or more")
-    for name in ("batch_size_per_gpu", "accumulate", "epochs", "out_dim", "log_every", "channels"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
-    if config.steps is not None and config.steps < 1:
-        raise UserError("--steps must be 1 or more")
+    at_least(0, config, "max_bad")
+    at_least(1, config, "batch_size_per_gpu", "accumulate", "epochs", "out_dim", "log_every", "channels", "steps")
     if not 0 <= config.separate_layers <= 3:
         raise UserError("--separate-layers must be from 0 to 3")
     if not 0 <= config.patch_centre_momentum < 1:
@@ -353,15 +348,14 @@ def _check_targets(config: Config) -> None:
         raise UserError("--separate-layers is for heads that are not shared: give --shared-head false")
     if config.targets.startswith("dense") and config.global_crops_number < 2:
         raise UserError(f"--targets {config.targets} compares two global crops: give --global-crops-number 2")
-    changed = [f"--targets {config.targets}"] * (config.targets != "online") + ["--masked-crops"] * (
-        config.masked_crops != "global"
-    )
+    changed = [f"--targets {config.targets}"] * (config.targets != "online")
+    changed += ["--masked-crops"] * (config.masked_crops != "global")
     changed += ["--centre-patches false"] * (not config.centre_patches and config.targets != "hard")
     if len(changed) > 1:
         raise UserError(f"{' and '.join(changed)} do not go together: give one of them")
     if not config.use_masked_im_modeling and changed:
         raise UserError(f"without masked image modelling {changed[0]} says nothing: leave one of them out")
-    if config.masked_crops == "all" and (not config.local_crops_number):
+    if config.masked_crops == "all" and not config.local_crops_number:
         raise UserError("--masked-crops all is about local crops: give --local-crops-number")
 
 

@@ -22,8 +22,6 @@ from pretrain.steps import Batch, Placed
 class Dense(Objective):
     """`by` is `position` or `feature`."""
 
-    masks_inputs = False
-
     def __init__(self, by: str) -> None:
         self.by = by
 
@@ -32,6 +30,9 @@ class Dense(Objective):
         grid = torch.zeros_like(batch.masks.grid)
         places = torch.arange(grid.numel(), device=grid.device)
         return Masks(grid, places, torch.full(places.shape, 1.0 / len(places), device=grid.device))
+
+    def ask(self, teacher: torch.nn.Module, batch: Batch, masks: Masks | None) -> Answer:
+        return teacher(batch.crops, masks, patch_features=self.by == "feature")
 
     @torch.no_grad()
     def targets(self, answer: Answer, batch: Batch, masks: Masks | None, centres: Centres, now: Now) -> Targets:

@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     features: Float[Tensor, "v b d"] | None = None
     """The backbone's [CLS] tokens, for the log."""
     patch_features: Float[Tensor, "v b n d"] | None = None
-    """The backbone's patch tokens."""
+    """The backbone's patch tokens, where they were asked for."""
 
 
 class Targets(NamedTuple):
@@ -78,12 +78,11 @@ class Student(Network):
     ) -> Logits:
         """The patches that are answered for are those of the global crops, then those of the local ones."""
         views, images = crops.shape[:2]
-        every_mask = (masks, local_masks)
         seen = ((crops, masks), (local_crops, local_masks)) if len(local_crops) else ((crops, masks),)
         tokens = self.backbone.several([(kind.flatten(0, 1), m and m.grid.flatten(0, 1)) for kind, m in seen])
         cls_tokens = torch.cat([group[:, 0] for group in tokens])
-        patches = torch.cat([masked_only(group[:, 1:].flatten(0, 1), m) for group, m in zip(tokens, every_mask, strict=False)])
-        bottleneck = self.head.bottleneck(torch.cat([cls_tokens, patches]))
+        patches = [masked_only(group[:, 1:].flatten(0, 1), m) for group, (_, m) in zip(tokens, seen, strict=True)]
+        bottleneck = self.head.bottleneck(torch.cat([cls_tokens, *patches]))
         cls_logits = self.head.cls(bottleneck[: len(cls_tokens)])
         patch_logits = self.head.patches(bottleneck[len(cls_tokens) :])
         return Logits(cls_logits.unflatten(0, (views + len(local_crops), images)).float(), patch_logits.float())
@@ -98,7 +97,7 @@ class Teacher(Network):
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, crops: Float[Tensor, "v b c h w"], masks: Masks | None) -> Answer:
+    def forward(self, crops: Float[Tensor, "v b c h w"], masks: Masks | None, *, patch_features: bool = False) -> Answer:
         """Prototypes are linear, so the mean of all patch logits is the logits of the mean bottleneck vector.
 
         The patch centre is therefore exact although most patch logits are never computed.
@@ -111,8 +110,8 @@ class Teacher(Network):
         with torch.autocast(crops.device.type, enabled=False):
             patch_mean = self.head.patches(patches.mean(dim=0))
         features = tokens[:, 0].float().unflatten(0, crops.shape[:2])
-        patch_features = tokens[:, 1:].unflatten(0, crops.shape[:2])
-        return Answer(cls_logits.float(), self.head.patches(masked).float(), patch_mean, features, patch_features)
+        kept = tokens[:, 1:].unflatten(0, crops.shape[:2]) if patch_features else None
+        return Answer(cls_logits.float(), self.head.patches(masked).float(), patch_mean, features, kept)
 
     @torch.no_grad()
     def follow(self, student: Network, momentum: float, accepted: bool | Bool[Tensor, ""] = True) -> None:

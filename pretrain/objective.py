@@ -21,8 +21,6 @@ class Objective:
     """How many the targets of patches have, where it is not for the options to say."""
     digest = ""
     """Of what the targets depend on besides options and data."""
-    masks_inputs = True
-    """Whether the student ever sees a mask token."""
 
     def masks(self, batch: Batch) -> Masks:
         """Which patches the student does not see, and which it answers for."""

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from checkpoints.command import UserError
 from pretrain.head import Head
 from pretrain.initial import initialise_linear_
 
@@ -48,8 +47,6 @@ class SplitHead(Head):
 
     def __init__(self, in_dim: int, *, separate: int, **values: Any) -> None:
         super().__init__(in_dim, **values | {"shared": False})
-        if not 1 <= separate <= LAYERS:
-            raise UserError(f"--separate-layers {separate}: a head has {LAYERS} layers")
         self._shared = 2 * (LAYERS - separate)  # with the GELU behind each
         sizes = [in_dim, values["hidden_dim"], values["hidden_dim"], values["bottleneck_dim"]][LAYERS - separate :]
         layers: list[nn.Module] = []

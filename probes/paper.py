@@ -105,7 +105,7 @@ WITH_CLS = ("cls4", "cls+mean", "cls", None)
 """Features of a linear probe as in Table 1; older records do not name them."""
 
 
-def _upernet(tables: tuple[str, ...], names: Mapping[str, str], config: str) -> list[Cell]:
+def _segmenters(tables: tuple[str, ...], names: Mapping[str, str], config: str) -> list[Cell]:
     return [Cell(tables, column, metric, ADE20K, where={"config": config}) for column, metric in names.items()]
 
 
@@ -157,10 +157,10 @@ CELLS: dict[str, list[Cell]] = {
         ),
     ],
     "transfer_ade20k": [
-        *_upernet(DENSE, {"mIoU_upernet": "miou"}, "upernet"),
-        *_upernet(FULL, {"mIoU_upernet": "miou", "mAcc_upernet": "macc"}, "upernet"),
-        *_upernet(BASE, {"mIoU_linear": "miou"}, "linear"),
-        *_upernet(FULL_BASE, {"mIoU_linear": "miou", "mAcc_linear": "macc"}, "linear"),
+        *_segmenters(DENSE, {"mIoU_upernet": "miou"}, "upernet"),
+        *_segmenters(FULL, {"mIoU_upernet": "miou", "mAcc_upernet": "macc"}, "upernet"),
+        *_segmenters(BASE, {"mIoU_linear": "miou"}, "linear"),
+        *_segmenters(FULL_BASE, {"mIoU_linear": "miou", "mAcc_linear": "macc"}, "linear"),
         Cell(("TC_seg_layernorm",), "mIoU", "miou", ADE20K, row={"with_LN": True}, where={"config": "linear"}),
     ],
     "video": [Cell(T16, f"{letters}_m", f"{letters.lower()}_m", DAVIS) for letters in ("JF", "J", "F")],

@@ -4,7 +4,6 @@ Every probe and transfer whose data is given runs as a process of its own, the c
 does not stop the rest. Without any data: everything on the embedded sample.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pretrain.backbone import Backbone, Loaded, load_backbone
 from pretrain.vit import ViT
 from probes import paper, show
 from probes.common import named_device
+from probes.process import Stopped, run_once
 from probes.reproduce_steps import START, Step, real, sample
 
 CALIBRATION = 3.0
@@ -159,18 +159,11 @@ def command(one: Planned, ckpt: Path, out: Path) -> list[str]:
 
 def run_step(one: Planned, ckpt: Path, out: Path, key: str) -> Ended:
     """Run it, unless the same command on the same checkpoint has ended well before. Its output goes to NAME.log."""
-    words = command(one, ckpt, out)
-    mark, began = out / f"{one.step.name}.done", time.perf_counter()
-    if mark.is_file() and mark.read_text() == json.dumps([key, words]):
-        return Ended(one.step.name, "was done", 0.0)
-    with open(out / f"{one.step.name}.log", "w") as log:
-        code = subprocess.run([sys.executable, *words], stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-    seconds = time.perf_counter() - began
-    if code == 0:
-        store.write_bytes(mark, json.dumps([key, words]).encode())
-        return Ended(one.step.name, "done", seconds)
-    lines = (out / f"{one.step.name}.log").read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-    return Ended(one.step.name, f"failed ({lines[-1][:200]}; see {out / one.step.name}.log)", seconds)
+    try:
+        ended = run_once(command(one, ckpt, out), out / one.step.name, [key])
+    except Stopped:
+        raise KeyboardInterrupt from None
+    return Ended(one.step.name, ended.said, ended.seconds)
 
 
 def finish(out: Path) -> None:
