@@ -32,7 +32,7 @@ def parse(
     prog: str | None = None,
     description: str | None = None,
 ) -> Options:
-    """Command line -> dataclass.
+    """Command line -> dataclass. Raises UserError for an empty word: it would mean the current folder, or nothing.
 
     `--a_b` and `--a-b` are the same flag; a bool takes `--x`, `--no-x`, `--x true` and `--x false`. `aliases` maps other
     programs' flag names to ours; `description` stands above --help in place of the class's own. Exits with 2 when a flag is
@@ -67,7 +67,15 @@ def _plain_words(arguments: Sequence[str], bools: set[str], aliases: Mapping[str
                 words.append(value)
         else:
             words.append(word)
+    _refuse_empty(words)
     return _bools_without_values(words, bools)
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    for place, word in enumerate(words):
+        if not word.strip():
+            flag = next((one for one in reversed(words[:place]) if one.startswith("--")), "an argument")
+            raise UserError(f"{flag} is empty (a variable that is not set, perhaps): give a value, or leave it out")
 
 
 def _bools_without_values(words: list[str], bools: set[str]) -> list[str]:

@@ -24,12 +24,13 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
+from checkpoints import places
 from checkpoints.command import UserError, WorkError
 
 TEXT = frozenset(range(32, 127)) | frozenset(b"\n\r\t")
@@ -38,14 +39,34 @@ LAST, PREVIOUS, BACKBONE = "last.pt", "previous.pt", "backbone.safetensors"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one move: a reader, or a crash at any moment, sees the old file or the new one."""
+    """Replace `path` by `content` in one move: a reader, or a crash at any moment, sees the old file or the new one.
+
+    A link in its place is replaced, not written through. Folders on the way are the caller's matter (`places.below`).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(temporary, "wb") as file:
+    with new_file(temporary) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def new_file(path: Path) -> BinaryIO:
+    """A new file, open for writing; what was there, a link perhaps, is taken away first."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
+
+
+def append(path: Path, text: str) -> None:
+    """Write at the end of a file. Raises UserError where a link or no plain file lies there, WorkError where it cannot be written."""
+    places.refuse_link(path)
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise WorkError(cannot_write(path, error)) from error
 
 
 def save_run(folder: Path, state: Mapping[str, Any]) -> Path:
@@ -62,7 +83,7 @@ def save_file(path: Path, content: Mapping[str, Any], keep: Path | None = None) 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with new_file(temporary) as file:
             torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from checkpoints import store
 from checkpoints.command import UserError, WorkError
+from checkpoints.places import cache_folder
 
 LIST = Path(__file__).with_name("zoo.json")
 THEIRS = "checkpoint.pth"
@@ -56,8 +57,7 @@ def _in_folder(folder: Path, whole: bool) -> Path:
 
 def cache() -> Path:
     """Where fetched files lie: `$IBOT_CACHE`, or the user's cache folder."""
-    usual = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ibot"
-    return Path(os.environ.get("IBOT_CACHE", usual))
+    return cache_folder("IBOT_CACHE")
 
 
 def fetch(address: str, path: Path) -> Path:

@@ -64,7 +64,7 @@ def open_checkpoint(
     (`checkpoints/zoo.json`), `timm:NAME` (its published weights) or `timm:NAME@FILE` (a file that holds that architecture). Of a
     run's folder the backbone alone is read, or everything if `full`.
     """
-    if checkpoint is not None and str(checkpoint).startswith("timm:"):
+    if checkpoint is not None and str(checkpoint).startswith("timm:") and not checkpoint.exists():
         name, _, file = str(checkpoint).removeprefix("timm:").partition("@")
         arch = arch_of(name)
         return (Path(file), published.read(Path(file), arch)) if file else (checkpoint, _timms_own(name, arch))

@@ -1,5 +1,6 @@
 """A run's log as one picture: `python -m pretrain.curves --runs runs/NAME --out curves.png`."""
 
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from checkpoints import store
 from checkpoints.command import UserError, WorkError, parse, run_command
 
 PANELS = (
@@ -75,8 +77,10 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("name one or more runs: --runs runs/sample")
     mpl.use("agg")
     figure = draw({run.name: read(run) for run in options.runs})
-    try:
-        figure.savefig(options.out, dpi=110)
+    try:  # through memory, so that a link in the picture's place is not written through
+        out, stream = options.out if options.out.suffix else options.out.with_suffix(".png"), io.BytesIO()
+        figure.savefig(stream, format=out.suffix[1:], dpi=110)
+        store.write_bytes(out, stream.getvalue())
     except (OSError, ValueError) as error:
         raise WorkError(f"{options.out} could not be written ({error}): give another --out") from error
     print(f"drawn to {options.out}")

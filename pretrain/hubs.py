@@ -1,8 +1,9 @@
 """Data sets by name: `hf:NAME` through the `datasets` library, `torchvision:NAME` through torchvision."""
 
 import inspect
+import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from checkpoints.command import UserError
+from checkpoints.places import cache_folder
 from checkpoints.store import first_line
-from pretrain.sources import Content, Images, Parquet, cache_folder, digest
+from pretrain.sources import Content, Images, Parquet, digest
 
 SPLITS = {"train": ("train", "training", "trainval"), "val": ("val", "test", "validation", "valid"), "test": ("test",)}
 
@@ -20,8 +22,8 @@ SPLITS = {"train": ("train", "training", "trainval"), "val": ("val", "test", "va
 class HuggingFace(Parquet):
     """One split of a Hugging Face data set that has an image column; bytes as they are stored."""
 
-    def __init__(self, name: str, split: Any) -> None:
-        self.name = name
+    def __init__(self, name: str, split: Any, below: Sequence[Path]) -> None:
+        self.name, self._below = name, below
         column = next((key for key, feature in split.features.items() if type(feature).__name__ == "Image"), None)
         if column is None:
             raise UserError(f"{name} has no column of images: its columns are {split.column_names}")
@@ -52,10 +54,12 @@ def open_hugging_face(name: str, part: str | None) -> Images:
         found = datasets.load_from_disk(path) if saved else datasets.load_dataset(path, configuration or None)
     except Exception as error:  # the library and the network below it fail in many ways
         raise UserError(f"hf:{name} could not be opened ({first_line(error)})") from error
+    kept = datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, datasets.config.HF_CACHE_HOME
+    below = [Path(folder) for folder in (*kept, path) if os.path.isdir(folder)]
     if not isinstance(found, Mapping):
-        return HuggingFace(f"hf:{name}", found)
+        return HuggingFace(f"hf:{name}", found, below)
     split = choose_split(f"hf:{name}", list(found), part)
-    return HuggingFace(f"hf:{name} ({split})", found[split])
+    return HuggingFace(f"hf:{name} ({split})", found[split], below)
 
 
 def choose_split(name: str, splits: list[str], part: str | None) -> str:
@@ -158,4 +162,5 @@ def open_hub(source: str, part: str | None) -> Images:
 
 
 def is_hub(source: str) -> bool:
-    return source.startswith(("hf:", "torchvision:"))
+    """Whether a name that was typed is one of a data set; what is there by that name is a path."""
+    return source.startswith(("hf:", "torchvision:")) and not os.path.exists(source)

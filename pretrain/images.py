@@ -1,16 +1,24 @@
 """The door to images: one `--data` that recognises folders, lists, shards, parquet, data sets by name, and the sample.
 
+What exists is a path, whatever else its name could mean (`sample` alone is always the sample: ./sample is a folder of that name).
+Only then a name is a data set's, an address or a command, and only where it was typed: what a file names goes through `from_file`.
+
 A source may have parts ("train", "val"): sub-folders, files whose names begin so, splits of a data set, or the sample's own.
 """
 
 import glob
+import os
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from braceexpand import braceexpand
 
+from checkpoints import places
 from checkpoints.command import UserError
 from pretrain.hubs import has_hub_part, is_hub, open_hub
-from pretrain.shards import Shards, is_shards, open_shards
+from pretrain.shards import ARCHIVES, Shards, is_shards, open_shards
 from pretrain.sources import LIST_SUFFIXES, Images, Parquet, Sample, folder, path_list
 
 PARTS = {"train": ("train",), "val": ("val", "test", "validation")}
@@ -23,7 +31,7 @@ TAKES = (
 
 
 def open_images(source: str, part: str | None = "train", channels: int = 3) -> Images:
-    """The images of `--data`.
+    """The images of `--data`, a name that was typed on this command line, or that `from_file` has allowed.
 
     Where the source is divided (sub-folders or files named train, and val, test or validation), `part` says which half;
     None, or a source that is not divided, gives all of it. Raises UserError when nothing readable is there.
@@ -33,19 +41,32 @@ def open_images(source: str, part: str | None = "train", channels: int = 3) -> I
     return images
 
 
+def from_file(source: object, *, file: Path, below: Sequence[Path], flag: str = "--data") -> str:
+    """The source that `file` names, for `open_images`: the sample, or a path below one of the folders that the user named.
+
+    The path is absolute, so that it can be no address and no command. Raises UserError for anything else, with the flag to give.
+    """
+    if isinstance(source, str) and is_sample(source):
+        return source
+    return str(places.recorded(source, file=file, below=below, cure=f"give {flag} to open it, or other images"))
+
+
 def _open(source: str, part: str | None) -> Images:
-    path = Path(source)
     if is_sample(source):
         return _open_sample(source, part or "train")
     if is_hub(source):
         return open_hub(source, part)
-    if path.is_dir() and part in parts_of(path):
+    path, there = Path(source), os.path.exists(source)
+    if there and path.is_dir() and part in parts_of(path):
         return _open_files(parts_of(path)[part])
     if part == "val":
         raise UserError(f"{source} has no part named {', '.join(PARTS['val'])} to test on: name one with --val")
-    if is_shards(source):
-        return open_shards(source)
-    return _open_files([path]) if path.exists() else _open_pattern(source)
+    if there:
+        return _open_files([path])
+    listed, at, folder_of_all = source.rpartition("@")
+    if at and Path(listed).suffix in LIST_SUFFIXES and os.path.isfile(listed):
+        return path_list(Path(listed), Path(folder_of_all))
+    return open_shards(source) if is_shards(source) else _open_pattern(source)
 
 
 def is_sample(source: str) -> bool:
@@ -54,12 +75,19 @@ def is_sample(source: str) -> bool:
 
 
 def _open_sample(source: str, part: str) -> Sample:
+    if os.path.exists(source):
+        _say_which(source)
     _, colon, size = source.partition(":")
     if not colon:
         return Sample(part)
     if not size.isdecimal() or not LEAST <= int(size) <= MOST:
         raise UserError(f"--data {source}: give the pixels of a side, {LEAST} to {MOST}, as in sample:96")
     return Sample(part, int(size))
+
+
+@lru_cache  # once is enough
+def _say_which(source: str) -> None:
+    print(f"note: {source} is the embedded sample; what lies here under that name is ./{source}", file=sys.stderr)
 
 
 def _open_pattern(source: str) -> Images:
@@ -76,7 +104,7 @@ def has_part(source: str, part: str) -> bool:
     """Whether `open_images(source, part)` would give another part than the whole."""
     if is_hub(source):
         return has_hub_part(source, part)
-    return is_sample(source) or (Path(source).is_dir() and part in parts_of(Path(source)))
+    return is_sample(source) or (os.path.isdir(source) and part in parts_of(Path(source)))
 
 
 def parts_of(path: Path) -> dict[str, list[Path]]:
@@ -107,8 +135,8 @@ def _open_files(paths: list[Path]) -> Images:
         return folder(first)
     if first.suffix == ".parquet":
         return Parquet(paths)
-    if first.suffix == ".tar":
-        return Shards(str(first.parent) if len(paths) > 1 else str(first), [str(path) for path in paths])
+    if first.name.endswith(ARCHIVES):
+        return Shards(str(first.parent) if len(paths) > 1 else str(first), paths)
     if first.suffix in LIST_SUFFIXES and len(paths) == 1:
         return path_list(first)
     raise UserError(f"{first} is neither a list of paths nor parquet nor a .tar: {TAKES}")

@@ -4,6 +4,7 @@ command; whatever happens to it, the training goes on.
 
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,20 +28,22 @@ def missing(folder: Path, newer_than: str) -> bool:
     return file.exists() and not (page.exists() and page.stat().st_mtime >= file.stat().st_mtime)
 
 
-def write(folder: Path) -> str:
-    """Have the page written; what to say of it."""
+def write(folder: Path, data: str) -> str:
+    """Have the page written, with pictures of `data`, which the user has given to this run; what to say of it."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the page computes features on the same GPU
-    command = [sys.executable, "-m", "probes.report", str(folder)]
+    words = ["-m", "probes.report", str(folder), "--data", data]
+    again = f"{shlex.join(['python', *words])} tries again"
+    command = [sys.executable, *words]
     try:
         done = subprocess.run(
             command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST, check=False
         )
     except (OSError, subprocess.TimeoutExpired, KeyboardInterrupt) as error:
-        return f"no page was written ({type(error).__name__}): python -m probes.report {folder} tries again"
+        return f"no page was written ({type(error).__name__}): {again}"
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return f"no page was written ({why}): python -m probes.report {folder} tries again"
+        return f"no page was written ({why}): {again}"
     return f"page: {folder / NAME}"
 
 

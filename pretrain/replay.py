@@ -1,6 +1,7 @@
 """A step whose loss or gradients were not finite: written down whole, and repeated to see where it begins.
 
-`python -m pretrain.train --replay runs/NAME/refused-000123.pt`
+`python -m pretrain.train --replay runs/NAME/refused-000123.pt`; of a run with --tokenizer, give that too: the file's own word for
+it is followed only to a file beside it.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from checkpoints import store
 from checkpoints.command import DONE, UserError
 from pretrain import config as options
-from pretrain import distributed, health, ibot, masking
+from pretrain import distributed, health, ibot, masking, tokenizers
 from pretrain.comparisons import objective_of
 from pretrain.networks import build
 from pretrain.objective import Objective
@@ -68,12 +69,15 @@ def _as_batch(values: Mapping[str, Tensor]) -> Batch:
     return Batch(values["crops"], masking.as_masks(values["grid"]), values["local_crops"], (), placed, local)
 
 
-def show(path: Path) -> int:
-    """Repeat the step on the CPU and print what is not finite, in the order in which it comes about; an exit code."""
+def show(path: Path, tokenizer: str | None = None) -> int:
+    """Repeat the step on the CPU and print what is not finite, in the order in which it comes about; an exit code.
+
+    `tokenizer` is what was given on this command line.
+    """
     state = store.read_torch(path)
     if state.get("format") != FORMAT:
         raise UserError(f"{path} is not a refused step: give a refused-*.pt of a run's folder")
-    student, teacher, objective = _networks(state)
+    student, teacher, objective = _networks(state, path, tokenizer)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"step {state['step']} of {path}, learning rate {state['now']['lr']:.3g}, {state['precision']}", markup=False)
     findings: list[str] = []
@@ -100,8 +104,10 @@ def show(path: Path) -> int:
     return DONE
 
 
-def _networks(state: Mapping[str, Any]) -> tuple[ibot.Student, ibot.Teacher, Objective]:
+def _networks(state: Mapping[str, Any], path: Path, given: str | None) -> tuple[ibot.Student, ibot.Teacher, Objective]:
     values: dict[str, Any] = {**state["config"], "init_from": None, "out": None, "replay": None}
+    stored = values.get("tokenizer")
+    values["tokenizer"] = given if given or stored is None else tokenizers.from_file(stored, file=path)
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     config = options.Config(**values)
     shape = stored_shape(state["shape"])

@@ -10,11 +10,15 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from checkpoints import store
-from checkpoints.command import UserError, WorkError
+from checkpoints import places, store
+from checkpoints.command import UserError
 from pretrain import distributed
 from pretrain.steps import Bad
 from pretrain.track import Track, tracker
+
+
+WRITTEN = ("config.json", "*.jsonl", "*.pt", "*.safetensors", "*.html", "events.out.tfevents.*")
+"""What is written in a training's folder."""
 
 
 class RunFolder:
@@ -38,11 +42,13 @@ class RunFolder:
         return any((self.folder / name).exists() for name in (store.LAST, store.PREVIOUS))
 
     def begin(self) -> None:
-        """Make the folder and write the options down. Raises UserError where that cannot be."""
+        """Make the folder and write the options down. Raises UserError where that cannot be, or would lead out of the folder."""
         if not distributed.is_main():
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for path in (path for pattern in WRITTEN for path in self.folder.glob(pattern)):
+                places.refuse_link(path)
             content = json.dumps(self.values, indent=1) + "\n"
             store.write_bytes(self.folder / "config.json", content.encode())
         except OSError as error:
@@ -74,12 +80,7 @@ class RunFolder:
         """One line of `metrics.jsonl`. Raises WorkError where it cannot be written."""
         if not distributed.is_main():
             return
-        path = self.folder / "metrics.jsonl"
-        try:
-            with open(path, "a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-        except OSError as error:
-            raise WorkError(store.cannot_write(path, error)) from error
+        store.append(self.folder / "metrics.jsonl", json.dumps({"step": step, **values}) + "\n")
 
     def bad_images(self) -> list[Bad]:
         """Those that were noted before."""

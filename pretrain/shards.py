@@ -16,13 +16,16 @@ from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys
 
 from checkpoints.command import UserError
+from checkpoints.places import cache_folder
 from checkpoints.store import first_line
-from pretrain.sources import SUFFIXES, Content, Images, cache_folder, number_classes, state_of_files
+from pretrain.sources import SUFFIXES, Content, Images, number_classes, state_of_files
 
 WINDOW = 10_000
 """The bounded buffer of the shuffle: an image moves at most this far from its place in the drawn order of shards."""
 CLASS_SUFFIXES = ("cls", "cls.txt", "label", "txt")
 LONGEST_LABEL = 200
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+"""Of which only the first can be read by place."""
 IMAGE_SUFFIXES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
 
 
@@ -36,9 +39,10 @@ class Place(NamedTuple):
 class Shards(Images):
     """All samples of some tar files that hold an image; plain tar, as a compressed one cannot be read by place."""
 
-    def __init__(self, name: str, urls: Sequence[str]) -> None:
+    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+        """`paths` are files of this machine, whatever their names look like. Raises UserError where one is missing."""
         self.name = name
-        self._paths = [_local(url) for url in urls]
+        self._paths = [str(_there(path)) for path in paths]
         places: list[Place] = []
         keys: list[str] = []
         labels: list[str | None] = []
@@ -87,24 +91,29 @@ class Shards(Images):
 
 def is_shards(source: str) -> bool:
     """Whether `--data` names tar shards."""
-    return source.endswith((".tar", ".tar.gz", ".tgz")) or (not islocal(source) and "tar" in source)
+    return source.endswith(ARCHIVES) or (not islocal(source) and "tar" in source)
 
 
 def open_shards(source: str) -> Shards:
-    """Shards by name, with brace patterns (`train-{000000..000146}.tar`), on this machine or by address.
+    """Shards by a name that was typed, with brace patterns (`train-{000000..000146}.tar`), on this machine or by address.
 
-    Raises UserError where a shard is missing or no plain tar file.
+    Where one of them is there, all are paths. Raises UserError where a shard is missing or no plain tar file.
     """
-    return Shards(source, list(expand_urls(source)))
+    urls = list(expand_urls(source))
+    here = any(os.path.exists(url) for url in urls)
+    return Shards(source, [Path(url if here else _local(url)) for url in urls])
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"there is no shard {path}: check the pattern given to --data")
+    return path
 
 
 def _local(url: str) -> str:
     """The path of a shard, fetched first if it must be. Raises UserError."""
     if islocal(url):
-        path = Path(url.removeprefix("file:"))
-        if not path.is_file():
-            raise UserError(f"there is no shard {path}: check the pattern given to --data")
-        return str(path)
+        return str(_there(Path(url.removeprefix("file:"))))
     try:
         return FileCache(str(cache_folder("WDS_CACHE", "shards")), url_to_name=_cache_name).get_file(url)
     except Exception as error:  # curl, gsutil and the library's own checks fail in many ways

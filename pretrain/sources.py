@@ -1,5 +1,6 @@
 """What a source of images is, and those that lie on this machine: folders, lists of paths, parquet files, the embedded sample."""
 
+import errno
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -11,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from pyarrow.fs import LocalFileSystem
 
+from checkpoints import places
 from checkpoints.command import UserError
 from checkpoints.store import first_line
 from pretrain import sample
@@ -58,7 +61,7 @@ class Images(ABC):
 
     def fingerprint(self) -> str:
         """Hex digest that changes when any image does: of all contents, or of what stands for them."""
-        return digest(_as_bytes(self.content(index)) for index in range(len(self)))
+        return digest(_content_or_error(self, index) for index in range(len(self)))
 
 
 def digest(parts: Iterable[bytes]) -> str:
@@ -70,7 +73,11 @@ def digest(parts: Iterable[bytes]) -> str:
     return found.hexdigest()
 
 
-def _as_bytes(content: Content) -> bytes:
+def _content_or_error(images: Images, index: int) -> bytes:
+    try:
+        content = images.content(index)
+    except OSError as error:
+        return str(error).encode()
     return content if isinstance(content, bytes) else np.ascontiguousarray(content).tobytes()
 
 
@@ -116,12 +123,6 @@ def usable(images: Images) -> Iterator[int]:
                 yield number
         except BadImage:
             continue
-
-
-def cache_folder(variable: str, name: str) -> Path:
-    """What the environment variable says, or a folder of that name below the user's cache folder."""
-    given = os.environ.get(variable)
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ibot" / name
 
 
 def subset(images: Images, count: int, seed: int = 0) -> Subset:
@@ -195,10 +196,10 @@ def folder(path: Path) -> Files:
     return Files(str(path), paths, [parts[0] for parts in inside] if labelled else None)
 
 
-def path_list(path: Path) -> Files:
-    """A text file with a path in each line, or `path<TAB>label`; relative paths start at the file's folder.
+def path_list(path: Path, below: Path | None = None) -> Files:
+    """A text file with a path in each line, or `path<TAB>label`; relative paths start at `below`, by default the file's folder.
 
-    Empty lines and lines that begin with # are skipped.
+    Empty lines and lines that begin with # are skipped. Raises UserError for a path that leads out of that folder.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -211,7 +212,9 @@ def path_list(path: Path) -> Files:
     if widths not in ({1}, {2}):
         number = next(number for number, row in enumerate(rows, 1) if len(row) not in (1, 2) or len(row) != len(rows[0]))
         raise UserError(f"{path}: entry {number} differs from the first: write one path a line, or path<TAB>label in every line")
-    files = [path.parent / row[0] for row in rows]
+    folder = path.parent if below is None else below
+    cure = f"give the folder that holds all of its images, as in --data {path}@FOLDER"
+    files = places.listed(folder, (row[0] for row in rows), file=path, cure=cure)
     missing = next((file for file in files if not file.exists()), None)
     if missing is not None and not any(file.exists() for file in files):
         raise UserError(f"none of the {len(files)} paths in {path} exists (the first is {missing})")
@@ -221,11 +224,14 @@ def path_list(path: Path) -> Files:
 class Parquet(Images):
     """Rows of parquet files in the layout of Hugging Face data sets: `image` = struct of bytes and path, `label` = integer."""
 
+    _below: Sequence[Path] = ()
+    """Where the files lie that rows may name."""
+
     def __init__(self, paths: Sequence[Path]) -> None:
         self.name = str(paths[0].parent) if len(paths) > 1 else str(paths[0])
-        self._files = list(paths)
-        try:
-            table = pa.concat_tables([pq.read_table(path, memory_map=True) for path in paths])
+        self._files, self._below = list(paths), [paths[0].parent]
+        try:  # absolute paths, which Arrow never takes for addresses
+            table = pa.concat_tables([pq.read_table(path.absolute(), filesystem=LocalFileSystem(use_mmap=True)) for path in paths])
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{self.name} is no readable parquet ({first_line(error)})") from error
         self._read(table)
@@ -259,6 +265,9 @@ class Parquet(Images):
         content = None if self._bytes is None else self._bytes[index].as_py()
         path = None if self._paths is None else self._paths[index].as_py()
         if content is None and path and Path(path).is_file():
+            if not any(places.leads_inside(folder, path) for folder in self._below):
+                where = " and ".join(str(folder) for folder in self._below)
+                raise PermissionError(errno.EPERM, f"its row names a file outside {where}")
             return Path(path).read_bytes()
         return content or b""
 

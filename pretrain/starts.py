@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from checkpoints import store
-from checkpoints.command import WorkError
 from pretrain import distributed
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy")
@@ -29,12 +28,7 @@ def note(folder: Path, step: int, device: torch.device, precision: str) -> None:
         "precision": precision,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
-    path = folder / "starts.jsonl"
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise WorkError(store.cannot_write(path, error)) from error
+    store.append(folder / "starts.jsonl", json.dumps(line) + "\n")
 
 
 def processor() -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from checkpoints import store, zoo
+from checkpoints import places, store, zoo
 from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import dalle, dalle_file, kmeans, kmeans_fit
 from pretrain.backbone import load_backbone
@@ -37,6 +37,19 @@ def open_tokenizer(spec: str, mean: Sequence[float], std: Sequence[float]) -> To
     if path is None:
         return Colour(mean, std)
     return dalle.open_dalle(path, mean, std) if kind == "dalle" else kmeans.open_kmeans(path, mean, std)
+
+
+def from_file(spec: object, *, file: Path) -> str:
+    """What `file` calls its run's --tokenizer, for `open_tokenizer`, or as a checkpoint: `colour`, or a file below the file's folder.
+
+    Raises UserError for anything else: what is to be fetched, or lies elsewhere, is given on the command line.
+    """
+    if spec == "colour":
+        return "colour"
+    kind, colon, name = str(spec).partition(":")
+    known = bool(colon) and kind in ("dalle", "kmeans")
+    path = places.recorded(name if known else spec, file=file, below=[file.parent], cure="give --tokenizer as the run had it")
+    return f"{kind}:{path}" if known else str(path)
 
 
 def digest(spec: str) -> str:

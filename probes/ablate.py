@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from checkpoints import places
 from checkpoints.command import FAILED, UserError, at_least, parse, run_command
 from pretrain.ablation_rows import Table
 from probes import ablate_table, show
@@ -84,7 +85,8 @@ def run_job(job: Job, setting: Setting, fates: dict[str, str]) -> str:
         return f"not run: {job.lost}"
     if job.row.needs and fates.get(job.row.needs):
         return f"not run: {job.row.needs} failed"
-    folder = setting.out / job.row.name
+    folder = places.below(setting.out, job.row.name)
+    places.below(setting.out, setting.patches.parent.name, setting.patches.name)
     steps: list[tuple[str, Words, Path, Words]] = []
     if job.patches:
         steps.append(("tokenizer", job.patches, setting.patches.with_suffix(""), ()))

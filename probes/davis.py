@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from checkpoints import places
 from checkpoints.command import UserError
 from pretrain import sample_clips
 from pretrain.decode import BadImage, decode
@@ -38,6 +39,7 @@ def open_clips(data: str, limit: int | None) -> list[Clip]:
     names = (root / LIST).read_text().split()[:limit]
     if not names:
         raise UserError(f"{root / LIST} names no clips")
+    places.listed(root / IMAGES, names, file=root / LIST, cure="a clip is the name of a folder")
     return [_listed(root, name) for name in names]
 
 

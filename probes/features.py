@@ -22,12 +22,12 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from checkpoints import store
+from checkpoints import places, store
 from checkpoints.command import UserError, WorkError
 from pretrain import augment, distributed
 from pretrain.backbone import Backbone
 from pretrain.decode import BadImage
-from pretrain.sources import Images, cache_folder, digest
+from pretrain.sources import Images, digest
 from pretrain.vit import ViT
 from probes import show
 from probes.common import Common, View
@@ -134,15 +134,15 @@ def _fill(
     folder: Path, about: dict[str, Any], backbone: Backbone, images: Images, view: View, options: Common, names: Sequence[str]
 ) -> None:
     """Compute what is not there yet, block by block, each process its share; the folder appears when all is done."""
-    partial = folder.with_suffix(".partial")
+    partial = places.below(folder.parent, f"{folder.name}.partial")
     size, block = len(images), options.batch_size
     starts = list(range(0, size, block))
     try:
         if distributed.is_main():
             _lay_out(partial, about, backbone, images, view, names)
         distributed.barrier()
-        arrays = {name: np.load(partial / f"{name}.npy", mmap_mode="r+") for name in names}
-        done = np.load(partial / DONE, mmap_mode="r+")
+        arrays = {name: np.load(places.below(partial, f"{name}.npy"), mmap_mode="r+") for name in names}
+        done = np.load(places.below(partial, DONE), mmap_mode="r+")
         missing = [start for start in starts if not done[start : start + block].all()]
         distributed.barrier()  # only now may rows be written: everyone has seen the same ones missing
         mine, there = missing[distributed.rank() :: distributed.world_size()], len(starts) - len(missing)

@@ -17,7 +17,7 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from checkpoints import store
+from checkpoints import places, store
 from checkpoints.command import DONE, INTERRUPTED, run_command
 from pretrain import distributed, health, optim
 from pretrain.backbone import Loaded, load_backbone
@@ -178,10 +178,10 @@ def measure(options: Options, device: torch.device) -> Summary | None:
     shape = loaded.backbone.shape
     options = settled(options, shape.embed_dim, shape.image_size)
     data = open_data(options, shape.channels)
-    folder = options.folder or loaded.path.parent / "finetune" / report.name_of(options)
+    folder = options.folder or places.below(loaded.path.parent, "finetune", report.name_of(options))
     runs = []
     for lr in options.lr:
-        inside = folder / f"lr-{lr:g}" if len(options.lr) > 1 else folder
+        inside = places.below(folder, f"lr-{lr:g}") if len(options.lr) > 1 else folder
         measured = train(dataclasses.replace(options, lr=(lr,)), loaded, data, inside, device)
         if measured is None:
             return None

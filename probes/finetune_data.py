@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from checkpoints import places
 from checkpoints.command import UserError
 from checkpoints.store import first_line
 from pretrain.hubs import is_hub, open_hub
@@ -22,6 +23,7 @@ from probes.subsets import part_of
 FLOWERS = "torchvision:Flowers102"
 CARS = "cars_annos.mat"
 YEARS = ("2018", "2019")
+OTHERS = "fetch the list from where it was published"
 
 
 class Data(NamedTuple):
@@ -78,7 +80,7 @@ def open_data(options: Options, channels: int) -> Data:
 
 def _open(source: str, part: str) -> Images:
     """One part of `--data`, data sets with a layout of their own included."""
-    if source.partition("@")[0] == FLOWERS:
+    if is_hub(source) and source.partition("@")[0] == FLOWERS:
         return Joined([open_hub(source, "train"), open_hub(source, "val")]) if part == "train" else open_hub(source, "test")
     if is_hub(source):
         return open_images(source, part)
@@ -102,9 +104,10 @@ def cars(folder: Path, part: str) -> Images:
         found = loadmat(folder / CARS, squeeze_me=True)
         rows, names = np.atleast_1d(found["annotations"]), [str(name) for name in np.atleast_1d(found["class_names"])]
         chosen = rows[rows["test"].astype(int) == (part == "val")]
-        numbers, paths = chosen["class"].astype(int) - 1, [folder / str(path) for path in chosen["relative_im_path"]]
+        numbers, named = chosen["class"].astype(int) - 1, [str(path) for path in chosen["relative_im_path"]]
     except (ValueError, KeyError, IndexError, OSError, NotImplementedError) as error:
         raise UserError(f"{folder / CARS} is not Stanford Cars' list ({first_line(error)})") from error
+    paths = places.listed(folder, named, file=folder / CARS, cure=OTHERS)
     if not paths or numbers.min() < 0 or numbers.max() >= len(names):
         raise UserError(f"{folder / CARS} has classes outside 1..{len(names)}, or none to {part}")
     return _numbered(Files(f"{folder} ({part})", paths, None), numbers, names)
@@ -118,16 +121,16 @@ def inaturalist(folder: Path, part: str, year: str) -> Images:
     path = folder / f"{part}{year}.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        paths = {image["id"]: folder / image["file_name"] for image in found["images"]}
+        names = {image["id"]: str(image["file_name"]) for image in found["images"]}
         known = {category["id"]: str(category.get("name", category["id"])) for category in found["categories"]}
         ids = sorted(known)
         position = {number: place for place, number in enumerate(ids)}
-        rows = [(paths[one["image_id"]], position[one["category_id"]]) for one in found["annotations"]]
+        rows = [(names[one["image_id"]], position[one["category_id"]]) for one in found["annotations"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not iNaturalist's list of the part {part} ({first_line(error)})") from error
     if not rows:
         raise UserError(f"{path} lists no images")
-    files = Files(f"{folder} ({part}{year})", [file for file, _ in rows], None)
+    files = Files(f"{folder} ({part}{year})", places.listed(folder, (name for name, _ in rows), file=path, cure=OTHERS), None)
     return _numbered(files, np.array([label for _, label in rows]), [known[number] for number in ids])
 
 

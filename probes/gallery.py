@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from checkpoints import store
+from checkpoints import places, store
 from checkpoints.command import UserError
 from pretrain.palette import COLOURS
 
@@ -45,7 +45,7 @@ def hang(folder: Path, title: str, remarks: Sequence[str], pictures: Sequence[Sh
     figures = []
     try:
         for picture in pictures:
-            store.write_bytes(folder / f"{picture.name}.png", encode(picture))
+            store.write_bytes(places.below(folder, f"{picture.name}.png"), encode(picture))
             caption = html.escape(picture.caption)
             figures.append(
                 f'<figure><img src="{html.escape(picture.name)}.png" alt="{caption}"><figcaption>{caption}</figcaption></figure>'

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from checkpoints import store
+from checkpoints import places, store
 from checkpoints.command import INTERRUPTED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -44,6 +44,8 @@ def run_once(words: Sequence[str], name: Path, key: Sequence[str] = ()) -> Ended
     wanted, began = json.dumps([*key, *words]), time.perf_counter()
     if mark.is_file() and mark.read_text() == wanted:
         return Ended(True, "was done", 0.0)
+    for path in (mark, log):
+        places.refuse_link(path)
     name.parent.mkdir(parents=True, exist_ok=True)
     code = _run(words, log)
     seconds = time.perf_counter() - began
@@ -68,7 +70,7 @@ def _run(words: Sequence[str], log: Path) -> int:
             process.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
-    with open(log, "w") as output:
+    with store.new_file(log) as output:
         try:
             process = subprocess.Popen(
                 [sys.executable, *words],

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from checkpoints import store
+from checkpoints import places, store
 from checkpoints.command import UserError, parse, run_command
+from pretrain.images import from_file
 from probes import report_commands, report_page, report_pictures, report_records, report_run, tables
 from probes.report_page import Section
 from probes.report_run import Run
@@ -30,7 +31,8 @@ class Options:
     out: Path | None = None
     """The page (default: report.html in the first folder)."""
     data: str | None = None
-    """Images to look at (default: those that the run was trained on)."""
+    """Images to look at, as pretraining takes them (default: those that the run names, if these are the sample or lie in its
+    folder: nothing else that a file names is opened)."""
     pictures: bool = True
     """Attention, neighbours and confusions, which need the run's images and compute features of some of them."""
 
@@ -42,7 +44,7 @@ def sections(runs: Sequence[Run], records: Sequence[Mapping[str, Any]], options:
     found += [section for section in (report_records.published(records), report_records.curves(records)) if section]
     if options.pictures:
         for number, run in enumerate(runs):
-            found += pictures(run, options.data, number)
+            found += pictures(run, options.data, number, paths)
     found += [report_records.everything(records)] if records else []
     return [*found, report_commands.repeat(runs, records, paths), report_commands.provenance(runs, records)]
 
@@ -67,10 +69,13 @@ def summary(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> Sectio
     return Section("summary", "Summary", (report_page.cards(rows) if rows else nothing) + "".join(tables_of_runs))
 
 
-def pictures(run: Run, data: str | None, number: int) -> list[Section]:
-    """Pictures of a run's images, or a sentence about why there are none."""
-    source, channels = data or str(run.config.get("data")), int(run.config.get("channels", 3))
+def pictures(run: Run, data: str | None, number: int, named: Sequence[Path]) -> list[Section]:
+    """Pictures of a run's images, or a sentence about why there are none. `data` and `named` stood on the command line."""
     try:
+        source = data or from_file(run.config.get("data"), file=run.folder / "config.json", below=named)
+        channels = run.config.get("channels", 3)
+        if not isinstance(channels, int):
+            raise UserError(f"{run.folder / 'config.json'} says nothing of channels")
         if not report_pictures.has_backbone(run.folder):
             raise UserError("the run has saved no backbone yet")
         return report_pictures.sections(run.folder, source, channels, number)
@@ -90,7 +95,7 @@ def page(options: Options) -> tuple[str, Path]:
     lead = f"{len(runs)} run{'s' * (len(runs) != 1)}, {len(records)} measurement{'s' * (len(records) != 1)}"
     foot = f"Written on {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}. This file holds everything that it shows."
     first = paths[0] if paths[0].is_dir() else paths[0].parent
-    out = options.out or first / "report.html"
+    out = options.out or places.below(first, "report.html")
     return report_page.document(title, lead, sections(runs, records, options, paths), foot), out
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from checkpoints import store
+from checkpoints import places, store
 from checkpoints.command import FAILED, UserError, parse, run_command
 from pretrain.backbone import Backbone, Loaded, load_backbone
 from pretrain.vit import ViT
@@ -186,7 +186,7 @@ def main(arguments: Sequence[str]) -> int:
     show_plan(planned, missing, speed)
     if options.dry_run or not planned:
         return 0
-    out = options.out or loaded.path.parent / "reproduced"
+    out = options.out or places.below(loaded.path.parent, "reproduced")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

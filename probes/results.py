@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from checkpoints import store
+from checkpoints import places, store
 from checkpoints.command import UserError
 from pretrain import distributed
 from pretrain.backbone import Loaded
@@ -60,9 +60,12 @@ def write(
     print(f"record written to {path}", flush=True)
 
 
-def default_path(loaded: Loaded, name: str) -> Path:
-    """Where a record goes unless told: `results/` beside the checkpoint file."""
-    return loaded.path.parent / "results" / f"{name}.json"
+def default_path(loaded: Loaded, name: str, suffix: str = ".json") -> Path:
+    """Where a record, or what else a probe leaves, goes unless told: `results/` beside the checkpoint file.
+
+    Raises UserError where that is a link.
+    """
+    return places.below(loaded.path.parent, "results", f"{name}{suffix}")
 
 
 def versions() -> dict[str, str]:

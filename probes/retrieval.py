@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from checkpoints import places
 from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import sample_pairs
 from pretrain.backbone import Backbone, make
@@ -95,7 +96,8 @@ def _landmarks(options: Options, backbone: Backbone) -> Task:
 
 
 def _files(root: Path, names: Sequence[str], what: str) -> Images:
-    paths = [root / "jpg" / f"{name}.jpg" for name in names]
+    cure = "fetch the ground truth from its authors"
+    paths = places.listed(root / "jpg", (f"{name}.jpg" for name in names), file=root, cure=cure)
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UserError(f"{len(missing)} of {len(paths)} images of the {what} are missing, the first is {missing[0]}")

@@ -47,7 +47,7 @@ def head_for(options: Options, who: Subject, crop: int) -> Found:
     """The head that --head names, the one that `probes.linear` kept of this very backbone, or one trained now."""
     if options.head is not None:
         return Found(read_head(options.head, who.backbone, class_maps.imagenet()), str(options.head))
-    kept = results.default_path(who.loaded, "linear_head").with_suffix(".safetensors")
+    kept = results.default_path(who.loaded, "linear_head", ".safetensors")
     own_classes = options.data == "sample" and options.suite == "in9"
     if options.train is None and not own_classes and kept.is_file():
         try:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from checkpoints import places
 from checkpoints.command import UserError, parse, run_command
 from pretrain import sample_clips
 from pretrain.backbone import Backbone, make
@@ -71,9 +72,10 @@ def score(clips: Sequence[Clip], said: Callable[[Clip], np.ndarray], what: str, 
         mine = said(clip)
         scores += video_scores.score_clip(mine, np.stack([davis.read_mask(mask) for mask in clip.masks]))
         if masks is not None:
-            (masks / clip.name).mkdir(parents=True, exist_ok=True)
             for frame, mask in enumerate(mine):
-                sample_clips.save_mask(masks / clip.name / f"{frame:05d}.png", mask)
+                path = places.below(masks, clip.name, f"{frame:05d}.png")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                sample_clips.save_mask(path, mask)
     if not scores:
         raise UserError("no clip has an object in its first frame: these are no masks of DAVIS-2017")
     return video_scores.summary(scores)

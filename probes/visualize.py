@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     options_of, draw = KINDS[kind]
     options: Any = parse(options_of, arguments[1:], prog=f"python -m probes.visualize {kind}")
     who = subject(options, full=kind == "patterns")
-    out = options.out or results.default_path(who.loaded, kind).with_suffix("")
+    out = options.out or results.default_path(who.loaded, kind, "")
     remarks = [f"Checkpoint: {who.loaded.path}, {options.key}. Images: {options.data}."]
     pictures = list(draw(options, who))
     page = gallery.hang(out, f"{kind.capitalize()}: {who.loaded.path.parent.name or who.loaded.path}", remarks, pictures)

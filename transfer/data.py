@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from checkpoints import places
 from checkpoints.command import UserError
 
 COCO = {"train": ("annotations/instances_train2017.json", "train2017"), "val": ("annotations/instances_val2017.json", "val2017")}
@@ -33,7 +34,12 @@ def _missing_of_coco(root: Path, part: str) -> list[str]:
         raise UserError(f"{root / annotations} is not an annotation file of COCO ({type(error).__name__}: {error})") from error
     if not content.get("annotations"):
         raise UserError(f"{root / annotations} has no annotations")
-    return [f"{folder}/{name} (of {annotations})" for name in names if not (root / folder / name).is_file()]
+    remote = [str(name) for name in names if "://" in str(name)]  # MMEngine would take it for an address
+    if remote:
+        raise UserError(f"{root / annotations} names the address {remote[0]!r}: its images are files of {root / folder}")
+    cure = "fetch the annotations from where they were published"
+    paths = places.listed(root / folder, map(str, names), file=root / annotations, cure=cure)
+    return [f"{folder}/{path.name} (of {annotations})" for path in paths if not path.is_file()]
 
 
 def _missing_of_ade20k(root: Path, part: str) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from checkpoints import published
+from checkpoints import places, published
 from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.exported import mmpretrain, needed
 from pretrain import sample_dense
@@ -174,6 +174,7 @@ def prepare(options: Options, loaded: Any) -> Any:
     fit(config, widths(shape))
     name = Path(options.config or _default(options)).stem
     config.work_dir = str(options.out or Path("runs") / f"transfer-{options.task}-{name}")
+    look_through(Path(config.work_dir))
     root = options.data or Path(config.work_dir) / "data"
     if options.data is None:
         draw_sample(options.task, root)
@@ -187,6 +188,15 @@ def prepare(options: Options, loaded: Any) -> Any:
         for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
             loader.update(num_workers=0, persistent_workers=False)
     return config
+
+
+def look_through(folder: Path) -> None:
+    """Raise UserError where the folder's links lead out of it, or its word for the last checkpoint does: MMEngine follows both."""
+    places.refuse_links(folder)
+    last = folder / "last_checkpoint"
+    if last.is_file():
+        name = last.read_text(encoding="utf-8", errors="replace").strip()
+        places.recorded(name, file=last, below=[folder], cure="remove that file to begin anew, or give another --out")
 
 
 def draw_sample(task: str, root: Path) -> None:
