@@ -86,7 +86,7 @@ def refuse_links(folder: Path) -> None:
 def cache_folder(variable: str, name: str = "") -> Path:
     """What the environment variable says, or `ibot/NAME` below the user's cache folder.
 
-    An empty variable is none. An empty or relative $XDG_CACHE_HOME is ignored, as the XDG Base Directory Specification (0.8) asks.
+    An empty variable is none. An empty or relative $XDG_CACHE_HOME is ignored, as the XDG specification asks.
     """
     given = os.environ.get(variable)
     if given:

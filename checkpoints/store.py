@@ -60,7 +60,7 @@ def new_file(path: Path) -> BinaryIO:
 
 
 def append(path: Path, text: str) -> None:
-    """Write at the end of a file. Raises UserError where a link or no plain file lies there, WorkError where it cannot be written."""
+    """Write at the end of a file. Raises UserError where a link or no plain file lies there, WorkError where writing fails."""
     places.refuse_link(path)
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a", encoding="utf-8") as file:

@@ -80,6 +80,8 @@ def main(arguments: Sequence[str]) -> None:
     try:  # through memory, so that a link in the picture's place is not written through
         out, stream = options.out if options.out.suffix else options.out.with_suffix(".png"), io.BytesIO()
         figure.savefig(stream, format=out.suffix[1:], dpi=110)
+        if not out.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {out.parent}")
         store.write_bytes(out, stream.getvalue())
     except (OSError, ValueError) as error:
         raise WorkError(f"{options.out} could not be written ({error}): give another --out") from error

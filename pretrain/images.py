@@ -1,7 +1,8 @@
 """The door to images: one `--data` that recognises folders, lists, shards, parquet, data sets by name, and the sample.
 
-What exists is a path, whatever else its name could mean (`sample` alone is always the sample: ./sample is a folder of that name).
-Only then a name is a data set's, an address or a command, and only where it was typed: what a file names goes through `from_file`.
+What exists is a path, whatever else its name could mean (`sample` alone is always the sample: ./sample is a folder of that
+name). Only then is a name a data set's, an address or a command, and only where it was typed: what a file names goes through
+`from_file`.
 
 A source may have parts ("train", "val"): sub-folders, files whose names begin so, splits of a data set, or the sample's own.
 """

@@ -16,7 +16,6 @@ from pretrain import distributed
 from pretrain.steps import Bad
 from pretrain.track import Track, tracker
 
-
 WRITTEN = ("config.json", "*.jsonl", "*.pt", "*.safetensors", "*.html", "events.out.tfevents.*")
 """What is written in a training's folder."""
 

@@ -231,7 +231,9 @@ class Parquet(Images):
         self.name = str(paths[0].parent) if len(paths) > 1 else str(paths[0])
         self._files, self._below = list(paths), [paths[0].parent]
         try:  # absolute paths, which Arrow never takes for addresses
-            table = pa.concat_tables([pq.read_table(path.absolute(), filesystem=LocalFileSystem(use_mmap=True)) for path in paths])
+            table = pa.concat_tables(
+                [pq.read_table(path.absolute(), filesystem=LocalFileSystem(use_mmap=True)) for path in paths]
+            )
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{self.name} is no readable parquet ({first_line(error)})") from error
         self._read(table)
