@@ -40,7 +40,7 @@ def open_tokenizer(spec: str, mean: Sequence[float], std: Sequence[float]) -> To
 
 
 def from_file(spec: object, *, file: Path) -> str:
-    """What `file` calls its run's --tokenizer, for `open_tokenizer`, or as a checkpoint: `colour`, or a file below the file's folder.
+    """What `file` calls its run's --tokenizer, or the checkpoint in its place: `colour`, or a file below that file's folder.
 
     Raises UserError for anything else: what is to be fetched, or lies elsewhere, is given on the command line.
     """

@@ -46,7 +46,7 @@ def sections(runs: Sequence[Run], records: Sequence[Mapping[str, Any]], options:
         for number, run in enumerate(runs):
             found += pictures(run, options.data, number, paths)
     found += [report_records.everything(records)] if records else []
-    return [*found, report_commands.repeat(runs, records, paths), report_commands.provenance(runs, records)]
+    return [*found, report_commands.repeat(runs, records, paths, options.data), report_commands.provenance(runs, records)]
 
 
 def summary(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> Section:

@@ -78,9 +78,9 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def repeat(runs: Sequence[Run], records: Sequence[Mapping[str, Any]], paths: Sequence[Path]) -> Section:
-    """All commands."""
-    again = shlex.join(["python", "-m", "probes.report", *(str(path) for path in paths)])
+def repeat(runs: Sequence[Run], records: Sequence[Mapping[str, Any]], paths: Sequence[Path], data: str | None = None) -> Section:
+    """All commands. `data` was given to this page."""
+    again = shlex.join(["python", "-m", "probes.report", *(str(path) for path in paths), *(["--data", data] if data else [])])
     groups = {
         "Training": [training(run) for run in runs],
         "Measurements": list(dict.fromkeys(measuring(record) for record in records)),

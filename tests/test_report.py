@@ -69,7 +69,7 @@ def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     curve = {f"salient_{x}": 90 - 80 * x for x in (0.1, 0.5, 0.9)} | {f"salient_{x}_loss": x / 2 for x in (0.1, 0.5, 0.9)}
     robust = record | {"probe": "robustness", "table": "T8_robustness", "metrics": curve, "protocol": {"suite": "occlusion"}}
     (out / "results" / "robustness_occlusion.json").write_text(json.dumps(robust))
-    assert run_command(report.main, [str(out)]) == DONE
+    assert run_command(report.main, [str(out), "--data", str(folders)]) == DONE
     return out
 
 

@@ -191,7 +191,7 @@ def prepare(options: Options, loaded: Any) -> Any:
 
 
 def look_through(folder: Path) -> None:
-    """Raise UserError where the folder's links lead out of it, or its word for the last checkpoint does: MMEngine follows both."""
+    """Raise UserError where a link lies in the folder, or its word for the last checkpoint leads out: MMEngine follows both."""
     places.refuse_links(folder)
     last = folder / "last_checkpoint"
     if last.is_file():
