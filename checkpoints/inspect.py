@@ -72,7 +72,7 @@ def rows(path: Path, contents: Contents, shape: Shape) -> dict[str, str]:
         found["size"] = f"{path.stat().st_size / 2**20:.1f} MB"
         found["sha256"] = store.sha256(path)
         if compared := zoo.verdict(path):
-            found["this sha256 is"] = compared
+            found["compared with"] = compared
     return found
 
 

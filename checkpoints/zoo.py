@@ -26,8 +26,8 @@ def names() -> dict[str, dict[str, Any]]:
 def find(checkpoint: Path | None, runs: Path, *, whole: bool, check: Callable[[dict[str, Any], Path], str]) -> Path:
     """The file that `--ckpt` means: the newest run's under `runs`, a folder's, a path's, or one of the zoo's, fetched if need be.
 
-    Of a run's folder its backbone alone, or everything if `whole`. `check` says what the file of an entry of the zoo is, or raises
-    UserError. Raises UserError where there is none, WorkError where it could not be fetched.
+    Of a run's folder its backbone alone, or everything if `whole`. `check` says in words what the file of the zoo's entry holds, or
+    raises UserError. Raises UserError where there is none, WorkError where it could not be fetched.
     """
     path = store.newest_run(runs) if checkpoint is None else checkpoint
     if path.is_dir():
@@ -93,8 +93,8 @@ def _seal(file: Path, path: Path, check: Check, sha256: str) -> None:
 
 
 def verdict(path: Path) -> str | None:
-    """What a file's digest was compared with if it is one of the cache's, or None."""
+    """What the digest of a file in the cache has been compared with. None for other files."""
     if path.parent != cache():
         return None
     known = names().get(path.stem, {}).get("sha256")
-    return "the one that is known of it" if known else "the same as when it was fetched; none is known to compare it with"
+    return "the digest known of it" if known else "its first fetch alone (no digest is known)"

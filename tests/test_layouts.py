@@ -337,7 +337,7 @@ def test_a_file_put_into_the_cache_by_hand_is_looked_into_and_kept(server: Serve
     file.parent.mkdir()
     file.write_bytes(server.content)
     assert run_command(inspect.main, ["little"]) == DONE
-    assert "the same as when it was fetched; none is known to compare it with" in capsys.readouterr().out
+    assert "its first fetch alone (no digest is known)" in capsys.readouterr().out
     assert server.asked == [] and file.with_suffix(".sha256").is_file()
     backbone_file(theirs(VIT._replace(patch_size=VIT.patch_size * 2, image_size=VIT.image_size * 2)), file)
     file.with_suffix(".sha256").write_text(store.sha256(file) + "\n")  # as it was written before anything was looked into
