@@ -26,8 +26,8 @@ def names() -> dict[str, dict[str, Any]]:
 def find(checkpoint: Path | None, runs: Path, *, whole: bool, check: Callable[[dict[str, Any], Path], str]) -> Path:
     """The file that `--ckpt` means: the newest run's under `runs`, a folder's, a path's, or one of the zoo's, fetched if need be.
 
-    Of a run's folder its backbone alone, or everything if `whole`. `check` says in words what the file of the zoo's entry holds, or
-    raises UserError. Raises UserError where there is none, WorkError where it could not be fetched.
+    Of a run's folder its backbone alone, or everything if `whole`. `check` looks into the file of an entry of the zoo. Raises
+    UserError where there is none, WorkError where it could not be fetched.
     """
     path = store.newest_run(runs) if checkpoint is None else checkpoint
     if path.is_dir():

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from checkpoints import store, zoo
+from checkpoints import download, store, zoo
 from checkpoints.command import UserError, WorkError
 from pretrain import hubs
 from pretrain.backbone import load_backbone, make
@@ -82,12 +82,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         running.script, running.asked, running.turn = [], [], threading.Lock()
         threading.Thread(target=running.serve_forever, daemon=True).start()
         monkeypatch.setattr(zoo, "names", lambda: {"little": {"address": running.address, **LISTED}})
-        try:
-            from checkpoints import download
-
-            monkeypatch.setattr(download, "PAUSES", (0.0, 0.0, 0.0))
-        except ImportError:  # on 46c01a2
-            pass
+        monkeypatch.setattr(download, "PAUSES", (0.0, 0.0, 0.0))
         yield running
         running.shutdown()
 
@@ -331,7 +326,7 @@ def test_what_cannot_be_stored_is_one_sentence_and_leaves_nothing(server: Server
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, hard))  # as a full disk does
     try:
-        with pytest.raises(WorkError, match="could not be stored .*make room"):
+        with pytest.raises(WorkError, match=r"could not be stored .*make room"):
             load_backbone(Path("little"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -407,7 +402,7 @@ def test_a_shard_that_is_cut_off_or_comes_of_a_failure_is_not_kept(tmp_path: Pat
     """46c01a2 took a stream cut between two files for a whole one and kept it; it let commands fail with 141, and left parts."""
     (tmp_path / "s.tar").write_bytes(TAR)
     command = CUT[how].format(file=tmp_path / "s.tar", second=SECOND, within=SECOND + 100)
-    with pytest.raises(UserError, match="could not be fetched|no plain, whole tar file"):
+    with pytest.raises(UserError, match=r"could not be fetched|no plain, whole tar file"):
         open_images(f"pipe:{command} # .tar")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -424,10 +419,10 @@ ANSWERS: dict[str, Step] = {
 
 @pytest.mark.parametrize("how", ANSWERS)
 def test_a_shard_from_a_server_is_whole_or_not_kept(server: Server, tmp_path: Path, how: str) -> None:
-    """46c01a2 kept what had no length or was cut at the server between two files; others are its brothers. Basic passwords work."""
+    """46c01a2 kept what had no length or was cut at the server between two files; the others are brothers."""
     server.script = [ANSWERS[how]]
     address = f"http://me:secret@127.0.0.1:{server.server_port}/s.tar"
-    with pytest.raises((UserError, WorkError), match="could not be fetched|not kept") as refused:
+    with pytest.raises((UserError, WorkError), match=r"could not be fetched|not kept") as refused:
         open_images(address)
     assert "secret" not in str(refused.value) and not list((tmp_path / "cache").iterdir())
 
