@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from checkpoints import download, inspect, layouts, published, store, zoo
 from checkpoints.command import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, run_command
+from pretrain import backbone
 from pretrain.anyvit import AnyViT
 from pretrain.backbone import load_backbone, make
 from pretrain.shape import Shape, SwinSize, shape_of, swin_shape
@@ -253,6 +254,21 @@ def test_the_zoo_is_complete_and_addresses_are_plain() -> None:
     for name, entry in names.items():
         assert entry["address"].startswith("https://") and entry["address"].endswith(".pth"), name
         shape_of(entry["arch"], entry["patch_size"], 224, window=entry.get("window", 7))
+
+
+def test_every_name_of_the_zoo_is_recognised_as_what_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A right file must not be refused when it is fetched; without memory, for the largest have 300 million weights."""
+    kinds = {(entry["arch"], entry["patch_size"], entry.get("window")): entry for entry in zoo.names().values()}
+    for (arch, patch_size, window), entry in kinds.items():
+        with torch.device("meta"):
+            shape = shape_of(arch, patch_size, 224, window=window or 7)
+            weights = {f"backbone.{name}": weight for name, weight in network_of(shape).state_dict().items()}
+            contents = published.Contents("", {"teacher": weights, "student": weights}, arch=arch if shape.kind == "timm" else "")
+            monkeypatch.setattr(published, "read", lambda path, contents=contents: contents)
+            said = backbone._as_listed(entry, Path("file"))
+            assert said.endswith(f"{arch} of patch size {patch_size}")
+            with pytest.raises(UserError, match=f"holds a {arch} of patch size {patch_size}, not a vit_base of 7"):
+                backbone._as_listed(entry | {"arch": "vit_base", "patch_size": 7}, Path("file"))
 
 
 class Server(http.server.ThreadingHTTPServer):
