@@ -71,6 +71,8 @@ def rows(path: Path, contents: Contents, shape: Shape) -> dict[str, str]:
     if path.is_file():
         found["size"] = f"{path.stat().st_size / 2**20:.1f} MB"
         found["sha256"] = store.sha256(path)
+        if compared := zoo.verdict(path):
+            found["compared with"] = compared
     return found
 
 

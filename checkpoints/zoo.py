@@ -1,25 +1,22 @@
-"""Published checkpoints by name: where they are, fetched once, resumed where a download broke off, checked ever after."""
+"""Published checkpoints by name: where they are, fetched once, looked into before they are kept, compared ever after."""
 
 import json
 import os
-import urllib.error
-import urllib.request
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
-
-from checkpoints import store
-from checkpoints.command import UserError, WorkError
+from checkpoints import download, store
+from checkpoints.command import UserError
 from checkpoints.places import cache_folder
 
 LIST = Path(__file__).with_name("zoo.json")
 THEIRS = "checkpoint.pth"
 """In the original's output folders."""
-BLOCK = 1 << 20
-PATIENCE = 30
-"""Seconds without an answer."""
+Check = Callable[[Path], str]
+"""Says in words what a file is, or raises UserError if it is not what it should be."""
 
 
 def names() -> dict[str, dict[str, Any]]:
@@ -27,11 +24,11 @@ def names() -> dict[str, dict[str, Any]]:
     return json.loads(LIST.read_text())["checkpoints"]
 
 
-def find(checkpoint: Path | None, runs: Path, *, whole: bool) -> Path:
+def find(checkpoint: Path | None, runs: Path, *, whole: bool, check: Callable[[dict[str, Any], Path], str]) -> Path:
     """The file that `--ckpt` means: the newest run's under `runs`, a folder's, a path's, or one of the zoo's, fetched if need be.
 
-    Of a run's folder its backbone alone, or everything if `whole`. Raises UserError where there is none, WorkError where it could
-    not be fetched.
+    Of a run's folder its backbone alone, or everything if `whole`. `check` looks into the file of an entry of the zoo. Raises
+    UserError where there is none, WorkError where it could not be fetched.
     """
     path = store.newest_run(runs) if checkpoint is None else checkpoint
     if path.is_dir():
@@ -40,7 +37,8 @@ def find(checkpoint: Path | None, runs: Path, *, whole: bool) -> Path:
         return path
     zoo = names()
     if str(path) in zoo:
-        return fetch(zoo[str(path)]["address"], cache() / f"{path}.pth")
+        entry = zoo[str(path)]
+        return fetch(entry["address"], cache() / f"{path}.pth", partial(check, entry), entry.get("sha256", ""))
     similar = [name for name in zoo if str(path).split("_")[0] in name]
     hint = f"; the zoo has {', '.join(similar)}" if similar and path.suffix == "" else ""
     kinds = "a run's folder, a checkpoint file, a name of checkpoints/zoo.json or timm:NAME"
@@ -60,52 +58,43 @@ def cache() -> Path:
     return cache_folder("IBOT_CACHE")
 
 
-def fetch(address: str, path: Path) -> Path:
-    """The file at an address, from the cache or the network. A part that is there is continued, not fetched again.
+def fetch(address: str, path: Path, check: Check, sha256: str = "") -> Path:
+    """The file at an address, from the cache or the network, where it gets its name once it is whole and `check` knows it.
 
-    After the first fetch its checksum is kept beside it, and a file that no longer agrees is refused. Raises UserError for
-    that, WorkError where the network or the disk fails.
+    Its digest must be `sha256` where that is known. Otherwise it is shown and kept beside the file at first, and a file that no
+    longer agrees is refused, as UserError; WorkError where the network, the server or the disk fails.
     """
-    seal = path.with_suffix(".sha256")
-    if path.exists():
-        if seal.exists() and seal.read_text().strip() != store.sha256(path):
-            raise UserError(f"{path} is no longer what was fetched (its checksum differs): delete it and start again")
-        return path
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _continue(address, part)
-        store.write_bytes(seal, (store.sha256(part) + "\n").encode())
-        os.replace(part, path)
-    except OSError as error:  # urllib's errors are among them
-        kept = f"; what there is of it stays at {part} and is continued" if part.exists() else ""
-        reason = getattr(error, "reason", None) or error.strerror or error
-        raise WorkError(f"{address} could not be fetched ({reason}){kept}: try again, or fetch it yourself to {path}") from error
+    if not download.fetch(address, path, lambda part: _seal(part, path, check, sha256)):
+        if not path.is_file():
+            raise UserError(f"{path} is no file: remove it, or give another $IBOT_CACHE")
+        _seal(path, path, check, sha256)
     return path
 
 
-def _continue(address: str, part: Path) -> None:
-    """Fetch what is still missing of a file."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
+def _seal(file: Path, path: Path, check: Check, sha256: str) -> None:
+    """Raise UserError unless the file, which is or will be `path`, is what it should be, or was when it was first looked into."""
+    digest, seal = store.sha256(file), path.with_suffix(".sha256")
+    if sha256 and digest != sha256:
+        raise UserError(f"{file} is not the file that is known by this name (sha256 {digest}, not {sha256}): delete it")
+    kept = seal.read_bytes().decode("utf-8", "replace").split() if seal.is_file() and file == path else []
+    if kept and kept[0] != digest:
+        raise UserError(f"{path} is no longer what was fetched (its checksum differs): delete it and start again")
+    if len(kept) > 1:  # one word alone was written before anything was looked into
+        return
+    found = check(file)
+    verdict = "as is known of it" if sha256 else "none is known of it, so that it is only compared with itself from now on"
+    print(f"{path}: {found}; sha256 {digest} ({verdict})", file=sys.stderr, flush=True)
     try:
-        answer = urllib.request.urlopen(request, timeout=PATIENCE)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is missing
-            return
-        raise
-    with answer, open(part, "ab" if answer.status == 206 else "wb") as file:
-        have = have if answer.status == 206 else 0
-        missing = answer.headers.get("Content-Length")
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(f"fetching {part.name.removesuffix('.part')}", total=have + int(missing) if missing else None)
-            bar.advance(task, have)
-            got = 0
-            while block := answer.read(BLOCK):
-                file.write(block)
-                got += len(block)
-                bar.advance(task, len(block))
-        file.flush()
-        os.fsync(file.fileno())
-    if missing and got != int(missing):
-        raise ConnectionError(f"only {got} of {missing} bytes came")
+        store.write_bytes(seal, f"{digest}  {path.name}\n".encode())  # as sha256sum -c reads it
+    except OSError:
+        if file != path:
+            raise
+        print(f"{path}: the folder cannot be written to, so that its sha256 is not kept", file=sys.stderr)
+
+
+def verdict(path: Path) -> str | None:
+    """What the digest of a file in the cache has been compared with. None for other files."""
+    if path.parent != cache():
+        return None
+    known = names().get(path.stem, {}).get("sha256")
+    return "the digest known of it" if known else "its first fetch alone (no digest is known)"

@@ -1,7 +1,7 @@
 """Backbones by shape, and from checkpoints of all kinds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,8 +68,21 @@ def open_checkpoint(
         name, _, file = str(checkpoint).removeprefix("timm:").partition("@")
         arch = arch_of(name)
         return (Path(file), published.read(Path(file), arch)) if file else (checkpoint, _timms_own(name, arch))
-    path = zoo.find(checkpoint, runs, whole=full or key != "teacher")
+    path = zoo.find(checkpoint, runs, whole=full or key != "teacher", check=_as_listed)
     return path, published.read(path)
+
+
+def _as_listed(entry: Mapping[str, Any], path: Path) -> str:
+    """In words what a file holds that an entry of the zoo stands for. Raises UserError if it holds anything else."""
+    contents = published.read(path)
+    key = next(iter(contents.networks)) if "teacher" not in contents.networks else "teacher"
+    shape = backbone_of(contents, key, path).shape
+    wanted = (entry["arch"], entry["patch_size"], entry.get("window", 0))
+    if (shape.arch, shape.patch_size, shape.window) != wanted:
+        raise UserError(f"{path} holds a {shape.arch} of patch size {shape.patch_size}, not a {wanted[0]} of {wanted[1]}")
+    if entry["holds"].startswith("student, teacher") and "student" not in contents.networks:
+        raise UserError(f"{path} holds one backbone, not {entry['holds']}")
+    return f"{contents.layout}, {shape.arch} of patch size {shape.patch_size}"
 
 
 def arch_of(name: str) -> str:
@@ -83,6 +96,7 @@ def arch_of(name: str) -> str:
 
 def _timms_own(name: str, arch: str) -> Contents:
     """timm's published weights, from its cache or the Hugging Face hub."""
+    timm.models.set_pretrained_check_hash(True)  # of files whose names end in one; the hub's client compares the others
     try:
         model: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's client raises a great many things

@@ -1,5 +1,6 @@
 """Data sets by name: `hf:NAME` through the `datasets` library, `torchvision:NAME` through torchvision."""
 
+import contextlib
 import inspect
 import os
 import tarfile
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from checkpoints import once
 from checkpoints.command import UserError
 from checkpoints.places import cache_folder
 from checkpoints.store import first_line
@@ -119,7 +121,8 @@ def open_torchvision(name: str, part: str | None) -> Images:
     if "download" in known:
         options["download"] = True
     try:
-        dataset = _open_part(kind, known, options, part)
+        with _alone(options):
+            dataset = _open_part(kind, known, options, part)
     except UserError:
         raise
     except Exception as error:  # downloads, checksums and missing files fail in many ways
@@ -128,6 +131,15 @@ def open_torchvision(name: str, part: str | None) -> Images:
     if not len(dataset):
         raise UserError(f"torchvision:{name} has no images")
     return Torchvision(f"torchvision:{name} ({part or 'train'})", dataset)
+
+
+def _alone(options: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """torchvision writes downloads in their place: one process after the other, where there is one to be made at all."""
+    if "download" not in options or "root" not in options:
+        return contextlib.nullcontext()
+    folder = Path(options["root"])
+    folder.mkdir(parents=True, exist_ok=True)
+    return once.alone(folder / "download") if os.access(folder, os.W_OK) else contextlib.nullcontext()
 
 
 def _open_part(kind: Any, known: Mapping[str, Any], options: dict[str, Any], part: str | None) -> Any:

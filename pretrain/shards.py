@@ -1,21 +1,29 @@
 """Tar shards in the layout of WebDataset: files with one stem are one sample, an image and, if there is one, its class.
 
-The `webdataset` library expands names, fetches what is not local into a cache and groups files to samples. Its stream
+The `webdataset` library expands names, runs what is to be fetched otherwise than by http, and groups files to samples. Its stream
 cannot begin at any step, so the shards are indexed once (headers only) and read by place; see docs/decisions.md.
 """
 
+import errno
+import hashlib
 import os
+import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
-from webdataset.cache import FileCache, islocal
+from webdataset.cache import islocal
+from webdataset.gopen import Pipe, gopen, rewrite_url
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys
 
-from checkpoints.command import UserError
+from checkpoints import download
+from checkpoints.command import UserError, WorkError
+from checkpoints.once import make_once
 from checkpoints.places import cache_folder
 from checkpoints.store import first_line
 from pretrain.sources import SUFFIXES, Content, Images, number_classes, state_of_files
@@ -26,6 +34,7 @@ CLASS_SUFFIXES = ("cls", "cls.txt", "label", "txt")
 LONGEST_LABEL = 200
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 """Of which only the first can be read by place."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 IMAGE_SUFFIXES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
 
 
@@ -114,15 +123,47 @@ def _local(url: str) -> str:
     """The path of a shard, fetched first if it must be. Raises UserError."""
     if islocal(url):
         return str(_there(Path(url.removeprefix("file:"))))
+    path = cache_folder("WDS_CACHE", "shards") / _cache_name(url)
     try:
-        return FileCache(str(cache_folder("WDS_CACHE", "shards")), url_to_name=_cache_name).get_file(url)
-    except Exception as error:  # curl, gsutil and the library's own checks fail in many ways
-        raise UserError(f"the shard {url} could not be fetched ({first_line(error)})") from error
+        address = rewrite_url(url)
+        if urlsplit(address).scheme in ("http", "https"):
+            download.fetch(address, path, _check_whole, typed=True)
+        else:
+            make_once(path, partial(_run, url), _check_whole)
+    except WorkError:
+        raise
+    except UserError as error:
+        raise UserError(str(error).replace(f"{path}.part", f"from {download.shown(url)}")) from error
+    except Exception as error:  # commands, gsutil and the library's own checks fail in many ways
+        if isinstance(error, OSError) and (error.errno in FULL or str(path.parent) in str(error.filename)):
+            raise WorkError(download.cannot_store(url, error)) from error
+        raise UserError(f"the shard {download.shown(url)} could not be fetched ({first_line(error)})") from error
+    return str(path)
+
+
+def _run(url: str, part: Path) -> None:
+    """What webdataset's command for this address writes, `pipe:` before all. Raises OSError if the command fails."""
+    try:
+        with gopen(url) as stream, open(part, "wb") as file:
+            shutil.copyfileobj(stream, file, download.BLOCK)
+            if isinstance(stream, Pipe) and (status := stream.proc.wait()):  # the library lets some of them pass
+                raise OSError(f"the command has ended with {status}")
+    except Exception:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _cache_name(url: str) -> str:
-    """A name of its own for every address, without folders."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in url)[-200:]
+    """A name of its own for every address, without folders: a digest, and the address's end to be read."""
+    readable = download.shown(url).partition("?")[0][-60:]
+    tail = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "_" for letter in readable)
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:32]}-{tail}"
+
+
+def _check_whole(path: Path) -> None:
+    """Raise UserError unless a file is a plain tar up to its end mark, which is missing where one was cut between two files."""
+    for _ in _members(str(path), marked=True):
+        pass
 
 
 def _samples(path: str) -> Iterator[tuple[str, Place, str | None]]:
@@ -138,14 +179,22 @@ def _samples(path: str) -> Iterator[tuple[str, Place, str | None]]:
         raise UserError(f"the shard {path} cannot be read ({first_line(error)})") from error
 
 
-def _members(path: str) -> Iterator[dict[str, Any]]:
-    """Every file of a tar as webdataset's grouping wants it, its place in place of its content."""
+def _members(path: str, *, marked: bool = False) -> Iterator[dict[str, Any]]:
+    """Every file of a tar as webdataset's grouping wants it, its place in place of its content.
+
+    Raises UserError for what is no tar, or stops being one before its end; `marked`: also where it has no end mark.
+    """
     try:
         with tarfile.open(path, mode="r:") as archive:
             for member in archive:
                 if member.isreg():
                     yield {"fname": member.name, "data": Place(member.offset_data, member.size), "__url__": path}
                 archive.members = []  # type: ignore[attr-defined]  # else they are all kept
+            with open(path, "rb") as file:  # tarfile takes any block that is no header for the end
+                file.seek(archive.offset)
+                last = file.read(tarfile.BLOCKSIZE)
+            if last.strip(b"\0") or len(last) < (tarfile.BLOCKSIZE if marked else 0):
+                raise tarfile.ReadError("it breaks off or is damaged after the last file that could be read")
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"the shard {path} is no plain, whole tar file ({first_line(error)}): unpack compressed ones") from error
 

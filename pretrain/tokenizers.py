@@ -64,12 +64,18 @@ def _split(spec: str) -> tuple[str, Path | None]:
     if spec == "colour":
         return kind, None
     if spec == "dalle":
-        return kind, zoo.fetch(dalle_file.ADDRESS, zoo.cache() / "dalle_encoder.pkl")
+        return kind, zoo.fetch(dalle_file.ADDRESS, zoo.cache() / "dalle_encoder.pkl", _published)
     if kind not in ("dalle", "kmeans") or not file:
         what = f"{spec} needs a file" if kind in ("dalle", "kmeans") else f"there is no tokenizer {spec or '(nothing)'}"
         raise UserError(f"{what}: choose from {KNOWN}")
     store.look_at(Path(file))
     return kind, Path(file)
+
+
+def _published(path: Path) -> str:
+    """In words what the published encoder's file holds. Raises UserError if it is another."""
+    encoder = dalle.encoder_of(dalle_file.read(path), path)
+    return f"DALL-E's encoder, {sum(weight.numel() for weight in encoder.parameters()):,} parameters"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def make(root: Path, patch: pytest.MonkeyPatch, original: Path, runs: set[str]) 
     draw_data(root)
     make_samples_small(patch)
     make_runs(root, runs)
-    patch.setattr(zoo, "fetch", lambda address, path: root / "runs" / "NAME" / store.LAST)
+    patch.setattr(zoo, "fetch", lambda *_: root / "runs" / "NAME" / store.LAST)
     for name in ("checkpoint.pth", "FILE"):
         shutil.copy(original, name)
 

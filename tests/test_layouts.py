@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from test_store import Bomb
 from torch.testing import assert_close
 
-from checkpoints import inspect, layouts, published, store, zoo
+from checkpoints import download, inspect, layouts, published, store, zoo
 from checkpoints.command import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, run_command
+from pretrain import backbone
 from pretrain.anyvit import AnyViT
 from pretrain.backbone import load_backbone, make
 from pretrain.shape import Shape, SwinSize, shape_of, swin_shape
@@ -255,12 +256,30 @@ def test_the_zoo_is_complete_and_addresses_are_plain() -> None:
         shape_of(entry["arch"], entry["patch_size"], 224, window=entry.get("window", 7))
 
 
+def test_every_name_of_the_zoo_is_recognised_as_what_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A right file must not be refused when it is fetched; without memory, for the largest have 300 million weights."""
+    kinds = {(entry["arch"], entry["patch_size"], entry.get("window")): entry for entry in zoo.names().values()}
+    for (arch, patch_size, window), entry in kinds.items():
+        with torch.device("meta"):
+            shape = shape_of(arch, patch_size, 224, window=window or 7)
+            weights = {f"backbone.{name}": weight for name, weight in network_of(shape).state_dict().items()}
+            contents = published.Contents("", {"teacher": weights, "student": weights}, arch=arch if shape.kind == "timm" else "")
+            monkeypatch.setattr(published, "read", lambda path, contents=contents: contents)
+            said = backbone._as_listed(entry, Path("file"))
+            assert said.endswith(f"{arch} of patch size {patch_size}")
+            with pytest.raises(UserError, match=f"holds a {arch} of patch size {patch_size}, not a vit_base of 7"):
+                backbone._as_listed(entry | {"arch": "vit_base", "patch_size": 7}, Path("file"))
+
+
 class Server(http.server.ThreadingHTTPServer):
     """Gives one file, breaks off the first answer, and writes down what it was asked for."""
 
     content: bytes
     asked: list[str]
     breaks: int
+
+
+ETAG = '"one"'
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -273,12 +292,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        if start and start >= len(self.server.content):
-            self.send_error(416)
-            return
-        body = self.server.content[start:]
+        assert not start or self.headers["If-Range"] == ETAG
+        body, size = self.server.content[start:], len(self.server.content)
         self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", ETAG)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.end_headers()
         if self.server.breaks > 0:
             self.server.breaks -= 1
@@ -297,34 +317,53 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     thread.start()
     address = f"http://127.0.0.1:{running.server_address[1]}"
     monkeypatch.setenv("IBOT_CACHE", str(tmp_path / "cache"))
-    listed = {"little": {"address": f"{address}/file.pth"}, "little_gone": {"address": f"{address}/gone.pth"}}
+    entry = {"arch": "vit", "patch_size": VIT.patch_size, "holds": "the teacher's backbone"}
+    listed = {"little": {"address": f"{address}/file.pth", **entry}, "little_gone": {"address": f"{address}/gone.pth", **entry}}
     monkeypatch.setattr(zoo, "names", lambda: listed)
+    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
     yield running
     running.shutdown()
     running.server_close()
 
 
 def test_a_name_of_the_zoo_is_fetched_once_and_a_broken_download_goes_on(server: Server, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
-    server.breaks = 1
+    server.breaks = 2
     assert run_command(inspect.main, ["little"]) == FAILED
     said = capsys.readouterr().err
-    part = tmp_path / "cache" / "little.pth.part"
-    assert "could not be fetched" in said and f"stays at {part}" in said and part.stat().st_size == len(server.content) // 3
+    part, size = tmp_path / "cache" / "little.pth.part", len(server.content)
+    first = size // 3
+    second = first + (size - first) // 3
+    assert "could not be fetched (only" in said and f"stays at {part}" in said and part.stat().st_size == second
     loaded = load_backbone(Path("little"))
-    assert server.asked == ["", f"bytes={len(server.content) // 3}-"]
+    assert server.asked == ["", f"bytes={first}-", f"bytes={second}-"]
     assert loaded.path == tmp_path / "cache" / "little.pth" and loaded.path.read_bytes() == server.content
-    assert load_backbone(Path("little")).path == loaded.path and len(server.asked) == 2
+    digest = store.sha256(loaded.path)
+    assert f"vit of patch size {VIT.patch_size}; sha256 {digest} (none is known of it" in capsys.readouterr().err
+    assert sorted(file.name for file in loaded.path.parent.iterdir()) == ["little.pth", "little.sha256"]
+    assert (tmp_path / "cache" / "little.sha256").read_text() == f"{digest}  little.pth\n"
+    assert load_backbone(Path("little")).path == loaded.path and len(server.asked) == 3
+    assert capsys.readouterr().err == ""
     loaded.path.write_bytes(server.content[:500] + b"changed" + server.content[507:])
     with pytest.raises(UserError, match="its checksum differs"):
         load_backbone(Path("little"))
 
 
-def test_a_whole_part_is_only_moved_and_a_missing_address_is_said(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "little.pth.part").write_bytes(server.content)
-    load_backbone(Path("little"))
-    assert server.asked == [f"bytes={len(server.content)}-"]
-    with pytest.raises(WorkError, match=r"could not be fetched.*Not Found.*fetch it yourself to"):
+def test_a_file_put_into_the_cache_by_hand_is_looked_into_and_kept(server: Server, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "cache" / "little.pth"
+    file.parent.mkdir()
+    file.write_bytes(server.content)
+    assert run_command(inspect.main, ["little"]) == DONE
+    assert "its first fetch alone (no digest is known)" in capsys.readouterr().out
+    assert server.asked == [] and file.with_suffix(".sha256").is_file()
+    backbone_file(theirs(VIT._replace(patch_size=VIT.patch_size * 2, image_size=VIT.image_size * 2)), file)
+    file.with_suffix(".sha256").write_text(store.sha256(file) + "\n")  # as it was written before anything was looked into
+    with pytest.raises(UserError, match=f"of patch size {VIT.patch_size * 2}, not a vit of {VIT.patch_size}"):
+        load_backbone(Path("little"))
+
+
+def test_a_missing_address_is_said(server: Server) -> None:
+    with pytest.raises(WorkError, match=r"gone\.pth could not be fetched \(Not Found\): try again"):
         load_backbone(Path("little_gone"))
+    assert server.asked == [""]
     with pytest.raises(UserError, match="the zoo has little, little_gone"):
         load_backbone(Path("little_typo"))

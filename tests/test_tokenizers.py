@@ -1,10 +1,13 @@
 """Tokenizers: codes against slow formulas, files that come back, files that are refused, commands."""
 
+import http.server
 import os
 import sys
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from checkpoints import store
-from checkpoints.command import UserError, run_command
+from checkpoints.command import UserError, WorkError, run_command
 from pretrain import augment, dalle, dalle_file, kmeans, kmeans_fit, tokenizers
 from pretrain.codes import Colour
 from pretrain.images import open_images
@@ -222,13 +225,24 @@ def test_convert_writes_a_file_with_the_same_codes(tmp_path: Path, capsys: pytes
     assert tokenizers.digest(f"dalle:{out}") == store.sha256(out) != tokenizers.digest(f"dalle:{path}")
 
 
+@pytest.mark.usefixtures("published")
 def test_the_published_file_is_fetched_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IBOT_CACHE", str(tmp_path / "cache"))
-    dalle_file.save(tmp_path / "there.safetensors", encoder().state_dict(), Path(__file__))
-    monkeypatch.setattr(dalle_file, "ADDRESS", (tmp_path / "there.safetensors").as_uri())
-    with pytest.raises(UserError, match=r"dalle_encoder\.pkl is not a readable checkpoint"):  # of safetensors, by another name
-        tokenizers.open_tokenizer("dalle", MEAN, STD)
-    assert tokenizers.digest("dalle") == store.sha256(tmp_path / "there.safetensors")
+    served = tmp_path / "served"
+    served.mkdir()
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(dalle_file, "ADDRESS", f"http://127.0.0.1:{server.server_port}/encoder.pkl")
+        dalle_file.save(served / "encoder.pkl", encoder().state_dict(), Path(__file__))
+        with pytest.raises(WorkError, match=r"not kept: dalle_encoder\.pkl is not a readable checkpoint"):  # it is of safetensors
+            tokenizers.open_tokenizer("dalle", MEAN, STD)
+        assert not list((tmp_path / "cache").iterdir())
+        pickled(served / "encoder.pkl", look_alike(encoder().state_dict()))
+        tokenizer = tokenizers.open_tokenizer("dalle", MEAN, STD)
+        server.shutdown()
+    assert torch.equal(tokenizer(crops(), (4, 4)), dalle.Dalle(encoder(), MEAN, STD)(crops(), (4, 4)))
+    assert tokenizers.digest("dalle") == store.sha256(served / "encoder.pkl")
     (tmp_path / "cache" / "dalle_encoder.pkl").write_bytes(b"something else")
     with pytest.raises(UserError, match="no longer what was fetched"):
         tokenizers.digest("dalle")
