@@ -176,7 +176,7 @@ NAMES += ["-rf.tar", " x .tar", "train {a..b}.tar", "$(touch PWNED).tar", "`touc
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("data", [".", "../here", "{here}"])
 def test_shards_in_a_folder_are_files_whatever_they_are_called(name: str, data: str, here: Path) -> None:
-    """On 46c01a2 `pipe:` ran the command; http:, file:, hf: and gs: were taken for addresses, so that files that are there were missing."""
+    """On 46c01a2 `pipe:` ran the command; http:, file:, hf: and gs: were taken for addresses, so that files were missing."""
     write_shard(here / name, noise(2))
     opened = open_images(data.format(here=here) if "{" in data else data)
     assert len(opened) == 2 and opened[1].shape == (20, 24, 3) and opened.labels is not None
@@ -327,7 +327,7 @@ def test_published_lists_name_nothing_outside_of_their_folder(name: str, tmp_pat
     (here / "annotations").mkdir()
     for file in ("train2018.json", "annotations/instances_train2017.json", "annotations/instances_val2017.json"):
         (here / file).write_text(json.dumps(about))
-    refused = pytest.raises(UserError, match="does not lie in .* and so it is not opened")
+    refused = pytest.raises(UserError, match=r"does not lie in .* and so it is not opened")
     with refused:
         finetune_data.inaturalist(here, "train", "2018")
     with refused:
@@ -351,7 +351,7 @@ def test_annotations_of_coco_name_no_address(here: Path) -> None:
     (here / "annotations").mkdir()
     (here / "annotations" / "instances_train2017.json").write_text(json.dumps(about))
     write_flat(here / "train2017" / "http:" / "host", noise(1))
-    with pytest.raises(UserError, match="names the address 'http://host/0.png'"):
+    with pytest.raises(UserError, match=r"names the address 'http://host/0.png'"):
         dense.check("coco", here, None)
 
 
