@@ -6,6 +6,7 @@ PWNED is the file that a command in a name would leave in the current folder.
 import ast
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_a_run_cannot_say_what_its_report_opens(source: object, asked: list[str]
     """On 46c01a2 `pipe:` ran the command, `hf:`, `torchvision:` and http were asked, images outside of the folder were shown."""
     write_folders(tmp_path / "elsewhere")
     if isinstance(source, str):
-        source = source.replace("{tmp}", str(tmp_path)).replace("{port}", __import__("os").environ["PORT"])
+        source = source.replace("{tmp}", str(tmp_path)).replace("{port}", os.environ["PORT"])
     run = write_run(here / "run", data=source)
     (run / "link").symlink_to(tmp_path / "elsewhere")
     assert run_command(report.main, ["run"]) == DONE
@@ -124,6 +125,7 @@ def test_a_run_may_name_images_in_its_folder_and_the_command_line_any_others(tmp
     (here / "moved").rename(inside / "moved")
     (inside / "config.json").write_text(json.dumps({"arch": "vit", "patch_size": 8, "data": "a/run/moved/pipe:images"}))
     assert run_command(report.main, ["a/run"]) == DONE
+    assert "There are none: " not in (inside / "report.html").read_text(), (inside / "report.html").read_text()[-9000:]
     assert "Nearest training images" in (inside / "report.html").read_text()
     outside = write_run(here / "b" / "run", data=str(tmp_path / "elsewhere"))
     assert run_command(report.main, ["b/run", "--data", str(tmp_path / "elsewhere")]) == DONE
@@ -293,6 +295,7 @@ def test_a_list_names_what_lies_in_the_folder_that_was_typed(tmp_path: Path, her
     assert len(open_images(f"list.txt@{tmp_path}")) == 2
     with pytest.raises(UserError, match="is not opened"):
         open_images(f"list.txt@{here}")
+    (here / "a").mkdir()
     (here / "inside.txt").write_text(f"{here}/a/../x.png\n")
     write_flat(here, noise(1))
     (here / "0.png").rename(here / "x.png")
@@ -388,6 +391,7 @@ HANDED_ON = {
     ("pretrain/begin.py", "path"): "--init-from, by train.py",
     ("pretrain/comparisons.py", "config.tokenizer"): "typed; of a replay through tokenizers.from_file",
     ("pretrain/health.py", "source"): "--data or --knn-data, by prepare.py",
+    ("pretrain/hubs.py", "source"): "as it was called",
     ("pretrain/images.py", "source"): "as it was called",
     ("pretrain/tokens.py", "Path(checkpoint)"): "--tokenizer, by comparisons.py",
     ("probes/cluster.py", "source"): "--data or --val",
