@@ -46,8 +46,9 @@ class RunFolder:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in (path for pattern in WRITTEN for path in self.folder.glob(pattern)):
-                places.refuse_link(path)
+            for path in self.folder.iterdir():
+                if any(path.match(pattern) for pattern in WRITTEN):
+                    places.refuse_link(path)
             content = json.dumps(self.values, indent=1) + "\n"
             store.write_bytes(self.folder / "config.json", content.encode())
         except OSError as error:

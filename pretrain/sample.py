@@ -10,6 +10,7 @@ h w pixels; coordinates run from -1 to 1, x to the right, y down.
 """
 
 import functools
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from checkpoints import store
 from checkpoints.command import UserError, parse, run_command
 
 SIZE = 48
@@ -390,8 +392,11 @@ def main(arguments: Sequence[str]) -> None:
         columns = 12
         drawn = classification("train", columns * len(KINDS), options.size or SIZE, options.seed)
         by_class = np.argsort(drawn.labels, kind="stable")
-        options.show.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(drawn.images[by_class], columns).save(options.show)
+        stream, kind = io.BytesIO(), Image.registered_extensions().get(options.show.suffix.lower())
+        if kind is None:
+            raise UserError(f"--show {options.show}: give a file that ends in .png, .jpg or .webp")
+        contact_sheet(drawn.images[by_class], columns).save(stream, kind)
+        store.write_bytes(options.show, stream.getvalue())
         print(f"contact sheet written to {options.show}: rows are {', '.join(CLASSES)}")
 
 

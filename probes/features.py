@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from checkpoints import places, store
 from checkpoints.command import UserError, WorkError
+from checkpoints.places import cache_folder
 from pretrain import augment, distributed
 from pretrain.backbone import Backbone
 from pretrain.decode import BadImage

@@ -363,7 +363,7 @@ def test_a_training_shows_its_page_and_leaves_one(folders: Path, tmp_path: Path)
 
 
 def test_a_page_that_fails_is_one_line_and_no_failure(tmp_path: Path) -> None:
-    said = page.write(tmp_path)
+    said = page.write(tmp_path, "sample")
     assert said.startswith("no page was written (error:") and "holds neither a run nor a record" in said
     assert not page.missing(tmp_path, store.LAST)
     (tmp_path / store.LAST).touch()
