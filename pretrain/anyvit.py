@@ -70,7 +70,7 @@ class AnyViT(nn.Module):
     def from_timm(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights under timm's or their authors' names -> ours, by timm's own filter for its pretrained files."""
         known = sys.modules[type(self.model).__module__]
-        converted = known.checkpoint_filter_fn(weights, self.model) if hasattr(known, "checkpoint_filter_fn") else weights
+        converted = known.checkpoint_filter_fn(dict(weights), self.model) if hasattr(known, "checkpoint_filter_fn") else weights
         return {f"model.{name}": weight for name, weight in converted.items()}
 
     def _without_registers(self, tokens: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from checkpoints import store
-from checkpoints.command import DONE, UserError
+from checkpoints import checked, store
+from checkpoints.command import DONE, UserError, WorkError
+from checkpoints.store import first_line
 from pretrain import config as options
 from pretrain import distributed, health, ibot, masking
+from pretrain.backbone import refuse_misfits
 from pretrain.comparisons import objective_of
 from pretrain.networks import build
 from pretrain.objective import Objective
@@ -25,6 +28,9 @@ from pretrain.shape import stored_shape
 from pretrain.steps import Batch, Placed
 
 FORMAT = "ibot-refused-step"
+PARTS = ("step", "now", "precision", "random", "batches", "student", "teacher", "shape", "fused", "config")
+BUILT_IN = "colour"
+"""The tokenizer that is no file."""
 MOST = 3
 """Files in a run's folder: each holds both networks and a batch."""
 SHOWN = 5
@@ -68,12 +74,24 @@ def _as_batch(values: Mapping[str, Tensor]) -> Batch:
     return Batch(values["crops"], masking.as_masks(values["grid"]), values["local_crops"], (), placed, local)
 
 
-def show(path: Path) -> int:
-    """Repeat the step on the CPU and print what is not finite, in the order in which it comes about; an exit code."""
+def show(path: Path, tokenizer: str | None = None) -> int:
+    """Repeat the step on the CPU and print what is not finite, in the order in which it comes about; an exit code.
+
+    `tokenizer` is what --tokenizer of this call names: what the file names is not opened.
+    """
     state = store.read_torch(path)
     if state.get("format") != FORMAT:
         raise UserError(f"{path} is not a refused step: give a refused-*.pt of a run's folder")
-    student, teacher, objective = _networks(state)
+    try:
+        return _shown(checked.mapping(state, str(path), PARTS), path, tokenizer)
+    except (UserError, WorkError):
+        raise
+    except Exception as error:  # whatever parts that do not go together lead to
+        raise UserError(f"{path} cannot be repeated: its parts do not go together ({first_line(error)})") from error
+
+
+def _shown(state: Mapping[str, Any], path: Path, tokenizer: str | None) -> int:
+    student, teacher, objective = _networks(state, path, tokenizer)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"step {state['step']} of {path}, learning rate {state['now']['lr']:.3g}, {state['precision']}", markup=False)
     findings: list[str] = []
@@ -100,13 +118,22 @@ def show(path: Path) -> int:
     return DONE
 
 
-def _networks(state: Mapping[str, Any]) -> tuple[ibot.Student, ibot.Teacher, Objective]:
-    values: dict[str, Any] = {**state["config"], "init_from": None, "out": None, "replay": None}
+def _networks(state: Mapping[str, Any], path: Path, tokenizer: str | None) -> tuple[ibot.Student, ibot.Teacher, Objective]:
+    stored = checked.mapping(state["config"], f"{path}: config")
+    named = stored.get("tokenizer")
+    if named not in (None, BUILT_IN) and tokenizer is None:
+        raise UserError(f"{path}: the step had --tokenizer {named}, which a file may not open: name it in this call, too")
+    values: dict[str, Any] = {**stored, "init_from": None, "out": None, "replay": None, "tokenizer": tokenizer or named}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     config = options.Config(**values)
-    shape = stored_shape(state["shape"])
+    shape = stored_shape(state["shape"], str(path))
     objective = objective_of(config, shape, torch.device("cpu"))
-    student, teacher = build(config, shape, fused=state["fused"], patch_prototypes=objective.patch_prototypes)
+    build_ = partial(build, config, shape, fused=bool(state["fused"]), patch_prototypes=objective.patch_prototypes)
+    with torch.device("meta"):
+        outlines = build_()
+    for name, outline in zip(("student", "teacher"), outlines, strict=True):
+        refuse_misfits(outline, checked.mapping(state[name], f"{path}: {name}"), path, f": the {name}")
+    student, teacher = build_()
     student.load_state_dict(state["student"])
     teacher.load_state_dict(state["teacher"])
     return student.train(), teacher.train(), objective

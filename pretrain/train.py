@@ -211,7 +211,7 @@ def train(config: Config, device: torch.device) -> int:
 def main(arguments: Sequence[str]) -> int:
     config = options.read_command_line(arguments)
     if config.replay is not None:
-        return replay.show(config.replay)
+        return replay.show(config.replay, config.tokenizer)
     options.check(config)
     with distributed.processes() as device:
         code, writes = train(config, device), distributed.is_main()

@@ -180,6 +180,7 @@ def prepare(options: Options, loaded: Any) -> Any:
     data.check(options.task, root, config)
     data.set_root(config, root)
     config.randomness = {"seed": options.seed}
+    check_last(Path(config.work_dir))
     config.resume = True  # from the folder's last checkpoint, where there is one
     mine = [{"type": "WeightsHook", "random": options.from_scratch}, {"type": "ShowHook", "count": SHOWN}]
     config.custom_hooks = [*config.get("custom_hooks", []), *mine]
@@ -187,6 +188,16 @@ def prepare(options: Options, loaded: Any) -> Any:
         for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
             loader.update(num_workers=0, persistent_workers=False)
     return config
+
+
+def check_last(folder: Path) -> None:
+    """Raise UserError where a folder's `last_checkpoint`, which MMEngine opens or fetches, names anything but a file of its own."""
+    note = folder / "last_checkpoint"
+    if not note.is_file():
+        return
+    named = note.read_text(encoding="utf-8", errors="replace")[:4096].strip()
+    if not named or "\0" in named or "://" in named or not Path(named).resolve().parent == folder.resolve():
+        raise UserError(f"{note} names {named!r}, which is no file of {folder}: delete it, or give another --out")
 
 
 def draw_sample(task: str, root: Path) -> None:
