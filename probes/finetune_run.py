@@ -73,9 +73,8 @@ class Run(RunFolder):
         state = found.state
         if state.get("format") != FORMAT:
             raise UserError(f"{found.path} is not a fine-tuning: give another --folder")
-        checked.training(
-            checked.mapping(state, str(found.path), ("model", "ema", "tests", "answers")), str(found.path), store.VERSION
-        )
+        where = str(found.path)
+        checked.training(checked.mapping(state, where, ("model", "ema", "tests", "answers")), where, store.VERSION)
         for name in ("model", "ema") if network.ema else ("model",):
             checked.network(state[name], f"{found.path}: {name}")
         now = {**self.values, "steps_per_epoch": self.steps_per_epoch}
@@ -166,13 +165,8 @@ def answers_of(value: Any, classes: int, path: Path) -> dict[str, Int[Tensor, "n
     found = checked.mapping(value, f"{path}: answers")
     for name, one in found.items():
         checked.one_of(name, f"{path}: answers", ("best", "last"))
-        if (
-            not isinstance(one, Tensor)
-            or one.layout != torch.strided
-            or one.dtype != torch.int64
-            or one.ndim != 2
-            or not one.numel()
-        ):
+        table = isinstance(one, Tensor) and one.layout == torch.strided and one.dtype == torch.int64 and one.ndim == 2
+        if not table or not one.numel():
             checked.refuse(f"{path}: answers", checked.shown(one), "a table of classes")
         checked.count(int(one.min()), f"{path}: an answer", 0, classes - 1)
         checked.count(int(one.max()), f"{path}: an answer", 0, classes - 1)

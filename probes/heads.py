@@ -60,14 +60,11 @@ class Heads:
     def load(self, state: dict[str, Any], path: Path) -> None:
         """Go on from `state`. Raises UserError, which names its file, where it is not of these heads."""
         found = checked.mapping(state, f"{path}: heads", ("weight", "bias", "speeds"))
-        speeds = checked.listed(found["speeds"], f"{path}: speeds")
-        values = dict(
-            zip(("weight", "bias", "speed", "speed of the bias"), (found["weight"], found["bias"], *speeds), strict=False)
-        )
-        for name, own in zip(
-            ("weight", "bias", "speed", "speed of the bias"), (self.weight, self.bias, *self.speeds), strict=True
-        ):
-            checked.part(values, name, path, *own.shape)
+        speeds = dict(zip(("speed", "bias_speed"), checked.listed(found["speeds"], f"{path}: speeds"), strict=False))
+        for name, own in (("weight", self.weight), ("bias", self.bias)):
+            checked.part(found, name, path, *own.shape)
+        for name, own in zip(("speed", "bias_speed"), self.speeds, strict=True):
+            checked.part(speeds, name, path, *own.shape)
         self.weight.copy_(state["weight"])
         self.bias.copy_(state["bias"])
         for own, speed in zip(self.speeds, state["speeds"], strict=True):

@@ -191,7 +191,7 @@ def prepare(options: Options, loaded: Any) -> Any:
 
 
 def check_last(folder: Path) -> None:
-    """Raise UserError where a folder's `last_checkpoint`, which MMEngine opens or fetches, names anything but a file of its own."""
+    """Raise UserError where a folder's `last_checkpoint`, which MMEngine opens or fetches, names no file of its own."""
     note = folder / "last_checkpoint"
     if not note.is_file():
         return
