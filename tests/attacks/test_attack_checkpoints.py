@@ -32,6 +32,7 @@ from pretrain.run import Run
 from pretrain.shape import MEAN, STD, stored_shape
 from probes import features, finetune_run, heads, knn, linear_head, linear_run
 from probes.common import Common, View
+from probes.finetune_model import optimizer_of
 
 ARCHITECTURES = ("hf-hub:timm/vit_tiny_patch16_224.augreg_in21k", "local-dir:{trap}", "timm/vit_tiny_patch16_224", "{trap}")
 MISSING = "(missing)"
@@ -272,7 +273,7 @@ def test_half_precision_is_read_as_ever_and_a_missing_or_surplus_weight_is_named
     less = {name: weight for name, weight in teacher.items() if name != "backbone.norm.bias"}
     for weights, words in ((less, "lacks norm.bias"), (teacher | {"backbone.more": torch.zeros(1)}, "more has no place")):
         path = sealed(tmp_path, {**content, "teacher": weights})
-        for read in (lambda p: load_backbone(p), lambda p: inspect.main([str(p)])):
+        for read in (load_backbone, lambda p: inspect.main([str(p)])):
             with pytest.raises(UserError, match=words):
                 read(path)
 
@@ -445,7 +446,7 @@ def test_an_architecture_of_a_file_is_not_looked_for_elsewhere(
     store.save_backbone(files["about"], weights, about)
     files["run"] = sealed(tmp_path / "run", at(content, ("shape", "arch"), name))
     for path in files.values():
-        for work in (lambda p: load_backbone(p), lambda p: inspect.main([str(p)])):
+        for work in (load_backbone, lambda p: inspect.main([str(p)])):
             assert refused(lambda work=work, path=path: work(path), path)
     tokens = tmp_path / "tokens.safetensors"
     codes = kmeans.About("tokens", 8, 4, MEAN, STD, about["shape"], {})
@@ -471,7 +472,7 @@ def test_plain_names_of_timm_are_known_and_no_others(asked: list[str], tmp_path:
         store.save_backbone(
             path, backbone().state_dict(), {"key": "teacher", "epoch": 0, "step": 0, "shape": {**shape, "arch": arch}}
         )
-        with pytest.raises(UserError, match="architecture|a text"):
+        with pytest.raises(UserError, match=r"architecture|a text"):
             load_backbone(path)
     assert asked == []
 
@@ -527,8 +528,13 @@ def test_a_folder_of_openmmlab_does_not_choose_what_is_fetched(
 def test_a_fine_tuning_with_any_field_changed_is_refused_or_goes_on_as_it_was(tmp_path: Path) -> None:
     """46c01a2: tracebacks of nearly every field."""
     torch.manual_seed(0)
-    network, chosen = network_of(ema=0.9), options_for()
-    run = finetune_run.Run(tmp_path / "run", chosen, "digest", 2)
+    chosen = options_for()
+
+    def fresh_network() -> finetune_run.Network:
+        network = network_of(ema=0.9)
+        return network._replace(optimizer=optimizer_of(network.model, chosen, 0.1))
+
+    network, run = fresh_network(), finetune_run.Run(tmp_path / "run", chosen, "digest", 2)
     answers = torch.zeros(3, 1, dtype=torch.int64)
     run.tested(finetune_run.Tested(1, 50.0, 60.0, 55.0), answers)
     for parameter in network.model.parameters():
@@ -546,7 +552,7 @@ def test_a_fine_tuning_with_any_field_changed_is_refused_or_goes_on_as_it_was(tm
     for place in fields:
         for value in VALUES + TENSORS:
             sealed(path.parent, at(content, place, copy.deepcopy(value)))
-            again, fresh = finetune_run.Run(path.parent, chosen, "digest", 2), network_of(ema=0.9)
+            again, fresh = finetune_run.Run(path.parent, chosen, "digest", 2), fresh_network()
             if not refused(lambda again=again, fresh=fresh: again.resume(fresh), path):
                 good += 1
                 assert torch.equal(fresh.model.state_dict()[weight], content["model"][weight]), (place, value)
