@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from timm.models.swin_transformer import get_relative_position_index
 from torch import Tensor
 
+from checkpoints import checked
 from checkpoints.command import UserError
 
 Weights = dict[str, Tensor]
@@ -71,16 +72,18 @@ def is_swin(weights: Mapping[str, Tensor]) -> bool:
     return "layers.0.blocks.0.attn.relative_position_bias_table" in weights
 
 
+TABLE = re.compile(r"layers\.(\d{1,4})\.blocks\.\d{1,4}\.attn\.relative_position_bias_table")
+"""A Swin's table of position biases, its stage first."""
 PLAIN = re.compile(
     r"cls_token|pos_embed|masked_embed|patch_embed\.proj\.(weight|bias)|norm\.(weight|bias)"
-    r"|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)"
+    r"|blocks\.\d{1,4}\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)"
 )
 """Names of a ViT's weights as iBOT and DINO have it; any other name means another kind of ViT."""
 
 
 def is_plain(weights: Mapping[str, Tensor]) -> bool:
     """Whether these are a ViT's as iBOT and DINO have it, its positions a square and one for [CLS]."""
-    if "pos_embed" not in weights or not all(PLAIN.fullmatch(name) for name in weights):
+    if "pos_embed" not in weights or weights["pos_embed"].ndim != 3 or not all(PLAIN.fullmatch(name) for name in weights):
         return False
     return round((weights["pos_embed"].shape[1] - 1) ** 0.5) ** 2 == weights["pos_embed"].shape[1] - 1
 
@@ -91,9 +94,9 @@ def whose(weights: Mapping[str, Tensor], arch: str, path: Path) -> tuple[str, st
         return "a Swin backbone (the original iBOT's, EsViT's or timm's)", ""
     if is_plain(weights):
         return "a ViT backbone (the original iBOT's, DINO's or timm's)", arch
-    width = weights["cls_token"].shape[-1] if "cls_token" in weights else 0
+    width = checked.part(weights, "cls_token", path, 1, 1, None).shape[-1] if "cls_token" in weights else 0
     if "mask_token" in weights and "blocks.0.ls1.gamma" in weights and width in DINOV2:
-        registers = weights.get("register_tokens")
+        registers = checked.part(weights, "register_tokens", path, 1, None, width) if "register_tokens" in weights else None
         return "a backbone of DINOv2", DINOV2[width] + ("_dinov2" if registers is None else f"_reg{registers.shape[1]}_dinov2")
     arch = arch or _named_beside(path)
     if not arch:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from checkpoints import layouts, store
+from checkpoints import checked, layouts, store
 from checkpoints.command import UserError
 
 _SCALAR = np.float64(0).__reduce__()[0]
@@ -80,24 +80,45 @@ def read(path: Path, arch: str = "") -> Contents:
     if path.suffix == ".safetensors":
         weights, metadata = store.read_safetensors(path)
         if "about" in metadata:
-            return _our_backbone(weights, metadata["about"])
-        return _one_network(weights, path, arch or metadata.get("architecture", ""))
+            return _whole(_our_backbone(weights, metadata["about"], path), path)
+        return _whole(_one_network(weights, path, arch or metadata.get("architecture", "")), path)
     return from_content(store.read_torch(path, ALLOWED), path, arch)
 
 
 def from_content(content: dict[str, Any], path: Path, arch: str = "") -> Contents:
     """A torch file's dict in our layout. `path` is for messages."""
+    return _whole(_recognised(checked.mapping(content, str(path)), path, arch), path)
+
+
+def _recognised(content: dict[str, Any], path: Path, arch: str) -> Contents:
     if content.get("format") == store.FORMAT:
-        return _our_run(content)
+        return _our_run(content, path)
     if "student" in content and "teacher" in content:
         return _full(content, path)
     for name in WRAPPERS:
         if isinstance(content.get(name), Mapping):
-            return _one_network(content[name], path, arch, content)
+            return _one_network(checked.mapping(content[name], f"{path}: {name}"), path, arch, content)
     return _one_network(content, path, arch)
 
 
-def _our_run(content: dict[str, Any]) -> Contents:
+def _whole(contents: Contents, path: Path) -> Contents:
+    """The same. Raises UserError where it holds anything that is no weight, or no number in its place."""
+    for key, weights in contents.networks.items():
+        checked.network(weights, f"{path}: the {'backbone' if key == 'only' else key}")
+    checked.centres(contents.centres, f"{path}: centres")
+    checked.optimizer(contents.optimizer, f"{path}: optimizer")
+    checked.count(contents.epoch, f"{path}: epoch")
+    checked.mapping(contents.args, f"{path}: options")
+    if contents.step is not None:
+        checked.count(contents.step, f"{path}: step")
+    if contents.shape is not None:
+        checked.mapping(contents.shape, f"{path}: shape")
+    return contents
+
+
+def _our_run(content: dict[str, Any], path: Path) -> Contents:
+    checked.run(content, str(path), store.VERSION)
+    checked.mapping(content.get("shape"), f"{path}: shape")
     return Contents(
         "a run of this project",
         {key: content[key] for key in ("student", "teacher")},
@@ -110,8 +131,10 @@ def _our_run(content: dict[str, Any]) -> Contents:
     )
 
 
-def _our_backbone(weights: dict[str, Tensor], about: dict[str, Any]) -> Contents:
-    networks = {about["key"]: {f"backbone.{name}": weight for name, weight in weights.items()}}
+def _our_backbone(weights: dict[str, Tensor], about: dict[str, Any], path: Path) -> Contents:
+    checked.mapping(about, f"{path}: about", ("key", "epoch", "step", "shape"))
+    key = checked.one_of(about["key"], f"{path}: key", ("teacher", "student"))
+    networks = {key: {f"backbone.{name}": weight for name, weight in weights.items()}}
     return Contents("a backbone of this project", networks, epoch=about["epoch"], step=about["step"], shape=about["shape"])
 
 
@@ -123,14 +146,15 @@ def _full(content: dict[str, Any], path: Path) -> Contents:
     missing = sorted({"optimizer", "epoch", "args"} - content.keys())
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}")
-    networks = {key: _parts(content[key], path, key) for key in ("student", "teacher")}
+    networks = {key: _parts(checked.mapping(content[key], f"{path}: {key}"), path, key) for key in ("student", "teacher")}
+    args = content["args"]
     return Contents(
         f"a full checkpoint of the original {'iBOT' if name == 'ibot_loss' else 'DINO'}",
         networks,
-        _centres(content[name], path, name),
+        _centres(checked.mapping(content[name], f"{path}: {name}"), path, name),
         content["optimizer"],
-        int(content["epoch"]),
-        args=dict(vars(content["args"])),
+        checked.count(content["epoch"], f"{path}: epoch"),
+        args=checked.mapping(vars(args) if isinstance(args, argparse.Namespace) else args, f"{path}: args"),
     )
 
 

@@ -22,7 +22,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -30,11 +30,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
-from checkpoints import places
+from checkpoints import checked, places
 from checkpoints.command import UserError, WorkError
 
 TEXT = frozenset(range(32, 127)) | frozenset(b"\n\r\t")
 FORMAT, VERSION = "ibot-run", 1
+SEALED = 2
+"""Version of backbone files that carry a checksum."""
+SEAL = ("version", "checksum")
+"""What a backbone file's `about` has besides what it was given."""
+MOST_PARTS = 1_000_000
+"""Of what a checksum is taken of: lists in lists can be nested into more than any computer could walk through."""
 LAST, PREVIOUS, BACKBONE = "last.pt", "previous.pt", "backbone.safetensors"
 
 
@@ -123,7 +129,7 @@ def load_run(folder: Path) -> Found | None:
             continue
         try:
             state = read_torch(path)
-            if state.pop("checksum", None) != checksum(state):
+            if state.pop("checksum", None) != _checksum_of(state, path):
                 raise UserError(f"{path} does not agree with its checksum")
             return Found(state, path, "; ".join(broken))
         except UserError as error:
@@ -136,22 +142,32 @@ def load_run(folder: Path) -> Found | None:
 def checksum(content: Any) -> str:
     """Hex digest of nested dicts, lists, tensors and plain values, whatever the order of the keys."""
     digest = hashlib.sha256()
-    _add(digest, content)
+    _add(digest, content, iter(range(MOST_PARTS)))
     return digest.hexdigest()
 
 
-def _add(digest: Any, value: Any) -> None:
+def _checksum_of(content: Any, path: Path) -> str:
+    """The same of what somebody's file holds."""
+    try:
+        return checksum(content)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # of tensors and nestings that we never write
+        raise UserError(f"{path} holds what no checkpoint of this project has ({first_line(error)})") from error
+
+
+def _add(digest: Any, value: Any, left: Iterator[int]) -> None:
+    if next(left, None) is None:
+        raise ValueError(f"more than {MOST_PARTS:,} parts")
     if isinstance(value, torch.Tensor):
         digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     elif isinstance(value, Mapping):
         for key in sorted(value, key=repr):
             digest.update(repr(key).encode())
-            _add(digest, value[key])
+            _add(digest, value[key], left)
     elif isinstance(value, (list, tuple)):
         digest.update(f"[{len(value)}]".encode())
         for one in value:
-            _add(digest, one)
+            _add(digest, one, left)
     else:
         digest.update(repr(value).encode())
 
@@ -179,15 +195,20 @@ def read_object(path: Path, allowed: Sequence[Any] = ()) -> Any:
 
 
 def save_backbone(path: Path, weights: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
-    """Backbone weights as safetensors; `about` (plain values) becomes the file's metadata under the key `about`."""
+    """Backbone weights as safetensors; `about` (plain values) becomes the file's metadata under the key `about`.
+
+    In the same text stands a checksum of itself and of all weights: one key, as safetensors keeps several in no order.
+    """
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-    write_bytes(path, safetensors_bytes(tensors, metadata={"about": json.dumps(dict(about))}))
+    sealed = {**about, "version": SEALED}
+    seal = checksum({"about": json.dumps(sealed), "weights": tensors})
+    write_bytes(path, safetensors_bytes(tensors, metadata={"about": json.dumps({**sealed, "checksum": seal})}))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Weights and metadata of a safetensors file; `about`, where this project wrote it, as it was given to `save_backbone`.
 
-    Raises UserError for a missing, damaged or foreign file.
+    Raises UserError for a missing, damaged or foreign file. Files without a checksum are from before there was one.
     """
     look_at(path)
     try:
@@ -196,9 +217,31 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         if "about" in metadata:
             metadata["about"] = json.loads(metadata["about"])
-    except (SafetensorError, OSError, ValueError) as error:
+        seal = _seal_of(metadata, path)
+        if seal and seal != _checksum_of({"about": json.dumps(metadata["about"]), "weights": weights}, path):
+            raise UserError(f"{path} does not agree with its checksum: it is damaged; take another copy")
+    except UserError:
+        raise
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a readable safetensors file ({first_line(error)}): it is damaged or cut off") from error
+    except Exception as error:  # kinds of numbers that its reader knows and torch does not
+        raise UserError(f"{path} is not a readable safetensors file ({first_line(error)})") from error
+    if "about" in metadata:
+        metadata["about"] = {name: value for name, value in metadata["about"].items() if name not in SEAL}
     return weights, metadata
+
+
+def _seal_of(metadata: Mapping[str, Any], path: Path) -> str:
+    """The checksum, taken out of `about`, or nothing for a file from before there was one."""
+    if "about" not in metadata:
+        if any(f'"version": {SEALED}, "checksum": "' in value for value in metadata.values()):
+            raise UserError(f"{path} is damaged: what it says of itself stands under another name; take another copy")
+        return ""
+    about = checked.mapping(metadata["about"], f"{path}: about")
+    version = checked.version(about.get("version"), str(path), SEALED)
+    if (version == SEALED) != ("checksum" in about):
+        raise UserError(f"{path} is damaged: it has lost its checksum; take another copy")
+    return checked.text(metadata["about"].pop("checksum", ""), f"{path}: checksum")
 
 
 def look_at(path: Path) -> None:

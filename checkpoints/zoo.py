@@ -1,7 +1,6 @@
 """Published checkpoints by name: where they are, fetched once, looked into before they are kept, compared ever after."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from functools import partial

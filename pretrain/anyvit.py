@@ -8,14 +8,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import timm
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from checkpoints.command import UserError
 from checkpoints.store import first_line
-from pretrain.shape import Shape
+from pretrain.shape import Shape, timm_model
 
 
 class AnyViT(nn.Module):
@@ -33,7 +32,9 @@ class AnyViT(nn.Module):
         settings: dict[str, Any] = {"in_chans": shape.channels, "drop_path_rate": drop_path, "dynamic_img_size": True}
         settings["global_pool"] = "token"  # else the last norm of some would stand behind a pooling that nobody asks for
         try:
-            model: Any = timm.create_model(shape.arch, num_classes=0, img_size=shape.image_size, **settings)
+            model: Any = timm_model(shape.arch, img_size=shape.image_size, **settings)
+        except UserError:
+            raise
         except (TypeError, RuntimeError, AssertionError, ValueError) as error:
             why = f"timm cannot make it for crops of several sizes ({first_line(error)})"
             raise UserError(f"--arch {shape.arch}: {why}") from error
@@ -69,7 +70,7 @@ class AnyViT(nn.Module):
     def from_timm(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights under timm's or their authors' names -> ours, by timm's own filter for its pretrained files."""
         known = sys.modules[type(self.model).__module__]
-        converted = known.checkpoint_filter_fn(weights, self.model) if hasattr(known, "checkpoint_filter_fn") else weights
+        converted = known.checkpoint_filter_fn(dict(weights), self.model) if hasattr(known, "checkpoint_filter_fn") else weights
         return {f"model.{name}": weight for name, weight in converted.items()}
 
     def _without_registers(self, tokens: Tensor) -> Tensor:

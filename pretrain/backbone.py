@@ -1,25 +1,38 @@
 """Backbones by shape, and from checkpoints of all kinds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import timm
+import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from checkpoints import layouts, published, zoo
+from checkpoints import checked, layouts, published, zoo
 from checkpoints.command import UserError, WorkError
 from checkpoints.published import Contents
 from checkpoints.store import first_line
 from pretrain.anyvit import AnyViT
-from pretrain.shape import SIZES, SWIN_SIZES, Shape, SwinSize, stored_shape, swin_shape, timm_shape
+from pretrain.shape import (
+    MOST_STAGES,
+    SIZES,
+    SWIN_SIZES,
+    Shape,
+    SwinSize,
+    is_timms,
+    possible,
+    stored_shape,
+    swin_shape,
+    timm_shape,
+)
 from pretrain.swin import Swin
 from pretrain.vit import ViT
 
 Backbone = ViT | Swin | AnyViT
 """All take images [b, c, h, w] and maybe a mask [b, gh, gw], and give tokens [b, t, d], [CLS] or what stands for it first."""
+Module = TypeVar("Module", bound=nn.Module)
 KINDS: dict[str, type[ViT] | type[Swin] | type[AnyViT]] = {"vit": ViT, "swin": Swin, "timm": AnyViT}
 
 
@@ -51,7 +64,7 @@ def backbone_of(contents: Contents, key: str, path: Path) -> Backbone:
     """The backbone of one network of a checkpoint, strictly loaded, in evaluation mode. `path` is for messages."""
     weights = backbone_part(contents.network(key, path))
     backbone = make(shape_of_contents(contents, weights, path), maskable="masked_embed" in weights)
-    load_strictly(backbone, fitted(weights, backbone), path)
+    load_strictly(backbone, fitted(weights, backbone, path), path)
     return backbone.eval()
 
 
@@ -88,7 +101,9 @@ def _as_listed(entry: Mapping[str, Any], path: Path) -> str:
 def arch_of(name: str) -> str:
     """The architecture in one of timm's names, `ARCH` or `ARCH.WEIGHTS`. Raises UserError for one that it has not."""
     arch = name.partition(".")[0]
-    if not timm.is_model(arch):
+    if not is_timms(arch):
+        if ":" in arch or "/" in arch:
+            raise UserError(f"timm:{name} is not one of timm's own names: fetch the file yourself and give timm:ARCH@FILE")
         close = ", ".join(timm.list_models(f"*{arch[:9]}*")[:6])
         raise UserError(f"timm has no model {arch}" + (f": perhaps {close}" if close else ""))
     return arch
@@ -108,32 +123,52 @@ def _timms_own(name: str, arch: str) -> Contents:
 
 
 def shape_of_contents(contents: Contents, weights: dict[str, Tensor], path: Path) -> Shape:
-    """The shape of a checkpoint's backbone: as it says, or read off its weights."""
+    """The shape of a checkpoint's backbone: as it says, or read off its weights.
+
+    Raises UserError where it cannot be, or is not that of the weights, naming those that are missing, left over or of another
+    size: before any network is made.
+    """
     if contents.shape is not None:
-        return stored_shape(contents.shape)
+        return agreed(stored_shape(contents.shape, str(path)), weights, path)
+    return agreed(possible(_shown_by(weights, contents.arch, path), str(path)), weights, path)
+
+
+def agreed(shape: Shape, weights: dict[str, Tensor], path: Path) -> Shape:
+    """The same. Raises UserError where the weights are not those of such a network, of which only the outline is drawn."""
+    with torch.device("meta"):
+        outline = make(shape, maskable="masked_embed" in weights)
+    refuse_misfits(outline, fitted(weights, outline, path), path)
+    return shape
+
+
+def _shown_by(weights: dict[str, Tensor], arch: str, path: Path) -> Shape:
+    """The shape that weights show, of timm's architecture `arch` where they alone do not."""
     if layouts.is_swin(weights):
-        return _swin_of(weights)
-    if layouts.is_plain(weights) and _heads_are_64(contents.arch):
-        return _vit_of(weights)
-    if not contents.arch:
+        return _swin_of(weights, path)
+    if layouts.is_plain(weights) and _heads_are_64(arch):
+        return _vit_of(weights, path)
+    if not arch:
         raise UserError(f"{path} holds no ViT or Swin that is known here")
-    grid = _side(weights["pos_embed"].shape[1]) if "pos_embed" in weights else 0
-    patch = timm_shape(contents.arch, 224, 3).patch_size
-    channels = weights["patch_embed.proj.weight"].shape[1]
-    return timm_shape(contents.arch, grid * patch or timm_size(contents.arch), channels)
+    if not is_timms(arch):
+        raise UserError(f"{path}: its architecture {arch[:100]!r} is not in timm's list: it is not looked for anywhere else")
+    tokens = checked.part(weights, "pos_embed", path, 1, None, None).shape[1] if "pos_embed" in weights else 0
+    patch = timm_shape(arch, 224, 3).patch_size
+    channels = checked.part(weights, "patch_embed.proj.weight", path, None, None, None, None).shape[1]
+    checked.count(channels, f"{path}: channels", 1, 4096)
+    return timm_shape(arch, _side(tokens) * patch or timm_size(arch), channels)
 
 
 def _heads_are_64(arch: str) -> bool:
     """Whether an architecture of timm, if one is named, has the heads of every ViT of iBOT and DINO."""
-    if not arch:
-        return True
+    if not is_timms(arch):
+        return not arch
     shape = timm_shape(arch, 224, 3)
     return shape.embed_dim == 64 * shape.num_heads
 
 
 def _side(tokens: int) -> int:
     """The side of the square in so many positions, up to eight of which are not patches."""
-    sides = (math.isqrt(tokens - other) for other in range(9) if math.isqrt(tokens - other) ** 2 == tokens - other)
+    sides = (math.isqrt(tokens - other) for other in range(min(9, tokens)) if math.isqrt(tokens - other) ** 2 == tokens - other)
     return next(sides, 0)
 
 
@@ -142,33 +177,37 @@ def timm_size(arch: str) -> int:
     return int(timm.models.get_pretrained_cfg(arch).input_size[-1])  # type: ignore[union-attr]
 
 
-def _vit_of(weights: dict[str, Tensor]) -> Shape:
+def _vit_of(weights: dict[str, Tensor], path: Path) -> Shape:
     """Heads are 64 wide in every ViT of iBOT and DINO."""
-    width, channels, patch, _ = weights["patch_embed.proj.weight"].shape
+    width, channels, patch, _ = checked.part(weights, "patch_embed.proj.weight", path, None, None, None, None).shape
     side = round((weights["pos_embed"].shape[1] - 1) ** 0.5)
-    depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    depth = 1 + max((int(name.split(".")[1]) for name in weights if name.startswith("blocks.")), default=0)
     sizes = (name for name, size in SIZES.items() if (size.embed_dim, size.depth) == (width, depth))
     return Shape(next(sizes, "vit"), patch, side * patch, channels, width, depth, max(width // 64, 1))
 
 
-def _swin_of(weights: dict[str, Tensor]) -> Shape:
+def _swin_of(weights: dict[str, Tensor], path: Path) -> Shape:
     """Window and image size from the tables of position biases: a last stage smaller than the window has a smaller one."""
-    width, channels, patch, _ = weights["patch_embed.proj.weight"].shape
-    places = [name.split(".") for name in weights if name.endswith("relative_position_bias_table")]
-    stages = 1 + max(int(place[1]) for place in places)
-    depths = tuple(sum(int(place[1]) == stage for place in places) for stage in range(stages))
-    tables = [weights[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"] for stage in range(stages)]
+    width, channels, patch, _ = checked.part(weights, "patch_embed.proj.weight", path, None, None, None, None).shape
+    numbers = [int(found[1]) for found in map(layouts.TABLE.fullmatch, weights) if found]
+    stages = checked.count(1 + max(numbers), f"{path}: stages", 1, MOST_STAGES)
+    depths = tuple(numbers.count(stage) for stage in range(stages))
+    names = [f"layers.{stage}.blocks.0.attn.relative_position_bias_table" for stage in range(stages)]
+    tables = [checked.part(weights, name, path, None, None) for name in names]
     first, last = ((round(len(table) ** 0.5) + 1) // 2 for table in (tables[0], tables[-1]))
     size = SwinSize(width, depths, tables[0].shape[1])
     name = next((name for name, known in SWIN_SIZES.items() if known == size), "swin")
     return swin_shape(name, size, patch, last * patch * 2 ** (stages - 1), first, channels)
 
 
-def fitted(weights: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+def fitted(weights: dict[str, Tensor], backbone: Backbone, path: Path) -> dict[str, Tensor]:
     """Weights as the backbone's class wants them: timm's own filter for those that only timm knows."""
     if not isinstance(backbone, AnyViT) or any(name.startswith("model.") for name in weights):
         return weights
-    return backbone.from_timm(weights)
+    try:
+        return backbone.from_timm(weights)
+    except Exception as error:  # a filter trusts the weights to be what it is for
+        raise UserError(f"{path} does not fit: timm cannot read it as {backbone.shape.arch} ({first_line(error)})") from error
 
 
 def starting_weights(other: Backbone, shape: Shape, path: Path) -> dict[str, Tensor]:
@@ -216,14 +255,29 @@ def backbone_part(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     """Load every weight or raise a UserError that names what is missing, left over, or of another shape."""
-    problems = misfits(module, weights)
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(f"{path} does not fit: {', '.join(sorted(problems)[:5])}{more}")
+    refuse_misfits(module, weights, path)
     module.load_state_dict(weights)
 
 
-def misfits(module: nn.Module, weights: dict[str, Tensor]) -> Sequence[str]:
+def loaded_strictly(build: Callable[[], Module], weights: dict[str, Tensor], path: Path) -> Module:
+    """What `build` makes, with these weights: made only where its outline, which needs no memory, fits every one of them."""
+    with torch.device("meta"):
+        outline = build()
+    refuse_misfits(outline, weights, path)
+    module = build()
+    module.load_state_dict(weights)
+    return module
+
+
+def refuse_misfits(module: nn.Module, weights: Mapping[str, Tensor], path: Path, what: str = "") -> None:
+    """Raise a UserError that names what is missing, left over, or of another shape; `what` of the file it is of."""
+    problems = misfits(module, weights)
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UserError(f"{path}{what} does not fit: {', '.join(sorted(problems)[:5])}{more}")
+
+
+def misfits(module: nn.Module, weights: Mapping[str, Tensor]) -> Sequence[str]:
     """What keeps the weights from being the module's, in words."""
     have: dict[str, Any] = module.state_dict()
     problems = [f"it lacks {name}" for name in have.keys() - weights.keys()]

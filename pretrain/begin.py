@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from checkpoints import checked
 from checkpoints.command import UserError
 from checkpoints.published import Contents
 from pretrain import distributed
-from pretrain.backbone import backbone_of, misfits, open_checkpoint, starting_weights
+from pretrain.backbone import backbone_of, load_strictly, misfits, open_checkpoint, starting_weights
 from pretrain.ibot import Student, Teacher
 
 Moments = dict[str, dict[str, Any]]
@@ -46,7 +47,7 @@ def begin(path: Path, student: Student, teacher: Teacher, *, heads: bool) -> Sta
         _take_head(network, contents.networks[name], path)
     taken = ["heads"]
     if contents.centres.keys() == {"cls", "patch"}:
-        teacher.centres.load_state_dict(contents.centres)
+        load_strictly(teacher.centres, contents.centres, path)
         taken.append("centres")
     moments = moments_by_name(contents)
     if moments:
@@ -71,11 +72,12 @@ def _has_heads(contents: Contents) -> bool:
 
 def _take_head(network: Student | Teacher, weights: dict[str, Tensor], path: Path) -> None:
     head = {name.removeprefix("head."): weight for name, weight in weights.items() if name.startswith("head.")}
+    wanted = ("last_layer.weight_v", "last_layer2.weight_v", "mlp.0.weight", "mlp.4.weight")
+    sizes = [len(checked.part(head, name, path, None, None)) for name in wanted]
     if misfits(network.head, head):
         raise UserError(
-            f"the heads of {path} are others: give --out-dim {len(head['last_layer.weight_v'])} --patch-out-dim "
-            f"{len(head['last_layer2.weight_v'])} --head-hidden-dim {len(head['mlp.0.weight'])} --head-bottleneck-dim "
-            f"{len(head['mlp.4.weight'])}, or --init-heads false to begin with fresh ones"
+            f"the heads of {path} are others: give --out-dim {sizes[0]} --patch-out-dim {sizes[1]} --head-hidden-dim {sizes[2]} "
+            f"--head-bottleneck-dim {sizes[3]}, or --init-heads false to begin with fresh ones"
         )
     shared = torch.equal(head["last_layer.weight_v"], head["last_layer2.weight_v"])
     if network.head.last_layer is network.head.last_layer2 and not shared:
@@ -103,9 +105,16 @@ def moments_by_name(contents: Contents) -> Moments:
         if [len(group["params"]) for group in groups] == [len(part) for part in order]:
             numbered = zip((n for group in groups for n in group["params"]), (n for part in order for n in part), strict=True)
             found = {name: state[number] for number, name in numbered if number in state}
-            if all(moments["exp_avg"].shape == student[name].shape for name, moments in found.items() if "exp_avg" in moments):
+            if all(_is_of(student[name], moments) for name, moments in found.items()):
                 return found
     return {}
+
+
+def _is_of(weight: Tensor, moments: dict[str, Any]) -> bool:
+    """Whether a state of AdamW can be this weight's."""
+    of_size = (moments.get(name, weight) for name in ("exp_avg", "exp_avg_sq"))
+    step = torch.as_tensor(moments.get("step", 0))
+    return all(isinstance(one, Tensor) and one.shape == weight.shape for one in of_size) and step.numel() == 1
 
 
 def set_moments(optimizer: torch.optim.Optimizer, student: Student, moments: Moments) -> None:

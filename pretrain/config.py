@@ -36,7 +36,8 @@ class Config:
     out: Path | None = None
     """The run's folder (default: runs/RECIPE). [original: output_dir]"""
     replay: Path | None = None
-    """Do nothing but repeat a step that was refused (a run's refused-*.pt) and show where it goes wrong."""
+    """Do nothing but repeat a step that was refused (a run's refused-*.pt) and show where it goes wrong. What the run's
+    --tokenizer named must be named again: a file may not open another."""
     allow_config_change: bool = False
     """Continue a run although options have changed (they are listed); without this it is refused."""
     recipe: str | None = None

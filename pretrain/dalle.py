@@ -4,6 +4,7 @@ x crops, h w pixels, gh gw patches, k codes. Layers and names are those of the p
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from checkpoints import checked
 from checkpoints.command import UserError
-from pretrain.backbone import load_strictly
+from pretrain.backbone import loaded_strictly
 from pretrain.codes import Tokenizer
 from pretrain.dalle_file import read
 
 WIDTHS = (1, 2, 4, 8)
 """Of the four groups, in widths of the first convolution. The grid is halved after each but the last."""
 STRIDE = 2 ** (len(WIDTHS) - 1)
+MOST_BLOCKS = 64
+"""Of a group; the published encoder has two."""
 MARGIN = 0.1
 """Of the range from 0 to 1, left free at both ends: the encoder was trained on such values."""
 
@@ -119,9 +123,10 @@ def open_dalle(path: Path, mean: Sequence[float], std: Sequence[float]) -> Dalle
 def encoder_of(weights: Mapping[str, Tensor], path: Path) -> Encoder:
     """The network whose sizes these weights have, strictly loaded."""
     first, last = weights.get("blocks.input.w"), weights.get("blocks.output.conv.w")
-    if first is None or last is None or first.ndim != 4 or first.shape[0] % 4:
+    if first is None or last is None or first.ndim != 4 or last.ndim != 4 or first.shape[0] % 4:
         raise UserError(f"{path} is no encoder of DALL-E: its weights are {', '.join(list(weights)[:3]) or 'none'}")
-    depth = len({name.split(".")[2] for name in weights if name.startswith("blocks.group_1.")})
-    encoder = Encoder(channels=first.shape[1], width=first.shape[0], depth=depth, vocabulary=len(last))
-    load_strictly(encoder, dict(weights), path)
-    return encoder
+    depth = len({name.split(".", 3)[2] for name in weights if name.startswith("blocks.group_1.")})
+    checked.network(weights, str(path))
+    checked.count(depth, f"{path}: blocks of a group", 1, MOST_BLOCKS)
+    build = partial(Encoder, channels=first.shape[1], width=first.shape[0], depth=depth, vocabulary=len(last))
+    return loaded_strictly(build, dict(weights), path)

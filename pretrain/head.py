@@ -4,6 +4,7 @@ d width, z bottleneck, k prototypes.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from checkpoints import checked
 from checkpoints.command import UserError
-from pretrain.backbone import load_strictly
+from pretrain.backbone import loaded_strictly
 from pretrain.initial import initialise_linear_
 
 
@@ -85,14 +87,16 @@ def of_weights(weights: Mapping[str, Tensor], path: Path) -> Head:
         raise UserError(f"{path} has a head of a comparison (--targets codes, --separate-layers): this needs iBOT's own")
     first = {name: weight for name, weight in weights.items() if name.startswith("last_layer.")}
     every = {name.replace("last_layer.", "last_layer2."): weight for name, weight in first.items()} | dict(weights)
-    head = Head(
-        every["mlp.0.weight"].shape[1],
-        out_dim=len(every["last_layer.weight_v"]),
-        patch_out_dim=len(every["last_layer2.weight_v"]),
-        hidden_dim=len(every["mlp.0.weight"]),
-        bottleneck_dim=len(every["mlp.4.weight"]),
+    wanted = ("mlp.0.weight", "mlp.4.weight", "last_layer.weight_v", "last_layer2.weight_v")
+    layer, bottleneck, cls, patches = (checked.part(every, name, path, None, None) for name in wanted)
+    build = partial(
+        Head,
+        layer.shape[1],
+        out_dim=len(cls),
+        patch_out_dim=len(patches),
+        hidden_dim=len(layer),
+        bottleneck_dim=len(bottleneck),
         shared=False,
         norm_last_layer=False,
     )
-    load_strictly(head, every, path)
-    return head.eval().requires_grad_(False)
+    return loaded_strictly(build, every, path).eval().requires_grad_(False)

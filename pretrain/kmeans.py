@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from checkpoints import store
+from checkpoints import checked, store
 from checkpoints.command import UserError
-from pretrain.backbone import Backbone, backbone_part, load_strictly, make
+from pretrain.backbone import Backbone, agreed, backbone_part, load_strictly, make
 from pretrain.codes import Tokenizer
-from pretrain.shape import Shape, stored_shape
+from pretrain.shape import MOST, MOST_STAGES, Shape, stored_shape
 
 KIND = "kmeans"
+COLOURS = (("mean", -1e6), ("std", 1e-6))
+"""And the least that they can be."""
 
 
 class About(NamedTuple):
@@ -105,21 +107,35 @@ def open_kmeans(path: Path, mean: Sequence[float], std: Sequence[float]) -> KMea
         kind = values.get("tokenizer")
         cure = f"open it as {kind}:{path}" if kind else "make one with python -m pretrain.tokenizers kmeans, or patches"
         raise UserError(f"{path} holds no k-means codes: {cure}")
-    about = _about(values)
+    about = _about(values, path)
+    checked.network(weights, str(path))
     if len(about.mean) != len(mean):
         raise UserError(f"{path} takes images of {len(about.mean)} channels, not {len(mean)}: make one from your images")
-    backbone = None if about.shape is None else _backbone(stored_shape(about.shape), weights, path)
-    return KMeans(about, weights["centroids"], backbone, mean, std, str(path))
+    backbone = None if about.shape is None else _backbone(stored_shape(about.shape, str(path)), weights, path)
+    width = len(mean) * about.patch_size**2 if backbone is None else backbone.shape.embed_dim
+    if backbone is None and len(weights) > 1:
+        raise UserError(f"{path} has weights besides its centroids, of which codes of pixels have no use: take another copy")
+    centroids = checked.part(weights, "centroids", path, about.codes, width)
+    return KMeans(about, centroids, backbone, mean, std, str(path))
 
 
-def _about(values: Mapping[str, Any]) -> About:
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name != "tokenizer"
-    }
-    return About(**fields)
+def _about(values: Mapping[str, Any], path: Path) -> About:
+    """Raises UserError where a field is missing, unknown or cannot be."""
+    where = f"{path}: about"
+    fields = {name: value for name, value in checked.mapping(values, where, About._fields).items() if name in About._fields}
+    about = About(**fields)
+    checked.one_of(about.kind, f"{where}: kind", ("tokens", "pixels"))
+    checked.count(about.patch_size, f"{where}: patch_size", 1, MOST["patch_size"] * 2**MOST_STAGES)
+    checked.count(about.codes, f"{where}: codes", 1)
+    channels = len(checked.listed(about.mean, f"{where}: mean"))
+    mean, std = (checked.colours(getattr(about, name), f"{where}: {name}", channels, least) for name, least in COLOURS)
+    if (about.shape is None) != (about.kind == "pixels"):
+        raise UserError(f"{where}: codes of {about.kind} {'without' if about.shape is None else 'with'} the shape of a backbone")
+    return about._replace(mean=mean, std=std)
 
 
 def _backbone(shape: Shape, weights: Mapping[str, Tensor], path: Path) -> Backbone:
-    backbone = make(shape, maskable=False)
-    load_strictly(backbone, backbone_part({name: w for name, w in weights.items() if name != "centroids"}), path)
+    own = backbone_part({name: w for name, w in weights.items() if name != "centroids"})
+    backbone = make(agreed(shape, own, path), maskable=False)
+    load_strictly(backbone, own, path)
     return backbone.eval().requires_grad_(False)

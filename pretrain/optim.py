@@ -1,6 +1,6 @@
 """Parameter groups as the original forms them, clipping tensor by tensor, and the optimizers by name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,51 @@ def build_optimizer(name: str, module: nn.Module) -> torch.optim.Optimizer:
     if name == "lars":
         return LARS(groups)
     raise UserError(f"unknown --optimizer {name}: choose adamw, sgd or lars")
+
+
+STATES: dict[str, tuple[str, ...]] = {
+    "AdamW": ("step", "exp_avg", "exp_avg_sq"),
+    "SGD": ("momentum_buffer",),
+    "LARS": ("momentum_buffer",),
+}
+"""What each of them keeps of a parameter."""
+
+
+def restore_(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], where: str, *, other: bool = False) -> None:
+    """Give the optimizer what a checkpoint has kept of its parameters; settings of its groups stay its own.
+
+    `other`: the checkpoint is of another kind of optimizer, and what is of no use is left. Raises UserError, `where` first, for
+    parts that are missing or not those of this network.
+    """
+    own, parameters = optimizer.state_dict(), [one for group in optimizer.param_groups for one in group["params"]]
+    sizes = [group["params"] for group in own["param_groups"]]
+    if [list(group["params"]) for group in state.get("param_groups", [])] != sizes:
+        raise UserError(f"{where}: it has other groups of parameters than {' and '.join(str(len(one)) for one in sizes)}")
+    kept = {}
+    for number, values in state.get("state", {}).items():
+        if number >= len(parameters):
+            raise UserError(f"{where}: it knows a parameter {number} of {len(parameters)}")
+        found = _kept_of(parameters[number], values, STATES[type(optimizer).__name__], f"{where}: parameter {number}", other)
+        if found:
+            kept[number] = found
+    optimizer.load_state_dict({**own, "state": kept})
+
+
+def _kept_of(parameter: Tensor, values: Mapping[str, Any], names: Sequence[str], where: str, other: bool) -> dict[str, Any]:
+    missing = [name for name in names if name not in values]
+    if missing and other:
+        return {}
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}")
+    for name in names:
+        shape = tuple(getattr(values[name], "shape", ()))
+        if shape != (() if name == "step" else tuple(parameter.shape)) and values[name] is not None:
+            raise UserError(f"{where}: {name} is {list(shape)}, not {list(parameter.shape)}")
+        if values[name] is None and name != "momentum_buffer":
+            raise UserError(f"{where}: {name} is None")
+        if name in ("step", "exp_avg_sq") and float(torch.as_tensor(values[name]).min()) < 0:
+            raise UserError(f"{where}: {name} is below zero")
+    return {name: distributed.spread(values[name], parameter) for name in names}
 
 
 def set_values_(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:

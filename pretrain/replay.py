@@ -5,6 +5,7 @@ it is followed only to a file beside it.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from checkpoints import store
-from checkpoints.command import DONE, UserError
+from checkpoints import checked, store
+from checkpoints.command import DONE, UserError, WorkError
+from checkpoints.store import first_line
 from pretrain import config as options
 from pretrain import distributed, health, ibot, masking, tokenizers
+from pretrain.backbone import refuse_misfits
 from pretrain.comparisons import objective_of
 from pretrain.networks import build
 from pretrain.objective import Objective
@@ -26,6 +29,9 @@ from pretrain.shape import stored_shape
 from pretrain.steps import Batch, Placed
 
 FORMAT = "ibot-refused-step"
+PARTS = ("step", "now", "precision", "random", "batches", "student", "teacher", "shape", "fused", "config")
+BUILT_IN = "colour"
+"""The tokenizer that is no file."""
 MOST = 3
 """Files in a run's folder: each holds both networks and a batch."""
 SHOWN = 5
@@ -77,6 +83,15 @@ def show(path: Path, tokenizer: str | None = None) -> int:
     state = store.read_torch(path)
     if state.get("format") != FORMAT:
         raise UserError(f"{path} is not a refused step: give a refused-*.pt of a run's folder")
+    try:
+        return _shown(checked.mapping(state, str(path), PARTS), path, tokenizer)
+    except (UserError, WorkError):
+        raise
+    except Exception as error:  # whatever parts that do not go together lead to
+        raise UserError(f"{path} cannot be repeated: its parts do not go together ({first_line(error)})") from error
+
+
+def _shown(state: Mapping[str, Any], path: Path, tokenizer: str | None) -> int:
     student, teacher, objective = _networks(state, path, tokenizer)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"step {state['step']} of {path}, learning rate {state['now']['lr']:.3g}, {state['precision']}", markup=False)
@@ -105,14 +120,20 @@ def show(path: Path, tokenizer: str | None = None) -> int:
 
 
 def _networks(state: Mapping[str, Any], path: Path, given: str | None) -> tuple[ibot.Student, ibot.Teacher, Objective]:
-    values: dict[str, Any] = {**state["config"], "init_from": None, "out": None, "replay": None}
+    recorded = checked.mapping(state["config"], f"{path}: config")
+    values: dict[str, Any] = {**recorded, "init_from": None, "out": None, "replay": None}
     stored = values.get("tokenizer")
     values["tokenizer"] = given if given or stored is None else tokenizers.from_file(stored, file=path)
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     config = options.Config(**values)
-    shape = stored_shape(state["shape"])
+    shape = stored_shape(state["shape"], str(path))
     objective = objective_of(config, shape, torch.device("cpu"))
-    student, teacher = build(config, shape, fused=state["fused"], patch_prototypes=objective.patch_prototypes)
+    build_ = partial(build, config, shape, fused=bool(state["fused"]), patch_prototypes=objective.patch_prototypes)
+    with torch.device("meta"):
+        outlines = build_()
+    for name, outline in zip(("student", "teacher"), outlines, strict=True):
+        refuse_misfits(outline, checked.mapping(state[name], f"{path}: {name}"), path, f": the {name}")
+    student, teacher = build_()
     student.load_state_dict(state["student"])
     teacher.load_state_dict(state["teacher"])
     return student.train(), teacher.train(), objective

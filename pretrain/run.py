@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from checkpoints import store
+from checkpoints import checked, store
 from checkpoints.command import UserError, WorkError
 from pretrain import config as options
 from pretrain import distributed
-from pretrain.backbone import backbone_part
+from pretrain.backbone import backbone_part, refuse_misfits
 from pretrain.config import Config
 from pretrain.ibot import Student, Teacher
-from pretrain.run_folder import RunFolder, random_states, set_random_states
+from pretrain.optim import restore_
+from pretrain.run_folder import RunFolder, random_states, set_random_states, set_scaler_state
 from pretrain.shape import Shape
 
 
@@ -40,16 +41,18 @@ class Run(RunFolder):
         state = found.state
         if state.get("format") != store.FORMAT:
             raise UserError(f"{found.path} is not a checkpoint of this project: give another --out")
+        checked.run(state, str(found.path), store.VERSION)
         remarks = [f"{found.passed_over}: {found.path} is used"] if found.passed_over else []
         remarks += self._other_options(state)
-        _load(student, state["student"])
-        _load(teacher, {**state["teacher"], **{f"centres.{k}": v for k, v in state["centres"].items()}})
-        _load_optimizer(optimizer, state["optimizer"])
-        if scaler.is_enabled() and state["scaler"]:
-            scaler.load_state_dict(state["scaler"])
+        _load(student, state["student"], found.path, ": the student")
+        centres = {f"centres.{name}": centre for name, centre in state["centres"].items()}
+        _load(teacher, {**state["teacher"], **centres}, found.path, ": the teacher")
+        other = state["config"].get("optimizer", self.config.optimizer) != self.config.optimizer
+        restore_(optimizer, state["optimizer"], f"{found.path}: optimizer", other=other)
+        set_scaler_state(scaler, state.get("scaler", {}))
         self.step = round(state["step"] * self.steps_per_epoch / state["steps_per_epoch"])
         if len(state["random"]) == distributed.world_size():
-            set_random_states(state["random"][distributed.rank()])
+            set_random_states(state["random"][distributed.rank()], found.path)
         return remarks
 
     def _other_options(self, state: Mapping[str, Any]) -> list[str]:
@@ -120,16 +123,8 @@ def backbone_about(shape: Shape, step: int, steps_per_epoch: int) -> dict[str, A
     return {"method": "iBOT", "key": "teacher", "shape": shape._asdict(), "epoch": step // steps_per_epoch, "step": step}
 
 
-def _load(module: nn.Module, weights: Mapping[str, Any]) -> None:
-    """Whole weights into a module that may be spread over processes."""
+def _load(module: nn.Module, weights: Mapping[str, Any], path: Path, what: str) -> None:
+    """Whole weights into a module that may be spread over processes. Raises UserError naming those that do not fit."""
+    refuse_misfits(module, weights, path, what)
     have = module.state_dict()
     module.load_state_dict({name: distributed.spread(weight, have.get(name, weight)) for name, weight in weights.items()})
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    moments = {
-        number: {name: distributed.spread(value, parameters[number]) for name, value in values.items()}
-        for number, values in state["state"].items()
-    }
-    optimizer.load_state_dict({**state, "state": moments})

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from checkpoints import places, store
+from checkpoints import checked, places, store
 from checkpoints.command import UserError
 from pretrain import distributed
 from pretrain.steps import Bad
@@ -110,7 +110,18 @@ def random_states() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
 
-def set_random_states(states: Mapping[str, Any]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
-        torch.cuda.set_rng_state_all(states["cuda"])
+def set_random_states(states: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError where they are none; `path` is for the message."""
+    try:
+        torch.set_rng_state(states["cpu"])
+        if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
+            torch.cuda.set_rng_state_all(states["cuda"])
+    except (RuntimeError, TypeError) as error:  # torch looks at every byte of them
+        raise UserError(f"{path}: random is no state of a generator ({store.first_line(error)}): {checked.CURE}") from error
+
+
+def set_scaler_state(scaler: torch.amp.GradScaler, state: Mapping[str, Any]) -> None:
+    """What a scaler has found out; how it goes about it stays its own. Nothing where none is used, then or now."""
+    if scaler.is_enabled() and state:
+        found = {name: state[name] for name in ("scale", "_growth_tracker")}
+        scaler.load_state_dict({**scaler.state_dict(), **found})

@@ -1,12 +1,13 @@
 """What decides a backbone's weights: stored with every checkpoint, so that no command has to ask for it."""
 
-from collections.abc import Mapping
+import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import timm
 import torch
 
+from checkpoints import checked
 from checkpoints.command import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -100,7 +101,7 @@ def shape_of(
 
     A ViT's heads are 64 wide throughout, as in every published one. Raises UserError for an unknown name or an impossible size.
     """
-    if arch not in SIZES and arch not in SWIN_SIZES and not timm.is_model(arch):
+    if arch not in SIZES and arch not in SWIN_SIZES and not is_timms(arch):
         raise UserError(f"unknown --arch {arch}: choose from {KNOWN}, or any of timm's ViTs with a class token")
     if arch not in SIZES and (depth or width):
         raise UserError(f"--width and --depth change {', '.join(SIZES)} only: --arch {arch} has its own")
@@ -123,11 +124,26 @@ def swin_shape(arch: str, size: SwinSize, patch_size: int, image_size: int, wind
     )
 
 
+def is_timms(arch: str) -> bool:
+    """Whether it is the plain name of an architecture in timm's own list.
+
+    No other word may reach timm: it takes `hf-hub:OWNER/MODEL` and `local-dir:FOLDER` for orders to fetch and to open.
+    """
+    return re.fullmatch(r"\w+", arch, re.ASCII) is not None and timm.is_model(arch)
+
+
+def timm_model(arch: str, **settings: Any) -> Any:
+    """timm's model of that architecture with fresh weights: nothing is fetched. Raises UserError for a name that it has not."""
+    if not is_timms(arch):
+        raise UserError(f"timm has no architecture {arch!r}: names are those of timm.list_models(), nothing is fetched by name")
+    return timm.create_model(arch, pretrained=False, num_classes=0, **settings)
+
+
 @lru_cache
 def timm_shape(arch: str, image_size: int, channels: int) -> Shape:
     """That of a ViT of timm with a class token, by its name there. Raises UserError for any other name."""
     with torch.device("meta"):
-        model: Any = timm.create_model(arch, num_classes=0, in_chans=channels)
+        model = timm_model(arch, in_chans=channels)
     if getattr(model, "cls_token", None) is None or not hasattr(model, "blocks") or not hasattr(model, "forward_features"):
         raise UserError(f"--arch {arch} has no class token: choose from {KNOWN}, or any of timm's ViTs that has one")
     patch, heads = model.patch_embed.patch_size[0], getattr(model.blocks[0].attn, "num_heads", 0)
@@ -146,7 +162,72 @@ def _divided(shape: Shape) -> Shape:
     return shape
 
 
-def stored_shape(values: Mapping[str, Any]) -> Shape:
-    """A shape as a checkpoint holds it; JSON knows no tuples."""
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return Shape(**fields)
+MOST = {"patch_size": 512, "image_size": 2**16, "channels": 4096, "embed_dim": 2**15, "depth": 512, "num_heads": 1024}
+"""Of what a file may ask for; the largest ViT that was ever trained is 6144 wide and 48 deep."""
+MOST_STAGES, MOST_WINDOW, MOST_TOKENS = 8, 256, 2**17
+MOST_BYTES = 2**30
+"""Of what a Swin computes for its windows once it is built, which its weights do not show."""
+
+
+def stored_shape(values: Any, where: str) -> Shape:
+    """A shape as a checkpoint holds it; JSON knows no tuples. Raises UserError, `where` first, for one that cannot be."""
+    fields = checked.mapping(values, f"{where}: shape")
+    unknown = sorted(fields.keys() - set(Shape._fields))
+    if unknown:
+        raise UserError(f"{where}: the shape has {', '.join(unknown)[:99]}, not known here: update, or take another copy")
+    checked.mapping(fields, f"{where}: shape", [name for name in Shape._fields if name not in Shape._field_defaults])
+    found = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    shape = possible(Shape(**found), where)
+    checked.colours(shape.mean, f"{where}: mean", shape.channels, -1e6)
+    checked.colours(shape.std, f"{where}: std", shape.channels, 1e-6)
+    return shape
+
+
+def possible(shape: Shape, where: str) -> Shape:
+    """The same. Raises UserError for what no file's network can be, before anything of that size is made."""
+    for name, most in MOST.items():
+        checked.count(getattr(shape, name), f"{where}: {name}", 0 if name == "num_heads" else 1, most)
+    checked.one_of(shape.init, f"{where}: init", ("original", "fan_in", "whiten"))
+    checked.count(shape.window, f"{where}: window", 1 if shape.depths else 0, MOST_WINDOW)
+    depths = checked.listed(shape.depths, f"{where}: depths")
+    for depth in depths:
+        checked.count(depth, f"{where}: depths", 1, MOST["depth"])
+    arch = checked.text(shape.arch, f"{where}: arch", 200)
+    if (arch not in SWIN_SIZES and arch != "swin") if depths else (shape.kind == "timm" and not is_timms(arch)):
+        raise UserError(f"{where}: its architecture {arch!r} is none of {KNOWN} or timm's: it is not looked for anywhere else")
+    wrong = _misshapen(shape)
+    if wrong:
+        raise UserError(f"{where} asks for a network that cannot be: {wrong}")
+    return shape
+
+
+def _misshapen(shape: Shape) -> str:
+    """In what the numbers do not go together, or nothing."""
+    if shape.image_size % shape.stride or shape.image_size < shape.stride:
+        return f"images of {shape.image_size} pixels and tokens of {shape.stride}"
+    if (shape.image_size // shape.patch_size) ** 2 > MOST_TOKENS:
+        return f"images of {shape.image_size} pixels in patches of {shape.patch_size}"
+    if shape.depths:
+        return _misshapen_stages(shape)
+    divided = shape.kind == "timm" or (shape.num_heads and shape.embed_dim % shape.num_heads == 0)
+    return "" if divided else f"a width of {shape.embed_dim} with {shape.num_heads} heads"
+
+
+def _misshapen_stages(shape: Shape) -> str:
+    last = len(shape.depths) - 1
+    if last >= MOST_STAGES or sum(shape.depths) != shape.depth:
+        return f"{shape.depth} blocks in stages of {', '.join(map(str, shape.depths[:9]))}"
+    first_width = shape.embed_dim // 2**last
+    if shape.embed_dim % 2**last or not shape.num_heads or first_width % shape.num_heads:
+        return f"a width of {shape.embed_dim} after {last + 1} stages with {shape.num_heads} heads at first"
+    if _of_windows(shape) > MOST_BYTES:
+        return f"images of {shape.image_size} pixels in windows of {shape.window} patches, {shape.depth} blocks deep"
+    return ""
+
+
+def _of_windows(shape: Shape) -> int:
+    """Bytes of a Swin's tables: which patches of a window may see each other, and how far apart they are."""
+    grids = [shape.image_size // shape.patch_size // 2**stage for stage in range(len(shape.depths))]
+    sides = [min(shape.window, grid) for grid in grids]
+    each = [4 * (grid + side) ** 2 * side**2 + 8 * side**4 for grid, side in zip(grids, sides, strict=True)]
+    return sum(depth * bytes_ for depth, bytes_ in zip(shape.depths, each, strict=True))

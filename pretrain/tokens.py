@@ -90,12 +90,14 @@ def frozen(checkpoint: str, shape: Shape, device: torch.device) -> Frozen:
             f"{shape.channels}: give a checkpoint like the run"
         )
     network = Teacher(backbone, head.of_weights(heads, path))
-    network.centres.cls.copy_(_centre(contents.centres, ("cls",), network.head.out_dim))
-    network.centres.patch.copy_(_centre(contents.centres, ("patch", "cls"), network.head.patch_out_dim))
+    network.centres.cls.copy_(_centre(contents.centres, ("cls",), network.head.out_dim, path))
+    network.centres.patch.copy_(_centre(contents.centres, ("patch", "cls"), network.head.patch_out_dim, path))
     return Frozen(network.to(device).requires_grad_(False), store.sha256(path))
 
 
-def _centre(centres: Mapping[str, Tensor], names: Sequence[str], prototypes: int) -> Float[Tensor, " k"]:
-    """The first of these that there is, or none."""
+def _centre(centres: Mapping[str, Tensor], names: Sequence[str], prototypes: int, path: Path) -> Float[Tensor, " k"]:
+    """The first of these that there is, or none. Raises UserError for one of another number of prototypes."""
     found = next((centres[name] for name in names if name in centres), torch.zeros(prototypes))
+    if found.numel() != prototypes:
+        raise UserError(f"{path} has centres of {found.numel()} prototypes, its head has {prototypes}: take another copy")
     return found.flatten().float()

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -87,7 +87,19 @@ def extract(backbone: Backbone, images: Images, view: View, options: Common, arr
     folder = (options.cache or cache_folder("IBOT_FEATURES", "features")) / digest([json.dumps(about, sort_keys=True).encode()])
     if not folder.is_dir():
         _fill(folder, about, backbone, images, view, options, arrays)
-    return Features({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in arrays})
+    return Features({name: _kept(folder / f"{name}.npy", len(images)) for name in arrays})
+
+
+def _kept(path: Path, rows: int, mode: Literal["r", "r+"] = "r", dtype: type = np.float32) -> np.ndarray:
+    """An array on disk. Raises UserError where it is not what was kept there."""
+    try:
+        found = np.load(path, mmap_mode=mode)
+        if found.dtype == dtype and found.ndim > (dtype == np.float32) and len(found) == rows and found.size:
+            return found
+        why = f"it has {list(found.shape)} of {found.dtype}"
+    except (OSError, ValueError, EOFError) as error:
+        why = store.first_line(error)
+    raise UserError(f"{path} is not the features that were kept there ({why}): delete {path.parent}, and they are computed again")
 
 
 def description(backbone: Backbone, images: Images, view: View, precision: str, arrays: Sequence[str]) -> dict[str, Any]:
@@ -142,8 +154,8 @@ def _fill(
         if distributed.is_main():
             _lay_out(partial, about, backbone, images, view, names)
         distributed.barrier()
-        arrays = {name: np.load(places.below(partial, f"{name}.npy"), mmap_mode="r+") for name in names}
-        done = np.load(places.below(partial, DONE), mmap_mode="r+")
+        arrays = {name: _kept(places.below(partial, f"{name}.npy"), size, "r+") for name in names}
+        done = _kept(places.below(partial, DONE), size, "r+", np.bool_)
         missing = [start for start in starts if not done[start : start + block].all()]
         distributed.barrier()  # only now may rows be written: everyone has seen the same ones missing
         mine, there = missing[distributed.rank() :: distributed.world_size()], len(starts) - len(missing)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
+from checkpoints import checked
 from checkpoints.command import UserError
 from pretrain.backbone import Backbone, Loaded, make, starting_weights
 from pretrain.shape import Shape
@@ -98,7 +99,9 @@ def head_layer(loaded: Loaded, options: Options) -> nn.Linear:
         raise UserError(
             f"{loaded.path} has no projection head: give a run's folder or a full checkpoint, or --keep-head-layer false"
         )
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    hidden = len(checked.part(weights, f"{HEAD_LAYER}weight", loaded.path, None, loaded.backbone.shape.embed_dim))
+    checked.part(weights, f"{HEAD_LAYER}bias", loaded.path, hidden)
+    layer = nn.Linear(weight.shape[1], hidden)
     nn.init.trunc_normal_(layer.weight, std=HEAD_STD)
     nn.init.zeros_(layer.bias)
     if not options.from_scratch:

@@ -6,18 +6,20 @@ n test images, a answers.
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from checkpoints import store
+from checkpoints import checked, store
 from checkpoints.command import UserError, WorkError
 from pretrain import distributed
+from pretrain.backbone import load_strictly
+from pretrain.optim import restore_
 from pretrain.progress import memory
-from pretrain.run_folder import RunFolder, random_states, set_random_states
+from pretrain.run_folder import RunFolder, random_states, set_random_states, set_scaler_state
 from pretrain.screen import Screen, clock
 from probes.finetune_model import Classifier, about
 from probes.finetune_options import Options, as_values, differences
@@ -71,6 +73,10 @@ class Run(RunFolder):
         state = found.state
         if state.get("format") != FORMAT:
             raise UserError(f"{found.path} is not a fine-tuning: give another --folder")
+        where = str(found.path)
+        checked.training(checked.mapping(state, where, ("model", "ema", "tests", "answers")), where, store.VERSION)
+        for name in ("model", "ema") if network.ema else ("model",):
+            checked.network(state[name], f"{found.path}: {name}")
         now = {**self.values, "steps_per_epoch": self.steps_per_epoch}
         changed = differences(now, state["config"] | {"steps_per_epoch": state["steps_per_epoch"]})
         if changed:
@@ -78,16 +84,17 @@ class Run(RunFolder):
                 f"{self.folder} holds a run with other options ({'; '.join(changed)}): give the same, or another --folder"
             )
         remarks = [f"{found.passed_over}: {found.path} is used"] if found.passed_over else []
-        network.model.load_state_dict(state["model"])
-        network.optimizer.load_state_dict(state["optimizer"])
+        load_strictly(network.model, state["model"], found.path)
+        restore_(network.optimizer, state["optimizer"], f"{found.path}: optimizer")
         if network.ema:
-            network.ema.module.load_state_dict(state["ema"])
-        if network.scaler.is_enabled() and state["scaler"]:
-            network.scaler.load_state_dict(state["scaler"])
-        self.step, self.answers = state["step"], state["answers"]
-        self.tests = [Tested(*test) for test in state["tests"]]
+            load_strictly(network.ema.module, state["ema"], found.path)
+        set_scaler_state(network.scaler, state.get("scaler", {}))
+        self.step, self.answers = state["step"], answers_of(state["answers"], network.model.head.out_features, found.path)
+        self.tests = tests_of(state["tests"], found.path)
+        if len(self.answers) != 2 * bool(self.tests):
+            raise UserError(f"{found.path} holds {len(self.tests)} tests and {len(self.answers)} sets of answers: {checked.CURE}")
         if len(state["random"]) == distributed.world_size():
-            set_random_states(state["random"][distributed.rank()])
+            set_random_states(state["random"][distributed.rank()], found.path)
         else:
             remarks.append("another number of processes: weights and optimizer go on exactly, what is drawn is drawn anew")
         return remarks
@@ -138,6 +145,32 @@ class Run(RunFolder):
                 store.save_backbone(path, network.model.state_dict(), about(shape, classes, self.options, self.tests[-1].epoch))
             except OSError as error:
                 raise WorkError(store.cannot_write(path, error)) from error
+
+
+def tests_of(value: Any, path: Path) -> list[Tested]:
+    """The tests that a checkpoint holds. Raises UserError where they cannot be."""
+    where, found = f"{path}: tests", []
+    for test in checked.listed(value, where):
+        epoch, *shares = checked.listed(test, where)[:4] or [None]
+        ema = shares.pop() if len(shares) == 3 else None
+        if len(shares) != 2:
+            checked.refuse(where, checked.shown(test), "an epoch and two or three shares")
+        numbers = [checked.number(one, where, 0, 100) for one in shares]
+        found.append(Tested(checked.count(epoch, where), *numbers, None if ema is None else checked.number(ema, where, 0, 100)))
+    return found
+
+
+def answers_of(value: Any, classes: int, path: Path) -> dict[str, Int[Tensor, "n a"]]:
+    """The answers of its best and of its last test. Raises UserError where they are not numbers of these classes."""
+    found = checked.mapping(value, f"{path}: answers")
+    for name, one in found.items():
+        checked.one_of(name, f"{path}: answers", ("best", "last"))
+        table = isinstance(one, Tensor) and one.layout == torch.strided and one.dtype == torch.int64 and one.ndim == 2
+        if not table or not one.numel():
+            checked.refuse(f"{path}: answers", checked.shown(one), "a table of classes")
+        checked.count(int(one.min()), f"{path}: an answer", 0, classes - 1)
+        checked.count(int(one.max()), f"{path}: an answer", 0, classes - 1)
+    return found
 
 
 class Lines(Screen):

@@ -4,6 +4,7 @@ h heads, k classes, d width of the features, b images of a batch.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from checkpoints import checked
 from pretrain import distributed
 
 MOMENTUM = 0.9
@@ -55,8 +57,14 @@ class Heads:
         """All that moves, to go on from."""
         return {"weight": self.weight.cpu(), "bias": self.bias.cpu(), "speeds": [speed.cpu() for speed in self.speeds]}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+    def load(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from `state`. Raises UserError, which names its file, where it is not of these heads."""
+        found = checked.mapping(state, f"{path}: heads", ("weight", "bias", "speeds"))
+        speeds = dict(zip(("speed", "bias_speed"), checked.listed(found["speeds"], f"{path}: speeds"), strict=False))
+        for name, own in (("weight", self.weight), ("bias", self.bias)):
+            checked.part(found, name, path, *own.shape)
+        for name, own in zip(("speed", "bias_speed"), self.speeds, strict=True):
+            checked.part(speeds, name, path, *own.shape)
         self.weight.copy_(state["weight"])
         self.bias.copy_(state["bias"])
         for own, speed in zip(self.speeds, state["speeds"], strict=True):

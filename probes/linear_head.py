@@ -14,7 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from checkpoints import store
+from checkpoints import checked, store
 from checkpoints.command import UserError
 from pretrain import neighbours
 from pretrain.augment import evaluation_box
@@ -147,10 +147,12 @@ def read_head(path: Path, backbone: Backbone, imagenet: Sequence[str]) -> Head:
     """
     weights, metadata = store.read_safetensors(path)
     about = metadata.get("about", metadata)
-    if {"weight", "bias"} - weights.keys() or about.get("features") not in (FOUR, MEAN, LAST):
+    if weights.keys() != {"weight", "bias"} or about.get("features") not in (FOUR, MEAN, LAST):
         raise UserError(f"{path} is no linear head (weight, bias, and features {FOUR}, {MEAN} or {LAST} in its metadata)")
-    count = len(weights["weight"])
-    classes = about.get("classes") or (imagenet if count == len(imagenet) else [str(number) for number in range(count)])
+    count = len(checked.part(weights, "weight", path, None, None))
+    checked.part(weights, "bias", path, count)
+    named = [checked.text(name, f"{path}: a class") for name in checked.listed(about.get("classes") or [], f"{path}: classes")]
+    classes = named or (imagenet if count == len(imagenet) else [str(number) for number in range(count)])
     head = Head(weights["weight"].float(), weights["bias"].float(), about["features"], tuple(classes))
     if about.get("weights", weights_digest(backbone)) != weights_digest(backbone):
         raise UserError(f"{path} was trained on another backbone: give the head that probes.linear kept beside this one")

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from checkpoints import store
+from checkpoints import checked, store
+from checkpoints.command import UserError
 from pretrain import distributed
 from pretrain.sources import Images
 from probes import common, show
@@ -24,6 +25,8 @@ from probes.features import Features, extract, needed, represent, side_by_side, 
 from probes.heads import Heads
 
 VAL_BATCH = 1024
+KEPT = ("heads", "choosing", "test", "best", "weight", "bias")
+"""What the state of an unfinished training holds besides its task."""
 
 
 class Division(NamedTuple):
@@ -168,7 +171,16 @@ def _taken_up(path: Path, task: str, heads: Heads) -> dict[str, Any]:
     if state.pop("task", None) != task:
         show.say(f"{path} belongs to another task: beginning anew")
         return fresh
-    heads.load(state.pop("heads"))
+    heads.load(checked.mapping(state, str(path), KEPT).pop("heads"), path)
+    state.pop("heads")
+    epochs = [checked.listed(state[name], f"{path}: {name}") for name in ("choosing", "test")]
+    if not all(np.shape(one) == (2, len(heads.lr)) and checked.finite(one) for part in epochs for one in part):
+        raise UserError(f"{path} holds no percentages of {len(heads.lr)} heads: delete it to begin anew")
+    if len(epochs[0]) != len(epochs[1]):
+        raise UserError(f"{path} holds {len(epochs[0])} and {len(epochs[1])} epochs: delete it to begin anew")
+    checked.number(state["best"], f"{path}: best", -1, 100)
+    checked.part(state, "weight", path, *heads.weight.shape[1:])
+    checked.part(state, "bias", path, *heads.bias.shape[1:])
     show.say(f"going on after epoch {len(state['choosing'])} ({path})")
     return state
 

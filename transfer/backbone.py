@@ -156,7 +156,7 @@ class IBOTBackbone(Pyramid):
         net = make(shape, maskable=False, drop_path=drop_path)
         if weights is not None:
             weights.pop("masked_embed", None)
-            load_strictly(net, fitted(weights, net), Path(str(checkpoint)))
+            load_strictly(net, fitted(weights, net, Path(str(checkpoint))), Path(str(checkpoint)))
         super().__init__(net, **how)
         self.seal = fingerprint(net) if weights is not None else ""
 
