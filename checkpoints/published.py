@@ -9,23 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor
 
-from checkpoints import checked, layouts, store
+from checkpoints import checked, layouts, store, plain_numpy
 from checkpoints.command import UserError
-
-_SCALAR = np.float64(0).__reduce__()[0]
 
 ALLOWED: list[Any] = [
     argparse.Namespace,
-    np.dtype,
-    np.ndarray,
-    *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1")},
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (plain_numpy.Dtype, "numpy.dtype"),
+    (plain_numpy.scalar, "numpy._core.multiarray.scalar"),
+    (plain_numpy.scalar, "numpy.core.multiarray.scalar"),
 ]
-"""What may stand in a published file besides tensors and plain values: the names of numpy 1 and of numpy 2."""
+"""What may stand in a published file besides tensors and plain values: numbers of numpy 1 and of numpy 2, made by ours."""
 
 WRAPPERS = ("state_dict", "model", "teacher", "student")
 """Names under which files of one network keep it."""

@@ -30,8 +30,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
-from checkpoints import checked, places
+from checkpoints import checked, places, torch_pickle
 from checkpoints.command import UserError, WorkError
+from checkpoints.plain_pickle import NotPlain
 
 TEXT = frozenset(range(32, 127)) | frozenset(b"\n\r\t")
 FORMAT, VERSION = "ibot-run", 1
@@ -172,21 +173,24 @@ def _add(digest: Any, value: Any, left: Iterator[int]) -> None:
         digest.update(repr(value).encode())
 
 
-def read_torch(path: Path, allowed: Sequence[Any] = ()) -> dict[str, Any]:
+def read_torch(path: Path, allowed: Sequence[Any] = (), classes: torch_pickle.Classes = torch_pickle.NONE) -> dict[str, Any]:
     """A torch file's dict, on the CPU. Code in the file is never run: only tensors, plain values and `allowed` types pass.
 
+    The file is read as data first (`torch_pickle`), so that torch is given nothing forged; `classes` says there what stands for
+    types other than a published file's.
     Raises UserError for a missing, damaged or foreign file.
     """
-    content = read_object(path, allowed)
+    content = read_object(path, allowed, classes)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
 
 
-def read_object(path: Path, allowed: Sequence[Any] = ()) -> Any:
+def read_object(path: Path, allowed: Sequence[Any] = (), classes: torch_pickle.Classes = torch_pickle.NONE) -> Any:
     """What a torch file holds, whatever it is, read as `read_torch` reads."""
     look_at(path)
     try:
+        torch_pickle.check(path, classes)
         with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on foreign pickles before it refuses or reads them
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -282,7 +286,9 @@ def _digest(file: Any) -> str:  # Python 3.10
 
 
 def _why(error: BaseException) -> str:
-    """Why torch's safe reader has refused a file."""
+    """Why a file was refused, by `torch_pickle` or by torch's safe reader."""
+    if isinstance(error, NotPlain):
+        return f"{error}; ask for weights alone" if "holds code" in str(error) else str(error)
     code = re.search(r"GLOBAL (\S+)", str(error))
     if code:
         return f"it holds code ({code[1]}), which is never run; ask for weights alone"

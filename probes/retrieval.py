@@ -83,7 +83,7 @@ def _landmarks(options: Options, backbone: Backbone) -> Task:
         queries: Images = Held("sample, queries", drawn.queries)
     else:
         root = Path(options.data) / options.suite if (Path(options.data) / options.suite).is_dir() else Path(options.data)
-        truth = revisited.read_truth(root / f"gnd_{options.suite}.pkl")
+        truth = revisited.find_truth(root / f"gnd_{options.suite}.pkl")
         database, queries = _files(root, truth.names, "database"), _files(root, truth.queries, "queries")
     if options.limit is not None:
         truth = truth._replace(queries=truth.queries[: options.limit], relevant=truth.relevant[: options.limit])

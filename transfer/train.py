@@ -7,7 +7,6 @@ import copy
 import importlib
 import json
 import os
-import pickle
 import sys
 import time
 import warnings
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from checkpoints import places, published
@@ -25,7 +23,7 @@ from checkpoints.exported import mmpretrain, needed
 from pretrain import sample_dense
 from pretrain.backbone import load_backbone
 from probes import results
-from transfer import data, ops
+from transfer import data, ops, resume
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULTS = {"coco": "cascade_vits16_1x", "ade20k": "upernet_vits16"}
@@ -85,10 +83,7 @@ def toolboxes() -> None:
         for module in ("mmdet", "mmseg"):
             needed(module, "transfer")
         from transfer import backbone, layer_decay  # noqa: F401, PLC0415 (they register themselves)
-    # What MMEngine keeps in its checkpoints beside tensors: its older releases do not name it to torch's safe reader.
-    history: Any = importlib.import_module("mmengine.logging.history_buffer")
-    reconstruct: Any = np.ndarray(0).__reduce__()[0]
-    torch.serialization.add_safe_globals([*published.ALLOWED, history.HistoryBuffer, reconstruct])
+    resume.register()
 
 
 def read_config(options: Options) -> Any:
@@ -181,7 +176,8 @@ def prepare(options: Options, loaded: Any) -> Any:
     data.check(options.task, root, config)
     data.set_root(config, root)
     config.randomness = {"seed": options.seed}
-    config.resume = True  # from the folder's last checkpoint, where there is one
+    last = resume.newest(Path(config.work_dir))
+    config.resume, config.load_from = last is not None, None if last is None else str(last)
     mine = [{"type": "WeightsHook", "random": options.from_scratch}, {"type": "ShowHook", "count": SHOWN}]
     config.custom_hooks = [*config.get("custom_hooks", []), *mine]
     if device == "cpu":
@@ -234,11 +230,6 @@ def run(options: Options) -> int:
         numbers = dict(runner.test())
         if options.multi_scale:
             numbers |= {f"ms_{name}": value for name, value in at_several_scales(config).items()}
-    except pickle.UnpicklingError as error:
-        raise WorkError(
-            f"{config.work_dir} cannot be continued: this MMEngine writes code into its checkpoints, which is not run. Install "
-            "the maintained packages (tools/setup.sh transfer), or give another --out"
-        ) from error
     except torch.cuda.OutOfMemoryError as error:
         raise WorkError(
             "the GPU has too little memory: --cfg-options train_dataloader.batch_size=1, or a smaller config"
@@ -250,11 +241,11 @@ def run(options: Options) -> int:
 
 def at_several_scales(config: Any) -> dict[str, Any]:
     """Test what was trained at the scales of the config's `tta_pipeline`."""
-    from mmengine.runner import Runner, find_latest_checkpoint  # noqa: PLC0415
+    from mmengine.runner import Runner  # noqa: PLC0415
 
     config = copy.deepcopy(config)
     config.test_dataloader.dataset.pipeline = config.tta_pipeline
-    config.load_from, config.resume = find_latest_checkpoint(config.work_dir), False
+    config.load_from, config.resume = str(resume.newest(Path(config.work_dir))), False
     config.model = {**config.tta_model, "module": config.model}
     config.custom_hooks = []
     runner = Runner.from_cfg(config)
