@@ -5,15 +5,14 @@ command; whatever happens to it, the training goes on.
 import contextlib
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
+from checkpoints import start
 from pretrain import distributed
 
-ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells its processes: the page is none of them."""
 LONGEST = 1800
@@ -31,7 +30,7 @@ def write(folder: Path) -> str:
     """Have the page written; what to say of it."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the page computes features on the same GPU
-    command = [sys.executable, "-m", "probes.report", str(folder)]
+    command = start.child("probes.report", folder)
     try:
         done = subprocess.run(
             command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST, check=False
@@ -50,7 +49,7 @@ def live(folder: Path, port: int | None, say: Callable[[str], None]) -> Iterator
     if port is None or not distributed.is_main():
         yield
         return
-    command = [sys.executable, "-m", "probes.live", str(folder), "--port", str(port), "--attached", "true"]
+    command = start.child("probes.live", folder, "--port", port, "--attached", "true")
     server = subprocess.Popen(  # in a session of its own: Ctrl-C is the training's, and the server ends when its input is closed
         command,
         env=_environment(),
@@ -67,12 +66,12 @@ def live(folder: Path, port: int | None, say: Callable[[str], None]) -> Iterator
     finally:
         with contextlib.suppress(OSError):
             server.stdin.close()
+        server.terminate()  # a worker that is left over may hold its input open
         server.wait()
         server.stdout.close()
 
 
 def _environment() -> dict[str, str]:
-    """This process's, less the launcher's, with this project where Python looks first."""
+    """This process's, less the launcher's."""
     kept = {name: value for name, value in os.environ.items() if name not in LAUNCHER and not name.startswith("TORCHELASTIC")}
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return kept | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    return kept | {"PYTHONWARNINGS": "ignore"}

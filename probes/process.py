@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from checkpoints import store
+from checkpoints import start, store
 from checkpoints.command import INTERRUPTED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -71,7 +71,7 @@ def _run(words: Sequence[str], log: Path) -> int:
     with open(log, "w") as output:
         try:
             process = subprocess.Popen(
-                [sys.executable, *words],
+                start.child(*words[1:]) if words[0] == "-m" else [sys.executable, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
