@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
 from checkpoints.command import UserError, WorkError, parse, run_command
+from checkpoints.figures import Figure, mpl
 
 PANELS = (
     ("losses", ("loss_cls", "loss_patch")),
