@@ -1,0 +1,9 @@
+"""`python -m` puts the current folder before everything else, but nothing is imported from there: see `checkpoints/start.py`."""
+
+import os
+import sys
+
+if sys.argv[:1] == ["-m"]:  # so Python says while it looks for the module that it is to run
+    here, root = os.path.realpath(os.curdir), os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    sys.path[:] = [entry for entry in sys.path if here == root or os.path.realpath(entry) != here]
+    os.environ["PYTHONSAFEPATH"] = "1"  # for what this process starts

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import tyro
 
+from checkpoints import parent
+
 Options = TypeVar("Options")
 
 DONE, FAILED, WRONG_COMMAND, INTERRUPTED = 0, 1, 2, 75
@@ -92,7 +94,12 @@ def _bools_without_values(words: list[str], bools: set[str]) -> list[str]:
 
 
 def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] | None = None) -> int:
-    """Run `main`, turn what it raises into one sentence on stderr and an exit code (DONE, FAILED, WRONG_COMMAND)."""
+    """Run `main`, turn what it raises into one sentence on stderr and an exit code (DONE, FAILED, WRONG_COMMAND).
+
+    No process that is forked here lives on when this one has gone.
+    """
+    parent.end_with_launcher()
+    parent.take_forked_along()
     try:
         code = main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:

@@ -23,6 +23,8 @@ Shape = Mapping[str, Any]
 
 def needed(module: str, extra: str) -> Any:
     """An optional library. Raises UserError that says how to get it."""
+    from checkpoints import figures  # noqa: F401, PLC0415  # before a library imports matplotlib by itself
+
     try:
         return importlib.import_module(module)
     except ImportError as error:

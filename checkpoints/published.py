@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from checkpoints import checked, layouts, store, plain_numpy
+from checkpoints import checked, layouts, plain_numpy, store
 from checkpoints.command import UserError
 
 ALLOWED: list[Any] = [

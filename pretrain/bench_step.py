@@ -23,6 +23,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints.command import UserError, WorkError, at_least, parse, run_command
+from checkpoints.start import child
 from pretrain import config as options
 from pretrain import health, ibot, masking, optim
 from pretrain.networks import build, compile_blocks
@@ -182,7 +183,7 @@ def peak(device: torch.device, precision: Precision) -> float:
 
 def in_a_process(arguments: Sequence[str], variant: str) -> Measured:
     """One variant's numbers. Raises WorkError where it failed."""
-    command = [sys.executable, "-m", "pretrain.bench_step", *arguments, "--variant", variant]
+    command = child("pretrain.bench_step", *arguments, "--variant", variant)
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise WorkError(f"the {variant} step failed: {done.stderr.strip().splitlines()[-1]}")

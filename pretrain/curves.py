@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from checkpoints import store
 from checkpoints.command import UserError, WorkError, parse, run_command
+from checkpoints.figures import Figure, mpl
 
 PANELS = (
     ("losses", ("loss_cls", "loss_patch")),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from checkpoints import parent
 from checkpoints.command import UserError, WorkError
 from pretrain.steps import Batch, Decoded, Steps, make_batch
 
@@ -103,6 +104,7 @@ def prepare_worker(_: int) -> None:
     A group of its own keeps a worker from what is sent to the main process's group. SIGTERM itself must end it: that is how the
     main process ends workers that it has forgotten.
     """
+    parent.end_with_loader()
     torch.set_num_threads(1)
     os.setpgrp()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -6,15 +6,14 @@ import contextlib
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
+from checkpoints import start
 from pretrain import distributed
 
-ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells its processes: the page is none of them."""
 LONGEST = 1800
@@ -32,9 +31,9 @@ def write(folder: Path, data: str) -> str:
     """Have the page written, with pictures of `data`, which the user has given to this run; what to say of it."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the page computes features on the same GPU
-    words = ["-m", "probes.report", str(folder), "--data", data]
-    again = f"{shlex.join(['python', *words])} tries again"
-    command = [sys.executable, *words]
+    words = ["probes.report", str(folder), "--data", data]
+    again = f"{shlex.join(['python', '-m', *words])} tries again"
+    command = start.child(*words)
     try:
         done = subprocess.run(
             command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST, check=False
@@ -53,7 +52,7 @@ def live(folder: Path, port: int | None, say: Callable[[str], None]) -> Iterator
     if port is None or not distributed.is_main():
         yield
         return
-    command = [sys.executable, "-m", "probes.live", str(folder), "--port", str(port), "--attached", "true"]
+    command = start.child("probes.live", folder, "--port", port, "--attached", "true")
     server = subprocess.Popen(  # in a session of its own: Ctrl-C is the training's, and the server ends when its input is closed
         command,
         env=_environment(),
@@ -70,12 +69,12 @@ def live(folder: Path, port: int | None, say: Callable[[str], None]) -> Iterator
     finally:
         with contextlib.suppress(OSError):
             server.stdin.close()
+        server.terminate()  # a worker that is left over may hold its input open
         server.wait()
         server.stdout.close()
 
 
 def _environment() -> dict[str, str]:
-    """This process's, less the launcher's, with this project where Python looks first."""
+    """This process's, less the launcher's."""
     kept = {name: value for name, value in os.environ.items() if name not in LAUNCHER and not name.startswith("TORCHELASTIC")}
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return kept | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    return kept | {"PYTHONWARNINGS": "ignore"}

@@ -30,8 +30,6 @@ from pretrain.steps import Batch, Placed
 
 FORMAT = "ibot-refused-step"
 PARTS = ("step", "now", "precision", "random", "batches", "student", "teacher", "shape", "fused", "config")
-BUILT_IN = "colour"
-"""The tokenizer that is no file."""
 MOST = 3
 """Files in a run's folder: each holds both networks and a batch."""
 SHOWN = 5

@@ -24,6 +24,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from checkpoints.command import UserError, WorkError, parse, run_command
+from checkpoints.start import child
 from pretrain import neighbours
 from probes import search, show
 
@@ -113,7 +114,7 @@ def measure(folder: Path, way: str, device: torch.device) -> Measured:
 
 def in_a_process(folder: Path, way: str, device: str) -> Measured:
     """One way, with a peak of memory of its own."""
-    words = [sys.executable, "-m", "probes.bench_knn", "--alone", str(folder), "--ways", way, "--device", device]
+    words = child("probes.bench_knn", "--alone", folder, "--ways", way, "--device", device)
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise WorkError(f"{way} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'no memory, perhaps'}")

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from checkpoints import parent
 from checkpoints.command import UserError
 from pretrain import augment, changes
 from pretrain.decode import BadImage
@@ -54,6 +55,7 @@ def random_crops(
         num_workers=worker_count(options, len(images)),
         collate_fn=together,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=parent.end_with_loader,
     )
     for crops in loader:
         if isinstance(crops, str):

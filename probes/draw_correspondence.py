@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
-from matplotlib.patches import ConnectionPatch
 from torch import Tensor
 
 from checkpoints.command import UserError, at_least
+from checkpoints.figures import ConnectionPatch
 from pretrain import augment, neighbours
 from pretrain.backbone import Backbone
 from pretrain.sources import Images, Subset

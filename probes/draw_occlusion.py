@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from checkpoints.figures import Figure
 from pretrain.shape import Shape
 from pretrain.sources import Images
 from probes import gallery

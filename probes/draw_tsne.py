@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 
 from checkpoints.command import UserError
+from checkpoints.figures import Figure
 from pretrain import neighbours
 from pretrain.augment import evaluation_resize
 from probes import gallery, seeing

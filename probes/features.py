@@ -22,7 +22,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from checkpoints import places, store
+from checkpoints import parent, places, store
 from checkpoints.command import UserError, WorkError
 from checkpoints.places import cache_folder
 from pretrain import augment, distributed
@@ -236,6 +236,7 @@ def _batches(
         num_workers=workers,
         collate_fn=together,
         pin_memory=next(backbone.parameters()).is_cuda,
+        worker_init_fn=parent.end_with_loader,
     )
     for start, batch in zip(starts, loader, strict=True):
         if isinstance(batch, str):

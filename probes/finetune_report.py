@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from checkpoints import store
 from checkpoints.command import UserError
+from checkpoints.figures import Figure, FigureCanvasAgg, PowerNorm
 from pretrain import distributed
 from pretrain.backbone import Loaded
 from probes import results

@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float, UInt8
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 
 from checkpoints import places, store
 from checkpoints.command import UserError
+from checkpoints.figures import Axes, Figure, mpl
 from pretrain.palette import COLOURS
 
 MAP = "cividis"

@@ -3,6 +3,9 @@
 Drawn anew from the run's log whenever the browser asks. Only this machine can reach it: elsewhere, forward the port with ssh.
 """
 
+import contextlib
+import os
+import socket
 import sys
 import threading
 import time
@@ -10,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -21,6 +24,10 @@ from probes.report_page import Section
 HOST = "127.0.0.1"
 EVERY = 5
 """Seconds between two looks of the browser."""
+MOST = 16
+"""Connections at a time, each with a thread: when another comes, the oldest is closed."""
+PATIENCE = 10
+"""Seconds that a client may say nothing, or take to read its page."""
 POLICY = report_page.POLICY + "; script-src 'unsafe-inline'; connect-src 'self'"
 SCRIPT = f"""
 const parts = () => [...document.querySelectorAll("main summary, main [tabindex]")];
@@ -71,10 +78,41 @@ def page(folder: Path) -> str:
     return report_page.document(title, lead, sections, foot, policy=POLICY, script=script)
 
 
-def server(folder: Path, port: int) -> ThreadingHTTPServer:
+class Server(ThreadingHTTPServer):
+    """No more than MOST clients at a time, whatever they leave undone."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            for old in self._open[: len(self._open) + 1 - MOST]:
+                with contextlib.suppress(OSError):  # it has gone by itself
+                    old.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
+                self._open.remove(old)
+            self._open.append(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            if request in self._open:
+                self._open.remove(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is no error of ours."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+def server(folder: Path, port: int) -> Server:
     """Answers for one page and nothing else. Raises UserError where the port cannot be had."""
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = PATIENCE
+
         def do_GET(self) -> None:
             known = {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}  # type: ignore[attr-defined]
             if self.headers.get("Host") not in known:  # a stranger's page that has this address under a name of its own
@@ -95,12 +133,12 @@ def server(folder: Path, port: int) -> ThreadingHTTPServer:
             """Nobody reads this."""
 
     try:
-        return ThreadingHTTPServer((HOST, port), Handler)
+        return Server((HOST, port), Handler)
     except (OSError, OverflowError) as error:
         raise UserError(f"port {port} cannot be used ({error}): give another one, or 0 for any that is free") from error
 
 
-def end_with_input(running: ThreadingHTTPServer) -> None:
+def end_with_input(running: Server) -> None:
     """Stop the server when nobody is left who could write to our input."""
     sys.stdin.read()
     running.shutdown()
@@ -111,6 +149,9 @@ def main(arguments: Sequence[str]) -> None:
     with server(options.run, options.port) as running:
         print(f"live page: http://{HOST}:{running.server_port}/", flush=True)
         if options.attached:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for standard in (1, 2):  # nobody reads on, and who writes into a full pipe waits for ever
+                os.dup2(nowhere, standard)
             threading.Thread(target=end_with_input, args=(running,), daemon=True).start()
         running.serve_forever()
 

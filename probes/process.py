@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from checkpoints import places, store
+from checkpoints import places, start, store
 from checkpoints.command import INTERRUPTED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -73,7 +73,7 @@ def _run(words: Sequence[str], log: Path) -> int:
     with store.new_file(log) as output:
         try:
             process = subprocess.Popen(
-                [sys.executable, *words],
+                start.child(*words[1:]) if words[0] == "-m" else [sys.executable, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from checkpoints import places, store
+from checkpoints import places, start, store
 from checkpoints.command import FAILED, UserError, parse, run_command
 from pretrain.backbone import Backbone, Loaded, load_backbone
 from pretrain.vit import ViT
@@ -170,7 +170,7 @@ def finish(out: Path) -> None:
     """Tables of all records and the page."""
     as_file = f"probes.tables {out} --form markdown --out {out / 'tables.md'}"
     for words in (as_file, f"probes.tables {out}", f"probes.report {out}"):
-        subprocess.run([sys.executable, "-m", *words.split()], check=False)
+        subprocess.run(start.child(*words.split()), check=False)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -138,7 +138,7 @@ def command(*arguments: str, **environment: str) -> dict:
     return {
         "args": [sys.executable, *arguments],
         "cwd": ROOT,
-        "env": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        "env": {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
         "text": True,
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,

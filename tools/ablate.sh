@@ -5,11 +5,7 @@
 #
 # Without data: small networks on the embedded sample. --help lists all flags. The same command goes on where it was stopped.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-ROOT="$PWD"
 flags=("$@")
 set --
-source tools/setup.sh
-cd "$OLDPWD"
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m probes.ablate ${flags[@]+"${flags[@]}"}
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+exec "$PYTHON" "$START" probes.ablate ${flags[@]+"${flags[@]}"}

@@ -6,8 +6,6 @@
 #   tools/bench.sh knn [--part 1]            k-NN of ImageNet's size on drawn features: seconds, memory; --part 1 is the whole
 #   tools/bench.sh data|step|knn --help
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-ROOT="$PWD"
 case "${1:-}" in
     data | step) module="pretrain.bench_$1" ;;
     knn) module="probes.bench_knn" ;;
@@ -15,7 +13,5 @@ case "${1:-}" in
 esac
 flags=("${@:2}")
 set --
-source tools/setup.sh
-cd "$OLDPWD"
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m "$module" ${flags[@]+"${flags[@]}"}
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+exec "$PYTHON" "$START" "$module" ${flags[@]+"${flags[@]}"}

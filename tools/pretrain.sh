@@ -5,16 +5,7 @@
 #   tools/pretrain.sh --data DIR                             your images, the paper's ViT-S/16
 #   tools/pretrain.sh --help                                 every flag; the original's published command lines work too
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-ROOT="$PWD"
 flags=("$@")
 set --
-source tools/setup.sh
-cd "$OLDPWD"
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-
-gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
-if [ "$gpus" -gt 1 ]; then
-    exec "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$gpus" -m pretrain.train ${flags[@]+"${flags[@]}"}
-fi
-exec "$PYTHON" -m pretrain.train ${flags[@]+"${flags[@]}"}
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+start_on_gpus "" pretrain.train ${flags[@]+"${flags[@]}"}

@@ -5,11 +5,7 @@
 #
 # Without data: everything on the embedded sample. --help lists all flags. The same command goes on where it was stopped.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-ROOT="$PWD"
 flags=("$@")
 set -- transfer
-source tools/setup.sh
-cd "$OLDPWD"
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m probes.reproduce ${flags[@]+"${flags[@]}"}
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+exec "$PYTHON" "$START" probes.reproduce ${flags[@]+"${flags[@]}"}

@@ -4,22 +4,38 @@
 #   tools/setup.sh [EXTRA ...]      extras: dev export hub robustness transfer gpu
 #
 # An active environment (or `PYTHON`) that already has the packages is used as it is.
-# The other tools source this file and then have "$PYTHON".
+# The other tools source this file and then have "$PYTHON" "$START" MODULE in place of python -m MODULE: nothing is imported
+# from the folder that they are called in (see checkpoints/start.py).
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+START="$ROOT/checkpoints/start.py"
 BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile matplotlib tyro rich tensorboard jaxtyping sklearn scipy faiss"
 EXPORT_MODULES="transformers onnx onnxscript onnxruntime"
 ROBUSTNESS_MODULES="imagecorruptions"
 TRANSFER_MODULES="mmengine mmcv mmpretrain mmdet mmseg pycocotools"
 DEV_MODULES="datasets $EXPORT_MODULES $ROBUSTNESS_MODULES $TRANSFER_MODULES pytest beartype hypothesis playwright ruff mypy"
 
+safe_path() { # of PYTHONPATH only what is not relative to the current folder; an empty entry is that folder, too
+    local IFS=: entry kept="$ROOT"
+    set -f
+    for entry in ${PYTHONPATH:-}; do
+        case "$entry" in "$ROOT" | "$PWD") ;; /*) kept="$kept:$entry" ;; esac
+    done
+    set +f
+    export PYTHONPATH="$kept" PYTHONSAFEPATH=1
+}
+
+in_root() { # in_root COMMAND...: python -c and -m put the current folder on the path, before 3.11 in any case
+    (cd "$ROOT" && "$@")
+}
+
 has_modules() { # has_modules PYTHON MODULE...
-    "$1" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "${@:2}" 2>/dev/null
+    in_root "$1" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "${@:2}" 2>/dev/null
 }
 
 supported() { # supported PYTHON
-    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+    in_root "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
 }
 
 find_python() {
@@ -49,6 +65,7 @@ setup() { # setup EXTRA...: sets PYTHON
         extras="${extras:+$extras,}$extra"
     done
     for current in "${PYTHON:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "${CONDA_PREFIX:+$CONDA_PREFIX/bin/python}" "$ROOT/.venv/bin/python"; do
+        case "$current" in /*) ;; */*) current="$PWD/$current" ;; esac
         # shellcheck disable=SC2086
         if [ -n "$current" ] && has_modules "$current" $modules; then
             PYTHON="$current"
@@ -58,19 +75,42 @@ setup() { # setup EXTRA...: sets PYTHON
     done
     current="$(find_python)"
     echo "setting up $ROOT/.venv with $("$current" --version) (once; downloads about 3 GB, 6 GB on disk)" >&2
-    [ -x "$ROOT/.venv/bin/python" ] || "$current" -m venv "$ROOT/.venv"
+    [ -x "$ROOT/.venv/bin/python" ] || in_root "$current" -m venv "$ROOT/.venv"
     PYTHON="$ROOT/.venv/bin/python"
     export PYTHON
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$ROOT/constraints.txt" --editable "$ROOT${extras:+[$extras]}" >&2
+    in_root "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$ROOT/constraints.txt" --editable "$ROOT${extras:+[$extras]}" >&2
     # Pictures are only read here: where the machine has no libraries for windows, the build without them does the same.
-    if "$PYTHON" -m pip show --quiet opencv-python >/dev/null 2>&1 && ! "$PYTHON" -c "import cv2" >/dev/null 2>&1; then
-        "$PYTHON" -m pip uninstall --quiet --yes opencv-python >&2
-        "$PYTHON" -m pip install --quiet --disable-pip-version-check opencv-python-headless >&2
+    if in_root "$PYTHON" -m pip show --quiet opencv-python >/dev/null 2>&1 && ! in_root "$PYTHON" -c "import cv2" >/dev/null 2>&1; then
+        in_root "$PYTHON" -m pip uninstall --quiet --yes opencv-python >&2
+        in_root "$PYTHON" -m pip install --quiet --disable-pip-version-check opencv-python-headless >&2
     fi
     echo "environment ready" >&2
 }
 
+protect_venv() { # what is typed as python -m after the environment was made active leaves the current folder alone, too
+    local shell line
+    for shell in "" .fish .csh; do
+        case "$shell" in "") line="export PYTHONSAFEPATH=1" ;; .fish) line="set -gx PYTHONSAFEPATH 1" ;; *) line="setenv PYTHONSAFEPATH 1" ;; esac
+        shell="$ROOT/.venv/bin/activate$shell"
+        if [ -w "$shell" ] && ! grep -qxF "$line" "$shell"; then
+            printf '\n# nothing is imported from the current folder\n%s\n' "$line" >>"$shell"
+        fi
+    done
+}
+
+start_on_gpus() { # start_on_gpus NUMBER MODULE...: so many processes, by default one for each GPU, or one; does not return
+    local gpus="$1"
+    shift
+    [ -n "$gpus" ] || gpus=$(in_root "$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
+    if [ "$gpus" -gt 1 ]; then
+        exec "$PYTHON" "$START" torch.distributed.run --standalone --nproc-per-node "$gpus" -m "$@"
+    fi
+    exec "$PYTHON" "$START" "$@"
+}
+
+safe_path
 setup "$@"
+protect_venv
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
     echo "$PYTHON has what is needed"
 fi

@@ -3,10 +3,10 @@
 #
 #   tools/test.sh [pytest arguments]      e.g. tools/test.sh -k parity --parity-dir DIR
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 arguments=("$@")
 set -- dev
-source tools/setup.sh "$@"
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+cd "$ROOT"
 
 # The report is tested in a browser. Where there is none and none can be installed, those tests skip themselves and say so.
 if ! command -v chromium chromium-browser google-chrome >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

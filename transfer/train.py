@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from checkpoints import places, published
+from checkpoints import places
 from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.exported import mmpretrain, needed
 from pretrain import sample_dense
