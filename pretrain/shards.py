@@ -17,6 +17,7 @@ from webdataset.tariterators import group_by_keys
 
 from checkpoints.command import UserError
 from checkpoints.store import first_line
+from pretrain.formats import check_size
 from pretrain.sources import SUFFIXES, Content, Images, cache_folder, number_classes, state_of_files
 
 WINDOW = 10_000
@@ -70,6 +71,7 @@ class Shards(Images):
         if key not in self._files:
             self._files[key] = os.open(self._paths[key[1]], os.O_RDONLY)
         offset, size = self._places[index].tolist()
+        check_size(size)
         return os.pread(self._files[key], size, offset)
 
     def where(self, index: int) -> str:

@@ -15,7 +15,8 @@ from PIL import Image
 from checkpoints.command import UserError
 from checkpoints.store import first_line
 from pretrain import sample
-from pretrain.decode import BadImage, Opened, Pixels
+from pretrain.decode import Opened, Pixels
+from pretrain.formats import BadImage, read_file
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".gif", ".npy"})
 LIST_SUFFIXES = frozenset({".txt", ".tsv", ".lst"})
@@ -35,7 +36,7 @@ class Images(ABC):
 
     @abstractmethod
     def content(self, index: int) -> Content:
-        """A file's bytes, or pixels that are there already. May raise OSError."""
+        """A file's bytes, or pixels that are there already. May raise OSError and BadImage."""
 
     @abstractmethod
     def where(self, index: int) -> str:
@@ -58,7 +59,13 @@ class Images(ABC):
 
     def fingerprint(self) -> str:
         """Hex digest that changes when any image does: of all contents, or of what stands for them."""
-        return digest(_as_bytes(self.content(index)) for index in range(len(self)))
+        return digest(self._content_or_nothing(index) for index in range(len(self)))
+
+    def _content_or_nothing(self, index: int) -> bytes:
+        try:
+            return _as_bytes(self.content(index))
+        except (OSError, BadImage):  # it will be named when its turn comes
+            return b""
 
 
 def digest(parts: Iterable[bytes]) -> str:
@@ -167,7 +174,7 @@ class Files(Images):
         return len(self._paths)
 
     def content(self, index: int) -> Content:
-        return Path(self._paths[index]).read_bytes()
+        return read_file(self._paths[index])
 
     def where(self, index: int) -> str:
         return str(self._paths[index])
@@ -259,7 +266,7 @@ class Parquet(Images):
         content = None if self._bytes is None else self._bytes[index].as_py()
         path = None if self._paths is None else self._paths[index].as_py()
         if content is None and path and Path(path).is_file():
-            return Path(path).read_bytes()
+            return read_file(path)
         return content or b""
 
     def where(self, index: int) -> str:

@@ -164,6 +164,8 @@ def prepare(options: Options, loaded: Any) -> Any:
     from transfer.backbone import widths  # noqa: PLC0415
 
     toolboxes()
+    from transfer.pictures import set_backend  # noqa: PLC0415
+
     config = read_config(options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.multi_scale and options.task == "coco":
@@ -179,6 +181,7 @@ def prepare(options: Options, loaded: Any) -> Any:
         draw_sample(options.task, root)
     data.check(options.task, root, config)
     data.set_root(config, root)
+    set_backend(config)
     config.randomness = {"seed": options.seed}
     config.resume = True  # from the folder's last checkpoint, where there is one
     mine = [{"type": "WeightsHook", "random": options.from_scratch}, {"type": "ShowHook", "count": SHOWN}]
