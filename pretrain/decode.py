@@ -37,32 +37,31 @@ class Opened:
         self._image: Image.Image | None = None
         self.encoded = content if isinstance(content, bytes) else b""
         try:
-            self._open(content)
+            found = self._open(content)
         except BadImage:
             raise
         except Exception as error:  # broken bytes make the libraries raise almost anything
             raise BadImage(reason(error)) from error
-        if self._array is not None:
-            self.height, self.width = self._array.shape[:2]
-        elif self._image is not None:
-            self._orientation = _orientation(self._image)
-            turned = self._orientation in TURNED
-            self.width, self.height = self._image.size[::-1] if turned else self._image.size
-
-    def _open(self, content: bytes | np.ndarray | Image.Image) -> None:
-        if isinstance(content, np.ndarray):
-            self._array = _as_pixels(content, self._channels)
-        elif isinstance(content, Image.Image):
-            self._image = content
-            afford(memory(content, self._channels))
-        elif not content:
-            raise BadImage("empty file")
-        elif content.startswith(NUMPY_MAGIC):
-            self._array = _as_pixels(_read_numpy(content), self._channels)
-        elif content.startswith(TIFF_MAGIC) and (self._channels not in (1, 3) or pages(content) > 1):  # Pillow takes the first
-            self._array = _as_pixels(read_tiff(content), self._channels)
+        if isinstance(found, np.ndarray):
+            self._array = found
+            self.height, self.width = found.shape[:2]
         else:
-            self._image = _read_header(content)
+            self._image, self._orientation = found, _orientation(found)
+            self.width, self.height = found.size[::-1] if self._orientation in TURNED else found.size
+
+    def _open(self, content: bytes | np.ndarray | Image.Image) -> Pixels | Image.Image:
+        if isinstance(content, np.ndarray):
+            return _as_pixels(content, self._channels)
+        if isinstance(content, Image.Image):
+            afford(memory(content, self._channels))
+            return content
+        if not content:
+            raise BadImage("empty file")
+        if content.startswith(NUMPY_MAGIC):
+            return _as_pixels(_read_numpy(content), self._channels)
+        if content.startswith(TIFF_MAGIC) and (self._channels not in (1, 3) or pages(content) > 1):  # Pillow takes the first page
+            return _as_pixels(read_tiff(content), self._channels)
+        return _read_header(content)
 
     def plain_jpeg(self) -> bool:
         """Whether a GPU may decode it: a whole, upright JPEG in colour or grey. Its decoder would not notice a missing end."""

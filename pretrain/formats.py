@@ -158,8 +158,9 @@ def guarded() -> Iterator[None]:
     def through_here(fp: Any, mode: str = "r", formats: Any = None) -> Image.Image:
         return open_picture(fp.read() if hasattr(fp, "read") else read_file(fp))
 
-    before, Image.open = Image.open, through_here
+    pillow: Any = Image
+    before, pillow.open = pillow.open, through_here
     try:
         yield
     finally:
-        Image.open = before
+        pillow.open = before

@@ -137,7 +137,7 @@ def open_torchvision(name: str, part: str | None) -> Images:
         raise UserError(f"torchvision:{name} has no images")
     try:
         return Torchvision(f"torchvision:{name} ({part or 'train'})", dataset)
-    except BadImage as error:
+    except (BadImage, OSError) as error:
         raise UserError(f"torchvision:{name} has a picture that cannot be used ({error}): fetch it again") from error
 
 

@@ -24,6 +24,7 @@ from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.exported import mmpretrain, needed
 from pretrain import sample_dense
 from pretrain.backbone import load_backbone
+from pretrain.loader import as_raised
 from probes import results
 from transfer import data, ops
 
@@ -232,6 +233,8 @@ def run(options: Options) -> int:
             f"{config.work_dir} cannot be continued: this MMEngine writes code into its checkpoints, which is not run. Install "
             "the maintained packages (tools/setup.sh transfer), or give another --out"
         ) from error
+    except UserError as error:  # a picture that cannot be used, found by a worker
+        raise as_raised(error) from None
     except torch.cuda.OutOfMemoryError as error:
         raise WorkError(
             "the GPU has too little memory: --cfg-options train_dataloader.batch_size=1, or a smaller config"
