@@ -1,6 +1,7 @@
 """TIFFs that Pillow does not read whole: of several pages, or of other than one and three channels."""
 
 import io
+import logging
 import zlib
 from typing import Any
 
@@ -17,6 +18,8 @@ PACKED = frozenset({PLAIN, LZW, PACKBITS}) | DEFLATE
 DEFLATE_RATIO, PACKBITS_RATIO = 1032, 64
 """The most that a byte can be unpacked to: zlib's documentation; TIFF 6.0, section 9 (128 equal bytes are two)."""
 PIECE = 1 << 20
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # it says a line for each fault of a file, with the file's own words
 
 
 def pages(content: bytes) -> int:
