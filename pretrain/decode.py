@@ -1,4 +1,4 @@
-"""Bytes to pixels: JPEG, PNG, WebP, TIFF, GIF, BMP and `.npy`, upright, with the channels that are asked for, or BadImage.
+"""Bytes to pixels: JPEG, PNG, WebP, TIFF, GIF, BMP, PPM and `.npy`, upright, with the channels that are asked for, or BadImage.
 
 h w pixels, c channels. Three channels are always 8 bit, converted as the original does (`convert("RGB")`: alpha is dropped);
 any other number is taken as it is stored, 8 bit or float32 in 0..1.
@@ -9,12 +9,12 @@ import warnings
 from typing import Any
 
 import numpy as np
-import tifffile
 from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageOps
 
-MOST_PIXELS = 1 << 27
-"""Width x height. A file that claims more (134 megapixels) is taken for a decompression bomb, before anything is decoded."""
+from pretrain.formats import MOST_BYTES, BadImage, afford, check_size, memory, memory_of_array, open_picture, reason
+from pretrain.stacks import pages, read_tiff
+
 REDUCTIONS = (8, 4, 2)
 """What a JPEG can be shrunk by while it is decoded."""
 NUMPY_MAGIC = b"\x93NUMPY"
@@ -27,10 +27,6 @@ TURNED = frozenset({5, 6, 7, 8})
 Pixels = UInt8[np.ndarray, "h w c"] | Float[np.ndarray, "h w c"]
 
 
-class BadImage(Exception):
-    """An image that cannot be used; the message says why."""
-
-
 class Opened:
     """An image of which only the header has been read, or an array."""
 
@@ -40,24 +36,32 @@ class Opened:
         self._array: np.ndarray | None = None
         self._image: Image.Image | None = None
         self.encoded = content if isinstance(content, bytes) else b""
-        if isinstance(content, np.ndarray):
-            self._array = _as_pixels(content, channels)
-        elif isinstance(content, Image.Image):
-            self._image = content
-        elif not content:
-            raise BadImage("empty file")
-        elif content.startswith(NUMPY_MAGIC):
-            self._array = _as_pixels(_read_numpy(content), channels)
-        elif content.startswith(TIFF_MAGIC) and (channels not in (1, 3) or _pages(content) > 1):  # Pillow takes the first page
-            self._array = _as_pixels(_read_tiff(content), channels)
+        try:
+            found = self._open(content)
+        except BadImage:
+            raise
+        except Exception as error:  # broken bytes make the libraries raise almost anything
+            raise BadImage(reason(error)) from error
+        if isinstance(found, np.ndarray):
+            self._array = found
+            self.height, self.width = found.shape[:2]
         else:
-            self._image = _read_header(content)
-        if self._array is not None:
-            self.height, self.width = self._array.shape[:2]
-        elif self._image is not None:
-            self._orientation = _orientation(self._image)
-            turned = self._orientation in TURNED
-            self.width, self.height = self._image.size[::-1] if turned else self._image.size
+            self._image, self._orientation = found, _orientation(found)
+            self.width, self.height = found.size[::-1] if self._orientation in TURNED else found.size
+
+    def _open(self, content: bytes | np.ndarray | Image.Image) -> Pixels | Image.Image:
+        if isinstance(content, np.ndarray):
+            return _as_pixels(content, self._channels)
+        if isinstance(content, Image.Image):
+            afford(memory(content, self._channels))
+            return content
+        if not content:
+            raise BadImage("empty file")
+        if content.startswith(NUMPY_MAGIC):
+            return _as_pixels(_read_numpy(content), self._channels)
+        if content.startswith(TIFF_MAGIC) and (self._channels not in (1, 3) or pages(content) > 1):  # Pillow takes the first page
+            return _as_pixels(read_tiff(content), self._channels)
+        return _read_header(content)
 
     def plain_jpeg(self) -> bool:
         """Whether a GPU may decode it: a whole, upright JPEG in colour or grey. Its decoder would not notice a missing end."""
@@ -69,6 +73,7 @@ class Opened:
             and self._orientation == 1
             and self._channels == 3
             and JPEG_END in self.encoded[-LONGEST_SURPLUS:]
+            and memory(image) <= MOST_BYTES
         )
 
     def pixels(self, reduction: int = 1) -> Pixels:
@@ -77,22 +82,31 @@ class Opened:
         A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where `reduction` allows at least that; anything else comes
         whole. Raises BadImage where decoding fails.
         """
-        if self._array is not None:
-            return self._array
-        image = self._image
+        if self._array is None:
+            try:
+                self._array = self._decoded(reduction)
+            except BadImage:
+                raise
+            except Exception as error:  # broken bytes make Pillow raise almost anything
+                raise BadImage(reason(error)) from error
+        return self._array
+
+    def _decoded(self, reduction: int) -> Pixels:
+        image, self._image = self._image, None  # each copy on the way is let go as soon as the next is made
         assert image is not None
-        try:
-            if reduction >= min(REDUCTIONS) and image.format == "JPEG":
-                factor = next(factor for factor in REDUCTIONS if factor <= reduction)
-                image.draft(None, (image.width // factor, image.height // factor))
-            image.load()
-            if self._orientation > 1:
-                image = ImageOps.exif_transpose(image)
-            return _from_pillow(image, self._channels)
-        except BadImage:
-            raise
-        except Exception as error:  # broken bytes make Pillow raise almost anything
-            raise BadImage(_reason(error)) from error
+        factor = 1
+        if reduction >= min(REDUCTIONS) and image.format == "JPEG":
+            factor = next(factor for factor in REDUCTIONS if factor <= reduction)
+        afford(memory(image, self._channels, factor))
+        if factor > 1:
+            image.draft(None, (image.width // factor, image.height // factor))
+        image.load()
+        if image.format == "WEBP":
+            image = image.copy()  # Pillow's keeps its decoder, of two pictures' size
+        if self._orientation > 1:
+            image = ImageOps.exif_transpose(image)
+        image = _converted(image, self._channels)
+        return _to_array(image, self._channels)
 
 
 def decode(content: bytes, channels: int = 3) -> Pixels:
@@ -100,32 +114,14 @@ def decode(content: bytes, channels: int = 3) -> Pixels:
     return Opened(content, channels).pixels()
 
 
-def _reason(error: Exception) -> str:
-    """An error as a few words."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
-
-
 def _read_header(content: bytes) -> Image.Image:
     """Raises BadImage for what is no image and for what would be too large a one."""
-    try:
+    image = open_picture(content, smallest=max(REDUCTIONS))
+    if image.format == "PNG":
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged metadata, and of sizes, which are judged here
-            image = Image.open(io.BytesIO(content))
-            if image.format == "PNG":
-                image.verify()  # the checksums, which decoding leaves out
-                image = Image.open(io.BytesIO(content))
-    except Image.DecompressionBombError as error:
-        raise BadImage(f"too large: {_reason(error)}") from error
-    except Image.UnidentifiedImageError:
-        raise BadImage("no image") from None
-    except Exception as error:
-        raise BadImage(_reason(error)) from error
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise BadImage(f"too large: {width} x {height} pixels")
-    if not width * height:
-        raise BadImage("no pixels")
+            warnings.simplefilter("ignore")
+            image.verify()  # the checksums, which decoding leaves out
+        return open_picture(content)
     return image
 
 
@@ -140,18 +136,31 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _from_pillow(image: Image.Image, channels: int) -> np.ndarray:
-    wide = image.mode.startswith("I") or image.mode == "F"
+def _is_wide(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    """In the mode that `_to_array` takes."""
     if channels == 3:
-        if wide:
-            image = Image.fromarray((_to_unit(np.asarray(image)) * 255 + 0.5).clip(0, 255).astype(np.uint8))
-        return np.array(image if image.mode == "RGB" else _to_rgb(image))  # torch wants arrays that may be written
-    if wide:
-        return _as_pixels(np.asarray(image), channels)
+        if _is_wide(image):
+            levels = _to_unit(np.asarray(image))
+            levels *= 255
+            levels += 0.5
+            image = Image.fromarray(levels.clip(0, 255, out=levels).astype(np.uint8))
+        return image if image.mode == "RGB" else _to_rgb(image)
+    if _is_wide(image):
+        return image
     if channels == 1 or image.mode == "1":
-        image = image.convert("L")
-    elif image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        return image.convert("L")
+    if image.mode == "P":
+        return image.convert("RGBA" if "transparency" in image.info else "RGB")
+    return image
+
+
+def _to_array(image: Image.Image, channels: int) -> np.ndarray:
+    if channels == 3:
+        return np.array(image)  # torch wants arrays that may be written
     return _as_pixels(np.asarray(image), channels)
 
 
@@ -179,7 +188,9 @@ def _to_unit(array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.float32)
     if array.dtype.kind in "ui":  # Pillow widens 16 bit to 32
-        return array.astype(np.float32) / np.float32(65535)
+        levels = array.astype(np.float32)
+        levels /= np.float32(65535)
+        return levels
     if array.dtype.kind != "f" or not np.isfinite(array).all():
         raise BadImage(f"its numbers ({array.dtype}) are not all finite")
     return array.astype(np.float32)
@@ -187,6 +198,7 @@ def _to_unit(array: np.ndarray) -> np.ndarray:
 
 def _read_numpy(content: bytes) -> np.ndarray:
     """A `.npy` array, no larger than the file says and never a pickle. Raises BadImage."""
+    check_size(len(content))
     stream = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(stream)
@@ -195,31 +207,9 @@ def _read_numpy(content: bytes) -> np.ndarray:
         size = int(np.prod([int(side) for side in shape], dtype=object)) * dtype.itemsize
         if size != len(content) - stream.tell():
             raise BadImage(f"its header promises {size} bytes, it has {len(content) - stream.tell()}")
+        afford(memory_of_array(size, dtype))
         return np.load(io.BytesIO(content), allow_pickle=False)
     except BadImage:
         raise
     except Exception as error:
-        raise BadImage(_reason(error)) from error
-
-
-def _pages(content: bytes) -> int:
-    """Pages of a TIFF that belong together, as channels or a stack do; 1 where that cannot be read."""
-    try:
-        with tifffile.TiffFile(io.BytesIO(content)) as file:
-            return len(file.series[0].pages)
-    except Exception:  # Pillow may still know it
-        return 1
-
-
-def _read_tiff(content: bytes) -> np.ndarray:
-    """A TIFF with any number of channels, or with one page a channel. Raises BadImage."""
-    try:
-        with tifffile.TiffFile(io.BytesIO(content)) as file:
-            series = file.series[0]
-            if series.size > MOST_PIXELS * 4:
-                raise BadImage(f"too large: {list(series.shape)}")
-            return series.asarray()
-    except BadImage:
-        raise
-    except Exception as error:
-        raise BadImage(_reason(error)) from error
+        raise BadImage(reason(error)) from error

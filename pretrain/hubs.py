@@ -16,7 +16,8 @@ from checkpoints import once
 from checkpoints.command import UserError
 from checkpoints.places import cache_folder
 from checkpoints.store import first_line
-from pretrain.sources import Content, Images, Parquet, digest
+from pretrain.formats import BadImage, guarded, reason
+from pretrain.sources import Content, Images, Parquet, cache_folder, digest
 
 SPLITS = {"train": ("train", "training", "trainval"), "val": ("val", "test", "validation", "valid"), "test": ("test",)}
 
@@ -80,8 +81,8 @@ class Torchvision(Images):
     def __init__(self, name: str, dataset: Any) -> None:
         self.name, self._dataset = name, dataset
         labels = next((getattr(dataset, key) for key in ("targets", "_labels", "labels") if hasattr(dataset, key)), None)
-        if labels is None and len(dataset) and isinstance(dataset[0][1], int):
-            labels = [dataset[index][1] for index in range(len(dataset))]
+        if labels is None and len(dataset) and isinstance(self._row(0)[1], int):
+            labels = [self._row(index)[1] for index in range(len(dataset))]
         array = None if labels is None else np.asarray(labels)
         if array is not None and array.ndim == 1 and array.dtype.kind in "iu":
             self.labels = array
@@ -91,8 +92,18 @@ class Torchvision(Images):
     def __len__(self) -> int:
         return len(self._dataset)
 
+    def _row(self, index: int) -> Any:
+        """Image and label. torchvision opens and decodes the picture itself, here through our door. May raise BadImage."""
+        try:
+            with guarded():
+                return self._dataset[index]
+        except (OSError, BadImage):
+            raise
+        except Exception as error:  # broken bytes make Pillow raise almost anything
+            raise BadImage(reason(error)) from error
+
     def content(self, index: int) -> Content:
-        image = self._dataset[index][0]
+        image = self._row(index)[0]
         return image if isinstance(image, Image.Image) else np.asarray(image)
 
     def where(self, index: int) -> str:
@@ -121,7 +132,7 @@ def open_torchvision(name: str, part: str | None) -> Images:
     if "download" in known:
         options["download"] = True
     try:
-        with _alone(options):
+        with _alone(options), guarded():
             dataset = _open_part(kind, known, options, part)
     except UserError:
         raise
@@ -130,7 +141,10 @@ def open_torchvision(name: str, part: str | None) -> Images:
         raise UserError(f"torchvision:{name} could not be opened{where} ({first_line(error)})") from error
     if not len(dataset):
         raise UserError(f"torchvision:{name} has no images")
-    return Torchvision(f"torchvision:{name} ({part or 'train'})", dataset)
+    try:
+        return Torchvision(f"torchvision:{name} ({part or 'train'})", dataset)
+    except (BadImage, OSError) as error:
+        raise UserError(f"torchvision:{name} has a picture that cannot be used ({error}): fetch it again") from error
 
 
 def _alone(options: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:

@@ -89,8 +89,13 @@ def received(batches: Iterator[Any]) -> Any:
     try:
         return next(batches, None)
     except (UserError, WorkError) as error:  # from a worker it comes with that worker's traceback around it
-        kind = type(error)
-        raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip()) from None
+        raise as_raised(error) from None
+
+
+def as_raised(error: UserError | WorkError) -> UserError | WorkError:
+    """Without the traceback that torch puts before an error of ours that is from a worker."""
+    kind = type(error)
+    return kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip())
 
 
 def as_it_is(batch: Any) -> Any:

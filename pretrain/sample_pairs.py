@@ -125,7 +125,7 @@ def strangers(count: int, size: int = SIZE, seed: int = SEED) -> list[Picture]:
 def _jpeg(image: Picture, quality: int) -> Picture:
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "jpeg", quality=quality)
-    return np.array(Image.open(stream))
+    return np.array(Image.open(stream, formats=["JPEG"]))
 
 
 def _cut(generator: np.random.Generator, image: Picture, percent: int) -> Picture:

@@ -26,7 +26,8 @@ from checkpoints.command import UserError, WorkError
 from checkpoints.once import make_once
 from checkpoints.places import cache_folder
 from checkpoints.store import first_line
-from pretrain.sources import SUFFIXES, Content, Images, number_classes, state_of_files
+from pretrain.formats import check_size
+from pretrain.sources import SUFFIXES, Content, Images, cache_folder, number_classes, state_of_files
 
 WINDOW = 10_000
 """The bounded buffer of the shuffle: an image moves at most this far from its place in the drawn order of shards."""
@@ -83,6 +84,7 @@ class Shards(Images):
         if key not in self._files:
             self._files[key] = os.open(self._paths[key[1]], os.O_RDONLY)
         offset, size = self._places[index].tolist()
+        check_size(size)
         return os.pread(self._files[key], size, offset)
 
     def where(self, index: int) -> str:

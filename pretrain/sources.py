@@ -18,7 +18,8 @@ from checkpoints import places
 from checkpoints.command import UserError
 from checkpoints.store import first_line
 from pretrain import sample
-from pretrain.decode import BadImage, Opened, Pixels
+from pretrain.decode import Opened, Pixels
+from pretrain.formats import BadImage, read_file
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".gif", ".npy"})
 LIST_SUFFIXES = frozenset({".txt", ".tsv", ".lst"})
@@ -38,7 +39,7 @@ class Images(ABC):
 
     @abstractmethod
     def content(self, index: int) -> Content:
-        """A file's bytes, or pixels that are there already. May raise OSError."""
+        """A file's bytes, or pixels that are there already. May raise OSError and BadImage."""
 
     @abstractmethod
     def where(self, index: int) -> str:
@@ -76,7 +77,7 @@ def digest(parts: Iterable[bytes]) -> str:
 def _content_or_error(images: Images, index: int) -> bytes:
     try:
         content = images.content(index)
-    except OSError as error:
+    except (OSError, BadImage) as error:  # it will be named when its turn comes
         return str(error).encode()
     return content if isinstance(content, bytes) else np.ascontiguousarray(content).tobytes()
 
@@ -168,7 +169,7 @@ class Files(Images):
         return len(self._paths)
 
     def content(self, index: int) -> Content:
-        return Path(self._paths[index]).read_bytes()
+        return read_file(self._paths[index])
 
     def where(self, index: int) -> str:
         return str(self._paths[index])
@@ -270,7 +271,7 @@ class Parquet(Images):
             if not any(places.leads_inside(folder, path) for folder in self._below):
                 where = " and ".join(str(folder) for folder in self._below)
                 raise PermissionError(errno.EPERM, f"its row names a file outside {where}")
-            return Path(path).read_bytes()
+            return read_file(path)
         return content or b""
 
     def where(self, index: int) -> str:

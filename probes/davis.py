@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from checkpoints import places
 from checkpoints.command import UserError
 from pretrain import sample_clips
-from pretrain.decode import BadImage, decode
+from pretrain.decode import decode
+from pretrain.formats import BadImage, load_stored, read_file
 
 IMAGES, MASKS, LIST = Path("JPEGImages/480p"), Path("Annotations/480p"), Path("ImageSets/2017/val.txt")
 
@@ -59,8 +59,8 @@ def read_frame(frame: Path | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     if isinstance(frame, np.ndarray):
         return frame
     try:
-        return np.asarray(decode(frame.read_bytes()))
-    except (BadImage, OSError) as error:
+        return np.asarray(decode(read_file(frame)))
+    except BadImage as error:
         raise UserError(f"{frame} cannot be used ({error}): fetch it again") from error
 
 
@@ -69,9 +69,9 @@ def read_mask(mask: Path | np.ndarray) -> UInt8[np.ndarray, "h w"]:
     if isinstance(mask, np.ndarray):
         return mask
     try:
-        with Image.open(mask) as image:
-            if image.mode not in ("P", "L"):
-                raise UserError(f"{mask} has colours ({image.mode}), not numbers of objects: it is no mask of DAVIS-2017")
-            return np.array(image)
-    except OSError as error:
+        image = load_stored(read_file(mask))
+    except BadImage as error:
         raise UserError(f"{mask} cannot be used ({error}): fetch it again") from error
+    if image.mode not in ("P", "L"):
+        raise UserError(f"{mask} has colours ({image.mode}), not numbers of objects: it is no mask of DAVIS-2017")
+    return np.array(image)

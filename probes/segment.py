@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import augment, neighbours, sample_dense
 from pretrain.backbone import Backbone, load_backbone, make
+from pretrain.formats import BadImage, load_stored, read_file
 from probes import results
 
 NOTHING = 255
@@ -109,15 +110,23 @@ def _listed(root: Path, part: str, options: Options) -> Labelled:
     return Labelled(list(names), [labels / f"{name.stem}.png" for name in names])
 
 
+def stored(path: Path) -> Image.Image:
+    """A picture or a label map as its file has it. Raises UserError for one that cannot be used."""
+    try:
+        return load_stored(read_file(path))
+    except BadImage as error:
+        raise UserError(f"{path} cannot be used ({error}): fetch it again") from error
+
+
 def view(pixels: Path | np.ndarray, backbone: Backbone, size: int) -> Float[Tensor, "c s s"]:
     """An image as the probes see it."""
-    array = np.asarray(Image.open(pixels).convert("RGB")) if isinstance(pixels, Path) else pixels
+    array = np.asarray(stored(pixels).convert("RGB")) if isinstance(pixels, Path) else pixels
     return augment.evaluation_view(array, size, size, backbone.shape.mean, backbone.shape.std)
 
 
 def label_view(labels: Path | np.ndarray, size: int) -> Int[Tensor, "s s"]:
     """Its label map cut alike, by nearest neighbour; classes from 0, NOTHING where there is none."""
-    image = Image.open(labels) if isinstance(labels, Path) else Image.fromarray(labels)
+    image = stored(labels) if isinstance(labels, Path) else Image.fromarray(labels)
     wide, left, upper = augment.evaluation_box(*image.size, size, size)
     array = np.asarray(image.resize(wide, Image.Resampling.NEAREST)).astype(np.int64)
     cut = torch.from_numpy(array[upper : upper + size, left : left + size].copy())
@@ -240,7 +249,7 @@ def patch_labels(labels: Int[Tensor, "b s s"], side: int, classes: int) -> Int[T
 
 def count_classes(data: Set) -> int:
     """As many as the highest label says."""
-    maps = (np.asarray(Image.open(one)) if isinstance(one, Path) else one for one in data.train.labels + data.val.labels)
+    maps = (np.asarray(stored(one)) if isinstance(one, Path) else one for one in data.train.labels + data.val.labels)
     return max(int(labels.max()) for labels in maps)
 
 

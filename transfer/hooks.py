@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from pretrain.backbone import make
+from transfer.pictures import BACKEND
 
 
 @HOOKS.register_module()
@@ -48,7 +49,7 @@ class ShowHook(Hook):
         if runner.rank != 0:
             return
         for sample in list(outputs or ())[: self.count - self.shown]:
-            image = mmcv.imread(sample.img_path, channel_order="rgb")
+            image = mmcv.imread(sample.img_path, channel_order="rgb", backend_args={"backend": BACKEND})
             name = Path(sample.img_path).stem
             path = Path(runner.work_dir) / "predictions" / f"{name}.png"
             runner.visualizer.add_datasample(name, image, data_sample=sample, draw_gt=True, show=False, out_file=str(path))

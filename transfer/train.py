@@ -22,6 +22,7 @@ from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.exported import mmpretrain, needed
 from pretrain import sample_dense
 from pretrain.backbone import load_backbone
+from pretrain.loader import as_raised
 from probes import results
 from transfer import data, ops, resume
 
@@ -159,6 +160,8 @@ def prepare(options: Options, loaded: Any) -> Any:
     from transfer.backbone import widths  # noqa: PLC0415
 
     toolboxes()
+    from transfer.pictures import set_backend  # noqa: PLC0415
+
     config = read_config(options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.multi_scale and options.task == "coco":
@@ -175,6 +178,7 @@ def prepare(options: Options, loaded: Any) -> Any:
         draw_sample(options.task, root)
     data.check(options.task, root, config)
     data.set_root(config, root)
+    set_backend(config)
     config.randomness = {"seed": options.seed}
     last = resume.newest(Path(config.work_dir))
     config.resume, config.load_from = last is not None, None if last is None else str(last)
@@ -230,6 +234,8 @@ def run(options: Options) -> int:
         numbers = dict(runner.test())
         if options.multi_scale:
             numbers |= {f"ms_{name}": value for name, value in at_several_scales(config).items()}
+    except UserError as error:  # a picture that cannot be used, found by a worker
+        raise as_raised(error) from None
     except torch.cuda.OutOfMemoryError as error:
         raise WorkError(
             "the GPU has too little memory: --cfg-options train_dataloader.batch_size=1, or a smaller config"

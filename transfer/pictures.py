@@ -1,0 +1,46 @@
+"""Pictures of dense tasks through the same door as all others: OpenCV, which decodes them, knows more formats and no small limit.
+
+`set_backend` gives a config's loaders the file backend of this file. It hands on a picture's bytes where `pretrain.formats` would
+open it; what is decoded from them, and by what, stays as it was. Importing this file registers it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import register_backend
+from mmengine.fileio.backends import LocalBackend
+
+from checkpoints.command import UserError
+from pretrain.formats import BadImage, open_picture, read_file
+
+BACKEND = "IBOTPictures"
+LOADERS = frozenset({"LoadImageFromFile", "LoadAnnotations", "LoadPanopticAnnotations"})
+"""Transforms of MMDetection and MMSegmentation that read pictures and label maps."""
+
+
+class Pictures(LocalBackend):
+    """Local files, each a picture of a documented format whose decoding stays within the limit."""
+
+    def get(self, filepath: str | Path) -> bytes:
+        """Raises UserError naming a file that cannot be used."""
+        try:
+            content = read_file(filepath)
+            open_picture(content)
+        except BadImage as error:
+            raise UserError(f"{filepath} cannot be used ({error}): fetch it again") from error
+        return content
+
+
+register_backend(BACKEND, Pictures, force=True)
+
+
+def set_backend(config: Any) -> None:
+    """In every loader of a config, however deep, in place."""
+    if isinstance(config, dict):
+        if str(config.get("type")).rpartition(".")[2] in LOADERS:
+            config["backend_args"] = {"backend": BACKEND}
+        for value in config.values():
+            set_backend(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            set_backend(value)
