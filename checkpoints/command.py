@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import tyro
 
+from checkpoints import terminal
+
 Options = TypeVar("Options")
 
 DONE, FAILED, WRONG_COMMAND, INTERRUPTED = 0, 1, 2, 75
@@ -85,18 +87,19 @@ def _bools_without_values(words: list[str], bools: set[str]) -> list[str]:
 
 def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] | None = None) -> int:
     """Run `main`, turn what it raises into one sentence on stderr and an exit code (DONE, FAILED, WRONG_COMMAND)."""
+    terminal.guard()
     try:
         code = main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.say(f"error: {error}", error=True)
         return WRONG_COMMAND
     except WorkError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        terminal.say(f"failed: {error}", error=True)
         return FAILED
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        terminal.say("interrupted", error=True)
         return 130
     return code if isinstance(code, int) else DONE

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from checkpoints import escape, terminal
 from checkpoints.command import UserError, WorkError, parse, run_command
 
 PANELS = (
@@ -54,7 +55,7 @@ def draw(logs: dict[str, list[dict[str, Any]]]) -> Figure:
     figure = Figure(figsize=(3.2 * len(panels), 2.6 * len(logs)), layout="constrained")
     axes = figure.subplots(len(logs), len(panels), squeeze=False, sharey="col")
     for row, (run, lines) in zip(axes, logs.items(), strict=True):
-        row[0].set_ylabel(run)
+        row[0].set_ylabel(escape.plot(run))
         for panel, (title, names) in zip(row, panels, strict=True):
             panel.set_title(title, fontsize=9)
             for name in names:
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
         figure.savefig(options.out, dpi=110)
     except (OSError, ValueError) as error:
         raise WorkError(f"{options.out} could not be written ({error}): give another --out") from error
-    print(f"drawn to {options.out}")
+    terminal.say(f"drawn to {options.out}")
 
 
 if __name__ == "__main__":

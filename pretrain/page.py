@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from checkpoints import escape
 from pretrain import distributed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,7 @@ def missing(folder: Path, newer_than: str) -> bool:
 
 def write(folder: Path) -> str:
     """Have the page written; what to say of it."""
+    again = escape.shell(["python", "-m", "probes.report", folder])
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the page computes features on the same GPU
     command = [sys.executable, "-m", "probes.report", str(folder)]
@@ -37,10 +39,10 @@ def write(folder: Path) -> str:
             command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST, check=False
         )
     except (OSError, subprocess.TimeoutExpired, KeyboardInterrupt) as error:
-        return f"no page was written ({type(error).__name__}): python -m probes.report {folder} tries again"
+        return f"no page was written ({type(error).__name__}): {again} tries again"
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return f"no page was written ({why}): python -m probes.report {folder} tries again"
+        return f"no page was written ({why}): {again} tries again"
     return f"page: {folder / NAME}"
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.patches import ConnectionPatch
 from torch import Tensor
 
+from checkpoints import terminal
 from checkpoints.command import UserError, at_least
 from pretrain import augment, neighbours
 from pretrain.backbone import Backbone
@@ -102,7 +103,9 @@ def draw(options: Correspondence, subject: Subject) -> Iterator[Shown]:
         yield Shown(f"correspondence_{number:03d}", figure, f"{first.name} and {second.name}: {said}. {source}")
     if answers:
         every = np.concatenate(answers)
-        print(f"{every.mean():.1%} of {len(every)} mutual matches between two views lie within {RADIUS} patch of the true place")
+        terminal.say(
+            f"{every.mean():.1%} of {len(every)} mutual matches between two views lie within {RADIUS} patch of the true place"
+        )
 
 
 def _pairs(options: Correspondence, backbone: Backbone, size: int, generator: np.random.Generator) -> Iterator[tuple[View, View]]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from checkpoints import store
+from checkpoints import store, terminal
 from pretrain import distributed
 from pretrain.sources import Images
 from probes import common, show
@@ -184,4 +184,4 @@ def keep(path: Path, trained: Trained, subject: Subject, settings: Settings, ima
         "classes": list(images.classes),
     }
     store.save_backbone(path, {"weight": trained.weight, "bias": trained.bias}, about)
-    print(f"best head kept in {os.fspath(path)}")
+    terminal.say(f"best head kept in {os.fspath(path)}")

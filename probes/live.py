@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 
+from checkpoints import terminal
 from checkpoints.command import UserError, parse, run_command
 from probes import report_page, report_run
 from probes.report_page import Section
@@ -109,7 +110,7 @@ def end_with_input(running: ThreadingHTTPServer) -> None:
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.live")
     with server(options.run, options.port) as running:
-        print(f"live page: http://{HOST}:{running.server_port}/", flush=True)
+        terminal.say(f"live page: http://{HOST}:{running.server_port}/")
         if options.attached:
             threading.Thread(target=end_with_input, args=(running,), daemon=True).start()
         running.serve_forever()

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from checkpoints import store
+from checkpoints import store, terminal
 from checkpoints.command import UserError, parse, run_command
 from probes import report_commands, report_page, report_pictures, report_records, report_run, tables
 from probes.report_page import Section
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> None:
         store.write_bytes(out, text.encode())
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}): give another --out") from error
-    print(f"page written to {out} ({len(text.encode()) / 1e6:.2f} MB, {time.perf_counter() - began:.0f} s)")
+    terminal.say(f"page written to {out} ({len(text.encode()) / 1e6:.2f} MB, {time.perf_counter() - began:.0f} s)")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from checkpoints import terminal
 from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import sample_pairs
 from pretrain.backbone import Backbone, make
@@ -196,7 +197,7 @@ def main(arguments: Sequence[str]) -> None:
         seconds=seconds,
         device=device.type,
     )
-    print(f"{seconds:.0f} s")
+    terminal.say(f"{seconds:.0f} s")
 
 
 if __name__ == "__main__":

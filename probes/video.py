@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from checkpoints import terminal
 from checkpoints.command import UserError, parse, run_command
 from pretrain import sample_clips
 from pretrain.backbone import Backbone, make
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str]) -> None:
         seconds=seconds,
         device=device.type,
     )
-    print(f"{seconds:.0f} s")
+    terminal.say(f"{seconds:.0f} s")
 
 
 if __name__ == "__main__":
