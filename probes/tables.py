@@ -5,6 +5,7 @@ row of the same architecture stands below it. What was never measured stays empt
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
