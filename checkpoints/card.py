@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoints import exported, store
+from checkpoints import escape, exported, store
 from checkpoints.published import Contents
 
 OURS = (store.LAST, store.PREVIOUS, store.BACKBONE)
@@ -15,8 +15,8 @@ def text(shape: Mapping[str, Any], contents: Contents, path: Path, target: str, 
     """The card, as Markdown."""
     rows = {"architecture": architecture(shape), "images": images(shape)} | origin(contents, path, key)
     rows["check"] = f"loaded again by {target}, tokens of random images differ by at most {difference:.1e}"
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"""# {architecture(shape)}
+    table = "\n".join(f"| {name} | {escape.markdown(value)} |" for name, value in rows.items())
+    return f"""# {escape.markdown(architecture(shape))}
 
 A backbone pretrained by iBOT (arXiv 2111.07832), or by a method related to it, exported for {target}.
 
@@ -78,7 +78,7 @@ def _options_beside(path: Path) -> dict[str, Any]:
     """A run's options, where its backbone alone is exported."""
     try:
         return dict(json.loads((path.parent / "config.json").read_text())) if path.name in OURS else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return {}
 
 
@@ -87,7 +87,7 @@ def _knn_beside(path: Path) -> str:
     try:
         record = json.loads((path.parent / "results" / "knn.json").read_text())
         return f"{record['metrics']['top1']:.1f} on {record['data']['val']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
@@ -95,10 +95,11 @@ def loading(shape: Mapping[str, Any], target: str, file: str) -> str:
     """The lines that load it, run in the export's folder; a test runs them."""
     arguments = ", ".join(f"{name}={value!r}" for name, value in exported.timm_arguments(shape).items())
     epsilon = ", norm_layer=partial(LayerNorm, eps=1e-6)" if shape["depths"] else ""
+    name = escape.python(exported.timm_name(shape)) if target == "timm" else ""
     imports = "from functools import partial\nfrom torch.nn import LayerNorm\n" if shape["depths"] else ""
     return {
         "timm": f"""import timm
-{imports}model = timm.create_model("{exported.timm_name(shape)}", checkpoint_path="{file}", {arguments}{epsilon}).eval()
+{imports}model = timm.create_model({name}, checkpoint_path="{file}", {arguments}{epsilon}).eval()
 tokens = model.forward_features(images)""",
         "huggingface": """from transformers import AutoImageProcessor, AutoModel
 processor, model = AutoImageProcessor.from_pretrained("."), AutoModel.from_pretrained(".").eval()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from checkpoints import parent
+from checkpoints import parent, terminal
 
 Options = TypeVar("Options")
 
@@ -98,20 +98,21 @@ def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] |
 
     No process that is forked here lives on when this one has gone.
     """
+    terminal.guard()
     parent.end_with_launcher()
     parent.take_forked_along()
     try:
         code = main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.say(f"error: {error}", error=True)
         return WRONG_COMMAND
     except WorkError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        terminal.say(f"failed: {error}", error=True)
         return FAILED
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        terminal.say("interrupted", error=True)
         return 130
     return code if isinstance(code, int) else DONE

@@ -4,7 +4,6 @@ Every export is loaded again by the library it is for, and its tokens of random 
 behind. This is a command that nothing imports, which is why it may use what stands on the floor above.
 """
 
-import json
 import shutil
 import sys
 from argparse import Namespace
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from checkpoints import card, exported, foreign, layouts, onnx
+from checkpoints import card, escape, exported, foreign, layouts, onnx, terminal
 from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.published import Contents
 from checkpoints.store import first_line
@@ -198,7 +196,7 @@ def main(arguments: Sequence[str]) -> None:
         file = written(source, target, part)
         difference = compare(source, target, part / file)
         text = card.text(source.shape, loaded.contents, loaded.path, options.to, file, options.key, difference)
-        (part / "README.md").write_text(text)
+        (part / "README.md").write_text(text, encoding="utf-8")
         if out.exists():
             out.rmdir()
         part.rename(out)
@@ -206,9 +204,9 @@ def main(arguments: Sequence[str]) -> None:
         raise WorkError(f"{out} could not be written ({error.strerror or first_line(error)})") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.Console(soft_wrap=True)
     sizes = ", ".join(f"{path.name} ({path.stat().st_size / 2**20:.1f} MB)" for path in sorted(out.iterdir()))
-    console.print(f"{loaded.path} ({loaded.contents.layout}) for {options.to}: {sizes} in {out}", markup=False)
+    console.print(f"{loaded.path} ({loaded.contents.layout}) for {options.to}: {sizes} in {out}")
     console.print(f"loaded again, its tokens differ from ours by at most {difference:.1e}; how to load it: {out / 'README.md'}")
 
 
@@ -245,7 +243,7 @@ def _images(source: Source, count: int) -> Tensor:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    path.write_text(escape.json_text(values, indent=2))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from checkpoints import card, store, zoo
+from checkpoints import card, store, terminal, zoo
 from checkpoints.command import parse, run_command
 from checkpoints.published import Contents
 from pretrain.backbone import backbone_part, open_checkpoint, shape_of_contents
@@ -32,7 +31,7 @@ class Options:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m checkpoints.inspect")
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.Console(soft_wrap=True)
     if options.zoo:
         console.print(list_zoo())
         return
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     table.add_column(overflow="fold")
     for name, value in rows(path, contents, shape).items():
         table.add_row(name, value)
-    console.print(table, markup=False)
+    console.print(table)
 
 
 def rows(path: Path, contents: Contents, shape: Shape) -> dict[str, str]:

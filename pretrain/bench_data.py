@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
-from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
+from checkpoints import terminal
 from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import augment, health, masking, optim, resample, train
 from pretrain import config as options
@@ -137,10 +137,10 @@ def main(arguments: Sequence[str]) -> None:
     for name, speed in speeds.items():
         ratio = "" if "alone" in name else f"{speed / speeds['Pillow and torchvision, as the original']:.2f} x"
         table.add_row(name, f"{speed:.0f}", f"{1000 / speed:.2f}", ratio)
-    console = Console(highlight=False, width=110)
-    console.print(table, markup=False)
+    console = terminal.Console(width=110)
+    console.print(table)
     if torch.cuda.is_available():
-        console.print(gpu_line(images, config, chosen.gpu_batch_size), markup=False)
+        console.print(gpu_line(images, config, chosen.gpu_batch_size))
     else:
         console.print("GPU: none here, not measured")
 

@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from checkpoints import terminal
 from checkpoints.command import UserError, WorkError, at_least, parse, run_command
 from checkpoints.start import child
 from pretrain import config as options
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str]) -> None:
     at_least(1, chosen, "rounds", "batch_size")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if chosen.variant != "both":
-        print(json.dumps(measure(chosen, device)._asdict()))
+        terminal.say(json.dumps(measure(chosen, device)._asdict()))
         return
     rows = {variant: in_a_process(arguments, variant) for variant in ("plain", "ours")}
     precision = Precision(chosen.precision, device)
@@ -218,8 +218,8 @@ def main(arguments: Sequence[str]) -> None:
         )
     plain, ours = rows["plain"], rows["ours"]
     ratios = {"times_as_fast": plain.seconds / ours.seconds, "share_of_memory": ours.megabytes / plain.megabytes}
-    console = Console(highlight=False, width=110)
-    console.print(table, markup=False)
+    console = terminal.Console(width=110)
+    console.print(table)
     console.print(f"ours: {ratios['times_as_fast']:.2f} times as fast, {ratios['share_of_memory']:.2f} of the memory")
     if chosen.json is not None:
         numbers = {variant: row._asdict() for variant, row in rows.items()}

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from checkpoints import terminal
 from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import ablation_recipes, augment, masking, recipes
 from pretrain import shape as shapes
@@ -429,11 +430,11 @@ def main(arguments: Sequence[str]) -> None:
     if unknown:
         raise UserError(f"there is no recipe {unknown[0]}: choose from {recipes.CHOICE}")
     for name in names or recipes.NAMED:
-        print(recipes.described(name))
+        terminal.page(recipes.described(name))
         if names:
-            print("".join(f"  {recipes.as_flag(key, value)}\n" for key, value in RECIPES[name].items()))
+            terminal.page("".join(f"  {recipes.as_flag(key, value)}\n" for key, value in RECIPES[name].items()))
     if not names:
-        print(ablation_recipes.listed())
+        terminal.page(ablation_recipes.listed())
 
 
 if __name__ == "__main__":

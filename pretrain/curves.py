@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
-from checkpoints import store
+from checkpoints import escape, store, terminal
 from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.figures import Figure, mpl
 
@@ -57,7 +54,7 @@ def draw(logs: dict[str, list[dict[str, Any]]]) -> Figure:
     figure = Figure(figsize=(3.2 * len(panels), 2.6 * len(logs)), layout="constrained")
     axes = figure.subplots(len(logs), len(panels), squeeze=False, sharey="col")
     for row, (run, lines) in zip(axes, logs.items(), strict=True):
-        row[0].set_ylabel(run)
+        row[0].set_ylabel(escape.plot(run))
         for panel, (title, names) in zip(row, panels, strict=True):
             panel.set_title(title, fontsize=9)
             for name in names:
@@ -86,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
         store.write_bytes(out, stream.getvalue())
     except (OSError, ValueError) as error:
         raise WorkError(f"{options.out} could not be written ({error}): give another --out") from error
-    print(f"drawn to {options.out}")
+    terminal.say(f"drawn to {options.out}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from checkpoints.command import UserError
 from checkpoints.places import cache_folder
 from checkpoints.store import first_line
 from pretrain.formats import BadImage, guarded, reason
-from pretrain.sources import Content, Images, Parquet, cache_folder, digest
+from pretrain.sources import Content, Images, Parquet, digest
 
 SPLITS = {"train": ("train", "training", "trainval"), "val": ("val", "test", "validation", "valid"), "test": ("test",)}
 

@@ -4,14 +4,13 @@ command; whatever happens to it, the training goes on.
 
 import contextlib
 import os
-import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from checkpoints import start
+from checkpoints import escape, start
 from pretrain import distributed
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -32,7 +31,7 @@ def write(folder: Path, data: str) -> str:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the page computes features on the same GPU
     words = ["probes.report", str(folder), "--data", data]
-    again = f"{shlex.join(['python', '-m', *words])} tries again"
+    again = f"{escape.shell(['python', '-m', *words])} tries again"
     command = start.child(*words)
     try:
         done = subprocess.run(

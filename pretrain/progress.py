@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
+from checkpoints import escape, terminal
 from pretrain import distributed
 from pretrain.config import shape as shape_of_config
 from pretrain.ibot import Losses
@@ -89,7 +89,7 @@ class Progress(Screen):
         self._run.log(done, values)
         for alarm in self._alarms.check(values):
             self._run.note(done, {"alarm": alarm})
-            self._console.print(f"alarm at step {done}: {alarm}", markup=False)
+            self._console.print(f"alarm at step {done}: {alarm}")
         left = (self._schedule.total_steps - done) * self._batch / max(speed, 1e-9)
         self._since, self._since_step, self._waited = time.perf_counter(), done, counts.waited
         self.show(
@@ -118,7 +118,7 @@ def summary(run: Run, seconds: float) -> None:
     """The run in a table, and the command to type next."""
     if not distributed.is_main():
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.Console(soft_wrap=True)
     history = run.history()
     knn = [(line["step"], line["knn"]) for line in history if "knn" in line]
     last: dict[str, Any] = next((line for line in reversed(history) if "loss" in line), {})
@@ -132,10 +132,11 @@ def summary(run: Run, seconds: float) -> None:
         table.add_row("images that could not be used", f"{bad}, named in {run.folder / 'metrics.jsonl'}")
     table.add_row("time of this call", clock(seconds))
     table.add_row("backbone (teacher)", str(run.folder / "backbone.safetensors"))
-    console.print(table, markup=False)
+    console.print(table)
     source = run.config.data
-    data = "" if source == "sample" else f" --data {source if knn and has_part(source, 'val') else 'LABELLED_IMAGES'}"
-    console.print(f"next: {_python()} -m probes.knn --ckpt {run.folder}{data} --baselines")
+    data = [] if source == "sample" else ["--data", source if knn and has_part(source, "val") else "LABELLED_IMAGES"]
+    words = [_python(), "-m", "probes.knn", "--ckpt", run.folder, *data, "--baselines"]
+    console.print(f"next: {escape.shell(words)}")
 
 
 def _python() -> str:

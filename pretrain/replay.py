@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
-from checkpoints import checked, store
+from checkpoints import checked, store, terminal
 from checkpoints.command import DONE, UserError, WorkError
 from checkpoints.store import first_line
 from pretrain import config as options
@@ -91,8 +90,8 @@ def show(path: Path, tokenizer: str | None = None) -> int:
 
 def _shown(state: Mapping[str, Any], path: Path, tokenizer: str | None) -> int:
     student, teacher, objective = _networks(state, path, tokenizer)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"step {state['step']} of {path}, learning rate {state['now']['lr']:.3g}, {state['precision']}", markup=False)
+    console = terminal.Console(soft_wrap=True)
+    console.print(f"step {state['step']} of {path}, learning rate {state['now']['lr']:.3g}, {state['precision']}")
     findings: list[str] = []
     for number, values in enumerate(state["batches"], start=1):
         for name in ("crops", "local_crops"):
@@ -107,13 +106,13 @@ def _shown(state: Mapping[str, Any], path: Path, tokenizer: str | None) -> int:
     for key, parameter in student.named_parameters():
         if parameter.grad is not None:
             _look(f"gradient of {key}", parameter.grad, findings)
-    console.print(f"losses: [CLS] {losses.cls.item():.4f}, patch {losses.patch.item():.4f}", markup=False)
+    console.print(f"losses: [CLS] {losses.cls.item():.4f}, patch {losses.patch.item():.4f}")
     if not findings:
         console.print("everything is finite here: the step went wrong by this machine's or precision's own rounding")
     else:
         console.print(f"not finite, first things first ({len(findings)} in all):")
         for finding in findings[:SHOWN]:
-            console.print(f"  {finding}", markup=False)
+            console.print(f"  {finding}")
     return DONE
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from checkpoints import store
+from checkpoints import store, terminal
 from checkpoints.command import UserError, parse, run_command
 
 SIZE = 48
@@ -385,7 +385,7 @@ def main(arguments: Sequence[str]) -> None:
     if (options.size or SIZE) < 8 or (options.count is not None and options.count < len(KINDS)):
         raise UserError(f"--size must be 8 or more and --count {len(KINDS)} or more")
     if options.out is not None:
-        print(f"{write_folders(options, options.out)} images written to {options.out}")
+        terminal.say(f"{write_folders(options, options.out)} images written to {options.out}")
     write_dense(options)
     write_variants(options)
     if options.show is not None:
@@ -397,7 +397,7 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"--show {options.show}: give a file that ends in .png, .jpg or .webp")
         contact_sheet(drawn.images[by_class], columns).save(stream, kind)
         store.write_bytes(options.show, stream.getvalue())
-        print(f"contact sheet written to {options.show}: rows are {', '.join(CLASSES)}")
+        terminal.say(f"contact sheet written to {options.show}: rows are {', '.join(CLASSES)}")
 
 
 def write_dense(options: Options) -> None:
@@ -408,7 +408,7 @@ def write_dense(options: Options) -> None:
     for folder, write in ((options.coco, sample_dense.write_coco), (options.ade20k, sample_dense.write_ade20k)):
         if folder is not None:
             write(folder, counts, options.size or sample_dense.SIZE, options.seed)
-            print(f"{sum(counts.values())} images written to {folder}")
+            terminal.say(f"{sum(counts.values())} images written to {folder}")
 
 
 def write_variants(options: Options) -> None:
@@ -428,7 +428,9 @@ def write_variants(options: Options) -> None:
     ]
     for folder, write, count, size in writers:
         if folder is not None:
-            print(f"{write(folder, options.count or count, options.size or size, options.seed)} images written to {folder}")
+            terminal.say(
+                f"{write(folder, options.count or count, options.size or size, options.seed)} images written to {folder}"
+            )
 
 
 if __name__ == "__main__":

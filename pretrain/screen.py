@@ -3,10 +3,10 @@
 import sys
 import time
 
-from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import BarColumn, TaskID
 from rich.progress import Progress as Bar
 
+from checkpoints import terminal
 from pretrain import distributed
 from pretrain.run_folder import RunFolder
 from pretrain.steps import Bad
@@ -20,15 +20,15 @@ class Screen:
 
     def __init__(self, folder: RunFolder, total_steps: int) -> None:
         self._folder, self._total = folder, total_steps
-        self._console = Console(quiet=not distributed.is_main(), highlight=False, soft_wrap=True)
+        self._console = terminal.Console(quiet=not distributed.is_main(), soft_wrap=True)
         self._bar: Bar | None = None
         self._task = TaskID(0)
         self._printed_at = 0.0
 
     def __enter__(self) -> "Screen":
         if self._console.is_terminal and distributed.is_main():
-            columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
-            self._bar = Bar(*columns, console=self._console)
+            columns = (BarColumn(bar_width=20), terminal.Description())
+            self._bar = terminal.bar(*columns, console=self._console)
             self._bar.start()
             self._task = self._bar.add_task("starting", total=self._total, completed=self._folder.step)
         return self
@@ -39,13 +39,13 @@ class Screen:
 
     def say(self, remark: str) -> None:
         """One line that is no measurement."""
-        self._console.print(f"note: {remark}", markup=False)
+        self._console.print(f"note: {remark}")
 
     def bad(self, done: int, images: list[Bad]) -> None:
         """Name images that could not be used, in the log and on the screen."""
         for image in images:
             self._folder.note(done, {"bad_image": image.name, "reason": image.reason, "number": image.number})
-            self._console.print(f"skipped {image.name}: {image.reason}", markup=False)
+            self._console.print(f"skipped {image.name}: {image.reason}")
 
     def show(self, done: int, line: str) -> None:
         """How things stand after `done` steps."""

@@ -27,7 +27,7 @@ from checkpoints.once import make_once
 from checkpoints.places import cache_folder
 from checkpoints.store import first_line
 from pretrain.formats import check_size
-from pretrain.sources import SUFFIXES, Content, Images, cache_folder, number_classes, state_of_files
+from pretrain.sources import SUFFIXES, Content, Images, number_classes, state_of_files
 
 WINDOW = 10_000
 """The bounded buffer of the shuffle: an image moves at most this far from its place in the drawn order of shards."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from checkpoints import places, store, zoo
+from checkpoints import places, store, terminal, zoo
 from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import dalle, dalle_file, kmeans, kmeans_fit
 from pretrain.backbone import load_backbone
@@ -134,7 +134,9 @@ def convert(options: Convert) -> None:
     encoder = dalle.encoder_of(weights, options.file)
     dalle_file.save(options.out, weights, options.file)
     count = sum(weight.numel() for weight in encoder.parameters())
-    print(f"{options.out}: {len(weights['blocks.output.conv.b'])} codes, {count:,} parameters; use it as dalle:{options.out}")
+    terminal.say(
+        f"{options.out}: {len(weights['blocks.output.conv.b'])} codes, {count:,} parameters; use it as dalle:{options.out}"
+    )
 
 
 def cluster_tokens(options: Tokens) -> None:
@@ -174,7 +176,7 @@ def _write(options: Tokens | Patches, images: Images, look: Look, about: kmeans.
     said = kmeans_fit.summary(points, found)
     made = about.made | {"data": options.data, "seed": options.seed, "size": look.size, "summary": said}
     kmeans.save(options.out, about._replace(made=made), torch.from_numpy(found.centroids), backbone)
-    print(f"{options.out}: {said}; use it as kmeans:{options.out}")
+    terminal.say(f"{options.out}: {said}; use it as kmeans:{options.out}")
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
@@ -188,7 +190,7 @@ USAGE = f"usage: python -m pretrain.tokenizers {{{','.join(COMMANDS)}}} [flags];
 def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] not in COMMANDS:
         if arguments and arguments[0] in ("-h", "--help"):
-            print(f"{__doc__}\n{USAGE}")
+            terminal.page(f"{__doc__}\n{USAGE}")
             return
         raise UserError(f"say what to make: {USAGE}")
     options, work = COMMANDS[arguments[0]]

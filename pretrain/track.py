@@ -1,11 +1,15 @@
 """The log sent to where a team looks: Weights & Biases or MLflow, where the package is installed."""
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from checkpoints import escape
 from checkpoints.command import UserError
 
+FORBIDDEN = re.compile(r"[/\\#?%:]")
+"""Signs that W&B refuses in a run's id."""
 Track = Callable[[Mapping[str, float], int], None]
 """Takes one line of the log and its step."""
 
@@ -19,9 +23,10 @@ def tracker(name: str, run: str, config: Mapping[str, Any]) -> Track:
     except ImportError as error:
         raise UserError(f"--track {name} needs the package: pip install {name}") from error
     if name == "wandb":
-        started = package.init(project="ibot", name=run, config=dict(config), resume="allow", id=run)
+        shown, identity = escape.terminal(run), FORBIDDEN.sub("-", escape.terminal(run))
+        started = package.init(project="ibot", name=shown, config=dict(config), resume="allow", id=identity)
         return lambda values, step: started.log(dict(values), step=step)
     package.set_experiment("ibot")
-    package.start_run(run_name=run)
+    package.start_run(run_name=escape.terminal(run))
     package.log_params({key: str(value)[:250] for key, value in config.items()})
     return lambda values, step: package.log_metrics(dict(values), step=step)

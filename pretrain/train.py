@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from checkpoints import store
+from checkpoints import store, terminal
 from checkpoints.command import DONE, INTERRUPTED, run_command
 from pretrain import config as options
 from pretrain import distributed, health, ibot, optim, page, prepare, replay, starts
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str]) -> int:
         code, writes = train(config, device), distributed.is_main()
     folder = folder_of(config)
     if code == DONE and writes and config.report and page.missing(folder, store.LAST):
-        print(page.write(folder, config.data), flush=True)
+        terminal.say(page.write(folder, config.data))
     return code
 
 

@@ -4,7 +4,6 @@ Each row is trained and measured by processes of their own, one at a time; then 
 the rank correlation of the rows. What is done stays done, what fails does not stop the rest. See docs/ablations.md.
 """
 
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from checkpoints import places
+from checkpoints import escape, places
 from checkpoints.command import FAILED, UserError, at_least, parse, run_command
 from pretrain.ablation_rows import Table
 from probes import ablate_table, show
@@ -72,7 +71,7 @@ def show_commands(jobs: Sequence[Job]) -> None:
     """As they may be typed."""
     for words in dict.fromkeys(words for job in jobs if not job.lost for words in (job.patches, job.train, *job.probes.values())):
         if words:
-            show.say(f"python {shlex.join(words)}")
+            show.say(f"python {escape.shell(words)}")
 
 
 def _why(job: Job) -> str:
@@ -131,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         fates = run_all(jobs, setting)
     except Stopped as stop:
-        show.say(f"stopped; the same command goes on: python -m probes.ablate {shlex.join(arguments)}")
+        show.say(f"stopped; the same command goes on: python -m probes.ablate {escape.shell(arguments)}")
         return stop.code
     every = {job.row.name: job for job in plan(table, setting)}
     lines = [ablate_table.line(table, every[row.name], setting.out, fates.get(row.name, "")) for row in table.rows]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from scipy.stats import spearmanr
 
-from checkpoints import store
+from checkpoints import escape, store
 from checkpoints.command import UserError
 from pretrain.ablation_rows import Row, Table
 from probes import paper, results, show, tables
@@ -132,7 +132,7 @@ def finish(table: Table, lines: Sequence[Line], setting: Setting, seconds: float
     file = setting.out / f"ablation_{table.name}"
     try:
         store.write_bytes(Path(f"{file}.md"), page.encode())
-        store.write_bytes(Path(f"{file}.json"), (json.dumps(record(table, lines, setting, seconds), indent=1) + "\n").encode())
+        store.write_bytes(Path(f"{file}.json"), escape.json_text(record(table, lines, setting, seconds)).encode())
     except OSError as error:
         raise UserError(f"cannot write to --out {setting.out} ({error.strerror})") from error
     show.say(f"table and record: {file}.md, {file}.json")

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from checkpoints import terminal
 from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.start import child
 from pretrain import neighbours
@@ -126,7 +127,7 @@ def main(arguments: Sequence[str]) -> None:
     if not 0 < options.part <= 1:
         raise UserError("--part must be greater than 0 and at most 1")
     if options.alone is not None:
-        print(json.dumps(measure(options.alone, options.ways[0], torch.device(options.device))._asdict()))
+        terminal.say(json.dumps(measure(options.alone, options.ways[0], torch.device(options.device))._asdict()))
         return
     counts = sizes(options)
     with tempfile.TemporaryDirectory() as folder:

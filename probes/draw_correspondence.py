@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from checkpoints import terminal
 from checkpoints.command import UserError, at_least
 from checkpoints.figures import ConnectionPatch
 from pretrain import augment, neighbours
@@ -102,7 +103,9 @@ def draw(options: Correspondence, subject: Subject) -> Iterator[Shown]:
         yield Shown(f"correspondence_{number:03d}", figure, f"{first.name} and {second.name}: {said}. {source}")
     if answers:
         every = np.concatenate(answers)
-        print(f"{every.mean():.1%} of {len(every)} mutual matches between two views lie within {RADIUS} patch of the true place")
+        terminal.say(
+            f"{every.mean():.1%} of {len(every)} mutual matches between two views lie within {RADIUS} patch of the true place"
+        )
 
 
 def _pairs(options: Correspondence, backbone: Backbone, size: int, generator: np.random.Generator) -> Iterator[tuple[View, View]]:

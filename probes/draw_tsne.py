@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from checkpoints import escape
 from checkpoints.command import UserError
 from checkpoints.figures import Figure
 from pretrain import neighbours
@@ -62,12 +63,14 @@ def chart(places: Float[np.ndarray, "b 2"], labels: Int[np.ndarray, " b"], class
     colours = gallery.unit_colours(CLASSES)
     for number, name in enumerate(classes[:CLASSES]):
         own = places[labels == number]
-        panel.scatter(*own.T, s=14, color=colours[number], marker=MARKERS[number % len(MARKERS)], label=name, linewidths=0)
+        panel.scatter(
+            *own.T, s=14, color=colours[number], marker=MARKERS[number % len(MARKERS)], label=escape.plot(name), linewidths=0
+        )
     rest = places[labels >= CLASSES]
     if len(rest):
         panel.scatter(*rest.T, s=6, color="0.7", marker=".", label=f"{len(classes) - CLASSES} more classes", zorder=0)
     panel.set_xticks([])
     panel.set_yticks([])
     panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(escape.plot(title), fontsize=8)
     return figure

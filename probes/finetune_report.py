@@ -3,18 +3,16 @@
 n test images, a answers, k classes.
 """
 
-import csv
 import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from checkpoints import store
+from checkpoints import escape, store, terminal
 from checkpoints.command import UserError
 from checkpoints.figures import Figure, FigureCanvasAgg, PowerNorm
 from pretrain import distributed
@@ -89,7 +87,7 @@ def write(options: Options, loaded: Loaded, data: Data, runs: list[Measured], se
             store.write_bytes(path, content)
         except OSError as error:
             raise UserError(f"cannot write {path} ({error.strerror}): give another --out") from error
-    print(f"classes in {out.with_suffix('.csv').name} and {out.with_suffix('.png').name} beside it")
+    terminal.say(f"classes in {out.with_suffix('.csv').name} and {out.with_suffix('.png').name} beside it")
     return summary
 
 
@@ -114,8 +112,8 @@ def show(runs: list[Measured], data: Data, seconds: float) -> None:
         top, last = run.best(), run.tests[-1]
         averaged = "" if last.ema_top1 is None else f"{last.ema_top1:.1f}"
         table.add_row(f"{run.lr:g}", f"{top.top1:.1f}", str(top.epoch), f"{top.top5:.1f}", f"{last.top1:.1f}", averaged)
-    console = Console(highlight=False)
-    console.print(table, markup=False)
+    console = terminal.Console()
+    console.print(table)
     console.print(f"{seconds:.0f} s")
 
 
@@ -129,21 +127,19 @@ def confusion(labels: Int[np.ndarray, " n"], answers: Int[np.ndarray, " n"], cla
 
 def by_class(labels: Int[np.ndarray, " n"], best: Int[np.ndarray, " n"], last: Int[np.ndarray, " n"], classes: list[str]) -> str:
     """A line a class: its test images, top-1 percent in the best and the last epoch, what it is mistaken for most."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["class", "images", "top1_best_epoch", "top1_last_epoch", "mistaken_for", "mistaken_percent"])
+    rows: list[list[object]] = [["class", "images", "top1_best_epoch", "top1_last_epoch", "mistaken_for", "mistaken_percent"]]
     first, final = (confusion(labels, answers, len(classes)) for answers in (best, last))
     for number, name in enumerate(classes):
         count = int((labels == number).sum())
         if not count:
-            writer.writerow([name, 0, "", "", "", ""])
+            rows.append([name, 0, "", "", "", ""])
             continue
         others = first[number].copy()
         others[number] = 0
         most = int(others.argmax())
         mistaken = [classes[most], f"{others[most]:.2f}"] if others[most] else ["", "0.00"]
-        writer.writerow([name, count, f"{first[number, number]:.2f}", f"{final[number, number]:.2f}", *mistaken])
-    return stream.getvalue()
+        rows.append([name, count, f"{first[number, number]:.2f}", f"{final[number, number]:.2f}", *mistaken])
+    return escape.csv_text(rows)
 
 
 def picture(shares: Float[np.ndarray, "k k"], classes: list[str]) -> bytes:
@@ -170,7 +166,7 @@ def picture(shares: Float[np.ndarray, "k k"], classes: list[str]) -> bytes:
 
 
 def _write_in(axes: Any, shares: np.ndarray, classes: list[str]) -> None:
-    names = [name[:LONGEST_NAME] for name in classes]
+    names = [escape.plot(name[:LONGEST_NAME]) for name in classes]
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
     for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.5), strict=True):
@@ -183,9 +179,5 @@ def _pairs(shares: np.ndarray, classes: list[str]) -> list[str]:
     np.fill_diagonal(others, 0)
     order = np.argsort(-others, axis=None, kind="stable")[:PAIRS]
     rows, columns = np.unravel_index(order, others.shape)
-    found = zip(rows, columns, strict=True)
-    return [
-        f"{others[row, column]:3.0f} %  {classes[row][:LONGEST_NAME]} > {classes[column][:LONGEST_NAME]}"
-        for row, column in found
-        if others[row, column] > 0
-    ]
+    found, short = zip(rows, columns, strict=True), [escape.plot(escape.terminal(name[:LONGEST_NAME])) for name in classes]
+    return [f"{others[row, column]:3.0f} %  {short[row]} > {short[column]}" for row, column in found if others[row, column] > 0]

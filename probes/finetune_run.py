@@ -179,7 +179,7 @@ class Lines(Screen):
     def __init__(self, run: Run, total_steps: int, heading: str, remarks: list[str]) -> None:
         super().__init__(run, total_steps)
         self._run, self._total_steps = run, total_steps
-        self._console.print(heading, markup=False)
+        self._console.print(heading)
         for remark in remarks:
             self.say(remark)
         if run.step:

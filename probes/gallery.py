@@ -3,18 +3,18 @@
 h w pixels.
 """
 
-import html
 import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from checkpoints import places, store
+from checkpoints import escape, places, store
 from checkpoints.command import UserError
 from checkpoints.figures import Axes, Figure, mpl
 from pretrain.palette import COLOURS
@@ -44,13 +44,13 @@ def hang(folder: Path, title: str, remarks: Sequence[str], pictures: Sequence[Sh
     try:
         for picture in pictures:
             store.write_bytes(places.below(folder, f"{picture.name}.png"), encode(picture))
-            caption = html.escape(picture.caption)
+            caption = escape.html(picture.caption)
             figures.append(
-                f'<figure><img src="{html.escape(picture.name)}.png" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+                f'<figure><img src="{quote(picture.name)}.png" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
             )
-        words = "".join(f"<p>{html.escape(remark)}</p>" for remark in remarks)
-        head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-        body = f"<h1>{html.escape(title)}</h1>{words}{''.join(figures)}"
+        words = "".join(f"<p>{escape.html(remark)}</p>" for remark in remarks)
+        head = f'<meta charset="utf-8"><title>{escape.html(title)}</title><style>{STYLE}</style>'
+        body = f"<h1>{escape.html(title)}</h1>{words}{''.join(figures)}"
         page = f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>"
         store.write_bytes(folder / "index.html", page.encode())
     except OSError as error:
@@ -63,7 +63,7 @@ def encode(picture: Shown) -> bytes:
     stream = io.BytesIO()
     if isinstance(picture.content, Figure):
         mpl.use("agg")
-        picture.content.savefig(stream, format="png", dpi=DPI, metadata={"Description": picture.caption})
+        picture.content.savefig(stream, format="png", dpi=DPI, metadata={"Description": escape.terminal(picture.caption)})
     elif isinstance(picture.content, list):
         first, *rest = picture.content
         first.save(stream, "png", save_all=True, append_images=rest, duration=150, loop=0)
@@ -80,14 +80,14 @@ def panels(count: int, title: str, columns: int = 8, side: float = 1.6) -> tuple
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in axes:
         panel.set_axis_off()
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(escape.plot(title), fontsize=8)
     return figure, axes
 
 
 def picture(panel: Axes, image: np.ndarray, title: str = "", **how: Any) -> None:
     """An image [h, w, 3], or a map [h, w] in colours of quantity."""
     panel.imshow(image, **({"cmap": MAP} | how if image.ndim == 2 else how))
-    panel.set_title(title, fontsize=7)
+    panel.set_title(escape.plot(title), fontsize=7)
 
 
 def blown_up(small: np.ndarray, height: int, width: int) -> np.ndarray:

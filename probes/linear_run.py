@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from checkpoints import checked, store
+from checkpoints import checked, store, terminal
 from checkpoints.command import UserError
 from pretrain import distributed
 from pretrain.sources import Images
@@ -196,4 +196,4 @@ def keep(path: Path, trained: Trained, subject: Subject, settings: Settings, ima
         "classes": list(images.classes),
     }
     store.save_backbone(path, {"weight": trained.weight, "bias": trained.bias}, about)
-    print(f"best head kept in {os.fspath(path)}")
+    terminal.say(f"best head kept in {os.fspath(path)}")

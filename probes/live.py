@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from checkpoints import terminal
 from checkpoints.command import UserError, parse, run_command
 from probes import report_page, report_run
 from probes.report_page import Section
@@ -147,7 +148,7 @@ def end_with_input(running: Server) -> None:
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.live")
     with server(options.run, options.port) as running:
-        print(f"live page: http://{HOST}:{running.server_port}/", flush=True)
+        terminal.say(f"live page: http://{HOST}:{running.server_port}/")
         if options.attached:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for standard in (1, 2):  # nobody reads on, and who writes into a full pipe waits for ever

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from checkpoints import places, store
+from checkpoints import places, store, terminal
 from checkpoints.command import UserError, parse, run_command
 from pretrain.images import from_file
 from probes import report_commands, report_page, report_pictures, report_records, report_run, tables
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str]) -> None:
         store.write_bytes(out, text.encode())
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}): give another --out") from error
-    print(f"page written to {out} ({len(text.encode()) / 1e6:.2f} MB, {time.perf_counter() - began:.0f} s)")
+    terminal.say(f"page written to {out} ({len(text.encode()) / 1e6:.2f} MB, {time.perf_counter() - began:.0f} s)")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 import importlib
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from checkpoints import store
+from checkpoints import escape, store
 from pretrain import config as options
 from pretrain.config import Config
 from probes import report_page
@@ -32,19 +31,23 @@ def training(run: Run) -> str:
     for name, value in run.config.items():
         if name in usual and name not in NOT_OURS and value != usual[name]:
             words += _flag(name, value)
-    return shlex.join([*words, "--out", str(run.folder)])
+    return escape.shell([*words, "--out", str(run.folder)])
 
 
 def measuring(record: Mapping[str, Any]) -> str:
     """The command that measures this record again, as far as it tells its options."""
     probe, data, checkpoint = record["probe"], record["data"], Path(record["checkpoint"]["path"])
     named = checkpoint.parent if checkpoint.name in (store.LAST, store.BACKBONE) else checkpoint
-    words = [*shlex.split(TOOLS.get(probe, f"python -m probes.{probe}")), "--ckpt", str(named), *_data(data)]
+    words = [*_command_of(probe), "--ckpt", str(named), *_data(data)]
     usual = _options_of(probe)
     for name, value in record["protocol"].items():
         if name in usual and value != _plain(usual[name]):
             words += _flag(name, value)
-    return shlex.join(words)
+    return escape.shell(words)
+
+
+def _command_of(probe: str) -> list[str]:
+    return [TOOLS[probe]] if probe in TOOLS else ["python", "-m", f"probes.{probe}"]
 
 
 def _options_of(probe: str) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def _plain(value: Any) -> Any:
 
 def repeat(runs: Sequence[Run], records: Sequence[Mapping[str, Any]], paths: Sequence[Path], data: str | None = None) -> Section:
     """All commands. `data` was given to this page."""
-    again = shlex.join(["python", "-m", "probes.report", *(str(path) for path in paths), *(["--data", data] if data else [])])
+    again = escape.shell(["python", "-m", "probes.report", *(str(path) for path in paths), *(["--data", data] if data else [])])
     groups = {
         "Training": [training(run) for run in runs],
         "Measurements": list(dict.fromkeys(measuring(record) for record in records)),

@@ -4,11 +4,11 @@ q queries.
 """
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 from jaxtyping import Int
 
+from checkpoints.escape import html as escape
 from probes import report_page
 from probes.report_page import Row
 

@@ -1,9 +1,10 @@
 """The pieces of a page that stands alone: sections, tables, lists, the document around them. Nothing is ever fetched."""
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
+
+from checkpoints.escape import html as escape
 
 STYLE = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -6,7 +6,6 @@ b images, q queries, n patches.
 import base64
 import io
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from checkpoints import store
 from checkpoints.command import UserError
+from checkpoints.escape import html as escape
 from pretrain import augment, neighbours
 from pretrain.images import open_images
 from pretrain.neighbours import Found

@@ -4,9 +4,9 @@ says its numbers in words and in a table.
 
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
+from checkpoints.escape import html as escape
 from probes import report_page
 from probes.report_page import Row
 

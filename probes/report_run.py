@@ -3,11 +3,11 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoints.command import UserError
+from checkpoints.escape import html as escape
 from pretrain.curves import PANELS, series
 from probes import report_page, report_plots
 from probes.report_page import Section

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from checkpoints import places, start, store
+from checkpoints import escape, places, start, store
 from checkpoints.command import FAILED, UserError, parse, run_command
 from pretrain.backbone import Backbone, Loaded, load_backbone
 from pretrain.vit import ViT
@@ -166,11 +166,14 @@ def run_step(one: Planned, ckpt: Path, out: Path, key: str) -> Ended:
     return Ended(one.step.name, ended.said, ended.seconds)
 
 
-def finish(out: Path) -> None:
-    """Tables of all records and the page."""
-    as_file = f"probes.tables {out} --form markdown --out {out / 'tables.md'}"
-    for words in (as_file, f"probes.tables {out}", f"probes.report {out}"):
-        subprocess.run(start.child(*words.split()), check=False)
+def finish(out: Path) -> list[str]:
+    """Tables of all records and the page; the commands of what could not be written."""
+    as_file = ["probes.tables", str(out), "--form", "markdown", "--out", str(out / "tables.md")]
+    lost = []
+    for words in (as_file, ["probes.tables", str(out)], ["probes.report", str(out)]):
+        if subprocess.run(start.child(*words), check=False).returncode:
+            lost.append(escape.shell(["python", "-m", *words]))
+    return lost
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -194,16 +197,18 @@ def main(arguments: Sequence[str]) -> int:
     ckpt, key = options.ckpt or loaded.path, store.sha256(loaded.path) if loaded.path.is_file() else str(loaded.path)
     ended = []
     for number, one in enumerate(planned, 1):
-        words = " ".join(command(one, ckpt, out))
+        words = escape.shell(command(one, ckpt, out))
         show.say(f"[{number} of {len(planned)}] {one.step.name}, about {duration(one.seconds)}: python {words}")
         ended.append(run_step(one, ckpt, out, key))
         show.say(f"    {ended[-1].state}, {duration(ended[-1].seconds)}")
-    finish(out)
+    unwritten = finish(out)
     failed = [one for one in ended if one.state.startswith("failed")]
     show.say(f"{len(ended) - len(failed)} of {len(ended)} steps are done; records, logs and tables in {os.fspath(out)}")
     for lost in failed:
         show.say(f"{lost.name} {lost.state}")
-    return FAILED if failed else 0
+    if unwritten:
+        show.say(f"not written, for the reason above: {'; '.join(unwritten)}")
+    return FAILED if failed or unwritten else 0
 
 
 if __name__ == "__main__":

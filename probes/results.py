@@ -1,13 +1,12 @@
 """The record that every measurement writes: one JSON file with all that is needed to believe it or to repeat it."""
 
-import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from checkpoints import places, store
+from checkpoints import escape, places, store, terminal
 from checkpoints.command import UserError
 from pretrain import distributed
 from pretrain.backbone import Loaded
@@ -54,10 +53,10 @@ def write(
         "versions": versions(),
     }
     try:
-        store.write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
+        store.write_bytes(path, escape.json_text(record).encode())
     except OSError as error:
         raise UserError(f"cannot write the record to {path} ({error.strerror}): give another --out") from error
-    print(f"record written to {path}", flush=True)
+    terminal.say(f"record written to {path}")
 
 
 def default_path(loaded: Loaded, name: str, suffix: str = ".json") -> Path:

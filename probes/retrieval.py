@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from checkpoints import places
+from checkpoints import places, terminal
 from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import sample_pairs
 from pretrain.backbone import Backbone, make
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str]) -> None:
         seconds=seconds,
         device=device.type,
     )
-    print(f"{seconds:.0f} s")
+    terminal.say(f"{seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from checkpoints import terminal
 from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain.augment import evaluation_resize
 from probes import class_maps, gallery, results, suites
@@ -53,7 +54,7 @@ def head_for(options: Options, who: Subject, crop: int) -> Found:
         try:
             return Found(read_head(kept, who.backbone, class_maps.imagenet()), str(kept))
         except UserError as error:
-            print(f"note: {error}")
+            terminal.say(f"note: {error}")
     images = suites.training_images(options)
     head = linear_head(who.backbone, images, View(evaluation_resize(crop), crop), options.batch_size, options.seed)
     return Found(head, "trained on the spot")
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--crop {crop} is not divisible by {stride}, the pixels of a token's side")
     task = suites.prepare(options, who)
     head, source = head_for(options, who, crop)
-    print(f"linear head: {source}, {len(head.classes)} classes")
+    terminal.say(f"linear head: {source}, {len(head.classes)} classes")
     view = View(evaluation_resize(crop) if task.resized else crop, crop, Image.Resampling.BILINEAR)
     metrics, pictures = task.measure(Classifier(who.backbone, head), view)
     seconds = time.perf_counter() - began
@@ -82,9 +83,9 @@ def main(arguments: Sequence[str]) -> None:
     for picture in pictures:
         beside = path.with_name(f"{path.stem}_{picture.name}.png")
         gallery.hang_one(beside, picture)
-        print(f"drawn to {beside}")
+        terminal.say(f"drawn to {beside}")
     data = {"root": options.data, "train": options.train, "val_images": task.images}
-    print(f"{seconds:.0f} s")
+    terminal.say(f"{seconds:.0f} s")
     for where, (place, numbers) in records(options, path, metrics).items():
         results.write(
             where,

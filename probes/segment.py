@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from PIL import Image
-from rich.console import Console
 from torch import Tensor, nn
 
+from checkpoints import terminal
 from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import augment, neighbours, sample_dense
 from pretrain.backbone import Backbone, load_backbone, make
@@ -271,7 +271,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.baseline:
         torch.manual_seed(options.seed)
         found["the same, untrained"] = measure(make(shape, maskable=False).to(device).eval(), data, options, classes)
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.Console(soft_wrap=True)
     for name, settings in found.items():
         which, metrics = best_of(settings)
         every = ", ".join(f"{setting}: {one.metrics()['miou']:.1f}" for setting, one in settings.items())

@@ -1,14 +1,13 @@
 """What a probe shows: progress with the time left, and tables; only the main process speaks."""
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from checkpoints import terminal
 from pretrain import distributed
 
 T = TypeVar("T")
@@ -21,10 +20,10 @@ def steps(what: str, every: Iterable[T], total: int, done: int = 0) -> Iterator[
     if not distributed.is_main():
         yield from every
         return
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = terminal.Console(stderr=True, soft_wrap=True)
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
+        columns = (terminal.Description(), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+        with terminal.bar(*columns, console=console, transient=True) as bar:
             yield from bar.track(every, total=total, completed=done, description=what)
         return
     yield from _lines(what, every, total, done)
@@ -37,24 +36,24 @@ def _lines(what: str, every: Iterable[T], total: int, done: int) -> Iterator[T]:
         now = time.perf_counter()
         if now - said >= LINES_EVERY and number < total:
             left = (now - began) / (number - done) * (total - number)
-            print(f"{what}: {number} of {total}, {left:.0f} s left", file=sys.stderr, flush=True)
+            terminal.say(f"{what}: {number} of {total}, {left:.0f} s left", error=True)
             said = now
 
 
 def say(text: str) -> None:
     """One line on stdout."""
     if distributed.is_main():
-        print(text, flush=True)
+        terminal.say(text)
 
 
 def table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """A title and a table on stdout: the first column is text, the others numbers."""
     if not distributed.is_main():
         return
-    print(title)
+    terminal.say(title)
     shown = Table()
     for number, name in enumerate(head):
         shown.add_column(name, justify="right" if number else "left")
     for row in rows:
         shown.add_row(*row)
-    Console(highlight=False).print(shown, markup=False)
+    terminal.Console().print(shown)

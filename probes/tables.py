@@ -4,9 +4,8 @@ A measured row carries the name of its checkpoint and data; where the data are t
 row of the same architecture stands below it. What was never measured stays empty.
 """
 
-import csv
-import io
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from checkpoints import store
+from checkpoints import escape, store, terminal
 from checkpoints.command import UserError, parse, run_command
 from probes import paper, show
 from probes.paper import Published
@@ -66,7 +65,16 @@ def _record(file: Path) -> dict[str, Any] | None:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and {"schema", "probe", "metrics", "checkpoint"} <= content.keys() else None
+    if not isinstance(content, dict) or not {"schema", "probe", "metrics", "checkpoint"} <= content.keys():
+        return None
+    if isinstance(content["metrics"], dict):
+        content["metrics"] = {name: value for name, value in content["metrics"].items() if not _not_finite(value)}
+    return content
+
+
+def _not_finite(value: Any) -> bool:
+    """What is no measurement: null, or in older records NaN."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def measured(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Line]]:
@@ -142,22 +150,25 @@ def text(value: Any) -> str:
 
 def as_markdown(title: str, rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, ["---"] * len(head), *body)]
-    return f"### {title}\n\n" + "\n".join(lines) + "\n"
+    lines = ["| " + " | ".join(escape.markdown(cell) for cell in row) + " |" for row in (head, ["---"] * len(head), *body)]
+    return f"### {escape.markdown(title)}\n\n" + "\n".join(lines) + "\n"
 
 
 def as_csv(title: str, rows: Sequence[Sequence[str]]) -> str:
-    content = io.StringIO()
-    csv.writer(content, lineterminator="\n").writerows([[title], *rows])
-    return content.getvalue()
+    return escape.csv_text([[title], *rows])
 
 
 def as_latex(title: str, rows: Sequence[Sequence[str]]) -> str:
-    marks = str.maketrans({mark: f"\\{mark}" for mark in "&%_#$"})
-    head, *body = ([cell.translate(marks) for cell in row] for row in rows)
+    head, *body = ([escape.latex(cell) for cell in row] for row in rows)
     lines = [" & ".join(row) + r" \\" for row in body]
     columns = "ll" + "r" * (len(head) - 2)
-    before = [rf"% {title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
+    before = [
+        rf"% {escape.terminal(title)}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        " & ".join(head) + r" \\",
+        r"\midrule",
+    ]
     return "\n".join([*before, *lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -191,13 +202,13 @@ def main(arguments: Sequence[str]) -> None:
     form = FORMS["markdown" if options.form == "terminal" else options.form]
     whole = "\n".join(form(title, rows) for title, rows in finished)
     if options.out is None:
-        print(whole)
+        terminal.page(whole)
         return
     try:
         store.write_bytes(options.out, whole.encode())
     except OSError as error:
         raise UserError(f"cannot write to {options.out} ({error.strerror}): give another --out") from error
-    print(f"{len(finished)} tables written to {options.out}")
+    terminal.say(f"{len(finished)} tables written to {options.out}")
 
 
 if __name__ == "__main__":

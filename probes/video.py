@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from checkpoints import places
+from checkpoints import places, terminal
 from checkpoints.command import UserError, parse, run_command
 from pretrain import sample_clips
 from pretrain.backbone import Backbone, make
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> None:
         seconds=seconds,
         device=device.type,
     )
-    print(f"{seconds:.0f} s")
+    terminal.say(f"{seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from checkpoints import terminal
 from checkpoints.command import UserError, parse, run_command
 from probes import draw_attention, draw_correspondence, draw_patterns, draw_pca, draw_tsne, gallery, results
 from probes.frozen import Subject, subject
@@ -26,7 +27,7 @@ USAGE = f"usage: python -m probes.visualize {{{','.join(KINDS)}}} [flags]; each 
 def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] not in KINDS:
         if arguments and arguments[0] in ("-h", "--help"):
-            print(f"{__doc__}\n{USAGE}")
+            terminal.page(f"{__doc__}\n{USAGE}")
             return
         raise UserError(f"say what to draw: {USAGE}")
     kind, began = arguments[0], time.perf_counter()
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     remarks = [f"Checkpoint: {who.loaded.path}, {options.key}. Images: {options.data}."]
     pictures = list(draw(options, who))
     page = gallery.hang(out, f"{kind.capitalize()}: {who.loaded.path.parent.name or who.loaded.path}", remarks, pictures)
-    print(f"{len(pictures)} pictures in {time.perf_counter() - began:.0f} s: {page}")
+    terminal.say(f"{len(pictures)} pictures in {time.perf_counter() - began:.0f} s: {page}")
 
 
 if __name__ == "__main__":

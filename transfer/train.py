@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from checkpoints import places
+from checkpoints import places, terminal
 from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.exported import mmpretrain, needed
 from pretrain import sample_dense
@@ -85,6 +85,8 @@ def toolboxes() -> None:
             needed(module, "transfer")
         from transfer import backbone, layer_decay  # noqa: F401, PLC0415 (they register themselves)
     resume.register()
+    # Class names of annotations are drawn into pictures: between two dollars they would be taken for formulas.
+    importlib.import_module("matplotlib").rcParams["text.parse_math"] = False  # type: ignore[attr-defined]
 
 
 def read_config(options: Options) -> Any:
@@ -265,7 +267,9 @@ def state_the_rate(config: Any) -> float:
     ratio = batch / base if base else 1.0
     rate = config.optim_wrapper.optimizer.lr
     if is_main():
-        print(f"{batch} images a step; the config's learning rate {rate:g} is for {base or batch}: {rate * ratio:.3g} is used")
+        terminal.say(
+            f"{batch} images a step; the config's learning rate {rate:g} is for {base or batch}: {rate * ratio:.3g} is used"
+        )
     return ratio
 
 
@@ -295,8 +299,8 @@ def report(options: Options, config: Any, loaded: Any, numbers: Mapping[str, Any
         seconds=seconds,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    print(json.dumps({name: round(value, 2) for name, value in found.items()}))
-    print(f"predictions drawn in {out}/predictions, record in {out}/results/transfer_{options.task}.json")
+    terminal.say(json.dumps({name: round(value, 2) for name, value in found.items()}))
+    terminal.say(f"predictions drawn in {out}/predictions, record in {out}/results/transfer_{options.task}.json")
 
 
 def main(arguments: Sequence[str]) -> int:
