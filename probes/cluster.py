@@ -105,6 +105,12 @@ def methods(options: Options, loaded: Loaded) -> list[str]:
     return ["head", "kmeans"] if has_head else ["kmeans"]
 
 
+def prototypes(subject: Subject, options: Options) -> int | None:
+    """Of the checkpoint's [CLS] head; None where it has none."""
+    weight = subject.loaded.contents.network(options.key, subject.loaded.path).get("head.last_layer.weight_v")
+    return None if weight is None else len(weight)
+
+
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.cluster")
     began = time.perf_counter()
@@ -125,7 +131,8 @@ def main(arguments: Sequence[str]) -> None:
             table="T5_unsupervised",
             loaded=subject.loaded,
             data={"val": images.name, "val_images": len(images)},
-            protocol=common.about_view(options, subject.view) | {"methods": list(found)},
+            protocol=common.about_view(options, subject.view)
+            | {"methods": list(found), "prototypes": prototypes(subject, options)},
             metrics={f"{name}_{key}": float(value) for name, row in found.items() for key, value in row._asdict().items()},
             seconds=time.perf_counter() - began,
             device=subject.device.type,

@@ -73,7 +73,8 @@ def main(arguments: Sequence[str]) -> None:
             loaded=subject.loaded,
             data=common.about_data(parts),
             protocol=common.about_view(options, subject.view)
-            | {"mode": options.mode, "epochs": options.epochs, "batch_size": options.batch_size, "k": every},
+            | {"mode": options.mode, "epochs": options.epochs, "batch_size": options.batch_size, "k": every}
+            | {"lr": list(options.lr), "selected_on": "test images", "norm": False},
             metrics={f"top1_k{count}": best.top1 for count, best in found.items()},
             seconds=time.perf_counter() - began,
             device=subject.device.type,

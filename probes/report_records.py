@@ -16,8 +16,10 @@ HEADLINES: dict[str, tuple[tuple[str, str], ...]] = {
     "finetune": (("top1", "fine-tuned, top-1 %"),),
     "cluster": (("kmeans_nmi", "k-means, NMI %"),),
     "semi": (("logistic_1%", "1 % of the labels, top-1 %"), ("logistic_10%", "10 % of the labels, top-1 %")),
-    "transfer_coco": (("bbox_mAP", "COCO, box AP"), ("segm_mAP", "COCO, mask AP")),
-    "transfer_ade20k": (("upernet_mIoU", "ADE20K UPerNet, mIoU"), ("linear_mIoU", "ADE20K linear, mIoU")),
+    "transfer_coco": (("box_ap", "detection, box AP"), ("mask_ap", "detection, mask AP")),
+    "transfer_ade20k": (("miou", "segmentation, mIoU %"),),
+    "segment": (("miou", "frozen segmentation, mIoU %"),),
+    "video": (("jf_m", "video segmentation, J&F"),),
 }
 """By probe: the numbers that stand first, and what they are called."""
 FEWEST = 3
@@ -72,8 +74,8 @@ def published(records: Sequence[Mapping[str, Any]]) -> Section | None:
     if not parts:
         return None
     lead = report_page.paragraph(
-        "Rows that begin with “ours” were measured here and are bold; what was measured on other data than the table's is shown "
-        "but not compared.",
+        "Rows that begin with “ours” were measured here and are bold; what was measured by another protocol than the table's is "
+        "shown but not compared, and the reasons stand below it.",
         "soft",
     )
     return Section("tables", "The paper's tables", lead + "".join(parts))

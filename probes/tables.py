@@ -1,7 +1,8 @@
 """The records as the paper's tables, measured beside published: `python -m probes.tables runs/sample`.
 
-A measured row carries the name of its checkpoint and data; where the data are the table's own, the difference to the published
-row of the same architecture stands below it. What was never measured stays empty.
+A measured row carries the name of its checkpoint and data. Where every part of its protocol is the published number's
+(`probes/protocols.py`), the difference to the published row of the same architecture stands below it, otherwise the reasons
+why there is none. What was never measured stays empty.
 """
 
 import json
@@ -16,7 +17,7 @@ import tyro
 
 from checkpoints import escape, store, terminal
 from checkpoints.command import UserError, parse, run_command
-from probes import paper, show
+from probes import cells, paper, protocols, show
 from probes.paper import Published
 
 
@@ -39,7 +40,7 @@ class Options:
 class Line(NamedTuple):
     """One row of a finished table."""
 
-    kind: Literal["published", "measured", "difference"]
+    kind: Literal["published", "measured", "difference", "reason"]
     method: str
     arch: str
     cells: Mapping[str, Any]
@@ -77,20 +78,43 @@ def _not_finite(value: Any) -> bool:
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
+class Number(NamedTuple):
+    """One measured number and what it is to be compared with."""
+
+    value: float
+    published: float | None
+    differs: Sequence[str]
+    """In which parts of its protocol it was measured otherwise."""
+
+
+Key = tuple[str, str, tuple[tuple[str, Any], ...]]
+"""A measured row: who, architecture, and what the row says in other columns."""
+
+
 def measured(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Line]]:
-    """Measured lines by table, each with its difference where there is one; a later record replaces an earlier one's number."""
-    rows: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
-    compared: dict[tuple[Any, ...], bool] = {}
+    """Measured lines by table, each followed by its differences, or by the reasons why a number has none.
+
+    A later record replaces an earlier one's number, unless only the earlier one is by the table's protocol.
+    """
+    rows: dict[str, dict[Key, dict[str, Number]]] = {}
     for record in records:
-        for cell in paper.CELLS.get(record["probe"], []):
+        for cell in cells.CELLS.get(record["probe"], []):
             if cell.metric not in record["metrics"] or not cell.meant(record["protocol"]):
                 continue
-            table = paper.place(cell, record["checkpoint"]).id
-            key = (_who(record), paper.arch_name(record["checkpoint"], table), tuple(cell.row.items()), cell.method)
-            value = record["metrics"][cell.metric] * cell.scale
-            rows.setdefault(table, {}).setdefault(key, dict(cell.row))[cell.column] = value
-            compared[table, key, cell.column] = record["data"].get("val_images") == cell.images
-    return {table: _lines(table, some, compared) for table, some in rows.items()}
+            checkpoint = record["checkpoint"]
+            table = cell.place(checkpoint)
+            row = cell.published(table, checkpoint)
+            key = (_who(record), paper.arch_name(checkpoint, table.id), tuple(cell.row.items()))
+            published = _number(row.cells.get(cell.column) if row else None)
+            differs = protocols.differences(cell.needs, record)
+            line = rows.setdefault(table.id, {}).setdefault(key, {})
+            if cell.column not in line or line[cell.column].differs or not differs:
+                line[cell.column] = Number(record["metrics"][cell.metric] * cell.scale, published, differs)
+    return {table: [line for key, numbers in some.items() for line in _lines(key, numbers)] for table, some in rows.items()}
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _who(record: Mapping[str, Any]) -> str:
@@ -102,21 +126,23 @@ def _who(record: Mapping[str, Any]) -> str:
     return f"ours: {name}{fresh}, {data.get('val', data.get('root', 'unknown data'))}"
 
 
-def _lines(table: str, rows: Mapping[tuple[Any, ...], dict[str, Any]], compared: Mapping[tuple[Any, ...], bool]) -> list[Line]:
-    lines = []
-    for key, cells in rows.items():
-        who, arch, same, method = key
-        lines.append(Line("measured", who, arch, cells))
-        row = paper.published_row(paper.tables()[table], arch, dict(same), method)
-        if row is None:
-            continue
-        differences = {
-            column: _difference(value, row.cells[column], column)
-            for column, value in cells.items()
-            if compared.get((table, key, column)) and isinstance(row.cells.get(column), (int, float))
-        }
-        if differences:
-            lines.append(Line("difference", "difference to published", arch, differences))
+def _lines(key: Key, numbers: Mapping[str, Number]) -> list[Line]:
+    """The measured row; below it the differences, and what keeps other numbers from being compared."""
+    who, arch, same = key
+    lines = [Line("measured", who, arch, dict(same) | {column: number.value for column, number in numbers.items()})]
+    known = {column: number for column, number in numbers.items() if number.published is not None}
+    differences = {
+        column: _difference(number.value, number.published, column)
+        for column, number in known.items()
+        if not number.differs and number.published is not None
+    }
+    if differences:
+        lines.append(Line("difference", "difference to published", arch, differences))
+    columns: dict[str, list[str]] = {}
+    for column, number in known.items():
+        if number.differs:
+            columns.setdefault("; ".join(number.differs), []).append(column)
+    lines += [Line("reason", f"not compared: {why}", arch, dict.fromkeys(some, "no")) for why, some in columns.items()]
     return lines
 
 

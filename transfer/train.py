@@ -40,6 +40,8 @@ METRICS = {
     "ade20k": {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "miou_ms": "ms_mIoU", "macc_ms": "ms_mAcc"},
 }
 """Our names for the toolboxes' numbers."""
+LOADERS = (("train", "train"), ("val", "test"))
+"""Our names for the parts of the data, and the runner's."""
 TABLES = {"coco": "T6a_dense_small", "ade20k": "T6a_dense_small"}
 
 
@@ -243,7 +245,8 @@ def run(options: Options) -> int:
             "the GPU has too little memory: --cfg-options train_dataloader.batch_size=1, or a smaller config"
         ) from error
     if is_main():
-        report(options, config, loaded, numbers, ratio, time.perf_counter() - began)
+        counts = {f"{name}_images": len(getattr(runner, f"{loader}_dataloader").dataset) for name, loader in LOADERS}
+        report(options, config, loaded, numbers, ratio, time.perf_counter() - began, counts)
     return 0
 
 
@@ -273,7 +276,15 @@ def state_the_rate(config: Any) -> float:
     return ratio
 
 
-def report(options: Options, config: Any, loaded: Any, numbers: Mapping[str, Any], ratio: float, seconds: float) -> None:
+def report(
+    options: Options,
+    config: Any,
+    loaded: Any,
+    numbers: Mapping[str, Any],
+    ratio: float,
+    seconds: float,
+    counts: Mapping[str, int],
+) -> None:
     """Print the numbers and write the record."""
     found = {ours: float(numbers[theirs]) for ours, theirs in METRICS[options.task].items() if theirs in numbers}
     if options.task == "coco":  # -1 where there is nothing of that size
@@ -284,6 +295,8 @@ def report(options: Options, config: Any, loaded: Any, numbers: Mapping[str, Any
         "from_scratch": options.from_scratch,
         "key": options.key,
         "lr": config.optim_wrapper.optimizer.lr * ratio,
+        "lr_ratio": ratio,
+        "images_a_step": config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1")),
         "cfg_options": list(options.cfg_options),
         "max_epochs": config.train_cfg.get("max_epochs"),
         "max_iters": config.train_cfg.get("max_iters"),
@@ -293,7 +306,7 @@ def report(options: Options, config: Any, loaded: Any, numbers: Mapping[str, Any
         probe=f"transfer_{options.task}",
         table=TABLES[options.task],
         loaded=loaded,
-        data={"root": str(options.data or "sample")},
+        data={"root": str(options.data or "sample"), **counts},
         protocol=protocol,
         metrics=found,
         seconds=seconds,
