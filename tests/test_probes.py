@@ -1,11 +1,9 @@
 """The frozen probes against slow formulas and other libraries, their cache, and their commands end to end."""
 
-import csv
 import itertools
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ from pretrain.backbone import load_backbone, make
 from pretrain.images import open_images
 from pretrain.shape import Shape
 from pretrain.sources import Held
-from probes import cluster, common, features, knn, linear, linear_run, logistic, paper, parts, search, semi, subsets, tables
+from probes import cluster, common, features, knn, linear, linear_run, logistic, parts, search, semi, subsets, tables
 from probes.common import Common, View
 from probes.heads import Heads
 
@@ -384,96 +382,6 @@ def test_a_wrong_probe_command_is_one_sentence_and_exit_code_2(
     assert run_command(main, [*given, *where, *words]) == WRONG_COMMAND
     complained = capsys.readouterr().err
     assert message in " ".join(complained.split()) and "Traceback" not in complained
-
-
-def invented(path: Path, probe: str, metrics: dict[str, float], images: int = 50_000, **protocol: object) -> None:
-    record = {
-        "schema": 1,
-        "probe": probe,
-        "table": "",
-        "checkpoint": {"path": "runs/mine/last.pt", "sha256": None, "arch": "vit_small", "patch_size": 16, "window": None},
-        "data": {"val": "imagenet/val", "val_images": images},
-        "protocol": protocol,
-        "metrics": metrics,
-    }
-    path.write_text(json.dumps(record))
-
-
-def test_tables_set_measured_beside_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    invented(tmp_path / "knn.json", "knn", {"top1": 74.9})
-    invented(tmp_path / "linear.json", "linear", {"top1": 70.0})
-    assert run_command(tables.main, [str(tmp_path), "--form", "csv", "--table", "T1"]) == DONE
-    title, head, *rows = csv.reader(capsys.readouterr().out.strip().splitlines())
-    assert title == ["Table 1: k-NN and linear probing on ImageNet-1K (top-1 %)"]
-    ours, difference = rows[-2:]
-    assert ours[0] == "ours: mine, imagenet/val" and ours[1] == "ViT-S/16"
-    assert dict(zip(head, ours, strict=True))["knn"] == "74.9" and dict(zip(head, ours, strict=True))["im_per_s"] == ""
-    assert difference[head.index("knn")] == "-0.3 (within)" and difference[head.index("linear")] == "-7.9"
-
-
-def test_other_data_are_shown_but_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    invented(tmp_path / "knn.json", "knn", {"top1": 74.9}, images=1000)
-    assert run_command(tables.main, [str(tmp_path), "--form", "markdown"]) == DONE
-    printed = capsys.readouterr().out
-    assert "ours: mine" in printed and "difference" not in printed
-
-
-@pytest.mark.parametrize(
-    "table, protocol, images, expected",
-    [
-        ("T2", {"recipe": "imagenet", "epochs": 200, "layer_decay": 0.75}, 50_000, {"acc": "+7.7"}),
-        ("T11", {"recipe": "imagenet", "epochs": 200, "layer_decay": 0.75}, 50_000, {"acc": "+7.7"}),
-        ("T4", {"recipe": "semi", "percent": 10.0, "keep_head_layer": True}, 50_000, {"10pct": "+14.9"}),
-        ("T12", {"recipe": "semi", "percent": 1.0, "keep_head_layer": False}, 50_000, {"1pct": "+35.0"}),
-        ("T7a", {"recipe": "transfer", "data_set": "flowers"}, 6_149, {"flowers": "-8.6"}),
-    ],
-)
-def test_fine_tuning_fills_the_table_of_its_recipe(
-    table: str, protocol: dict, images: int, expected: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An accuracy of 90 beside iBOT's: 82.3 (200 epochs, decay 0.75), 75.1, 55.0, 98.6."""
-    invented(tmp_path / "finetune.json", "finetune", {"top1": 90.0}, images, **{"percent": None} | protocol)
-    filled = set(tables.measured(tables.read_records([tmp_path])))
-    names = {name.partition("_")[0] for name in filled}
-    assert table in names and names <= ({"T2", "T11"} if protocol["recipe"] == "imagenet" else {"T4", "T7a", "T12"})
-    assert run_command(tables.main, [str(tmp_path), "--form", "csv", "--table", table]) == DONE
-    _, head, *rows = csv.reader(capsys.readouterr().out.strip().splitlines())
-    assert {name: rows[-1][head.index(name)] for name in expected} == expected and rows[-2][0].startswith("ours")
-
-
-def test_curves_of_robustness_fill_their_figures_in_the_figures_unit(tmp_path: Path) -> None:
-    """Figure 9 has 0.654 for a linear head where half of the patches are gone, Figure 10 has 0.615 for 16 cells."""
-    invented(tmp_path / "a.json", "robustness", {"random_0.5": 66.4, "grid_16": 60.0, "random_0.5_loss": 0.5}, suite="occlusion")
-    filled = tables.measured(tables.read_records([tmp_path]))
-    assert [(line.kind, line.cells) for line in filled["F9_random_drop"]] == [
-        ("measured", {"information_loss": 0.5, "acc": pytest.approx(0.664)}),
-        ("difference", {"acc": "+0.010"}),
-    ]
-    assert filled["F10_shuffle"][1].cells == {"acc": "-0.015"}
-
-
-def test_the_linear_probe_is_the_clean_number_of_table_8(tmp_path: Path) -> None:
-    invented(tmp_path / "linear.json", "linear", {"top1": 77.0})
-    assert tables.measured(tables.read_records([tmp_path]))["T8_robustness"][1].cells == {"IN clean": "-0.9"}
-
-
-def test_every_cell_of_ours_has_its_column() -> None:
-    for cells in paper.CELLS.values():
-        for cell in cells:
-            for name in cell.tables:
-                table = paper.tables()[name]
-                assert cell.column in table.columns and cell.row.keys() <= set(table.columns)
-                if cell.row:
-                    assert any(all(row.cells.get(k) == v for k, v in cell.row.items()) for row in table.rows)
-
-
-def test_every_published_table_can_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "none").mkdir()
-    for form in ("terminal", "markdown", "csv", "latex"):
-        assert run_command(tables.main, [str(tmp_path), "--every", "--form", form]) == DONE
-        assert "82.3" in capsys.readouterr().out
-    assert run_command(tables.main, [str(tmp_path)]) == WRONG_COMMAND
-    assert sys.modules["probes.paper"].tables()["T1_knn_linear_in1k"].rows[-1].cells["linear"] == 82.3
 
 
 def test_common_options_name_the_parts_of_a_checkpoint(run: Path, folders: Path) -> None:
