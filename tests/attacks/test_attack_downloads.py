@@ -236,7 +236,7 @@ def test_what_breaks_off_without_a_tag_is_not_kept(server: Server, tmp_path: Pat
     assert len(server.asked) == 3 and not list((tmp_path / "cache").iterdir())
 
 
-LEADS = ["http://127.0.0.1:{port}/file", "ftp://127.0.0.1/file", "file:///etc/passwd", "data:,text", "http://[", "//"]
+LEADS = ["http://127.0.0.1:{port}/file", "ftp://127.0.0.1/file", "file:///etc/passwd", "data:,text", "http://["]
 
 
 @pytest.mark.parametrize("place", LEADS)
@@ -445,15 +445,14 @@ def test_torchvisions_downloads_are_made_by_one_process(tmp_path: Path, monkeypa
     """torchvision writes a download in its place; 46c01a2 let all processes do so at once."""
     inside, most = [0], [0]
 
-    def opened(*_: object) -> list[int]:
+    def opened(*_: object) -> list[tuple[Image.Image, int]]:
         inside[0] += 1
         most[0] = max(most[0], inside[0])
         time.sleep(0.1)
         inside[0] -= 1
-        return [1]
+        return [(Image.new("RGB", (8, 8)), 0)]
 
     monkeypatch.setattr(hubs, "_open_part", opened)
-    monkeypatch.setattr(hubs, "Torchvision", lambda name, data: data)
     works = [threading.Thread(target=hubs.open_torchvision, args=(f"CIFAR10@{tmp_path / 'data'}", None)) for _ in range(4)]
     for work in works:
         work.start()
