@@ -241,7 +241,7 @@ LEADS = ["http://127.0.0.1:{port}/file", "ftp://127.0.0.1/file", "file:///etc/pa
 
 @pytest.mark.parametrize("place", LEADS)
 def test_https_leads_to_https_only(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """46c01a2 followed from https to http (the first of these), and tried ftp; the others are its brothers."""
+    """46c01a2 followed from https to http, and ended in a traceback at the last of these; the others are brothers."""
 
     def https_open(self: Any, request: urllib.request.Request) -> Any:  # the test's server has no certificate
         return self.do_open(http.client.HTTPConnection, request)
@@ -399,7 +399,8 @@ CUT = {
 @pytest.mark.parametrize("how", CUT)
 @pytest.mark.usefixtures("server")
 def test_a_shard_that_is_cut_off_or_comes_of_a_failure_is_not_kept(tmp_path: Path, how: str) -> None:
-    """46c01a2 took a stream cut between two files for a whole one and kept it; it let commands fail with 141, and left parts."""
+    """46c01a2 took a stream cut between two files for a whole one and kept it; it let commands fail with 141, and left parts. A page
+    and nothing at all are brothers that it refused."""
     (tmp_path / "s.tar").write_bytes(TAR)
     command = CUT[how].format(file=tmp_path / "s.tar", second=SECOND, within=SECOND + 100)
     with pytest.raises(UserError, match=r"could not be fetched|no plain, whole tar file"):
