@@ -399,8 +399,9 @@ CUT = {
 @pytest.mark.parametrize("how", CUT)
 @pytest.mark.usefixtures("server")
 def test_a_shard_that_is_cut_off_or_comes_of_a_failure_is_not_kept(tmp_path: Path, how: str) -> None:
-    """46c01a2 took a stream cut between two files for a whole one and kept it; it let commands fail with 141, and left parts. A page
-    and nothing at all are brothers that it refused."""
+    """46c01a2 took a stream cut between two files for a whole one and kept it; it let commands fail with 141, and left parts.
+
+    A page and nothing at all are brothers that it refused."""
     (tmp_path / "s.tar").write_bytes(TAR)
     command = CUT[how].format(file=tmp_path / "s.tar", second=SECOND, within=SECOND + 100)
     with pytest.raises(UserError, match=r"could not be fetched|no plain, whole tar file"):
