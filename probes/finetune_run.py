@@ -155,8 +155,10 @@ def tests_of(value: Any, path: Path) -> list[Tested]:
         ema = shares.pop() if len(shares) == 3 else None
         if len(shares) != 2:
             checked.refuse(where, checked.shown(test), "an epoch and two or three shares")
-        numbers = [checked.number(one, where, 0, 100) for one in shares]
-        found.append(Tested(checked.count(epoch, where), *numbers, None if ema is None else checked.number(ema, where, 0, 100)))
+        numbers = [checked.number(one, where, 0.0, 100.0) for one in shares]
+        found.append(
+            Tested(checked.count(epoch, where), *numbers, None if ema is None else checked.number(ema, where, 0.0, 100.0))
+        )
     return found
 
 

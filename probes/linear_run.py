@@ -178,7 +178,7 @@ def _taken_up(path: Path, task: str, heads: Heads) -> dict[str, Any]:
         raise UserError(f"{path} holds no percentages of {len(heads.lr)} heads: delete it to begin anew")
     if len(epochs[0]) != len(epochs[1]):
         raise UserError(f"{path} holds {len(epochs[0])} and {len(epochs[1])} epochs: delete it to begin anew")
-    checked.number(state["best"], f"{path}: best", -1, 100)
+    checked.number(state["best"], f"{path}: best", -1.0, 100.0)
     checked.part(state, "weight", path, *heads.weight.shape[1:])
     checked.part(state, "bias", path, *heads.bias.shape[1:])
     show.say(f"going on after epoch {len(state['choosing'])} ({path})")
