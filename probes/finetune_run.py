@@ -45,7 +45,8 @@ class Network(NamedTuple):
 
 
 class Run(RunFolder):
-    """One fine-tuning with one learning rate. `tests` are all so far, `answers` those of the best epoch and of the last."""
+    """One fine-tuning with one learning rate. `tests` are all so far, `answers` those of the best epoch and of the last,
+    `skipped` the steps that were not taken."""
 
     flag = "--folder"
 
@@ -54,6 +55,7 @@ class Run(RunFolder):
         super().__init__(folder, as_values(options) | {"checkpoint": checkpoint}, steps_per_epoch, options.save_minutes)
         self.options = options
         self.tests: list[Tested] = []
+        self.skipped = 0
         self.answers: dict[str, Int[Tensor, "n a"]] = {}
 
     def time_to_save(self, step: int) -> bool:
@@ -84,7 +86,7 @@ class Run(RunFolder):
             network.ema.module.load_state_dict(state["ema"])
         if network.scaler.is_enabled() and state["scaler"]:
             network.scaler.load_state_dict(state["scaler"])
-        self.step, self.answers = state["step"], state["answers"]
+        self.step, self.answers, self.skipped = state["step"], state["answers"], state.get("skipped", 0)
         self.tests = [Tested(*test) for test in state["tests"]]
         if len(state["random"]) == distributed.world_size():
             set_random_states(state["random"][distributed.rank()])
@@ -127,6 +129,7 @@ class Run(RunFolder):
             "random": states,
             "tests": [list(test) for test in self.tests],
             "answers": self.answers,
+            "skipped": self.skipped,
             "classes": classes,
             "config": self.values,
             "shape": shape._asdict(),
