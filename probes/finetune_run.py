@@ -159,10 +159,9 @@ def tests_of(value: Any, path: Path) -> list[Tested]:
         ema = shares.pop() if len(shares) == 3 else None
         if len(shares) != 2:
             checked.refuse(where, checked.shown(test), "an epoch and two or three shares")
-        numbers = [checked.number(one, where, 0.0, 100.0) for one in shares]
-        found.append(
-            Tested(checked.count(epoch, where), *numbers, None if ema is None else checked.number(ema, where, 0.0, 100.0))
-        )
+        top1, top5 = (checked.number(one, where, 0.0, 100.0) for one in shares)
+        ema_top1 = None if ema is None else checked.number(ema, where, 0.0, 100.0)
+        found.append(Tested(checked.count(epoch, where), top1, top5, ema_top1))
     return found
 
 

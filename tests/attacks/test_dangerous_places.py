@@ -1,5 +1,6 @@
-"""Every place in the code that could run something, read code from a file, decode a picture or reach the network is on a list, with a
-reason. A new place fails here until somebody has thought about what a hostile file, name or server could do with it.
+"""Every place in the code that could run something, read code from a file, decode a picture or reach the network, and why.
+
+A new place fails here until somebody has thought about what a hostile file, name or server could do with it.
 """
 
 import io
@@ -15,11 +16,13 @@ WORDS = {
     "a shell": r"\bshell\s*=|\bos\.(?:system|popen|exec\w*|spawn\w*)\b",
     "a process": r"\bsubprocess\.(?:run|Popen|call|check_\w+|getoutput)\b|\bos\.fork\b",
     "code from text": r"(?<![\w.])(?:eval|exec|compile|__import__)\s*\(|\brunpy\b|\bimport_module\b|\bspec_from_file_location\b",
-    "a pickle": r"\bpickle\.\w|\bUnpickler\b|\bweights_only\b|\ballow_pickle\b|\bmarshal\b|\bshelve\b|\bjoblib\.load\b|\byaml\.load\b",
+    "a pickle": r"\bpickle\.\w|\bUnpickler\b|\bweights_only\b|\ballow_pickle\b|\bmarshal\b|\bshelve\b|"
+    r"\bjoblib\.load\b|\byaml\.load\b",
     "torch.load": r"\btorch\.load\b|\bsafe_globals\b",
     "np.load": r"\bnp\.load\b",
     "Image.open": r"\bImage\.open\b|\bimread\b|\bTiffFile\b|\bdecode_jpeg\b|\bimfrombytes\b",
-    "the network": r"\burlopen\b|\burllib\.request\.\w|\bbuild_opener\b|\brequests\.\w|\bload_state_dict_from_url\b|\bdownload_url\w*\b|"
+    "the network": r"\burlopen\b|\burllib\.request\.\w|\bbuild_opener\b|\brequests\.\w|\bload_state_dict_from_url\b|"
+    r"\bdownload_url\w*\b|"
     r"\bhf_hub_download\b|\bsnapshot_download\b|\bload_dataset\b|\bsocket\.\w|\bHTTPServer\b|\bcreate_model\b|\bgopen\b|\bFileCache\b",
     "glob": r"\br?glob(?:\.glob)?\(|\bscandir\b|\blistdir\b|\bos\.walk\b",
     "a link": r"\bsymlink\w*\b|\breadlink\b|\bos\.link\b",
@@ -75,12 +78,9 @@ def test_the_list_of_dangerous_places_names_nothing_that_is_gone() -> None:
     assert all(len(reason) > 15 for kinds in PLACES.values() for reason in kinds.values())
 
 
-@pytest.mark.parametrize("kind", ["a shell"])
-def test_no_shell_is_ever_started_by_our_code(kind: str) -> None:
+def test_no_shell_is_ever_started_by_our_code() -> None:
     """The only commands that a shell sees are those that a user types after `pipe:`, and webdataset starts that one."""
-    assert not {file for file, kinds in places().items() if kind in kinds and not file.startswith("tools/")} - set(
-        file for file, kinds in PLACES.items() if kind in kinds
-    )
+    assert not {file for file, kinds in places().items() if "a shell" in kinds}
 
 
 @pytest.mark.parametrize(
