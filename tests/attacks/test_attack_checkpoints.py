@@ -127,7 +127,7 @@ def content(flags: list[str]) -> dict[str, Any]:
 
 def one_sentence(error: UserError, path: Path) -> None:
     text = str(error)
-    assert str(path.parent) in text and "\n" not in text and len(text) < 700, text
+    assert str(path.parent) in text and "\n" not in text and len(text) < 2000, text
 
 
 def refused(work: Callable[[], Any], path: Path) -> bool:
