@@ -145,6 +145,15 @@ def network(value: Any, where: str) -> Weights:
     return found
 
 
+def tensors(value: Any, where: str) -> Weights:
+    """A dict of tensors of any kind: what is not a network's weight is yet to be taken out."""
+    found = mapping(value, where)
+    for name, one in found.items():
+        if not isinstance(one, Tensor):
+            refuse(f"{where}: {name[:300]}", shown(one), "a tensor")
+    return found
+
+
 def part(weights: Mapping[str, Any], name: str, path: Path, *shape: int | None) -> Tensor:
     """One of a network's weights, of that shape."""
     if name not in weights:

@@ -149,12 +149,12 @@ def _full(content: dict[str, Any], path: Path) -> Contents:
     missing = sorted({"optimizer", "epoch", "args"} - content.keys())
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}")
-    networks = {key: _parts(checked.mapping(content[key], f"{path}: {key}"), path, key) for key in ("student", "teacher")}
+    networks = {key: _parts(checked.tensors(content[key], f"{path}: {key}"), path, key) for key in ("student", "teacher")}
     args = content["args"]
     return Contents(
         f"a full checkpoint of the original {'iBOT' if name == 'ibot_loss' else 'DINO'}",
         networks,
-        _centres(checked.mapping(content[name], f"{path}: {name}"), path, name),
+        _centres(checked.tensors(content[name], f"{path}: {name}"), path, name),
         content["optimizer"],
         checked.count(content["epoch"], f"{path}: epoch"),
         args=checked.mapping(vars(args) if isinstance(args, argparse.Namespace) else args, f"{path}: args"),
