@@ -156,7 +156,10 @@ def memo_bomb(number: int = 1 << 26) -> bytes:
 
 
 def test_a_ground_truth_cannot_corrupt_memory_or_take_it(tmp_path: Path) -> None:
-    """46c01a2: SIGSEGV by object.pkl, number.pkl, part.pkl; 1 GB and more by memo.pkl, laughs.pkl; the rest held or were read."""
+    """46c01a2: SIGSEGV by object, number and part, an error of numpy's own innards by flags, 1 GB by memo and called, no end of laughs.
+
+    unused, cycle, size, letters, plain_object, text and half were read; the others held.
+    """
     refused(
         "truth",
         tmp_path,
@@ -267,7 +270,7 @@ def tensor(function: Callable[..., Any], *arguments: Any) -> Forged:
 
 
 def test_a_checkpoint_is_read_as_data_before_torch_reads_it(tmp_path: Path) -> None:
-    """46c01a2: a traceback, a crash, a gigabyte, or it was read, by each of these."""
+    """46c01a2 failed it: not all were refused in a sentence. code.pt and old_code.pt held."""
     rebuilt = torch._utils
     zeros = torch.zeros(4).untyped_storage()
     typed = torch.storage.TypedStorage(wrap_storage=zeros, dtype=torch.float32, _internal=True)
@@ -304,7 +307,7 @@ def test_a_checkpoint_is_read_as_data_before_torch_reads_it(tmp_path: Path) -> N
 
 
 def test_a_run_whose_values_never_end_is_refused(tmp_path: Path) -> None:
-    """46c01a2: the checksum of a list in itself was a traceback, that of 2^30 values had no end."""
+    """46c01a2 failed it: the checksum went through a list in itself."""
     for name, content in (("cycle", cyclic()), ("laughs", laughs(30))):
         refused("run", tmp_path / name, {"last.pt": saved({"format": "ibot-run", "checksum": "", "config": content})})
 
@@ -319,7 +322,7 @@ ENCODER = b"\x80\x02cdall_e.encoder\nEncoder\n)\x81"
 
 
 def test_the_file_of_dalle_changes_nothing_and_ends(tmp_path: Path) -> None:
-    """46c01a2: torch's own function got other defaults by changed.pkl; tracebacks by the cycles; a gigabyte by memo.pkl."""
+    """46c01a2 failed it: its unpickler in C set attributes of torch's own functions, and modules in themselves were gone through."""
     function = b"ctorch._utils\n_rebuild_tensor_v2\n"
     inside = ENCODER + b"q\x01}X\x08\x00\x00\x00_modules}X\x01\x00\x00\x00ah\x01ssb."
     zipped = rezipped(saved({}), **{"data.pkl": inside})
@@ -331,7 +334,7 @@ def test_the_file_of_dalle_changes_nothing_and_ends(tmp_path: Path) -> None:
             "marked.pkl": old_dalle(b"\x80\x02" + function + b"}X\x01\x00\x00\x00aK\x01sb."),
             "cycle.pkl": old_dalle(inside),
             "zipped_cycle.pkl": zipped,
-            "memo.pkl": old_dalle(memo_bomb() + b"0" + ENCODER[2:] + b"."),
+            "memo.pkl": old_dalle(memo_bomb() + b"."),
             "code.pkl": old_dalle(b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00exit\x85R."),
             "numbers.pkl": old_dalle(
                 b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ\xff\xff\xff\x7fNtQ."
@@ -363,7 +366,7 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
 
 @pytest.mark.parametrize("job", ["truth", "weights", "dalle"])
 def test_no_mutation_of_a_good_file_is_more_than_read_or_refused(tmp_path: Path, job: str) -> None:
-    """46c01a2 held for most of these seeds: a search for what the attacks above have not thought of."""
+    """Not known to fail on 46c01a2: a search for what the attacks above have not thought of."""
     chance = random.Random(job)
     arrays = {"easy": np.array([0, 1]), "hard": np.array([b"ab"]), "junk": np.array(["ab"]), "bbx": np.float64(2)}
     seeds = {
@@ -419,7 +422,7 @@ for name in ("bomb.pth", "https://127.0.0.1:9/model.pth", "torchvision://resnet5
 
 
 def test_a_dense_run_goes_on_without_running_what_its_folder_holds(tmp_path: Path) -> None:
-    """46c01a2: MMEngine read bomb.pth by the unsafe way (`ran` was there), ran the config of a checkpoint, and fetched."""
+    """46c01a2, by MMEngine's source: it read bomb.pth by the unsafe way, ran the config of a checkpoint, and fetched."""
     pytest.importorskip("mmengine")
     run = subprocess.run([sys.executable, "-c", RESUMED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
@@ -429,7 +432,7 @@ def test_a_dense_run_goes_on_without_running_what_its_folder_holds(tmp_path: Pat
 
 
 def test_a_dense_run_goes_on_from_its_own_folder(tmp_path: Path) -> None:
-    """46c01a2: MMEngine opened whatever `last_checkpoint` named, addresses too."""
+    """46c01a2, by MMEngine's source: it opened whatever `last_checkpoint` named, addresses too."""
     resume = pytest.importorskip("transfer.resume")
     run = tmp_path / "run"
     run.mkdir()
