@@ -189,7 +189,7 @@ def picture(shares: Float[np.ndarray, "k k"], classes: list[str]) -> bytes:
         _write_in(axes, shares, classes)
     figure.colorbar(drawn, ax=axes, shrink=0.8, ticks=[0, 1, 5, 20, 50, 100])
     beside.axis("off")
-    beside.text(0, 1, "\n".join(["most often taken for another:", *_pairs(shares, classes)]), va="top", fontsize=9)
+    beside.text(0, 1, escape.plot("\n".join(["most often taken for another:", *_pairs(shares, classes)])), va="top", fontsize=9)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)
     return stream.getvalue()
@@ -209,5 +209,5 @@ def _pairs(shares: np.ndarray, classes: list[str]) -> list[str]:
     np.fill_diagonal(others, 0)
     order = np.argsort(-others, axis=None, kind="stable")[:PAIRS]
     rows, columns = np.unravel_index(order, others.shape)
-    found, short = zip(rows, columns, strict=True), [escape.plot(escape.terminal(name[:LONGEST_NAME])) for name in classes]
+    found, short = zip(rows, columns, strict=True), [escape.terminal(name[:LONGEST_NAME]) for name in classes]
     return [f"{others[row, column]:3.0f} %  {short[row]} > {short[column]}" for row, column in found if others[row, column] > 0]
