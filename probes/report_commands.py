@@ -57,7 +57,10 @@ def _command_of(probe: str) -> list[str]:
 
 
 def _options_of(probe: str) -> dict[str, Any]:
-    """A probe's flags with their defaults, none where it is a tool. What a record says is imported only if it stands in PROBES."""
+    """A probe's flags with their defaults, none where it is a tool.
+
+    Only modules named in PROBES are imported, whatever a record says.
+    """
     if probe not in PROBES:
         return {}
     module = importlib.import_module(f"probes.{probe}")

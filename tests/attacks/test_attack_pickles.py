@@ -156,7 +156,7 @@ def memo_bomb(number: int = 1 << 26) -> bytes:
 
 
 def test_a_ground_truth_cannot_corrupt_memory_or_take_it(tmp_path: Path) -> None:
-    """46c01a2: SIGSEGV by object, number and part, an error of numpy's own innards by flags, 1 GB by memo and called, no end of laughs.
+    """46c01a2: SIGSEGV by object, number and part, an error inside numpy by flags, 1 GB by memo and called, no end by laughs.
 
     unused, cycle, size, letters, plain_object, text and half were read; the others held.
     """
@@ -322,7 +322,7 @@ ENCODER = b"\x80\x02cdall_e.encoder\nEncoder\n)\x81"
 
 
 def test_the_file_of_dalle_changes_nothing_and_ends(tmp_path: Path) -> None:
-    """46c01a2 failed it: its unpickler in C set attributes of torch's own functions, and modules in themselves were gone through."""
+    """46c01a2 failed it: its unpickler in C set attributes of torch's own functions, and modules that hold themselves were walked."""
     function = b"ctorch._utils\n_rebuild_tensor_v2\n"
     inside = ENCODER + b"q\x01}X\x08\x00\x00\x00_modules}X\x01\x00\x00\x00ah\x01ssb."
     zipped = rezipped(saved({}), **{"data.pkl": inside})
