@@ -109,8 +109,10 @@ init_cfg = dict(type="Pretrained", checkpoint="{file}", prefix="backbone")""",
         "onnx": f"""import onnxruntime
 session = onnxruntime.InferenceSession("{file}")
 (tokens,) = session.run(None, {{"images": images.numpy()}})""",
-        "original": f"""import torch
-checkpoint = torch.load("{file}", map_location="cpu", weights_only=False)
+        "original": f"""from argparse import Namespace
+import torch
+with torch.serialization.safe_globals([Namespace]):
+    checkpoint = torch.load("{file}", map_location="cpu", weights_only=True)
 print(checkpoint.keys())  # what the original's scripts take with --pretrained_weights""",
     }[target]
 

@@ -75,7 +75,7 @@ def number(value: Any, where: str, least: float = -LARGEST, most: float = LARGES
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
         refuse(where, shown(value), f"a number from {least:g} to {most:g}")
-    return value
+    return float(value)
 
 
 def text(value: Any, where: str, longest: int = 4096) -> str:
@@ -145,7 +145,16 @@ def network(value: Any, where: str) -> Weights:
     return found
 
 
-def part(weights: Mapping[str, Tensor], name: str, path: Path, *shape: int | None) -> Tensor:
+def tensors(value: Any, where: str) -> Weights:
+    """A dict of tensors of any kind: what is not a network's weight is yet to be taken out."""
+    found = mapping(value, where)
+    for name, one in found.items():
+        if not isinstance(one, Tensor):
+            refuse(f"{where}: {name[:300]}", shown(one), "a tensor")
+    return found
+
+
+def part(weights: Mapping[str, Any], name: str, path: Path, *shape: int | None) -> Tensor:
     """One of a network's weights, of that shape."""
     if name not in weights:
         raise UserError(f"{path} lacks {name}")
@@ -174,9 +183,10 @@ def optimizer(value: Any, where: str) -> dict[str, Any]:
 
 def scaler(value: Any, where: str) -> dict[str, Any]:
     """A loss scaler's state, or nothing."""
-    found = mapping(value, where, SCALER if value else ())
+    found = mapping(value, where)
+    mapping(found, where, SCALER if found else ())
     for name in found:
-        number(found[name], f"{where}: {name}", 0)
+        number(found[name], f"{where}: {name}", 0.0)
     for name in ("growth_interval", "_growth_tracker") if found else ():
         count(found[name], f"{where}: {name}")
     return found
@@ -223,6 +233,7 @@ def run(content: Any, where: str, newest: int) -> dict[str, Any]:
         network(found[name], f"{where}: the {name}")
     centres(mapping(found["centres"], f"{where}: centres", ("cls", "patch")), f"{where}: centres")
     text(found.get("tokenizer", ""), f"{where}: tokenizer")
+    mapping(found.get("shape", {}), f"{where}: shape")
     return training(found, where, newest)
 
 

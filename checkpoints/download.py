@@ -193,6 +193,8 @@ def _receive(answer: Any, part: Path, size: int | None) -> None:
             file.write(block)
             have += len(block)
             bar.advance(task, len(block))
+            if size is not None and have > size:
+                raise Changed(f"more than {size} bytes came")
     if size is not None and have != size:
         raise ConnectionError(f"only {have} of {size} bytes came")
 

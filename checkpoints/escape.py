@@ -26,7 +26,7 @@ ENTITIES = {"<": "&lt;", "&": "&amp;"}
 LATEX = str.maketrans(
     {mark: f"\\{mark}" for mark in "&%_#${}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 )
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?%?( \([a-z ]+\))?")
+NUMBER = re.compile(r"(\+-|[-+])?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?%?( \([a-z ]+\))?")
 """A number, perhaps with a remark in words."""
 FORMULA = re.compile(r"(^|;)(\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 """Where a spreadsheet begins to compute: at a cell's start, or after what some take for the end of a cell."""
@@ -53,7 +53,7 @@ def markdown(text: object) -> str:
 
 def html(text: object) -> str:
     """For HTML and SVG, between tags or in a quoted attribute that is no address."""
-    return standard_html.escape(terminal(text, lines=True))
+    return standard_html.escape(terminal(text))
 
 
 def latex(text: object) -> str:
@@ -87,6 +87,8 @@ def _shell_word(word: str) -> str:
 
 
 def _bytes(one: str) -> str:
+    if one in SPOKEN:
+        return SPOKEN[one]
     how = "surrogateescape" if 0xDC80 <= ord(one) <= 0xDCFF else "surrogatepass"
     return "".join(f"\\x{byte:02x}" for byte in one.encode("utf-8", how))
 

@@ -51,13 +51,16 @@ def alone(path: Path) -> Iterator[None]:
 
 def _locked(lock: Path, path: Path) -> int:
     """The open and locked file of this name. Whoever held it before may have removed it: then it is another one, and again."""
+    said = False
     while True:
         file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"waiting for another process that makes {path}", file=sys.stderr, flush=True)
+                if not said:
+                    print(f"waiting for another process that makes {path}", file=sys.stderr, flush=True)
+                said = True
                 fcntl.flock(file, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), os.lstat(lock)):

@@ -6,6 +6,7 @@ address of an object. Here a type is one of a list, and numbers are a view of ex
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,7 @@ def _no_bytes() -> bytes:
     return b""
 
 
-NAMES = {
+NAMES: dict[str, Callable[..., Any] | None] = {
     "numpy.dtype": Dtype,
     "numpy.ndarray": None,
     "_codecs.encode": encoded,

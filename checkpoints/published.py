@@ -26,6 +26,10 @@ WRAPPERS = ("state_dict", "model", "teacher", "student")
 """Names under which files of one network keep it."""
 
 
+LOSSES = {"ibot_loss", "dino_loss"}
+"""One of which full checkpoints of the original have."""
+
+
 class Contents(NamedTuple):
     """What a file holds."""
 
@@ -90,6 +94,9 @@ def _recognised(content: dict[str, Any], path: Path, arch: str) -> Contents:
         return _our_run(content, path)
     if "student" in content and "teacher" in content:
         return _full(content, path)
+    if LOSSES & content.keys():
+        missing = [name for name in ("student", "teacher") if name not in content]
+        raise UserError(f"{path} is a full checkpoint that lacks its {missing[0]}: take another copy")
     for name in WRAPPERS:
         if isinstance(content.get(name), Mapping):
             return _one_network(checked.mapping(content[name], f"{path}: {name}"), path, arch, content)
@@ -130,7 +137,8 @@ def _our_backbone(weights: dict[str, Tensor], about: dict[str, Any], path: Path)
     checked.mapping(about, f"{path}: about", ("key", "epoch", "step", "shape"))
     key = checked.one_of(about["key"], f"{path}: key", ("teacher", "student"))
     networks = {key: {f"backbone.{name}": weight for name, weight in weights.items()}}
-    return Contents("a backbone of this project", networks, epoch=about["epoch"], step=about["step"], shape=about["shape"])
+    epoch, step = (checked.count(about[name], f"{path}: {name}") for name in ("epoch", "step"))
+    return Contents("a backbone of this project", networks, epoch=epoch, step=step, shape=about["shape"])
 
 
 def _full(content: dict[str, Any], path: Path) -> Contents:
@@ -141,12 +149,12 @@ def _full(content: dict[str, Any], path: Path) -> Contents:
     missing = sorted({"optimizer", "epoch", "args"} - content.keys())
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}")
-    networks = {key: _parts(checked.mapping(content[key], f"{path}: {key}"), path, key) for key in ("student", "teacher")}
+    networks = {key: _parts(checked.tensors(content[key], f"{path}: {key}"), path, key) for key in ("student", "teacher")}
     args = content["args"]
     return Contents(
         f"a full checkpoint of the original {'iBOT' if name == 'ibot_loss' else 'DINO'}",
         networks,
-        _centres(checked.mapping(content[name], f"{path}: {name}"), path, name),
+        _centres(checked.tensors(content[name], f"{path}: {name}"), path, name),
         content["optimizer"],
         checked.count(content["epoch"], f"{path}: epoch"),
         args=checked.mapping(vars(args) if isinstance(args, argparse.Namespace) else args, f"{path}: args"),

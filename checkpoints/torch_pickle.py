@@ -139,7 +139,7 @@ def tensor(part: Part, raw: Callable[[str], bytes]) -> torch.Tensor:
     return numbers.as_strided(part.size, part.stride, part.offset).clone()
 
 
-def _zipped(file: io.BufferedIOBase, classes: Classes) -> Content:
+def _zipped(file: Any, classes: Classes) -> Content:
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:

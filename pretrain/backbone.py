@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import timm
 import torch
@@ -28,7 +28,7 @@ from pretrain.shape import (
     timm_shape,
 )
 from pretrain.swin import Swin
-from pretrain.vit import ViT
+from pretrain.vit import ViT, of_size
 
 Backbone = ViT | Swin | AnyViT
 """All take images [b, c, h, w] and maybe a mask [b, gh, gw], and give tokens [b, t, d], [CLS] or what stands for it first."""
@@ -210,11 +210,14 @@ def fitted(weights: dict[str, Tensor], backbone: Backbone, path: Path) -> dict[s
         raise UserError(f"{path} does not fit: timm cannot read it as {backbone.shape.arch} ({first_line(error)})") from error
 
 
-def starting_weights(other: Backbone, shape: Shape, path: Path) -> dict[str, Tensor]:
+def starting_weights(
+    other: Backbone, shape: Shape, path: Path, *, positions: Literal["scale", "size"] = "scale"
+) -> dict[str, Tensor]:
     """The weights of another backbone for one with this shape.
 
-    Size of the images and number of channels may differ: a ViT's positions are resized as in the forward, the patch embedding is
-    repeated over the channels, or summed to one, by timm's rule. Raises UserError where anything else differs.
+    Size of the images and number of channels may differ: a ViT's positions are resized, by the `scale` of the forward
+    (`ViT.position`) or by `size` (`of_size`), the patch embedding is repeated over the channels, or summed to one, by timm's
+    rule. Raises UserError where anything else differs.
     """
     theirs, ours = other.shape, shape
     fields = ["patch_size", "embed_dim", "depth", "num_heads", "depths", "window"]
@@ -229,7 +232,8 @@ def starting_weights(other: Backbone, shape: Shape, path: Path) -> dict[str, Ten
     weights = {name: weight for name, weight in other.state_dict().items() if name != "masked_embed"}
     side = ours.image_size // ours.patch_size
     if isinstance(other, ViT):
-        weights["pos_embed"] = other.position(side, side).clone()
+        resized = other.position(side, side) if positions == "scale" else of_size(other.pos_embed, side, side)
+        weights["pos_embed"] = resized.clone()
     first = "model.patch_embed.proj.weight" if ours.kind == "timm" else "patch_embed.proj.weight"
     weights[first] = adapt_input_conv(ours.channels, weights[first], base_chans=theirs.channels)
     return weights

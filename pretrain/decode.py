@@ -186,14 +186,14 @@ def _as_pixels(array: np.ndarray, channels: int) -> np.ndarray:
 def _to_unit(array: np.ndarray) -> np.ndarray:
     """Whole numbers by the range of 16 bit, floats as they are. Raises BadImage for infinite and other numbers."""
     if array.dtype == bool:
-        return array.astype(np.float32)
+        return array.astype(np.float32, order="C")  # in this order at once, so that no copy follows
     if array.dtype.kind in "ui":  # Pillow widens 16 bit to 32
-        levels = array.astype(np.float32)
+        levels = array.astype(np.float32, order="C")
         levels /= np.float32(65535)
         return levels
     if array.dtype.kind != "f" or not np.isfinite(array).all():
         raise BadImage(f"its numbers ({array.dtype}) are not all finite")
-    return array.astype(np.float32)
+    return array.astype(np.float32, order="C")
 
 
 def _read_numpy(content: bytes) -> np.ndarray:

@@ -63,10 +63,7 @@ def _open(source: str, part: str | None) -> Images:
     if part == "val":
         raise UserError(f"{source} has no part named {', '.join(PARTS['val'])} to test on: name one with --val")
     if there:
-        return _open_files([path])
-    listed, at, folder_of_all = source.rpartition("@")
-    if at and Path(listed).suffix in LIST_SUFFIXES and os.path.isfile(listed):
-        return path_list(Path(listed), Path(folder_of_all))
+        return path_list(path) if path.suffix in LIST_SUFFIXES and path.is_file() else _open_files([path])
     return open_shards(source) if is_shards(source) else _open_pattern(source)
 
 
@@ -139,5 +136,5 @@ def _open_files(paths: list[Path]) -> Images:
     if first.name.endswith(ARCHIVES):
         return Shards(str(first.parent) if len(paths) > 1 else str(first), paths)
     if first.suffix in LIST_SUFFIXES and len(paths) == 1:
-        return path_list(first)
+        return path_list(first, inside=True)  # it was not typed: it came with the folder
     raise UserError(f"{first} is neither a list of paths nor parquet nor a .tar: {TAKES}")

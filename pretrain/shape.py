@@ -176,7 +176,7 @@ def stored_shape(values: Any, where: str) -> Shape:
     if unknown:
         raise UserError(f"{where}: the shape has {', '.join(unknown)[:99]}, not known here: update, or take another copy")
     checked.mapping(fields, f"{where}: shape", [name for name in Shape._fields if name not in Shape._field_defaults])
-    found = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    found: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     shape = possible(Shape(**found), where)
     checked.colours(shape.mean, f"{where}: mean", shape.channels, -1e6)
     checked.colours(shape.std, f"{where}: std", shape.channels, 1e-6)

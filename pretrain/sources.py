@@ -197,10 +197,10 @@ def folder(path: Path) -> Files:
     return Files(str(path), paths, [parts[0] for parts in inside] if labelled else None)
 
 
-def path_list(path: Path, below: Path | None = None) -> Files:
-    """A text file with a path in each line, or `path<TAB>label`; relative paths start at `below`, by default the file's folder.
+def path_list(path: Path, *, inside: bool = False) -> Files:
+    """A text file with a path in each line, or `path<TAB>label`; relative paths start at the file's folder.
 
-    Empty lines and lines that begin with # are skipped. Raises UserError for a path that leads out of that folder.
+    Empty lines and lines that begin with # are skipped. Raises UserError where `inside` and a path leads out of that folder.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -213,9 +213,11 @@ def path_list(path: Path, below: Path | None = None) -> Files:
     if widths not in ({1}, {2}):
         number = next(number for number, row in enumerate(rows, 1) if len(row) not in (1, 2) or len(row) != len(rows[0]))
         raise UserError(f"{path}: entry {number} differs from the first: write one path a line, or path<TAB>label in every line")
-    folder = path.parent if below is None else below
-    cure = f"give the folder that holds all of its images, as in --data {path}@FOLDER"
-    files = places.listed(folder, (row[0] for row in rows), file=path, cure=cure)
+    if inside:
+        cure = f"name the list itself to use it, as in --data {path}"
+        files = places.listed(path.parent, (row[0] for row in rows), file=path, cure=cure)
+    else:
+        files = [path.parent / row[0] for row in rows]
     missing = next((file for file in files if not file.exists()), None)
     if missing is not None and not any(file.exists() for file in files):
         raise UserError(f"none of the {len(files)} paths in {path} exists (the first is {missing})")

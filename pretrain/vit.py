@@ -3,6 +3,7 @@
 b images, c channels, h w pixels, gh gw patches, t = 1 + gh * gw tokens, d width.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -20,6 +21,20 @@ from pretrain.shape import Shape
 
 POSITION_OFFSET = 0.1
 """Added to a grid's side before it is divided by the stored side: the original's guard against rounding, part of its numbers."""
+
+
+def of_size(positions: Float[Tensor, "1 t d"], rows: int, columns: int) -> Float[Tensor, "1 _ d"]:
+    """Position embeddings ([CLS] first, then a square grid) for a grid that is to be trained: bicubic, by size.
+
+    So the original begins fine-tuning at another input size. `ViT.position` is its rule for a network that stays as it is.
+    """
+    cls_position, patch_position = positions[:, :1], positions[:, 1:]
+    side = math.isqrt(patch_position.shape[1])
+    if (rows, columns) == (side, side):
+        return positions
+    grid = patch_position.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid.float(), size=(rows, columns), mode="bicubic", align_corners=False)
+    return torch.cat([cls_position, grid.flatten(2).transpose(1, 2).to(cls_position.dtype)], dim=1)
 
 
 class ViT(VisionTransformer):

@@ -5,7 +5,7 @@ b images, gh gw patches, n = gh gw.
 """
 
 from collections.abc import Sequence
-from math import gcd
+from math import floor, gcd
 
 import numpy as np
 import torch
@@ -28,8 +28,8 @@ def orders(numbers: Sequence[int], count: int, seed: int, *, same: bool) -> Int[
 
 
 def by_chance(order: Int[Tensor, "b n"], share: float) -> Bool[Tensor, "b n"]:
-    """The first so many of the order; a larger share drops these and more."""
-    count = round(share * order.shape[1])
+    """The first so many of the order, whole patches only: 58 for 0.3 of 196. A larger share drops these and more."""
+    count = floor(round(share * order.shape[1], 6))  # 0.29 * 100 is a little less than 29 as a binary number
     return torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :count], True)
 
 

@@ -90,11 +90,17 @@ def extract(backbone: Backbone, images: Images, view: View, options: Common, arr
     return Features({name: _kept(folder / f"{name}.npy", len(images)) for name in arrays})
 
 
-def _kept(path: Path, rows: int, mode: Literal["r", "r+"] = "r", dtype: type = np.float32) -> np.ndarray:
+def _kept(path: Path, rows: int, mode: Literal["r", "r+"] = "r", dtype: type = np.float32) -> np.memmap:
     """An array on disk. Raises UserError where it is not what was kept there."""
     try:
         found = np.load(path, mmap_mode=mode)
-        if found.dtype == dtype and found.ndim > (dtype == np.float32) and len(found) == rows and found.size:
+        if (
+            isinstance(found, np.memmap)
+            and found.dtype == dtype
+            and found.ndim > (dtype == np.float32)
+            and len(found) == rows
+            and found.size
+        ):
             return found
         why = f"it has {list(found.shape)} of {found.dtype}"
     except (OSError, ValueError, EOFError) as error:

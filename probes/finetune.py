@@ -17,7 +17,7 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from checkpoints import places, store
+from checkpoints import places, store, terminal
 from checkpoints.command import DONE, INTERRUPTED, run_command
 from pretrain import distributed, health, optim
 from pretrain.backbone import Loaded, load_backbone
@@ -32,6 +32,7 @@ from probes.finetune_options import Options, read_command_line, settled
 from probes.finetune_report import Measured, Summary
 from probes.finetune_run import Lines, Network, Run
 from probes.finetune_steps import Batch, Loader, Steps, workers
+from probes.finetune_watch import Diverged, Watch
 
 
 class Loss(NamedTuple):
@@ -76,7 +77,7 @@ def train_step(
 
 
 def schedule_of(optimizer: torch.optim.Optimizer, options: Options, steps_per_epoch: int) -> CosineLRScheduler:
-    """timm's cosine. `--lr-moves step`: over what follows the warm-up (as BEiT); `epoch`: the warm-up counts in (as DeiT)."""
+    """timm's cosine. `--lr-moves step`: over what follows the warm-up (as BEiT); else by epoch, warm-up counted in (as DeiT)."""
     by_step = options.lr_moves == "step"
     unit, epochs, warm = (steps_per_epoch if by_step else 1), options.epochs or 1, options.warmup_epochs or 0
     return CosineLRScheduler(
@@ -88,6 +89,16 @@ def schedule_of(optimizer: torch.optim.Optimizer, options: Options, steps_per_ep
         warmup_prefix=by_step,
         t_in_epochs=not by_step,
     )
+
+
+def set_rate(schedule: CosineLRScheduler, step: int, steps_per_epoch: int, options: Options) -> None:
+    """Give the optimizer the learning rate of a step, counted from 0.
+
+    `--lr-moves deit`: DeiT's loop asks the schedule for epoch e when that is over; the first epoch has the warm-up's first rate.
+    """
+    epoch = step // steps_per_epoch
+    schedule.step_update(step)
+    schedule.step(max(epoch - 1, 0) if options.lr_moves == "deit" else epoch)
 
 
 def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: torch.device) -> Measured | None:
@@ -109,10 +120,10 @@ def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: to
     lines = Lines(run, total, heading(options, loaded, data, f"{device.type} {precision.name}"), remarks)
     if run.step >= total:
         lines.finished_before()
-        return Measured(lr, run.tests, run.answers)
+        return Measured(lr, run.tests, run.answers, run.skipped)
     compile_(model, options, steps.batch_size, device, lines)
 
-    guard = health.Guard(late=device.type == "cuda")
+    watch = Watch(run.step, steps.steps_per_epoch, skipped=run.skipped, late=device.type == "cuda")
     parallel = distributed.parallel(model, device)
     bad = health.BadImages(bad_allowed, run.bad_images())
     exam = Exam(data, options, model.backbone.shape, precision, bad)
@@ -120,15 +131,14 @@ def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: to
     with stop_requested() as stop, lines:
         for done, batches in enumerate(in_groups(loader, options.accumulate), start=run.step + 1):
             step, epoch, ended = done - 1, done // steps.steps_per_epoch, done % steps.steps_per_epoch == 0
-            schedule.step_update(step)
-            schedule.step(step // steps.steps_per_epoch)
-            outcome = train_step(parallel, network, batches, guard, precision)
+            set_rate(schedule, step, steps.steps_per_epoch, options)
+            outcome = train_step(parallel, network, batches, watch, precision)
             bad.add(one for batch in batches for one in batch.bad)
             if ended or done % options.log_every == 0:
-                guard.settle()
+                watch.check()
                 lines.bad(done, bad.news())
                 values = {"loss": distributed.mean(outcome.loss).item(), "gradient": outcome.gradient.item()}
-                counts = {"lr": optimizer.param_groups[-1]["lr"], "skipped_steps": guard.skipped, "bad_images": len(bad.all)}
+                counts = {"lr": optimizer.param_groups[-1]["lr"], "skipped_steps": watch.skipped, "bad_images": len(bad.all)}
                 lines.log(done, values | counts, loader.waited)
                 bad.check()
             best = False
@@ -140,12 +150,13 @@ def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: to
                 lines.tested(done, found, time.perf_counter() - began)
             stopping, saving = distributed.any_true(bool(stop), run.time_to_save(done))
             if stopping or saving or best or done == total:
-                guard.settle()
+                watch.check()
+                run.skipped = watch.skipped
                 run.save(done, network, list(data.classes), best=best)
             if stopping and done < total:
                 lines.interrupted(done)
                 return None
-    return Measured(lr, run.tests, run.answers)
+    return Measured(lr, run.tests, run.answers, run.skipped)
 
 
 def heading(options: Options, loaded: Loaded, data: Data, machine: str) -> str:
@@ -171,22 +182,31 @@ def compile_(model: Classifier, options: Options, images: int, device: torch.dev
 def measure(options: Options, device: torch.device) -> Summary | None:
     """Fine-tune with every learning rate of the options, test, write the record; None if it was asked to stop before the end.
 
-    Raises UserError for options that do not fit the checkpoint or the data, before anything is trained.
+    Of several rates those that diverge are left out and named in the record; Diverged is raised where none is left. Raises
+    UserError for options that do not fit the checkpoint or the data, before anything is trained.
     """
     began = time.perf_counter()
     loaded = load_backbone(options.ckpt, key=options.key, full=options.keep_head_layer)
     shape = loaded.backbone.shape
-    options = settled(options, shape.embed_dim, shape.image_size)
+    options = settled(options, shape.embed_dim, shape.image_size, shape.kind)
     data = open_data(options, shape.channels)
     folder = options.folder or places.below(loaded.path.parent, "finetune", report.name_of(options))
-    runs = []
+    runs, diverged = [], []
     for lr in options.lr:
         inside = places.below(folder, f"lr-{lr:g}") if len(options.lr) > 1 else folder
-        measured = train(dataclasses.replace(options, lr=(lr,)), loaded, data, inside, device)
+        try:
+            measured = train(dataclasses.replace(options, lr=(lr,)), loaded, data, inside, device)
+        except Diverged as error:
+            diverged.append(lr)
+            if len(diverged) == len(options.lr):
+                raise
+            if distributed.is_main():
+                terminal.say(f"learning rate {lr:g} is left out: {error}")
+            continue
         if measured is None:
             return None
         runs.append(measured)
-    return report.write(options, loaded, data, runs, time.perf_counter() - began, device.type)
+    return report.write(options, loaded, data, runs, diverged, time.perf_counter() - began, device.type)
 
 
 def main(arguments: Sequence[str]) -> int:

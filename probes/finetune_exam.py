@@ -26,6 +26,7 @@ from probes.finetune_model import Classifier
 from probes.finetune_options import Options
 from probes.finetune_run import Network, Tested
 from probes.finetune_steps import Loader, picture, workers
+from probes.finetune_watch import CURE, Diverged
 
 CROP_SHARE, CROPPED_FROM = 224 / 256, 160
 TEST_BATCH = 64
@@ -41,11 +42,22 @@ class Labelled(NamedTuple):
     """Images that could not be read: they are tested as black ones."""
 
 
-def evaluation_view(options: Options, shape: Shape) -> Any:
-    """Shorter side to 256 for 224, in proportion for others; to the input size itself below 160 and from `whole_from` up."""
-    size = options.input_size or shape.image_size
+def crop_share(options: Options, size: int) -> float:
+    """How much of the resized side the crop takes: all of it below 160 pixels and from `whole_from` up."""
     whole = size < CROPPED_FROM or (options.whole_from is not None and size >= options.whole_from)
-    share = 1.0 if whole else CROP_SHARE
+    return 1.0 if whole else CROP_SHARE
+
+
+def resized_side(options: Options, shape: Shape) -> int:
+    """Pixels of a test image's shorter side before the crop: 256 for 224, in proportion for others."""
+    size = options.input_size or shape.image_size
+    return math.floor(size / crop_share(options, size))
+
+
+def evaluation_view(options: Options, shape: Shape) -> Any:
+    """Shorter side to `resized_side`, then the central crop."""
+    size = options.input_size or shape.image_size
+    share = crop_share(options, size)
     return create_transform(size, interpolation=options.interpolation, crop_pct=share, mean=shape.mean, std=shape.std)
 
 
@@ -80,26 +92,35 @@ class Exam:
         self._labels, self._workers = torch.as_tensor(data.test.labels)[:, None], workers(options)
 
     def of(self, network: Network, epoch: int) -> tuple[Tested, Int[Tensor, "n a"]]:
-        """Top-1 and top-5 percent, and the answers: the classes with the highest scores of every image, best first."""
-        answers = self._answers(network.model)
+        """Top-1 and top-5 percent, and the answers: the classes with the highest scores of every image, best first.
+
+        Raises Diverged where a score is not finite: it has no order.
+        """
+        answers = self._answers(network.model, f"after epoch {epoch}")
         right = answers == self._labels
         top1, top5 = (100 * right[:, :count].any(dim=1).double().mean().item() for count in (1, BEST_ANSWERS))
         if network.ema is None:
             return Tested(epoch, top1, top5), answers
-        averaged = self._answers(network.ema.module)[:, :1] == self._labels
+        averaged = self._answers(network.ema.module, f"by the averaged weights after epoch {epoch}")[:, :1] == self._labels
         return Tested(epoch, top1, top5, 100 * averaged.double().mean().item()), answers
 
-    def _answers(self, model: Classifier) -> Int[Tensor, "n a"]:
+    def _answers(self, model: Classifier, when: str) -> Int[Tensor, "n a"]:
         """From all processes together."""
         was_training, device = model.training, model.head.weight.device
         model.eval()
         found: list[tuple[int, list[int]]] = []
+        without: list[int] = []
         with torch.inference_mode():
             for images, numbers, bad in Loader(self._questions, 0, len(self._questions), self._workers, device):
                 with self._precision.autocast():
-                    scores = model(images.to(device, non_blocking=True))
-                best = scores.float().topk(min(BEST_ANSWERS, scores.shape[1]), dim=1).indices
+                    scores = model(images.to(device, non_blocking=True)).float()
+                best = scores.topk(min(BEST_ANSWERS, scores.shape[1]), dim=1).indices
+                without += numbers[~scores.isfinite().all(dim=1).cpu().numpy()].tolist()
                 found += zip(numbers.tolist(), best.tolist(), strict=True)
                 self._bad.add(bad)
         model.train(was_training)
+        without = sorted(distributed.gathered(without))
+        if without:
+            image = self._questions.images.where(without[0])
+            raise Diverged(f"{when} the scores of {len(without)} test images are not finite, {image} for one: {CURE}")
         return torch.tensor([answers for _, answers in sorted(distributed.gathered(found))])

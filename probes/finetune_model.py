@@ -18,7 +18,7 @@ from pretrain.shape import Shape
 from probes.finetune_options import Options
 
 HEAD_STD = 0.02
-NOT_DECAYED = ("pos_embed", "cls_token")
+EMBEDDINGS = ("pos_embed", "cls_token")
 HEAD_LAYER = "head.mlp.0."
 PARTS = ("backbone.", "model.")
 STEM = re.compile(r"cls_token|pos_embed|reg_token|patch_embed|masked_embed|norm_pre|rope")
@@ -68,8 +68,8 @@ def layer_of(name: str, depths: tuple[int, ...], depth: int) -> int:
 def classifier(loaded: Loaded, classes: int, options: Options, *, fused: bool) -> Classifier:
     """The network as it begins, drawn from the seed. Raises UserError where the checkpoint or the size of the input does not fit.
 
-    A ViT's position embeddings are resized to the input by the original's rule and trained at that size; timm's own ViTs and
-    Swin keep theirs and resize in the forward, or have none.
+    A ViT's position embeddings are resized to the input once, here, and trained at that size; timm's own ViTs keep theirs and
+    resize in the forward, Swin has none.
     """
     pretrained = loaded.backbone.shape
     size = options.input_size or pretrained.image_size
@@ -85,7 +85,8 @@ def classifier(loaded: Loaded, classes: int, options: Options, *, fused: bool) -
     kept = head_layer(loaded, options) if options.keep_head_layer else None
     model = Classifier(backbone, classes, kept)
     if not options.from_scratch:
-        backbone.load_state_dict(starting_weights(loaded.backbone, shape, loaded.path))
+        begin = starting_weights(loaded.backbone, shape, loaded.path, positions=options.positions or "size")
+        backbone.load_state_dict(begin)
     with torch.no_grad():
         model.head.weight.mul_(options.head_scale)
     return model
@@ -110,8 +111,11 @@ def head_layer(loaded: Loaded, options: Options) -> nn.Linear:
 
 
 def parameter_groups(model: Classifier, options: Options) -> list[dict[str, Any]]:
-    """A group for each layer, with and without weight decay; `lr_scale` is layer_decay^(n + 1 - i) for block i of n (App. C)."""
-    names = [name for name, _ in model.named_parameters() if name.endswith(NOT_DECAYED)]
+    """A group for each layer, with and without weight decay; `lr_scale` is layer_decay^(n + 1 - i) for block i of n (App. C).
+
+    Biases and one-dimensional tensors have no decay, position and class tokens only where the recipe decays them.
+    """
+    names = [name for name, _ in model.named_parameters() if name.endswith(EMBEDDINGS) and not options.decay_embeddings]
     return param_groups_layer_decay(
         model, options.weight_decay, no_weight_decay_list=names, layer_decay=options.layer_decay or 1.0
     )

@@ -46,8 +46,9 @@ class Options:
     """Learning rate at the start."""
     warmup_epochs: int | None = None
     """Epochs over which it rises."""
-    lr_moves: Literal["step", "epoch"] = "step"
-    """How often the learning rate moves: a cosine over what follows the warm-up, or DeiT's, which counts it in."""
+    lr_moves: Literal["step", "deit", "epoch"] = "step"
+    """`step`: every step, a cosine over what follows the warm-up. `deit`: every epoch, the warm-up counts in, and an epoch has
+    the schedule's value for the one before, as in DeiT's loop. `epoch`: without that delay, to go on with earlier runs."""
     epochs: int | None = None
     """Passes over the training images."""
     batch_size: int = 64
@@ -55,7 +56,9 @@ class Options:
     accumulate: int = 1
     """Forwards of each process that make a step: the same step in the memory of one part."""
     weight_decay: float = 0.05
-    """None on biases, one-dimensional tensors, position and class tokens."""
+    """None on biases and one-dimensional tensors."""
+    decay_embeddings: bool = False
+    """Weight decay on position and class tokens too, as in the original's `semi` and `transfer`."""
     layer_decay: float | None = None
     """Block i of n learns with lr x layer_decay^(n + 1 - i), the embedding as block 0, norm and head at the full rate."""
     drop_path: float | None = None
@@ -67,6 +70,8 @@ class Options:
 
     input_size: int | None = None
     """Pixels of a side (default: what the checkpoint was trained on). Position embeddings are resized, then trained."""
+    positions: Literal["size", "scale"] | None = None
+    """How a ViT's are resized: to the `size` of the grid, as the original (default), or by the `scale` factor of frozen use."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Share of the image that a training crop covers, least and most."""
     randaugment: str = ""
@@ -114,6 +119,8 @@ OPEN: dict[str, Any] = {"lr": (), "epochs": 1, "warmup_epochs": 0, "layer_decay"
 """Options that may depend on the backbone or the data set, and what they are where neither recipe nor flag says it."""
 FREE_TO_CHANGE = frozenset("ckpt workers max_bad test_every log_every save_minutes folder out".split())
 """Options that a continued run may change: the checkpoint is known by its digest, and test_every does not touch the weights."""
+BEFORE: dict[str, Any] = {"decay_embeddings": False, "positions": "scale"}
+"""What runs did that are older than an option."""
 SPELT = {"CIFAR10": "cifar10", "CIFAR100": "cifar100", "Flowers102": "flowers", "StanfordCars": "cars"}
 
 
@@ -137,8 +144,10 @@ def with_recipe(recipe: str, **changes: Any) -> Options:
     return dataclasses.replace(Options(recipe=recipe, **RECIPES[recipe].values), **changes)  # type: ignore[arg-type]
 
 
-def settled(options: Options, width: int, image_size: int) -> Options:
-    """Fill in what was left open, for a backbone of this width, pretrained on images of this size.
+def settled(options: Options, width: int, image_size: int, kind: str = "vit") -> Options:
+    """Fill in what was left open, for a backbone of this kind and width, pretrained on images of this size.
+
+    `positions` is None afterwards where nothing is resized: at the pretrained size, and for other kinds than `vit`.
 
     Raises UserError for values without meaning, and for recipe transfer without a data set.
     """
@@ -149,7 +158,9 @@ def settled(options: Options, width: int, image_size: int) -> Options:
             raise UserError(f"recipe transfer has values by data set: give --data-set {'|'.join(DATA_SETS)}")
     found = OPEN | values(options.recipe, width, data_set)
     changes = {name: found[name] for name in OPEN if getattr(options, name) in (None, ())}
-    done = dataclasses.replace(options, data_set=data_set, input_size=options.input_size or image_size, **changes)
+    size = options.input_size or image_size
+    changes["positions"] = (options.positions or "size") if kind == "vit" and size != image_size else None
+    done = dataclasses.replace(options, data_set=data_set, input_size=size, **changes)
     check(done)
     return done
 
@@ -183,9 +194,11 @@ def as_values(options: Options) -> dict[str, Any]:
 
 
 def differences(now: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    """What a run's stored options have otherwise, in words."""
+    """What a run's stored options have otherwise, in words. An option newer than the run was as BEFORE says."""
+    before = BEFORE | {"positions": now.get("positions") and BEFORE["positions"]}  # None where nothing is resized
+    then = {name: stored.get(name, before.get(name)) for name in now}
     return [
-        f"--{name.replace('_', '-')} was {stored.get(name)}, now {now[name]}"
+        f"--{name.replace('_', '-')} was {then[name]}, now {now[name]}"
         for name in now
-        if name not in FREE_TO_CHANGE and stored.get(name) != now[name]
+        if name not in FREE_TO_CHANGE and then[name] != now[name]
     ]

@@ -17,11 +17,14 @@ from checkpoints.command import UserError
 from checkpoints.figures import Figure, FigureCanvasAgg, PowerNorm
 from pretrain import distributed
 from pretrain.backbone import Loaded
+from pretrain.shape import Shape
 from probes import results
 from probes.finetune_data import Data
+from probes.finetune_exam import resized_side
 from probes.finetune_options import Options, as_values
 from probes.finetune_recipes import RECIPES, table_of
 from probes.finetune_run import Tested
+from probes.finetune_steps import COLOUR_JITTER, TRAINING_INTERPOLATION
 
 NAMED_UP_TO = 25
 """Classes: more have no room for their names and numbers in the picture."""
@@ -35,6 +38,8 @@ class Measured(NamedTuple):
     tests: list[Tested]
     answers: dict[str, Int[Tensor, "n a"]]
     """Of the `best` epoch and of the `last`."""
+    skipped: int = 0
+    """Steps that were not taken: their gradients were not finite."""
 
     def best(self) -> Tested:
         """The test with the highest top-1, the first of equals."""
@@ -56,7 +61,31 @@ def name_of(options: Options) -> str:
     return "-".join(part for part in parts if part)
 
 
-def write(options: Options, loaded: Loaded, data: Data, runs: list[Measured], seconds: float, device: str) -> Summary:
+def protocol(options: Options, shape: Shape, diverged: list[float]) -> dict[str, Any]:
+    """All that decides the numbers: every option, what follows from them, and what is the same in every fine-tuning.
+
+    `diverged`: the learning rates that have no result.
+    """
+    size = options.input_size or shape.image_size
+    resized = "as trained" if size == shape.image_size else options.positions or "in the forward"
+    return {
+        **as_values(options),
+        "source": RECIPES[options.recipe].source,
+        "reported": "best epoch, best learning rate",
+        "diverged": diverged,
+        "pretrained_size": shape.image_size,
+        "position_embeddings": "none" if shape.kind == "swin" else resized,
+        "test_resize": resized_side(options, shape),
+        "test_crop": size,
+        "train_interpolation": TRAINING_INTERPOLATION,
+        "colour_jitter": 0.0 if options.randaugment else COLOUR_JITTER,
+        "optimizer": "AdamW, betas 0.9 0.999, eps 1e-8",
+    }
+
+
+def write(
+    options: Options, loaded: Loaded, data: Data, runs: list[Measured], diverged: list[float], seconds: float, device: str
+) -> Summary:
     """Print a table, write the record and what goes beside it. Raises UserError where that cannot be."""
     best = max(runs, key=lambda run: run.best().top1)
     out = options.out or results.default_path(loaded, f"finetune-{name_of(options)}")
@@ -70,7 +99,7 @@ def write(options: Options, loaded: Loaded, data: Data, runs: list[Measured], se
         table=table_of(options.recipe, loaded.backbone.shape.embed_dim),
         loaded=loaded,
         data={"train": data.train.name, "val": data.test.name, "train_images": len(data.train), "val_images": len(data.test)},
-        protocol={**as_values(options), "source": RECIPES[options.recipe].source, "reported": "best epoch, best learning rate"},
+        protocol=protocol(options, loaded.backbone.shape, diverged),
         metrics=summary.metrics,
         seconds=seconds,
         device=device,
@@ -96,6 +125,7 @@ def metrics(runs: list[Measured], best: Measured) -> dict[str, float]:
     top, last = best.best(), best.tests[-1]
     numbers = {"top1": top.top1, "top5": top.top5, "best_epoch": float(top.epoch), "best_lr": best.lr}
     numbers |= {"last_top1": last.top1, "last_top5": last.top5, "last_epoch": float(last.epoch)}
+    numbers |= {"skipped_steps": float(best.skipped)} if best.skipped else {}
     averaged = [test.ema_top1 for test in best.tests if test.ema_top1 is not None]
     numbers |= {"ema_top1": max(averaged), "ema_last_top1": averaged[-1]} if averaged else {}
     for run in runs if len(runs) > 1 else []:
@@ -159,7 +189,7 @@ def picture(shares: Float[np.ndarray, "k k"], classes: list[str]) -> bytes:
         _write_in(axes, shares, classes)
     figure.colorbar(drawn, ax=axes, shrink=0.8, ticks=[0, 1, 5, 20, 50, 100])
     beside.axis("off")
-    beside.text(0, 1, "\n".join(["most often taken for another:", *_pairs(shares, classes)]), va="top", fontsize=9)
+    beside.text(0, 1, escape.plot("\n".join(["most often taken for another:", *_pairs(shares, classes)])), va="top", fontsize=9)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)
     return stream.getvalue()
@@ -179,5 +209,5 @@ def _pairs(shares: np.ndarray, classes: list[str]) -> list[str]:
     np.fill_diagonal(others, 0)
     order = np.argsort(-others, axis=None, kind="stable")[:PAIRS]
     rows, columns = np.unravel_index(order, others.shape)
-    found, short = zip(rows, columns, strict=True), [escape.plot(escape.terminal(name[:LONGEST_NAME])) for name in classes]
+    found, short = zip(rows, columns, strict=True), [escape.terminal(name[:LONGEST_NAME]) for name in classes]
     return [f"{others[row, column]:3.0f} %  {short[row]} > {short[column]}" for row, column in found if others[row, column] > 0]

@@ -47,7 +47,8 @@ class Network(NamedTuple):
 
 
 class Run(RunFolder):
-    """One fine-tuning with one learning rate. `tests` are all so far, `answers` those of the best epoch and of the last."""
+    """One fine-tuning with one learning rate. `tests` are all so far, `answers` those of the best epoch and of the last,
+    `skipped` the steps that were not taken."""
 
     flag = "--folder"
 
@@ -56,6 +57,7 @@ class Run(RunFolder):
         super().__init__(folder, as_values(options) | {"checkpoint": checkpoint}, steps_per_epoch, options.save_minutes)
         self.options = options
         self.tests: list[Tested] = []
+        self.skipped = 0
         self.answers: dict[str, Int[Tensor, "n a"]] = {}
 
     def time_to_save(self, step: int) -> bool:
@@ -90,6 +92,7 @@ class Run(RunFolder):
             load_strictly(network.ema.module, state["ema"], found.path)
         set_scaler_state(network.scaler, state.get("scaler", {}))
         self.step, self.answers = state["step"], answers_of(state["answers"], network.model.head.out_features, found.path)
+        self.skipped = checked.count(state.get("skipped", 0), f"{found.path}: skipped")
         self.tests = tests_of(state["tests"], found.path)
         if len(self.answers) != 2 * bool(self.tests):
             raise UserError(f"{found.path} holds {len(self.tests)} tests and {len(self.answers)} sets of answers: {checked.CURE}")
@@ -134,6 +137,7 @@ class Run(RunFolder):
             "random": states,
             "tests": [list(test) for test in self.tests],
             "answers": self.answers,
+            "skipped": self.skipped,
             "classes": classes,
             "config": self.values,
             "shape": shape._asdict(),
@@ -155,8 +159,9 @@ def tests_of(value: Any, path: Path) -> list[Tested]:
         ema = shares.pop() if len(shares) == 3 else None
         if len(shares) != 2:
             checked.refuse(where, checked.shown(test), "an epoch and two or three shares")
-        numbers = [checked.number(one, where, 0, 100) for one in shares]
-        found.append(Tested(checked.count(epoch, where), *numbers, None if ema is None else checked.number(ema, where, 0, 100)))
+        top1, top5 = (checked.number(one, where, 0.0, 100.0) for one in shares)
+        ema_top1 = None if ema is None else checked.number(ema, where, 0.0, 100.0)
+        found.append(Tested(checked.count(epoch, where), top1, top5, ema_top1))
     return found
 
 

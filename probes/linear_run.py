@@ -174,15 +174,21 @@ def _taken_up(path: Path, task: str, heads: Heads) -> dict[str, Any]:
     heads.load(checked.mapping(state, str(path), KEPT).pop("heads"), path)
     state.pop("heads")
     epochs = [checked.listed(state[name], f"{path}: {name}") for name in ("choosing", "test")]
-    if not all(np.shape(one) == (2, len(heads.lr)) and checked.finite(one) for part in epochs for one in part):
+    if not all(_is_percent(one, len(heads.lr)) for part in epochs for one in part):
         raise UserError(f"{path} holds no percentages of {len(heads.lr)} heads: delete it to begin anew")
     if len(epochs[0]) != len(epochs[1]):
         raise UserError(f"{path} holds {len(epochs[0])} and {len(epochs[1])} epochs: delete it to begin anew")
-    checked.number(state["best"], f"{path}: best", -1, 100)
+    checked.number(state["best"], f"{path}: best", -1.0, 100.0)
     checked.part(state, "weight", path, *heads.weight.shape[1:])
     checked.part(state, "bias", path, *heads.bias.shape[1:])
     show.say(f"going on after epoch {len(state['choosing'])} ({path})")
     return state
+
+
+def _is_percent(value: Any, heads: int) -> bool:
+    """Whether it is what `percent` gives, as lists."""
+    rows = value if isinstance(value, list) and len(value) == 2 else [None]
+    return all(isinstance(row, list) and len(row) == heads and checked.finite(row) for row in rows)
 
 
 def keep(path: Path, trained: Trained, subject: Subject, settings: Settings, images: Images) -> None:

@@ -19,6 +19,10 @@ from probes.results import PACKAGES
 NOT_OURS = frozenset({"recipe", "out", "replay", "allow_config_change", "report", "serve"})
 """Options that say nothing of what was computed, or are said otherwise."""
 FILES = (store.BACKBONE, store.LAST, "config.json", "metrics.jsonl")
+PROBES = frozenset(
+    {"knn", "linear", "logistic", "semi", "cluster", "parts", "segment", "finetune", "video", "retrieval", "robustness"}
+)
+"""Measurements that are commands of this folder under their own names."""
 TOOLS = {"transfer_coco": "tools/transfer_coco.sh", "transfer_ade20k": "tools/transfer_ade20k.sh"}
 
 
@@ -30,13 +34,15 @@ def training(run: Run) -> str:
     words = ["tools/pretrain.sh", *(["--recipe", str(recipe)] if values else [])]
     for name, value in run.config.items():
         if name in usual and name not in NOT_OURS and value != usual[name]:
-            words += _flag(name, value)
+            words += _flag(name, _typed(value) if name in ("data", "val") and value is not None else value)
     return escape.shell([*words, "--out", str(run.folder)])
 
 
 def measuring(record: Mapping[str, Any]) -> str:
     """The command that measures this record again, as far as it tells its options."""
     probe, data, checkpoint = record["probe"], record["data"], Path(record["checkpoint"]["path"])
+    if probe not in PROBES and probe not in TOOLS:
+        return f"# no command of this project measures {escape.terminal(str(probe))}"
     named = checkpoint.parent if checkpoint.name in (store.LAST, store.BACKBONE) else checkpoint
     words = [*_command_of(probe), "--ckpt", str(named), *_data(data)]
     usual = _options_of(probe)
@@ -51,17 +57,24 @@ def _command_of(probe: str) -> list[str]:
 
 
 def _options_of(probe: str) -> dict[str, Any]:
-    """A probe's flags with their defaults; none where it is no command of this folder."""
-    try:
-        module = importlib.import_module(f"probes.{probe}")
-    except ImportError:
+    """A probe's flags with their defaults, none where it is a tool.
+
+    Only modules named in PROBES are imported, whatever a record says.
+    """
+    if probe not in PROBES:
         return {}
-    return {field.name: field.default for field in fields(module.Options)} if hasattr(module, "Options") else {}
+    module = importlib.import_module(f"probes.{probe}")
+    return {field.name: field.default for field in fields(module.Options)}
+
+
+def _typed(name: Any) -> str:
+    """What a file calls its images, to be typed; a command in its place is not offered to anybody's shell."""
+    return "DATA" if str(name).startswith("pipe:") else str(name)
 
 
 def _data(data: Mapping[str, Any]) -> list[str]:
     """`--data` and `--val` from the names of both parts."""
-    train, val = str(data.get("train", data.get("root", ""))), str(data.get("val", ""))
+    train, val = _typed(data.get("train", data.get("root", ""))), _typed(data.get("val", ""))
     if not train or train.startswith("sample"):
         return []
     if not val or train == val:

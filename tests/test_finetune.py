@@ -1,6 +1,7 @@
 """Fine-tuning: layers and rates, what is drawn for a step, the traps of each data set, and the command from start to record."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -16,26 +17,29 @@ from PIL import Image
 from scipy.io import savemat
 from test_commands import ROOT, SMALL, command, exit_code
 from test_lost import same
+from timm.data.distributed_sampler import RepeatAugSampler
+from timm.scheduler import CosineLRScheduler
 from torch.testing import assert_close
 from torchvision import datasets
 
 from checkpoints import store
-from checkpoints.command import DONE, INTERRUPTED, WRONG_COMMAND, UserError, WorkError, run_command
+from checkpoints.command import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, UserError, WorkError, run_command
 from checkpoints.published import Contents
 from pretrain import distributed, health, sample, train
-from pretrain.backbone import Loaded, load_backbone, make
+from pretrain.backbone import Loaded, load_backbone, make, starting_weights
 from pretrain.precision import Precision
 from pretrain.shape import Shape, SwinSize, swin_shape, timm_shape
 from pretrain.sources import Held
 from probes import finetune
-from probes.finetune_data import open_data
-from probes.finetune_exam import evaluation_view
+from probes.finetune_data import Data, open_data
+from probes.finetune_exam import Exam, evaluation_view
 from probes.finetune_model import Classifier, classifier, optimizer_of, parameter_groups
 from probes.finetune_options import Options, read_command_line, settled, with_recipe
 from probes.finetune_recipes import RECIPES
 from probes.finetune_report import by_class, confusion, picture
 from probes.finetune_run import Lines, Network
 from probes.finetune_steps import Batch, Steps
+from probes.finetune_watch import Diverged, Watch
 from probes.subsets import balanced, part_of
 
 TINY = Shape("vit", 8, 32, 3, 64, 3, 1)
@@ -44,6 +48,8 @@ SHAPES = {
     "swin": swin_shape("swin", SwinSize(32, (2, 1, 2), 1), 4, 32, 4, 3),
     "timm": timm_shape("vit_tiny_patch16_224", 32, 3),
 }
+SMALL_VIT = Shape("vit_small", 16, 224, 3, 384, 12, 6)
+KERNELS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 KILLS = 4
 FAST = "--batch-size 8 --epochs 3 --warmup-epochs 1 --workers 0 --log-every 2".split()
 
@@ -123,18 +129,84 @@ def test_the_cosine_of_the_imagenet_recipe_moves_by_step_after_a_warm_up_from_ze
             assert group["lr"] == pytest.approx(rate * group["lr_scale"])
 
 
-def test_the_rate_of_semi_is_flat_after_five_epochs_as_the_original_really_has_it() -> None:
-    """Its flag of 5e-6 times 1024 / 512 is its least rate, 1e-5."""
-    options = options_for("semi")
+def rates_of(options: Options, steps_per_epoch: int = 3) -> list[float]:
+    """The learning rate of every epoch, the same for all of its steps and all parameters."""
     optimizer = optimizer_of(Classifier(make(TINY, maskable=False), 4), options, options.lr[0])
-    schedule, rates = finetune.schedule_of(optimizer, options, 12), []
-    for epoch in range(1000):
-        schedule.step_update(epoch * 12)
-        schedule.step(epoch)
-        assert len({group["lr"] for group in optimizer.param_groups}) == 1
+    schedule, rates = finetune.schedule_of(optimizer, options, steps_per_epoch), []
+    for epoch in range(options.epochs or 0):
+        found = set()
+        for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
+            finetune.set_rate(schedule, step, steps_per_epoch, options)
+            found |= {group["lr"] for group in optimizer.param_groups}
+        assert len(found) == 1
+        rates += found
+    return rates
+
+
+def test_the_rate_of_semi_is_flat_after_the_warm_up_as_the_original_really_has_it() -> None:
+    """Its flag of 5e-6 times 1024 / 512 is its least rate, 1e-5. On 46c01a2 the second epoch had the third one's rate already."""
+    rates = rates_of(options_for("semi"))
+    assert rates[:6] == pytest.approx([1e-6, *(1e-6 + epoch * 9e-6 / 5 for epoch in range(5))])
+    assert rates[6:] == pytest.approx([1e-5] * 994)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"), [("semi", {}), ("transfer", {"data_set": "inat18"}), ("transfer", {"data_set": "cars"})]
+)
+def test_every_epoch_has_the_rate_of_timms_schedule_in_deits_loop(recipe: str, changes: dict) -> None:
+    """The loop trains an epoch, then asks the schedule for it. On 46c01a2 each epoch but the first was one ahead."""
+    options = options_for(recipe, **changes)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=options.lr[0])
+    schedule = CosineLRScheduler(
+        optimizer, t_initial=options.epochs, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6, t_in_epochs=True, cycle_limit=1
+    )
+    rates = []
+    for epoch in range(options.epochs or 0):
         rates.append(optimizer.param_groups[0]["lr"])
-    assert rates[:5] == pytest.approx([1e-6 + epoch * 9e-6 / 5 for epoch in range(5)])
-    assert rates[5:] == pytest.approx([1e-5] * 995)
+        schedule.step(epoch)
+    assert len(rates) == (360 if changes.get("data_set") == "inat18" else 1000)
+    assert rates_of(options) == pytest.approx(rates, rel=1e-12)
+
+
+def test_position_and_class_tokens_are_decayed_by_semi_and_transfer_alone() -> None:
+    """The 152 tensors of a ViT-S/16. On 46c01a2 no recipe decayed the two."""
+    model = Classifier(make(SMALL_VIT, maskable=False), 10)
+    embeddings = {"backbone.cls_token", "backbone.pos_embed"}
+    kernels = {f"backbone.blocks.{number}.{name}.weight" for number in range(12) for name in KERNELS}
+    matrices = {"backbone.patch_embed.proj.weight", "head.weight"} | kernels
+    for recipe, data_set in (("small", None), ("imagenet", None), ("semi", None), ("transfer", "inat18"), ("transfer", "cars")):
+        options = settled(with_recipe(recipe, data_set=data_set), 384, 224)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        groups = parameter_groups(model, options)
+        decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+        plain = {names[id(p)] for group in groups if not group["weight_decay"] for p in group["params"]}
+        assert len(decayed) + len(plain) == len(decayed | plain) == len(names) == 152
+        assert decayed == (matrices | embeddings if recipe in ("semi", "transfer") else matrices), recipe
+        assert {group["weight_decay"] for group in groups} == {0.0, 0.05}
+
+
+def test_over_inaturalist_2018_position_embeddings_shrink_to_two_thirds() -> None:
+    """By decay alone, 0.65 of their size: 360 epochs of 569 steps. On 46c01a2 they kept it."""
+    options = settled(with_recipe("transfer", data_set="inat18"), 384, 224)
+    a_share = len(RepeatAugSampler(range(437513), 8, 0, num_repeats=3))  # of one of eight processes
+    steps = a_share // (768 // 8)
+    slow = 1.0
+    for rate in rates_of(options):
+        slow *= (1 - rate * 0.05) ** steps
+    assert steps == 569 and slow == pytest.approx(0.65, abs=0.005)
+
+    model = Classifier(make(TINY, maskable=False), 4).double()
+    optimizer = optimizer_of(model, options, options.lr[0])
+    schedule, positions = finetune.schedule_of(optimizer, options, 1), model.backbone.pos_embed
+    shrunk, biases = 1.0, model.head.bias.data.fill_(1.0).clone()
+    for epoch in range(360):
+        finetune.set_rate(schedule, epoch, 1, options)
+        before = positions.data.clone()
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        shrunk *= (positions.data / before).mean().item() ** steps
+    assert shrunk == pytest.approx(slow, rel=1e-6) and torch.equal(model.head.bias.data, biases)
 
 
 def test_recipes_take_the_values_of_the_backbone_and_the_data_set() -> None:
@@ -264,17 +336,66 @@ def test_a_classifier_begins_as_its_recipe_says(loaded: Loaded) -> None:
 
 
 def test_positions_are_resized_to_the_input_and_trained(loaded: Loaded) -> None:
+    """On 46c01a2 by the scale factor."""
     model = classifier(loaded, 5, options_for(input_size=48), fused=False)
-    assert_close(model.backbone.pos_embed, loaded.backbone.position(6, 6))
+    assert_close(model.backbone.pos_embed, by_size(loaded.backbone.pos_embed, 6))
     assert model.backbone.pos_embed.requires_grad and model.backbone.shape.image_size == 48
+    same_size = classifier(loaded, 5, options_for(), fused=False)
+    assert torch.equal(same_size.backbone.pos_embed, loaded.backbone.pos_embed)
+    by_scale = classifier(loaded, 5, options_for(input_size=48, positions="scale"), fused=False)
+    assert torch.equal(by_scale.backbone.pos_embed, loaded.backbone.position(6, 6))
     with pytest.raises(UserError, match="--input-size 50 is not divisible by 8"):
         classifier(loaded, 5, options_for(input_size=50), fused=False)
+
+
+def by_size(positions: torch.Tensor, side: int) -> torch.Tensor:
+    """The formula: the square grid to so many rows and columns, bicubic; output i looks at (i + 1/2) * old / new - 1/2."""
+    old = math.isqrt(positions.shape[1] - 1)
+    weights = torch.zeros(side, old, dtype=torch.float64)
+    for place in range(side):
+        middle = (place + 0.5) * old / side - 0.5
+        for near in range(math.floor(middle) - 1, math.floor(middle) + 3):
+            far = abs(middle - near)
+            share = 1.25 * far**3 - 2.25 * far**2 + 1 if far <= 1 else -0.75 * far**3 + 3.75 * far**2 - 6 * far + 3
+            weights[place, min(max(near, 0), old - 1)] += share
+    grid = positions[0, 1:].detach().double().unflatten(0, (old, old))
+    resized = torch.einsum("ri,sj,ijd->rsd", weights, weights, grid).flatten(0, 1)
+    return torch.cat([positions[:, :1].detach(), resized[None].float()], dim=1)
+
+
+@pytest.mark.parametrize(("side", "apart"), [(16, 0.03), (24, 0.02), (32, 0.015)])
+def test_positions_of_a_vit_s_at_256_384_and_512_pixels_are_resized_by_size(side: int, apart: float) -> None:
+    """Twelve blocks, width 384, from 14 x 14 smooth positions. On 46c01a2 another grid, by at least `apart` of its rms."""
+    backbone = make(SMALL_VIT, maskable=True)
+    ramp = torch.linspace(-1, 1, 14)
+    rows, columns = torch.meshgrid(ramp, ramp, indexing="ij")
+    waves = torch.stack([torch.sin(rows * n * 0.02 + n) * torch.cos(columns * n * 0.01) for n in range(384)], dim=-1)
+    backbone.pos_embed.data[:, 1:] = waves.flatten(0, 1)
+    pretrained = Loaded(backbone.eval(), Path("weights"), 0, Contents("none", {}))
+    options = settled(with_recipe("imagenet", input_size=side * 16), 384, 224)
+    model = classifier(pretrained, 5, options, fused=False)
+    found = model.backbone.pos_embed
+    assert found.shape == (1, 1 + side * side, 384) and found.requires_grad and options.positions == "size"
+    slow = F.interpolate(
+        backbone.pos_embed[:, 1:].reshape(1, 14, 14, 384).permute(0, 3, 1, 2),
+        size=(side, side),
+        mode="bicubic",
+        align_corners=False,
+    )
+    assert torch.equal(found[:, 1:], slow.permute(0, 2, 3, 1).reshape(1, -1, 384))
+    assert torch.equal(found[:, 0], backbone.pos_embed[:, 0])
+    assert_close(found, by_size(backbone.pos_embed, side), atol=1e-5, rtol=1e-5)
+    assert torch.equal(model.backbone.position(side, side), found)  # nothing is resized in the forward
+    other = backbone.position(side, side)
+    assert ((other - found)[:, 1:].square().mean() / found[:, 1:].square().mean()).sqrt() > apart
+    frozen = starting_weights(backbone, SMALL_VIT._replace(image_size=side * 16), Path("x"))
+    assert torch.equal(frozen["pos_embed"], other)  # pretraining's --init-from keeps the rule of the forward
 
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_every_kind_of_backbone_begins_with_its_weights_and_takes_a_larger_input(kind: str) -> None:
     pretrained = Loaded(make(SHAPES[kind], maskable=True).eval(), Path("weights"), 0, Contents("none", {}))
-    model = classifier(pretrained, 5, options_for(input_size=64, drop_path=0.2), fused=False).eval()
+    model = classifier(pretrained, 5, options_for(input_size=64, drop_path=0.2, positions="scale"), fused=False).eval()
     images = torch.randn(2, 3, 64, 64)
     assert_close(model(images), F.linear(pretrained.backbone(images)[:, 0], model.head.weight, model.head.bias))
 
@@ -319,6 +440,62 @@ def test_a_step_that_is_not_finite_changes_nothing_and_twenty_in_a_row_stop() ->
     with pytest.raises(WorkError, match=r"20 steps in a row: lower --lr[^;]*$"):
         for _ in range(20):
             finetune.train_step(network.model, network, [broken], guard, precision)
+
+
+def watch_at(step: int) -> Watch:
+    return Watch(step, 5, skipped=0, late=False)
+
+
+def test_a_loss_that_is_not_finite_is_named_by_its_step_and_epoch() -> None:
+    network, precision = network_of(), Precision("fp32", torch.device("cpu"))
+    broken, watch = batch_of()._replace(images=torch.full((8, 3, 32, 32), math.nan)), watch_at(10)
+    for batch in (batch_of(), batch_of(), broken, broken):
+        finetune.train_step(network.model, network, [batch], watch, precision)
+    with pytest.raises(Diverged, match=r"the loss of step 13, in epoch 3, is not finite: lower --lr"):
+        watch.check()
+    assert all(weight.isfinite().all() for weight in network.model.state_dict().values())
+
+    watch = watch_at(0)
+    with pytest.raises(Diverged, match=r"the loss of step 1, in epoch 1"):  # --log-every may be far away
+        for _ in range(20):
+            finetune.train_step(network.model, network, [broken], watch, precision)
+
+
+def test_gradients_that_are_not_finite_are_counted_and_twenty_in_a_row_stop() -> None:
+    loss, bad, good = finetune.Loss(torch.tensor(1.0)), torch.tensor([math.inf]), torch.tensor([1.0])
+    watch = Watch(7, 5, skipped=2, late=False)
+    assert not watch.accepts(loss, bad) and watch.accepts(loss, good)
+    watch.check()
+    assert watch.skipped == 3
+    with pytest.raises(Diverged, match=r"gradients of 20 steps in a row, up to step 29, are not finite"):
+        for _ in range(20):
+            watch.accepts(loss, bad)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_scores_that_are_not_finite_are_no_answers(averaged: bool) -> None:
+    """On 46c01a2 the first class was the answer to every image: a quarter was right."""
+    network, precision = network_of(ema=0.9), Precision("fp32", torch.device("cpu"))
+    assert network.ema is not None
+    (network.ema.module if averaged else network.model).head.weight.data[2] = math.nan
+    exam = Exam(Data(held(), held(), list("abcd")), options_for(workers=0), TINY, precision, health.BadImages(0, ()))
+    who = "by the averaged weights after epoch 4" if averaged else "^after epoch 4"
+    with pytest.raises(Diverged, match=f"{who} the scores of 20 test images are not finite, noise 0 for one: lower --lr"):
+        exam.of(network, 4)
+
+
+def test_a_diverged_learning_rate_has_no_record_and_of_several_is_left_out_by_name(
+    run: Path, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On 46c01a2 fourteen refused steps of fifteen went unsaid, and NaN was the first class: such a rate could be the best."""
+    flags = ["--ckpt", str(run), "--data", str(folders), *FAST, "--warmup-epochs", "0", "--out", str(tmp_path / "one.json")]
+    alone = [*flags, "--lr", "1e30", "--folder", str(tmp_path / "one")]
+    assert run_command(finetune.main, alone) == FAILED and not (tmp_path / "one.json").exists()
+    assert "failed: the loss of step 2, in epoch 1, is not finite: lower --lr" in capsys.readouterr().err
+    record = tuned(run, folders, tmp_path, "--warmup-epochs", "0", "--lr", "1e30", "1e-3", name="several")
+    assert record["protocol"]["diverged"] == [1e30] and record["metrics"]["best_lr"] == 1e-3
+    assert "learning rate 1e+30 is left out: the loss of step 2" in capsys.readouterr().out
+    assert "top1_lr1e+30" not in record["metrics"]
 
 
 def test_averaged_weights_follow_by_the_formula() -> None:
@@ -458,6 +635,9 @@ def test_the_command_leaves_a_record_classes_a_picture_and_a_run(
     assert record["probe"] == "finetune" and record["checkpoint"]["sha256"] == store.sha256(run / store.BACKBONE)
     assert numbers["top1"] >= numbers["last_top1"] and numbers["last_epoch"] == 3 and 0 <= numbers["ema_last_top1"] <= 100
     assert protocol["recipe"] == "small" and protocol["layer_decay"] == 1.0 and record["table"] == "none"
+    assert {field.name for field in dataclasses.fields(Options)} < protocol.keys()
+    about = "diverged pretrained_size position_embeddings test_resize test_crop train_interpolation colour_jitter".split()
+    assert [protocol[name] for name in about] == [[], 32, "as trained", 32, 32, "bicubic", 0.4]
     lines = [json.loads(line) for line in (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()]
     assert max(line["top1"] for line in lines if "top1" in line) == pytest.approx(numbers["top1"], abs=1e-3)
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
@@ -506,6 +686,34 @@ def test_a_fine_tuning_taken_up_again_ends_where_an_unbroken_one_does(
     monkeypatch.setattr(Lines, "log", logged)
     assert tuned(run, folders, tmp_path, *flags, name="again")["metrics"] == whole["metrics"]
     assert_same_end(tmp_path / "whole", tmp_path / "again")
+
+
+def test_runs_older_than_an_option_are_known_by_what_they_did(
+    run: Path, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of 46c01a2, which has neither --positions nor --decay-embeddings, goes on as it was."""
+
+    def begun(name: str, *flags: str) -> Path:
+        tuned(run, folders, tmp_path, *flags, "--epochs", "2", name=name)
+        state = store.read_torch(tmp_path / name / store.LAST)
+        for option in ("positions", "decay_embeddings"):
+            del state["config"][option]
+        del state["skipped"]
+        store.save_run(tmp_path / name, state)
+        return tmp_path / name
+
+    begun("same")
+    tuned(run, folders, tmp_path, "--epochs", "2", name="same")
+    common = ["--ckpt", str(run), "--data", str(folders), *FAST, "--epochs", "2", "--out", str(tmp_path / "x.json")]
+    folder = begun("larger", "--input-size", "48", "--positions", "scale")
+    again = [*common, "--input-size", "48", "--folder", str(folder)]
+    capsys.readouterr()
+    assert run_command(finetune.main, again) == WRONG_COMMAND
+    assert "--positions was scale, now size" in capsys.readouterr().err
+    assert run_command(finetune.main, [*again, "--decay-embeddings", "--positions", "scale"]) == WRONG_COMMAND
+    assert "(--decay-embeddings was False, now True)" in capsys.readouterr().err
+    assert run_command(finetune.main, [*again, "--positions", "scale"]) == DONE
+    assert json.loads((tmp_path / "x.json").read_text())["protocol"]["position_embeddings"] == "scale"
 
 
 def assert_same_end(one: Path, other: Path) -> None:

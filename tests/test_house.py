@@ -38,10 +38,13 @@ def test_doors_are_imported_by_nothing() -> None:
             ), path
 
 
-def test_package_files_stay_empty() -> None:
+def test_package_files_leave_the_current_folder_and_do_nothing_else() -> None:
+    """What `python -m` runs first stands there, the same in all: it can be imported from nowhere before it has been done."""
+    first = (ROOT / FLOORS[0] / "__init__.py").read_text()
+    assert [type(node) for node in ast.parse(first).body] == [ast.Expr, ast.Import, ast.Import, ast.If]
     for floor in FLOORS:
-        for path in (ROOT / floor).glob("__init__.py"):
-            assert path.read_text() == ""
+        assert (ROOT / floor / "__init__.py").read_text() == first
+        assert list((ROOT / floor).rglob("__init__.py")) == [ROOT / floor / "__init__.py"]
 
 
 def test_every_source_file_says_what_it_is() -> None:

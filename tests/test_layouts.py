@@ -262,7 +262,8 @@ def test_every_name_of_the_zoo_is_recognised_as_what_it_stands_for(monkeypatch: 
     for (arch, patch_size, window), entry in kinds.items():
         with torch.device("meta"):
             shape = shape_of(arch, patch_size, 224, window=window or 7)
-            weights = {f"backbone.{name}": weight for name, weight in network_of(shape).state_dict().items()}
+            own = network_of(shape).state_dict()
+            weights = {f"backbone.{name.removeprefix('model.')}": weight for name, weight in own.items()}
             contents = published.Contents("", {"teacher": weights, "student": weights}, arch=arch if shape.kind == "timm" else "")
             monkeypatch.setattr(published, "read", lambda path, contents=contents: contents)
             said = backbone._as_listed(entry, Path("file"))

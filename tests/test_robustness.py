@@ -126,6 +126,21 @@ def test_draws_belong_to_seed_and_image_and_larger_shares_drop_more() -> None:
     assert few.sum(dim=1).tolist() == [4, 4, 4] and many.sum(dim=1).tolist() == [8, 8, 8] and (many | ~few).all()
 
 
+def test_so_many_whole_patches_are_dropped_by_chance() -> None:
+    """On 46c01a2 the ratios 0.1, 0.3, 0.6 and 0.8 dropped 20, 59, 118 and 157 of 196."""
+    order = drops.orders([0, 1], 196, 0, same=False)
+    found = [drops.by_chance(order, ratio).sum(dim=1).tolist() for ratio in drops.RATIOS]
+    assert found == [[count, count] for count in (0, 19, 39, 58, 78, 98, 117, 137, 156, 176)]
+    wrong = [
+        (tenth, patches)
+        for tenth, ratio in enumerate(drops.RATIOS)
+        for patches in range(1, 1600)
+        if int(drops.by_chance(torch.arange(patches)[None], ratio).sum()) != tenth * patches // 10
+    ]
+    assert not wrong
+    assert int(drops.by_chance(torch.arange(100)[None], 0.29).sum()) == 29  # int(0.29 * 100) is 28
+
+
 def test_dropped_patches_are_zero_and_the_others_untouched() -> None:
     crops = torch.rand(2, 3, 8, 8) + 1
     gone = torch.zeros(2, 2, 2, dtype=torch.bool)

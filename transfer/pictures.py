@@ -7,6 +7,7 @@ open it; what is decoded from them, and by what, stays as it was. Importing this
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 
@@ -36,7 +37,7 @@ register_backend(BACKEND, Pictures, force=True)
 
 def set_backend(config: Any) -> None:
     """In every loader of a config, however deep, in place."""
-    if isinstance(config, dict):
+    if isinstance(config, dict | Config):
         if str(config.get("type")).rpartition(".")[2] in LOADERS:
             config["backend_args"] = {"backend": BACKEND}
         for value in config.values():

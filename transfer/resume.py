@@ -61,7 +61,8 @@ class Array(np.ndarray):
         if "full" in self.__dict__:
             raise NotPlain("it fills an array twice")
         made = np.asfortranarray(filled) if (filled := plain_numpy.filled(state)).flags.fnc else filled
-        super().__setstate__((1, made.shape, made.dtype, made.flags.fnc, made.tobytes("A")))
+        plain: Any = (1, made.shape, made.dtype, made.flags.fnc, made.tobytes("A"))
+        super().__setstate__(plain)
         self.full = True
 
 

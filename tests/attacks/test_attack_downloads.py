@@ -236,12 +236,12 @@ def test_what_breaks_off_without_a_tag_is_not_kept(server: Server, tmp_path: Pat
     assert len(server.asked) == 3 and not list((tmp_path / "cache").iterdir())
 
 
-LEADS = ["http://127.0.0.1:{port}/file", "ftp://127.0.0.1/file", "file:///etc/passwd", "data:,text", "http://[", "//"]
+LEADS = ["http://127.0.0.1:{port}/file", "ftp://127.0.0.1/file", "file:///etc/passwd", "data:,text", "http://["]
 
 
 @pytest.mark.parametrize("place", LEADS)
 def test_https_leads_to_https_only(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """46c01a2 followed from https to http (the first of these), and tried ftp; the others are its brothers."""
+    """46c01a2 followed from https to http, and ended in a traceback at the last of these; the others are brothers."""
 
     def https_open(self: Any, request: urllib.request.Request) -> Any:  # the test's server has no certificate
         return self.do_open(http.client.HTTPConnection, request)
@@ -399,7 +399,9 @@ CUT = {
 @pytest.mark.parametrize("how", CUT)
 @pytest.mark.usefixtures("server")
 def test_a_shard_that_is_cut_off_or_comes_of_a_failure_is_not_kept(tmp_path: Path, how: str) -> None:
-    """46c01a2 took a stream cut between two files for a whole one and kept it; it let commands fail with 141, and left parts."""
+    """46c01a2 took a stream cut between two files for a whole one and kept it; it let commands fail with 141, and left parts.
+
+    A page and nothing at all are brothers that it refused."""
     (tmp_path / "s.tar").write_bytes(TAR)
     command = CUT[how].format(file=tmp_path / "s.tar", second=SECOND, within=SECOND + 100)
     with pytest.raises(UserError, match=r"could not be fetched|no plain, whole tar file"):
@@ -445,15 +447,14 @@ def test_torchvisions_downloads_are_made_by_one_process(tmp_path: Path, monkeypa
     """torchvision writes a download in its place; 46c01a2 let all processes do so at once."""
     inside, most = [0], [0]
 
-    def opened(*_: object) -> list[int]:
+    def opened(*_: object) -> list[tuple[Image.Image, int]]:
         inside[0] += 1
         most[0] = max(most[0], inside[0])
         time.sleep(0.1)
         inside[0] -= 1
-        return [1]
+        return [(Image.new("RGB", (8, 8)), 0)]
 
     monkeypatch.setattr(hubs, "_open_part", opened)
-    monkeypatch.setattr(hubs, "Torchvision", lambda name, data: data)
     works = [threading.Thread(target=hubs.open_torchvision, args=(f"CIFAR10@{tmp_path / 'data'}", None)) for _ in range(4)]
     for work in works:
         work.start()

@@ -85,6 +85,17 @@ def alive(pid: int) -> bool:
         return False
 
 
+def named(word: str) -> list[int]:
+    """Processes with this word in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [int(path.parent.name)] * (word.encode() in path.read_bytes().split(b"\0"))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
 def answers(address: str) -> bool:
     try:
         with urllib.request.urlopen(address, timeout=LONGEST) as answer:
@@ -127,12 +138,16 @@ def test_a_command_ends_with_the_one_that_started_it_and_was_killed(by: str, tmp
         assert answers(address)
         process.kill()
         process.wait()
-    eventually(lambda: not answers(address), f"{address} lives on")
+    try:
+        eventually(lambda: not answers(address), f"{address} lives on")
+    finally:
+        for pid in named(str(tmp_path)):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="threads are counted in /proc")
 def test_clients_that_break_off_or_say_nothing_leave_no_threads(tmp_path: Path) -> None:
-    """46c01a2 had 300 threads while 300 half requests were open, and kept those that complained of 300 others into a full pipe."""
+    """46c01a2 had a thread for each of 300 half requests, and kept those that complained of 300 others into a full pipe."""
     with started("-m", "probes.live", str(tmp_path), "--port", "0", "--attached", "true") as process:
         assert process.stdout is not None
         address = process.stdout.readline().removeprefix("live page: ").strip()

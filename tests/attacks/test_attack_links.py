@@ -15,7 +15,7 @@ from pictures import noise, write_flat
 
 from checkpoints import export, inspect, places, store, zoo
 from checkpoints.command import DONE, WRONG_COMMAND, UserError, run_command
-from pretrain import bench_data, bench_step, curves, replay, sample, starts, tokenizers, train
+from pretrain import bench_data, bench_step, curves, hubs, replay, sample, starts, tokenizers, train
 from pretrain import config as options
 from pretrain.images import open_images
 from pretrain.run_folder import RunFolder
@@ -294,6 +294,7 @@ def test_caches_lie_in_the_users_folder_whatever_is_set_empty(
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     if usual is not None:
         monkeypatch.setenv("XDG_CACHE_HOME", usual)
+    assert features.cache_folder is hubs.cache_folder is places.cache_folder
     assert places.cache_folder(variable, name) == tmp_path / ".cache" / "ibot" / name
     if variable == "IBOT_CACHE":
         assert zoo.cache() == tmp_path / ".cache" / "ibot"

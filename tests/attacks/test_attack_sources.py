@@ -7,6 +7,7 @@ import ast
 import http.server
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,12 +126,11 @@ def test_a_run_may_name_images_in_its_folder_and_the_command_line_any_others(tmp
     (here / "moved").rename(inside / "moved")
     (inside / "config.json").write_text(json.dumps({"arch": "vit", "patch_size": 8, "data": "a/run/moved/pipe:images"}))
     assert run_command(report.main, ["a/run"]) == DONE
-    assert "There are none: " not in (inside / "report.html").read_text(), (inside / "report.html").read_text()[-9000:]
     assert "Nearest training images" in (inside / "report.html").read_text()
     outside = write_run(here / "b" / "run", data=str(tmp_path / "elsewhere"))
     assert run_command(report.main, ["b/run", "--data", str(tmp_path / "elsewhere")]) == DONE
     text = (outside / "report.html").read_text()
-    assert "Nearest training images" in text and f"--data {tmp_path / 'elsewhere'}" in text
+    assert "Nearest training images" in text and f"--data {tmp_path / 'elsewhere'}" in re.sub("<[^>]*>", "", text)
     (outside / "report.html").unlink()
     assert page.write(outside, str(tmp_path / "elsewhere")).startswith("page: ")
     assert "Nearest training images" in (outside / "report.html").read_text()
@@ -277,29 +277,14 @@ def test_the_word_sample_is_the_sample_and_says_so(here: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("row", ["{tmp}/secret/0.png", "../secret/0.png", "listed/../../secret/0.png", "/etc/hostname"])
-@pytest.mark.parametrize("typed", ["list.txt", "."])
-def test_a_list_names_nothing_outside_of_its_folder(row: str, typed: str, tmp_path: Path, here: Path) -> None:
-    """On 46c01a2 a list of somebody's read any file of the machine."""
+def test_a_list_in_a_folder_names_nothing_outside_of_it(row: str, tmp_path: Path, here: Path) -> None:
+    """On 46c01a2 a list in somebody's folder read any file of the machine. A list that is typed is the user's own."""
     write_flat(tmp_path / "secret", noise(1))
-    write_list(here / ("list.txt" if typed == "list.txt" else "train.txt"), noise(2), labels=False)
-    for list_ in here.glob("*.txt"):
-        list_.write_text(list_.read_text() + row.replace("{tmp}", str(tmp_path)) + "\n")
-    with pytest.raises(UserError, match=r"names .* which does not lie in .* is not opened: give the folder .*@FOLDER"):
-        open_images(typed)
-
-
-def test_a_list_names_what_lies_in_the_folder_that_was_typed(tmp_path: Path, here: Path) -> None:
-    """There was no LIST@FOLDER on 46c01a2."""
-    write_flat(tmp_path / "images", noise(2))
-    (here / "list.txt").write_text(f"{tmp_path}/images/0.png\nimages/1.png\n")
-    assert len(open_images(f"list.txt@{tmp_path}")) == 2
-    with pytest.raises(UserError, match="is not opened"):
-        open_images(f"list.txt@{here}")
-    (here / "a").mkdir()
-    (here / "inside.txt").write_text(f"{here}/a/../x.png\n")
-    write_flat(here, noise(1))
-    (here / "0.png").rename(here / "x.png")
-    assert len(open_images("inside.txt")) == 1
+    write_list(here / "train.txt", noise(2), labels=False)
+    (here / "train.txt").write_text((here / "train.txt").read_text() + row.replace("{tmp}", str(tmp_path)) + "\n")
+    with pytest.raises(UserError, match=r"names .* which does not lie in .* is not opened: name the list itself"):
+        open_images(".")
+    assert len(open_images("train.txt")) == 3
 
 
 def test_rows_of_parquet_name_nothing_outside_of_their_folder(tmp_path: Path, here: Path) -> None:
