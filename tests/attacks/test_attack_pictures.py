@@ -204,6 +204,7 @@ def test_no_place_opens_what_is_foreign_or_too_large(
     assert not ghostscript.exists()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MMSegmentation remarks on its own options
 @pytest.mark.parametrize("content", [FOREIGN["jpeg2000"], gif(SIDE, SIDE)], ids=["jpeg2000", "bomb"])
 @pytest.mark.parametrize("task", ["coco", "ade20k"])
 def test_dense_tasks_read_through_the_same_door(task: str, content: bytes, tmp_path: Path) -> None:
