@@ -76,8 +76,8 @@ class Options:
     device: str | None = None
     """For the calibration (default: a GPU where there is one)."""
     out: Path | None = None
-    """The folder for records, logs and tables (default: beside the checkpoint reproduced/, or reproduced_student/); what is done there
-    stays done."""
+    """The folder for records, logs and tables (default: beside the checkpoint reproduced/, or reproduced_student/); what is done
+    there stays done."""
 
 
 class Ended(NamedTuple):
@@ -135,7 +135,7 @@ def asked_for(options: Options, out: Path) -> Asked:
 def show_plan(plan: Plan, speed: float, few: bool) -> None:
     """What runs, what does not, and why."""
     rows = [[one.step.name, " ".join(one.step.tables), one.data, duration(one.seconds)] for one in plan.planned]
-    rows.append(["all", "", "", duration(sum(one.seconds for one in plan.planned))])
+    rows.append(["all", "", "", duration(sum((one.seconds for one in plan.planned), 0.0))])
     show.table(f"plan ({speed:.0f} images/s forward here; times are estimates)", ["step", "tables", "data", "about"], rows)
     if plan.missing:
         needs = dict.fromkeys(step.needs for step in plan.missing)

@@ -111,7 +111,7 @@ def _tuned_few(few: bool) -> Iterator[Step]:
 
 
 def _robust() -> list[Step]:
-    def suite(name: str, tables: tuple[str, ...], data: str, images: float, flags: str = "") -> Step:
+    def suite(name: str, tables: tuple[str, ...], data: str, images: int, flags: str = "") -> Step:
         words = probe("robustness", f"--suite {name} --head {{head}} {flags}")
         return Step(name, tables, data, words, images, after=HEAD)
 

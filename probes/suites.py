@@ -52,8 +52,8 @@ class Options(Frozen):
     same_for_batch: bool = False
     """occlusion, shuffle: one draw for a whole batch, as the original; otherwise one an image."""
     saliency: str | None = None
-    """occlusion: whose attention says what is salient: `itself` (the measured checkpoint), or a checkpoint as for --ckpt. By default
-    `dino_vits16`, DINO's published ViT-S/16, as the original; `itself` where that cannot be fetched, and for the sample."""
+    """occlusion: whose attention says what is salient: `itself` (the measured checkpoint), or a checkpoint as for --ckpt. By
+    default `dino_vits16`, DINO's published ViT-S/16, as the original; `itself` where it is not to be had, and for the sample."""
     saliency_head: int = occlusion.HEAD
     """occlusion: which of its heads."""
 
