@@ -1,6 +1,7 @@
 """Which classes of ImageNet a test set asks for: `probes/data/class_maps.json`, which names its sources."""
 
 import json
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -46,6 +47,11 @@ def superclasses(file: Path | None) -> dict[str, list[str]]:
         return found
     except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{file} is no map of classes: give the in_to_in9.json of ImageNet-9") from error
+
+
+def name(file: Path | None) -> str:
+    """Of a map of superclasses, for records."""
+    return "ImageNet-9's" if file is None else os.path.abspath(file)
 
 
 def missing(suite: str, classes: Sequence[str]) -> list[str]:

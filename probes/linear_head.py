@@ -3,9 +3,9 @@
 b images, d width of the features, k classes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from probes.show import steps
 
 FOUR, MEAN, LAST = "cls4", "cls+mean", "cls"
 """[CLS] of the last four blocks side by side (ViT-S, Swin); the last beside the mean patch token (ViT-B and larger); alone."""
+ON_THE_SPOT = "trained on the spot"
 WIDE = 768
 EPOCHS, BATCH, RATE, DECAY = 60, 512, 3e-3, 1e-2
 
@@ -46,6 +47,8 @@ class Head(NamedTuple):
     bias: Float[Tensor, " k"]
     features: str
     classes: tuple[str, ...]
+    protocol: Mapping[str, Any] = {}
+    """How it was trained, as far as is known (`probes/protocols.py`)."""
 
     def __call__(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
         return features @ self.weight.T + self.bias
@@ -137,11 +140,20 @@ def linear_head(backbone: Backbone, images: Images, view: View, batch_size: int,
             optimizer.step()
             schedule.step()
     plain = (weight / spread).detach()
-    return Head(plain, (bias - plain @ mean).detach(), kind, tuple(images.classes))
+    about = {"mode": ON_THE_SPOT, "epochs": EPOCHS, "batch_size": BATCH, "lr": [RATE], "features": kind}
+    about |= {"resize": view.resize, "crop": view.crop, "train_images": len(images)}
+    return Head(plain, (bias - plain @ mean).detach(), kind, tuple(images.classes), about)
+
+
+def _stated(about: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What a kept head says of its training; older ones say no more than how images were seen."""
+    view = checked.listed(about.get("view") or [], f"{path}: view")
+    stated = checked.mapping(about.get("protocol") or {}, f"{path}: protocol")
+    return dict(zip(("resize", "crop"), view, strict=False)) | stated | {"features": about["features"]}
 
 
 def read_head(path: Path, backbone: Backbone, imagenet: Sequence[str]) -> Head:
-    """A kept head: `weight`, `bias`, and metadata that says `features` and maybe `classes`.
+    """A kept head: `weight`, `bias`, and metadata that says `features` and maybe `classes` and `protocol`.
 
     A thousand classes without names are ImageNet's. Raises UserError where the file is another, or the head another backbone's.
     """
@@ -153,7 +165,7 @@ def read_head(path: Path, backbone: Backbone, imagenet: Sequence[str]) -> Head:
     checked.part(weights, "bias", path, count)
     named = [checked.text(name, f"{path}: a class") for name in checked.listed(about.get("classes") or [], f"{path}: classes")]
     classes = named or (imagenet if count == len(imagenet) else [str(number) for number in range(count)])
-    head = Head(weights["weight"].float(), weights["bias"].float(), about["features"], tuple(classes))
+    head = Head(weights["weight"].float(), weights["bias"].float(), about["features"], tuple(classes), _stated(about, path))
     if about.get("weights", weights_digest(backbone)) != weights_digest(backbone):
         raise UserError(f"{path} was trained on another backbone: give the head that probes.linear kept beside this one")
     side = backbone.shape.image_size

@@ -4,7 +4,7 @@ b images, gh gw patches, s side of an image.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,8 @@ from probes import drops
 from probes.attention import cls_attention, most_of_the_mass
 from probes.linear_head import Classifier, View, batches, columns
 
+AT_ONCE = 256
+"""Images of a forward: one draw may be for a larger batch."""
 HEAD = 1
 """Of the saliency network, as the original's."""
 KINDS = ("random", "salient", "non_salient")
@@ -32,13 +34,20 @@ class Saliency(NamedTuple):
 
     network: ViT
     head: int
+    name: str
+    """A name of the zoo, a file, or `itself` for the network that is measured."""
 
     def maps(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b gh gw"]:
         """Its attention, on the CPU."""
         device = next(self.network.parameters()).device
-        attention = cls_attention(self.network, crops.to(device))[:, self.head].cpu()
+        attention = in_parts(lambda part: cls_attention(self.network, part.to(device))[:, self.head].cpu(), crops)
         side = round(attention.shape[1] ** 0.5)
         return attention.unflatten(1, (side, side))
+
+
+def in_parts(compute: Callable[[Tensor], Tensor], crops: Tensor) -> Tensor:
+    """`compute(crops)`, in the memory of few images."""
+    return torch.cat([compute(part) for part in crops.split(AT_ONCE)])
 
 
 def dropped(
@@ -64,7 +73,7 @@ def occlude(
         for kind in KINDS:
             for share in drops.RATIOS if kind == "random" else drops.MASSES:
                 gone = dropped(kind, share, maps, numbers, seed, same=same, side=side)
-                answers = classifier.logits(drops.without(crops, gone)).argmax(dim=1)
+                answers = in_parts(classifier.logits, drops.without(crops, gone)).argmax(dim=1)
                 hits[kind, share] += int((answers == column[list(numbers)]).sum())
                 losses[kind, share] += gone.float().mean(dim=(1, 2)).sum().item()
     curves: dict[str, Curve] = {kind: [] for kind in KINDS}
@@ -81,7 +90,7 @@ def shuffle(classifier: Classifier, images: Images, view: View, batch_size: int,
         for grid in ((1, 1), *drops.GRIDS):
             cells = grid[0] * grid[1]
             moved = drops.shuffled(crops, grid, drops.orders(numbers, cells, seed, same=same))
-            hits[f"grid_{cells}"] += int((classifier.logits(moved).argmax(dim=1) == column[list(numbers)]).sum())
+            hits[f"grid_{cells}"] += int((in_parts(classifier.logits, moved).argmax(dim=1) == column[list(numbers)]).sum())
     return {name: 100 * count / len(images) for name, count in hits.items()}
 
 

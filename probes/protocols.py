@@ -132,14 +132,19 @@ def tuned(recipe: str, data_set: str | None = None, **changed: Any) -> Needs:
     return of_size
 
 
+def linear_head(checkpoint: Mapping[str, Any]) -> Parts:
+    """What a record must say of the linear head that it was measured with: Table 1's, of ImageNet."""
+    head = {f"protocol.linear_head.{name.removeprefix('protocol.')}": value for name, value in linear(checkpoint).items()}
+    head |= {"protocol.linear_head.train_images": 1_281_167, "protocol.linear_head.val_images": 50_000}
+    head.pop("protocol.linear_head.untrained")
+    return head
+
+
 def headed(suite: str) -> Needs:
     """A robustness suite under the linear head of Table 1's protocol."""
 
     def of_arch(checkpoint: Mapping[str, Any]) -> Parts:
-        head = {f"protocol.linear_head.{name.removeprefix('protocol.')}": value for name, value in linear(checkpoint).items()}
-        head |= {"protocol.linear_head.train_images": 1_281_167, "protocol.linear_head.val_images": 50_000}
-        head.pop("protocol.linear_head.untrained")
-        return {**MEASURED, "protocol.crop": 224, "protocol.classes": 1000, **SUITES[suite], **head}
+        return {**MEASURED, "protocol.crop": 224, "protocol.classes": 1000, **SUITES[suite], **linear_head(checkpoint)}
 
     return of_arch
 

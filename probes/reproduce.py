@@ -1,7 +1,8 @@
 """One command from a checkpoint to the paper's tables: `tools/reproduce.sh --ckpt F --imagenet DIR --coco DIR ...`.
 
-Every probe and transfer whose data is given runs as a process of its own, the cheapest first; what is done stays done, what fails
-does not stop the rest. Without any data: everything on the embedded sample.
+Every probe and transfer whose data is given runs as a process of its own, the cheapest first of those whose sources are there
+(`probes/reproduce_plan.py`); what is done stays done, what fails stops only what reads its files. Without any data: everything on
+the embedded sample.
 """
 
 import os
@@ -11,18 +12,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from checkpoints import escape, places, start, store
 from checkpoints.command import FAILED, UserError, parse, run_command
-from pretrain.backbone import Backbone, Loaded, load_backbone
-from pretrain.vit import ViT
-from probes import paper, show
+from pretrain.backbone import Backbone, load_backbone
+from probes import reproduce_plan, show
 from probes.common import named_device
 from probes.process import Stopped, run_once
-from probes.reproduce_steps import START, Step, real, sample
+from probes.reproduce_plan import Asked, Plan, Planned, record_name
+from probes.reproduce_steps import FEW
 
 CALIBRATION = 3.0
 """Seconds."""
@@ -34,8 +35,13 @@ class Options:
 
     ckpt: Path | None = None
     """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json (default: the newest run)."""
+    key: Literal["teacher", "student"] = "teacher"
+    """Which network (the published IN-22K numbers are the student's); the student's records have names of their own."""
     imagenet: Path | None = None
     """The folder that holds train/ and val/."""
+    few: tuple[Path, ...] = ()
+    """SimCLRv2's lists of the labels of 1 % and 10 %, 1percent.txt and 10percent.txt (default: shares drawn from the seed, which
+    are not compared with Tables 4 and 12)."""
     coco: Path | None = None
     """The folder that holds annotations/, train2017/ and val2017/."""
     ade20k: Path | None = None
@@ -70,15 +76,8 @@ class Options:
     device: str | None = None
     """For the calibration (default: a GPU where there is one)."""
     out: Path | None = None
-    """The folder for records, logs and tables (default: reproduced/ beside the checkpoint); what is done there stays done."""
-
-
-class Planned(NamedTuple):
-    """A step with its data and an estimate."""
-
-    step: Step
-    data: str
-    seconds: float
+    """The folder for records, logs and tables (default: beside the checkpoint reproduced/, or reproduced_student/); what is done
+    there stays done."""
 
 
 class Ended(NamedTuple):
@@ -88,8 +87,14 @@ class Ended(NamedTuple):
     state: str
     seconds: float
 
+    @property
+    def well(self) -> bool:
+        """Whether its record is there."""
+        return not self.state.startswith(("failed", "skipped"))
 
-DATA = tuple(field.name for field in fields(Options) if field.name not in ("ckpt", "table", "dry_run", "device", "out"))
+
+HOW = ("ckpt", "key", "few", "table", "dry_run", "device", "out")
+DATA = tuple(field.name for field in fields(Options) if field.name not in HOW)
 
 
 def calibrate(backbone: Backbone, device: torch.device) -> float:
@@ -108,38 +113,42 @@ def calibrate(backbone: Backbone, device: torch.device) -> float:
     return done / (time.perf_counter() - began)
 
 
-def plan(options: Options, loaded: Loaded, speed: float) -> tuple[list[Planned], list[Step]]:
-    """What will run, the cheapest first, and what will not for want of data. Raises UserError for unknown tables."""
-    shape, given = loaded.backbone.shape, {name: getattr(options, name) for name in DATA}
-    rehearsal = not any(given.values())
-    steps = [step for step in (sample() if rehearsal else real(shape.arch)) if _wanted(step, options.table)]
-    steps = [step for step in steps if isinstance(loaded.backbone, ViT) or not step.vit_only]
-    ready = [step for step in steps if rehearsal or given[step.needs]]
-    planned = [
-        Planned(step, "the sample" if rehearsal else str(given[step.needs]), START + step.images / speed) for step in ready
-    ]
-    return sorted(planned, key=lambda one: one.seconds), [step for step in steps if step not in ready]
+def check(options: Options) -> None:
+    """Raise UserError for data that is not there."""
+    for name in DATA:
+        value = getattr(options, name)
+        if isinstance(value, Path) and not value.exists():
+            raise UserError(f"--{name}: there is no folder {value}")
+    if options.few and (len(options.few) != 2 or options.imagenet is None):
+        raise UserError("--few takes two files and goes with --imagenet: --few 1percent.txt 10percent.txt")
+    for path in options.few:
+        if not path.is_file():
+            raise UserError(f"--few: there is no file {path}")
 
 
-def _wanted(step: Step, tables: Sequence[str]) -> bool:
-    if not tables:
-        return True
-    try:
-        ids = {name.partition("_")[0] for name in paper.chosen(tables)}
-    except KeyError as error:
-        raise UserError(f"there is no table {error.args[0]}: python -m probes.tables --every lists them") from error
-    return bool(ids & set(step.tables))
+def asked_for(options: Options, out: Path) -> Asked:
+    """The part of the options that decides on the plan."""
+    given = {name: getattr(options, name) for name in DATA}
+    return Asked(given, options.table, bool(options.few), options.key, out)
 
 
-def show_plan(planned: Sequence[Planned], missing: Sequence[Step], speed: float) -> None:
-    """Two tables."""
-    rows = [[one.step.name, " ".join(one.step.tables), one.data, duration(one.seconds)] for one in planned]
-    rows.append(["all", "", "", duration(sum(one.seconds for one in planned))])
+def show_plan(plan: Plan, speed: float, few: bool) -> None:
+    """What runs, what does not, and why."""
+    rows = [[one.step.name, " ".join(one.step.tables), one.data, duration(one.seconds)] for one in plan.planned]
+    rows.append(["all", "", "", duration(sum((one.seconds for one in plan.planned), 0.0))])
     show.table(f"plan ({speed:.0f} images/s forward here; times are estimates)", ["step", "tables", "data", "about"], rows)
-    if missing:
-        needs = dict.fromkeys(step.needs for step in missing)
-        lines = [[f"--{need}", " ".join(step.name for step in missing if step.needs == need)] for need in needs]
+    if plan.missing:
+        needs = dict.fromkeys(step.needs for step in plan.missing)
+        lines = [[f"--{need}", " ".join(step.name for step in plan.missing if step.needs == need)] for need in needs]
         show.table("not run, for want of data", ["flag", "steps"], lines)
+    if plan.left:
+        rows = [[one.step.name, " ".join(one.step.tables), one.reason] for one in plan.left]
+        show.table("left out", ["step", "tables", "reason"], rows)
+    heads = {one.head for one in plan.planned if one.head}
+    for head in heads:
+        show.say(f"linear head from before: {head}")
+    if not few and any(one.step.name in FEW and one.step.needs == "imagenet" for one in plan.planned):
+        show.say("without --few, labels are drawn from the seed: these numbers are not compared with Tables 4 and 12")
 
 
 def duration(seconds: float) -> str:
@@ -150,20 +159,45 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def command(one: Planned, ckpt: Path, out: Path) -> list[str]:
+def command(one: Planned, options: Options, ckpt: Path, out: Path) -> list[str]:
     """The words of a step's command, python left out."""
-    name = one.step.name
-    known = {"ckpt": str(ckpt), "data": one.data, "out": str(out / f"{name}.json"), "folder": str(out / name)}
-    return [word.format(**known) for word in one.step.words]
+    name = record_name(one.step.name, options.key)
+    known: dict[str, Any] = {"ckpt": ckpt, "data": one.data, "out": out / f"{name}.json", "folder": out / name}
+    known |= {"head": head_of(one, options, out)}
+    known |= dict(zip(("few_1", "few_10"), options.few, strict=False))
+    words = [word.format(**known) for word in one.step.words]
+    return words if options.key == "teacher" else [*words, "--key", options.key]
 
 
-def run_step(one: Planned, ckpt: Path, out: Path, key: str) -> Ended:
-    """Run it, unless the same command on the same checkpoint has ended well before. Its output goes to NAME.log."""
+def head_of(one: Planned, options: Options, out: Path) -> Path:
+    """The linear head that a step reads."""
+    return one.head or out / f"{record_name('linear', options.key)}_head.safetensors"
+
+
+def run_step(one: Planned, options: Options, ckpt: Path, out: Path, key: str) -> Ended:
+    """Run it, unless the same command on the same checkpoint and head has ended well before. Its output goes to NAME.log."""
+    place, head = out / record_name(one.step.name, options.key), head_of(one, options, out)
+    if not all(Path(f"{place}{ending}").is_file() for ending in one.step.leaves):
+        Path(f"{place}.done").unlink(missing_ok=True)
+    sources = [store.sha256(head)] if one.step.after and head.is_file() else []
     try:
-        ended = run_once(command(one, ckpt, out), out / one.step.name, [key])
+        ended = run_once(command(one, options, ckpt, out), place, [key, *sources])
     except Stopped:
         raise KeyboardInterrupt from None
     return Ended(one.step.name, ended.said, ended.seconds)
+
+
+def run_all(planned: Sequence[Planned], options: Options, ckpt: Path, out: Path, key: str) -> list[Ended]:
+    """One after the other; what reads the files of a step that has failed is skipped."""
+    ended: dict[str, Ended] = {}
+    for number, one in enumerate(planned, 1):
+        lost = [name for name in one.step.after if name in ended and not ended[name].well]
+        words = escape.shell(command(one, options, ckpt, out))
+        show.say(f"[{number} of {len(planned)}] {one.step.name}, about {duration(one.seconds)}: python {words}")
+        now = Ended(one.step.name, f"skipped: it needs {lost[0]}", 0.0) if lost else run_step(one, options, ckpt, out, key)
+        ended[one.step.name] = now
+        show.say(f"    {now.state}, {duration(now.seconds)}")
+    return list(ended.values())
 
 
 def finish(out: Path) -> list[str]:
@@ -178,37 +212,33 @@ def finish(out: Path) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, prog="tools/reproduce.sh")
-    for name in DATA:
-        value = getattr(options, name)
-        if isinstance(value, Path) and not value.exists():
-            raise UserError(f"--{name}: there is no folder {value}")
-    loaded = load_backbone(options.ckpt, full=True)
+    check(options)
+    loaded = load_backbone(options.ckpt, key=options.key, full=True)
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     speed = calibrate(loaded.backbone, named_device(options.device or usual))
-    planned, missing = plan(options, loaded, speed)
-    show_plan(planned, missing, speed)
-    if options.dry_run or not planned:
-        return 0
-    out = options.out or places.below(loaded.path.parent, "reproduced")
+    out = options.out or places.below(loaded.path.parent, record_name("reproduced", options.key))
+    plan = reproduce_plan.make(asked_for(options, out), loaded, speed)
+    show_plan(plan, speed, bool(options.few))
+    if plan.unanswered:
+        show.say(f"asked for, but nothing runs for it: {', '.join(plan.unanswered)}")
+    if options.dry_run or not plan.planned:
+        return FAILED if plan.unanswered and not options.dry_run else 0
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to --out {out} ({error.strerror})") from error
     ckpt, key = options.ckpt or loaded.path, store.sha256(loaded.path) if loaded.path.is_file() else str(loaded.path)
-    ended = []
-    for number, one in enumerate(planned, 1):
-        words = escape.shell(command(one, ckpt, out))
-        show.say(f"[{number} of {len(planned)}] {one.step.name}, about {duration(one.seconds)}: python {words}")
-        ended.append(run_step(one, ckpt, out, key))
-        show.say(f"    {ended[-1].state}, {duration(ended[-1].seconds)}")
+    ended = run_all(plan.planned, options, ckpt, out, key)
     unwritten = finish(out)
-    failed = [one for one in ended if one.state.startswith("failed")]
-    show.say(f"{len(ended) - len(failed)} of {len(ended)} steps are done; records, logs and tables in {os.fspath(out)}")
-    for lost in failed:
-        show.say(f"{lost.name} {lost.state}")
+    lost = [one for one in ended if not one.well]
+    show.say(f"{len(ended) - len(lost)} of {len(ended)} steps are done; records, logs and tables in {os.fspath(out)}")
+    for one in lost:
+        show.say(f"{one.name} {one.state}")
+    if plan.left:
+        show.say(f"left out, for the reasons above: {' '.join(one.step.name for one in plan.left)}")
     if unwritten:
         show.say(f"not written, for the reason above: {'; '.join(unwritten)}")
-    return FAILED if failed or unwritten else 0
+    return FAILED if lost or unwritten or plan.unanswered else 0
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ Costs are counted in images that go forward through the backbone at the size it 
 forwards), so that one short calibration turns all of them into seconds.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from probes.protocols import MODEL
 
 IN1K, IN1K_VAL = 1_281_167, 50_000
 COCO_IMAGES, COCO_VAL, COCO_TIMES = 118_287, 5_000, 25.0
@@ -17,7 +20,8 @@ START = 10.0
 
 
 class Step(NamedTuple):
-    """One command. `{ckpt}`, `{data}`, `{out}` (its record) and `{folder}` (of what else it leaves) are filled in."""
+    """One command. `{ckpt}`, `{data}`, `{out}` (its record) and `{folder}` (of what else it leaves) are filled in, `{head}` (the
+    linear head that step `linear` leaves), `{few_1}` and `{few_10}` (lists of labelled images)."""
 
     name: str
     tables: tuple[str, ...]
@@ -30,9 +34,15 @@ class Step(NamedTuple):
     """Reads the attention of [CLS]."""
     full: bool = False
     """Needs a checkpoint with its head."""
+    after: tuple[str, ...] = ()
+    """Steps whose files it reads."""
+    leaves: tuple[str, ...] = ()
+    """Endings of the files that other steps read, after the record's name."""
+    lacking: str = ""
+    """Why the architecture cannot have it, if it cannot."""
 
 
-def probe(name: str, module: str, flags: str = "") -> tuple[str, ...]:
+def probe(module: str, flags: str = "") -> tuple[str, ...]:
     """A probe's command on one data set."""
     return ("-m", f"probes.{module}", "--ckpt", "{ckpt}", "--data", "{data}", "--out", "{out}", *flags.split())
 
@@ -47,80 +57,106 @@ def dense(task: str, flags: str = "") -> tuple[str, ...]:
     return ("-m", "transfer.train", "--task", task, "--ckpt", "{ckpt}", "--out", "{folder}", *flags.split())
 
 
-CONFIGS = {"vit_small": "vits16", "vit_base": "vitb16", "swin_tiny": "swint"}
-"""Of transfer/configs, by architecture."""
+CONFIGS, FOLDER = MODEL, Path(__file__).parents[1] / "transfer" / "configs"
+"""Names of the dense configs by architecture, and where they lie."""
 EPOCHS = {"vit_small": 200, "vit_base": 100, "vit_large": 50}
 """Of fine-tuning on ImageNet (Table 2)."""
+LONG = ("vit_small", "vit_base")
+"""Whose Table 11 has 300 epochs without layer decay, too."""
+HEAD = ("linear",)
+"""Whose head the robustness suites are measured with."""
+AS_ONE = "--same-for-batch --batch-size 1024"
+"""How the original draws patches and orders (Figures 9 and 10)."""
+FEW = ("semi", "finetune_1pct", "finetune_10pct", "finetune_1pct_bare", "finetune_10pct_bare")
+"""Steps that learn from few labels."""
 
 
-def real(arch: str) -> list[Step]:
-    """Everything that the paper measures, for a backbone of this architecture."""
+def real(arch: str, few: bool = False) -> list[Step]:
+    """Everything that the paper measures, for a backbone of this architecture; `few`: the lists of few labels are given."""
+    return [*_frozen(few), *_tuned(arch), *_tuned_few(few), *_robust(), *_others(), *_transferred(), *_dense(arch)]
+
+
+def _frozen(few: bool) -> list[Step]:
     every_epoch, once = 100 * IN1K, IN1K + IN1K_VAL
-    steps = [
-        Step("knn", ("T1", "T10", "T15"), "imagenet", probe("knn", "knn"), once),
-        Step("logistic", ("T12",), "imagenet", probe("logistic", "logistic"), once),
-        Step("semi", ("T12",), "imagenet", probe("semi", "semi", "--frozen"), once),
-        Step("cluster", ("T5",), "imagenet", probe("cluster", "cluster", "--method head"), IN1K_VAL, full=True),
-        Step("parts", ("F5",), "imagenet", probe("parts", "parts"), once, vit_only=True),
-        Step("linear", ("T1", "T8", "T10", "T15"), "imagenet", probe("linear", "linear", "--mode paper"), every_epoch),
-        Step("occlusion", ("T8", "F9"), "imagenet", probe("occlusion", "robustness", "--suite occlusion"), 40 * IN1K_VAL, True),
-        Step("shuffle", ("F10",), "imagenet", probe("shuffle", "robustness", "--suite shuffle"), 7 * IN1K_VAL),
-        Step(
-            "finetune",
-            ("T2", "T11"),
-            "imagenet",
-            probe("finetune", "finetune", "--recipe imagenet --folder {folder}"),
-            4 * TRAINING * EPOCHS.get(arch, 100) * IN1K,
-        ),
-        Step(
-            "finetune_1pct",
-            ("T4", "T12"),
-            "imagenet",
-            probe("finetune_1pct", "finetune", "--recipe semi --percent 1 --folder {folder}"),
-            TRAINING * 10 * IN1K,
-            full=True,
-        ),
-        Step(
-            "finetune_10pct",
-            ("T4", "T12"),
-            "imagenet",
-            probe("finetune_10pct", "finetune", "--recipe semi --percent 10 --folder {folder}"),
-            TRAINING * 100 * IN1K,
-            full=True,
-        ),
-        Step("in9", ("T8",), "in9", probe("in9", "robustness", "--suite in9"), 8 * 4050),
-        Step("ina", ("T8",), "ina", probe("ina", "robustness", "--suite ina"), 7_500),
-        Step("inr", ("THIRD",), "inr", probe("inr", "robustness", "--suite inr"), 30_000),
-        Step("sketch", ("THIRD",), "sketch", probe("sketch", "robustness", "--suite sketch"), 50_889),
-        Step("inc", ("T8",), "inc", probe("inc", "robustness", "--suite inc"), 95 * IN1K_VAL),
-        Step("video", ("T16",), "davis", probe("video", "video"), 2_000 * 10, True),
-        Step("roxford5k", ("T16",), "landmarks", probe("roxford5k", "retrieval", "--suite roxford5k"), 5_000 * 12),
-        Step("rparis6k", ("T16",), "landmarks", probe("rparis6k", "retrieval", "--suite rparis6k"), 6_400 * 12),
-        Step("copydays", ("copydays",), "copydays", probe("copydays", "retrieval", "--suite copydays"), 3_200),
+    lists = " --names {few_1} {few_10}" if few else ""
+    tables = ("T1", "T8", "T10", "T15")
+    return [
+        Step("knn", ("T1", "T10", "T15"), "imagenet", probe("knn"), once),
+        Step("logistic", ("T12",), "imagenet", probe("logistic"), once),
+        Step("semi", ("T12",), "imagenet", probe("semi", f"--frozen{lists}"), once + 0.11 * every_epoch),
+        Step("cluster", ("T5",), "imagenet", probe("cluster", "--method head"), IN1K_VAL, full=True),
+        Step("parts", ("F5",), "imagenet", probe("parts", "--mode paper"), 6 * every_epoch, vit_only=True),
+        Step("linear", tables, "imagenet", probe("linear", "--mode paper"), every_epoch, leaves=("_head.safetensors",)),
     ]
-    for flag, images in (("cifar10", 50_000), ("cifar100", 50_000), ("flowers", 2_040), ("cars", 8_144)):
-        flags = f"--recipe transfer --data-set {flag} --folder {{folder}}"
-        steps.append(Step(flag, ("T7a", "T7b"), flag, probe(flag, "finetune", flags), TRAINING * 1000 * images))
-    for flag, images in (("inat18", 437_513), ("inat19", 265_240)):
-        flags = f"--recipe transfer --data-set {flag} --folder {{folder}}"
-        steps.append(Step(flag, ("T7a", "T7b"), flag, probe(flag, "finetune", flags), TRAINING * 360 * images))
-    return steps + _dense(arch)
 
 
-def _dense(arch: str) -> list[Step]:
-    if arch not in CONFIGS:
-        return []
-    name, data = CONFIGS[arch], "--data {data} --config "
+def _tuned(arch: str) -> list[Step]:
+    epochs = EPOCHS.get(arch, 100)
+    flags = "--recipe imagenet --folder {folder}"
+    steps = [Step("finetune", ("T2", "T11"), "imagenet", probe("finetune", flags), 4 * TRAINING * epochs * IN1K)]
+    if arch in LONG:
+        flags += " --epochs 300 --layer-decay 1.0"
+        steps.append(Step("finetune_300", ("T11",), "imagenet", probe("finetune", flags), 4 * TRAINING * 300 * IN1K))
+    return steps
+
+
+def _tuned_few(few: bool) -> Iterator[Step]:
+    """Without the pretrained head's first layer (Table 12), and with it (Tables 4 and 12)."""
+    for percent in (1, 10):
+        labels = f"--names {{few_{percent}}}" if few else f"--percent {percent}"
+        flags = f"--recipe semi {labels} --folder {{folder}}"
+        bare, name, images = probe("finetune", f"{flags} --no-keep-head-layer"), f"finetune_{percent}pct", 10 * percent * IN1K
+        yield Step(name, ("T4", "T12"), "imagenet", probe("finetune", flags), TRAINING * images, full=True)
+        yield Step(f"{name}_bare", ("T12",), "imagenet", bare, TRAINING * images)
+
+
+def _robust() -> list[Step]:
+    def suite(name: str, tables: tuple[str, ...], data: str, images: int, flags: str = "") -> Step:
+        words = probe("robustness", f"--suite {name} --head {{head}} {flags}")
+        return Step(name, tables, data, words, images, after=HEAD)
+
+    return [
+        suite("occlusion", ("T8", "F9"), "imagenet", 40 * IN1K_VAL, f"--saliency dino_vits16 {AS_ONE}"),
+        suite("shuffle", ("F10",), "imagenet", 7 * IN1K_VAL, AS_ONE),
+        suite("in9", ("T8",), "in9", 8 * 4050),
+        suite("ina", ("T8",), "ina", 7_500),
+        suite("inr", ("THIRD",), "inr", 30_000),
+        suite("sketch", ("THIRD",), "sketch", 50_889),
+        suite("inc", ("T8",), "inc", 95 * IN1K_VAL),
+    ]
+
+
+def _others() -> list[Step]:
+    return [
+        Step("video", ("T16",), "davis", probe("video"), 2_000 * 10),
+        Step("roxford5k", ("T16",), "landmarks", probe("retrieval", "--suite roxford5k"), 5_000 * 12),
+        Step("rparis6k", ("T16",), "landmarks", probe("retrieval", "--suite rparis6k"), 6_400 * 12),
+        Step("copydays", ("copydays",), "copydays", probe("retrieval", "--suite copydays"), 3_200),
+    ]
+
+
+def _transferred() -> Iterator[Step]:
+    small = (("cifar10", 50_000), ("cifar100", 50_000), ("flowers", 2_040), ("cars", 8_144))
+    for epochs, data in ((1000, small), (360, (("inat18", 437_513), ("inat19", 265_240)))):
+        for flag, images in data:
+            words = probe("finetune", f"--recipe transfer --data-set {flag} --folder {{folder}}")
+            yield Step(flag, ("T7a", "T7b"), flag, words, TRAINING * epochs * images)
+
+
+def _dense(arch: str) -> Iterator[Step]:
+    both = ("T6a", "T6b", "T13", "T14")
     ade = TRAINING * ADE_STEPS * ADE_BATCH * ADE_TIMES
     coco = (TRAINING * 12 * COCO_IMAGES + COCO_VAL) * COCO_TIMES
-    steps = [
-        Step("coco", ("T6a", "T6b", "T13", "T14"), "coco", dense("coco", f"{data}cascade_{name}_1x"), coco),
-        Step("upernet", ("T6a", "T6b", "T13", "T14"), "ade20k", dense("ade20k", f"{data}upernet_{name}"), ade),
-    ]
-    if arch.startswith("vit"):
-        linear = dense("ade20k", f"{data}linear_{name}")
-        steps.append(Step("segment_linear", ("T6b", "T14", "TC"), "ade20k", linear, ade / TRAINING))
-    return steps
+    for name, task, tables, config, images in (
+        ("coco", "coco", both, "cascade_{}_1x", coco),
+        ("upernet", "ade20k", both, "upernet_{}", ade),
+        ("segment_linear", "ade20k", ("T6b", "T14", "TC"), "linear_{}", ade / TRAINING),
+    ):
+        named = config.format(CONFIGS.get(arch, arch))
+        there = (FOLDER / task / f"{named}.py").is_file()
+        words = dense(task, f"--data {{data}} --config {named}")
+        lacking = "" if there else f"transfer/configs/{task} has no {named}"
+        yield Step(name, tables, task, words, images, lacking=lacking)
 
 
 SPEED = 1000.0
@@ -131,18 +167,19 @@ def sample() -> list[Step]:
     """Everything on the embedded sample: a small rehearsal of each protocol."""
     return [
         _seconds("knn", ("T1",), on_sample("knn", "--baselines"), 15),
-        _seconds("linear", ("T1", "T8"), on_sample("linear"), 15),
+        _seconds("linear", ("T1", "T8"), on_sample("linear"), 15, leaves=("_head.safetensors",)),
         _seconds("logistic", ("T12",), on_sample("logistic"), 10),
         _seconds("semi", ("T4", "T12"), on_sample("semi"), 150),
         _seconds("cluster", ("T5",), on_sample("cluster"), 10),
         _seconds("parts", ("F5",), on_sample("parts"), 30, vit_only=True),
+        # Only what is seen before its usual background is learnt here, by a head of its own.
         _seconds("in9", ("T8",), on_sample("robustness", "--suite in9"), 30),
-        _seconds("ina", ("T8",), on_sample("robustness", "--suite ina"), 30),
-        _seconds("inr", ("THIRD",), on_sample("robustness", "--suite inr"), 30),
-        _seconds("sketch", ("THIRD",), on_sample("robustness", "--suite sketch"), 30),
-        _seconds("inc", ("T8",), on_sample("robustness", "--suite inc"), 100),
-        _seconds("occlusion", ("T8", "F9"), on_sample("robustness", "--suite occlusion"), 60, vit_only=True),
-        _seconds("shuffle", ("F10",), on_sample("robustness", "--suite shuffle"), 30),
+        _on_head("ina", ("T8",), 30),
+        _on_head("inr", ("THIRD",), 30),
+        _on_head("sketch", ("THIRD",), 30),
+        _on_head("inc", ("T8",), 100),
+        _on_head("occlusion", ("T8", "F9"), 60, "--saliency itself", vit_only=True),
+        _on_head("shuffle", ("F10",), 30),
         _seconds("roxford5k", ("T16",), on_sample("retrieval", "--suite roxford5k"), 30),
         _seconds("rparis6k", ("T16",), on_sample("retrieval", "--suite rparis6k"), 30),
         _seconds("copydays", ("copydays",), on_sample("retrieval", "--suite copydays"), 20),
@@ -155,5 +192,10 @@ def sample() -> list[Step]:
     ]
 
 
-def _seconds(name: str, tables: tuple[str, ...], words: Sequence[str], seconds: int, vit_only: bool = False) -> Step:
-    return Step(name, tables, "sample", tuple(words), seconds * SPEED, vit_only)
+def _on_head(suite: str, tables: tuple[str, ...], seconds: int, flags: str = "", **more: Any) -> Step:
+    words = on_sample("robustness", f"--suite {suite} --head {{head}} {flags}")
+    return _seconds(suite, tables, words, seconds, after=HEAD, **more)
+
+
+def _seconds(name: str, tables: tuple[str, ...], words: Sequence[str], seconds: int, **more: Any) -> Step:
+    return Step(name, tables, "sample", tuple(words), seconds * SPEED, **more)

@@ -19,7 +19,7 @@ from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain.augment import evaluation_resize
 from probes import class_maps, gallery, results, suites
 from probes.frozen import Subject, subject
-from probes.linear_head import Classifier, Head, View, linear_head, read_head
+from probes.linear_head import ON_THE_SPOT, Classifier, Head, View, linear_head, read_head
 from probes.show import table
 from probes.suites import Options
 
@@ -57,7 +57,7 @@ def head_for(options: Options, who: Subject, crop: int) -> Found:
             terminal.say(f"note: {error}")
     images = suites.training_images(options)
     head = linear_head(who.backbone, images, View(evaluation_resize(crop), crop), options.batch_size, options.seed)
-    return Found(head, "trained on the spot")
+    return Found(head, ON_THE_SPOT)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -69,10 +69,10 @@ def main(arguments: Sequence[str]) -> None:
     if crop % stride:
         raise UserError(f"--crop {crop} is not divisible by {stride}, the pixels of a token's side")
     task = suites.prepare(options, who)
-    head, source = head_for(options, who, crop)
-    terminal.say(f"linear head: {source}, {len(head.classes)} classes")
+    found = head_for(options, who, crop)
+    terminal.say(f"linear head: {found.source}, {len(found.head.classes)} classes")
     view = View(evaluation_resize(crop) if task.resized else crop, crop, Image.Resampling.BILINEAR)
-    metrics, pictures = task.measure(Classifier(who.backbone, head), view)
+    metrics, pictures = task.measure(Classifier(who.backbone, found.head), view)
     seconds = time.perf_counter() - began
     table(
         f"{options.suite}, %: {who.loaded.path}",
@@ -93,22 +93,19 @@ def main(arguments: Sequence[str]) -> None:
             table=place,
             loaded=who.loaded,
             data=data,
-            protocol=protocol(options, head, source, view),
+            protocol=protocol(options, found, view, task.about),
             metrics=numbers,
             seconds=seconds,
             device=who.device.type,
         )
 
 
-def protocol(options: Options, head: Head, source: str, view: View) -> dict[str, Any]:
-    """What a record says of how it was measured."""
-    said: dict[str, Any] = {"suite": options.suite, "features": head.features, "head": source, "classes": len(head.classes)}
-    said |= {"resize": view.resize, "crop": view.crop, "key": options.key, "seed": options.seed}
-    if options.suite == "occlusion":
-        said |= {"saliency": str(options.saliency or "itself"), "saliency_head": options.saliency_head}
-    if options.suite in ("occlusion", "shuffle"):
-        said["same_for_batch"] = options.same_for_batch
-    return said | ({"corrupt": options.corrupt} if options.suite == "inc" else {})
+def protocol(options: Options, found: Found, view: View, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of how it was measured; `about` is the suite's own part."""
+    head = found.head
+    said: dict[str, Any] = {"suite": options.suite, "features": head.features, "head": found.source}
+    said |= {"linear_head": dict(head.protocol), "classes": len(head.classes), "resize": view.resize, "crop": view.crop}
+    return said | {"key": options.key, "untrained": False, "batch_size": options.batch_size, "seed": options.seed} | dict(about)
 
 
 def records(options: Options, path: Path, metrics: Mapping[str, float]) -> dict[Path, tuple[str, dict[str, float]]]:

@@ -1,16 +1,18 @@
 """The suites of `probes.robustness`: what each needs, opened before anything is computed, and what it measures."""
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from checkpoints.command import UserError
+from checkpoints import terminal, zoo
+from checkpoints.command import UserError, WorkError
 from pretrain import sample, sample_variants
-from pretrain.backbone import load_backbone
+from pretrain.backbone import Backbone, load_backbone
 from pretrain.corruptions import NAMES, SEVERITIES
 from pretrain.images import has_part, open_images
 from pretrain.sources import Held, Images, subset
@@ -23,6 +25,8 @@ from probes.linear_head import Classifier, View
 from probes.occlusion import Saliency
 from probes.show import steps
 
+DINO, ITSELF = "dino_vits16", "itself"
+"""Who says what is salient in Table 8, and the measured network."""
 SAMPLE_LIMIT = {"inc": 200, "occlusion": 500, "shuffle": 500}
 """Test images of the sample that keep a suite below two minutes on two cores."""
 
@@ -47,8 +51,9 @@ class Options(Frozen):
     """in9: another map of classes to superclasses, as ImageNet-9's in_to_in9.json."""
     same_for_batch: bool = False
     """occlusion, shuffle: one draw for a whole batch, as the original; otherwise one an image."""
-    saliency: Path | None = None
-    """occlusion: whose attention says what is salient (default: the measured checkpoint; the original takes dino_vits16)."""
+    saliency: str | None = None
+    """occlusion: whose attention says what is salient: `itself` (the measured checkpoint), or a checkpoint as for --ckpt. By
+    default `dino_vits16`, DINO's published ViT-S/16, as the original; `itself` where it is not to be had, and for the sample."""
     saliency_head: int = occlusion.HEAD
     """occlusion: which of its heads."""
 
@@ -67,6 +72,8 @@ class Task(NamedTuple):
     resized: bool
     """Whether images are resized before the crop; some data sets were cut already."""
     measure: Callable[[Classifier, View], Measured]
+    about: Mapping[str, Any] = {}
+    """What a record says of it besides."""
 
 
 def prepare(options: Options, who: Subject) -> Task:
@@ -121,7 +128,8 @@ def _in9(options: Options, who: Subject) -> Task:
     def measure(classifier: Classifier, view: View) -> Measured:
         return Measured(backgrounds.measure(classifier, parts, members, view, options.batch_size), [])
 
-    return Task(sum(len(images) for images in parts.values()), False, measure)
+    own = "the sample's" if options.data == "sample" else class_maps.name(options.class_map)
+    return Task(sum(len(images) for images in parts.values()), False, measure, {"class_map": own})
 
 
 def _shifted(options: Options, who: Subject) -> Task:
@@ -157,7 +165,8 @@ def _inc(options: Options, who: Subject) -> Task:
             found["clean_error"] = corrupted.error(classifier, clean, view, options.batch_size)
         return Measured(found, [])
 
-    return Task(len(clean if clean is not None else opened(*pairs[0])) * len(pairs), False, measure)
+    count = len(clean if clean is not None else opened(*pairs[0])) * len(pairs)
+    return Task(count, False, measure, {"corrupt": clean is not None})
 
 
 def _shuffle(options: Options, who: Subject) -> Task:
@@ -174,7 +183,7 @@ def _shuffle(options: Options, who: Subject) -> Task:
         curve = draw_occlusion.draw_grids(numbers, caption)
         return Measured(numbers, [Shown("curve", curve, caption), Shown("examples", examples, caption)])
 
-    return Task(len(images), True, measure)
+    return Task(len(images), True, measure, {"same_for_batch": options.same_for_batch})
 
 
 def _shuffled(grid: tuple[int, int], draw: dict[str, Any], crops: Tensor, numbers: range) -> Tensor:
@@ -195,7 +204,8 @@ def _occlusion(options: Options, who: Subject) -> Task:
         pictures = [Shown("curves", draw_occlusion.draw_curves(curves, caption), caption), Shown("examples", examples, caption)]
         return Measured(occlusion.salient_numbers(curves) | occlusion.random_numbers(curves), pictures)
 
-    return Task(len(images), True, measure)
+    about = {"saliency": saliency.name, "saliency_head": saliency.head, "same_for_batch": options.same_for_batch}
+    return Task(len(images), True, measure, about)
 
 
 def _dropped(kind: str, saliency: Saliency, more: dict[str, Any], crops: Tensor, numbers: range) -> Tensor:
@@ -203,13 +213,35 @@ def _dropped(kind: str, saliency: Saliency, more: dict[str, Any], crops: Tensor,
 
 
 def open_saliency(options: Options, who: Subject) -> Saliency:
-    """Raises UserError for a network without attention that can be read, or without that head."""
+    """Raises UserError for a network without attention that can be read, or without that head, or for another size of crops."""
+    own = who.backbone, ITSELF
+    asked = options.saliency or (ITSELF if options.data == "sample" else DINO)
+    backbone, name = own if asked == ITSELF else _another(asked) or own
     try:
-        network = require_attention(load_backbone(options.saliency).backbone.to(who.device) if options.saliency else who.backbone)
+        network = require_attention(backbone.to(who.device))
     except UserError as error:
         raise UserError(f"{error}, or say whose attention counts as saliency with --saliency") from error
     if not 0 <= options.saliency_head < network.shape.num_heads:
         raise UserError(
             f"--saliency-head {options.saliency_head}: the saliency network has heads 0 to {network.shape.num_heads - 1}"
         )
-    return Saliency(network, options.saliency_head)
+    crop, patch = options.crop or who.backbone.shape.image_size, network.shape.patch_size
+    if crop % patch:
+        raise UserError(f"--saliency {name} sees patches of {patch} pixels, which do not divide crops of {crop}")
+    return Saliency(network, options.saliency_head, name)
+
+
+def _another(asked: str) -> tuple[Backbone, str] | None:
+    """A checkpoint's backbone, and what was loaded: a name of the zoo only where it is the zoo's file. None without DINO's."""
+    try:
+        loaded = load_backbone(Path(asked))
+    except WorkError as error:
+        if asked != DINO:
+            raise
+        terminal.say(
+            f"note: {DINO} is not there ({error}): the measured checkpoint itself says what is salient, "
+            "and S_.5 and NS_.5 are not comparable with Table 8"
+        )
+        return None
+    published = loaded.path == zoo.cache() / f"{asked}.pth"
+    return loaded.backbone, asked if published or not loaded.path.exists() else os.path.abspath(loaded.path)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,15 @@ import timm
 import tiny
 import torch
 from safetensors.torch import save_file
+from test_layouts import DEEP, bare, theirs
 from torch.testing import assert_close
 
-from checkpoints import store
-from checkpoints.command import DONE, WRONG_COMMAND, run_command
+from checkpoints import store, zoo
+from checkpoints.command import DONE, FAILED, WRONG_COMMAND, WorkError, run_command
 from pretrain import corruptions, sample, sample_variants
 from pretrain.images import open_images
 from pretrain.sources import Held, Images
-from probes import backgrounds, class_maps, corrupted, drops, occlusion, robustness, shifted, suites
+from probes import backgrounds, class_maps, corrupted, drops, occlusion, protocols, robustness, shifted, suites
 from probes.features import weights_digest
 from probes.linear_head import FOUR, MEAN, Classifier, Head, View, features, linear_head, read_head
 
@@ -250,6 +252,16 @@ def test_the_samples_variants_are_parts_of_one_picture() -> None:
     assert sample_variants.in9_train(20, 32).labels.max() == sample_variants.FOREGROUNDS
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No published checkpoint is to be had."""
+
+    def refuse(*_: Any) -> Path:
+        raise WorkError("the network is down")
+
+    monkeypatch.setattr(zoo, "fetch", refuse)
+
+
 def write_all(root: Path) -> None:
     targets = [word for name in ("in9", "ina", "inr", "sketch", "inc") for word in (f"--{name}", str(root / name))]
     sample.main([*targets, "--count", "20", "--size", "32", "--out", str(root / "plain")])
@@ -327,7 +339,7 @@ def test_clean_lies_above_corrupted_and_mild_above_severe(layouts: Path, tmp_pat
 
 @pytest.mark.parametrize("flags", [(), ("--same-for-batch",)])
 def test_dropping_and_shuffling_start_at_the_untouched_pictures(flags: Sequence[str], layouts: Path, tmp_path: Path) -> None:
-    data = ("--data", str(layouts / "plain"), "--saliency-head", "0", *flags)
+    data = ("--data", str(layouts / "plain"), "--saliency", "itself", "--saliency-head", "0", *flags)
     occluded = run(tmp_path, "--suite", "occlusion", *data)
     by_chance = json.loads((tmp_path / "record_random.json").read_text())
     assert by_chance["table"] == "F9_random_drop"
@@ -398,3 +410,125 @@ def test_swin_shuffles_but_needs_anothers_attention_to_drop_what_is_salient(
     assert run_command(robustness.main, [*common, "--suite", "occlusion"]) == WRONG_COMMAND
     assert "Swin has no [CLS] token" in capsys.readouterr().err
     assert run_command(robustness.main, [*common, "--suite", "occlusion", "--saliency", str(vit), "--saliency-head", "0"]) == DONE
+
+
+def protocol_of(tmp_path: Path, *flags: str, checkpoint: Path | None = None) -> dict[str, Any]:
+    """What the record of a suite says."""
+    given = checkpoint or tiny.write(tmp_path / "backbone.safetensors")
+    out = tmp_path / "record.json"
+    assert run_command(robustness.main, ["--ckpt", str(given), "--out", str(out), *flags]) == DONE
+    return json.loads(out.read_text())["protocol"]
+
+
+def kept_head(path: Path, images: Images, **about: Any) -> Path:
+    """A linear head on the tiny backbone as `probes.linear` keeps it."""
+    head = linear_head(tiny.backbone(), images, View(32, 32), 64, 0)
+    fixed = {"features": head.features, "weights": weights_digest(tiny.backbone()), "classes": list(head.classes)}
+    store.save_backbone(path, {"weight": head.weight, "bias": head.bias}, fixed | {"view": [36, 32]} | about)
+    return path
+
+
+SUITE_FLAGS = {
+    "in9": ("--class-map", "{}/in9/in_to_in9.json"),
+    "inc": (),
+    "occlusion": ("--saliency", "itself", "--saliency-head", "0"),
+    "shuffle": ("--same-for-batch", "--batch-size", "16"),
+}
+
+
+@pytest.mark.parametrize("suite", SUITE_FLAGS)
+def test_a_record_states_every_part_of_the_protocol_that_its_cell_needs(suite: str, layouts: Path, tmp_path: Path) -> None:
+    """On 46c01a2 no record said how its head was trained, with which batches, or which map of classes it used."""
+    learnt = {"mode": "paper", "epochs": 3, "batch_size": 8, "lr": [0.1], "selected_on": "test images", "resize": 36, "crop": 32}
+    learnt |= {"precision": "float32", "key": "teacher", "train_images": 20, "val_images": 20, "features": FOUR}
+    images = open_images(str(layouts / ("in9/train" if suite == "in9" else "plain/train")), None)
+    head = kept_head(tmp_path / "head.safetensors", images, protocol=learnt)
+    data = str(layouts / ("plain" if suite in ("occlusion", "shuffle") else suite))
+    flags = [flag.replace("{}", str(layouts)) for flag in SUITE_FLAGS[suite]]
+    said = protocol_of(tmp_path, "--suite", suite, "--data", data, "--head", str(head), *flags)
+    assert said["linear_head"] == learnt and said["untrained"] is False and said["key"] == "teacher"
+    needs = protocols.resolved((protocols.headed(suite),), {"arch": "vit_small"})
+    record = {"protocol": said, "checkpoint": {"arch": "vit_small"}, "data": {"val_images": 1}}
+    found = protocols.differences((needs,), record)
+    assert not [words for words in found if "not stated" in words]
+    if suite == "in9":
+        assert said["class_map"] == str(layouts / "in9/in_to_in9.json") and said["resize"] == said["crop"] == 32
+    if suite == "occlusion":
+        beside = json.loads((tmp_path / "record_random.json").read_text())
+        random = protocols.resolved((protocols.headed("random"),), {"arch": "vit_small"})
+        assert not [words for words in protocols.differences((random,), record | beside) if "not stated" in words]
+        assert said["saliency"] == "itself" and said["saliency_head"] == 0
+    if suite == "shuffle":
+        assert said["same_for_batch"] is True and said["batch_size"] == 16
+
+
+def test_the_default_map_of_classes_has_its_name(tmp_path: Path) -> None:
+    """Another file of that name is no default."""
+    assert class_maps.name(None) == protocols.SUITES["in9"]["protocol.class_map"] == "ImageNet-9's"
+    assert class_maps.name(Path("ImageNet-9's")) != class_maps.name(None)
+
+
+def test_a_head_trained_on_the_spot_says_so_and_an_old_one_what_is_known(layouts: Path, tmp_path: Path) -> None:
+    """On 46c01a2 both were compared with heads of Table 1's protocol."""
+    data = ("--suite", "sketch", "--data", str(layouts / "sketch"))
+    said = protocol_of(tmp_path, *data, "--train", str(layouts / "plain"))["linear_head"]
+    assert said["mode"] == "trained on the spot" and said["train_images"] == 20 and said["epochs"] == 60
+    old = kept_head(tmp_path / "head.safetensors", open_train(layouts))
+    said = protocol_of(tmp_path, *data, "--head", str(old))["linear_head"]
+    assert said == {"resize": 36, "crop": 32, "features": FOUR}
+    liar = kept_head(tmp_path / "head.safetensors", open_train(layouts), protocol={"features": MEAN, "mode": "paper"})
+    assert protocol_of(tmp_path, *data, "--head", str(liar))["linear_head"]["features"] == FOUR
+    strange = kept_head(tmp_path / "head.safetensors", open_train(layouts), protocol=[1])
+    words = ["--ckpt", str(tiny.write(tmp_path / "b.safetensors")), *data, "--head", str(strange)]
+    assert run_command(robustness.main, words) == WRONG_COMMAND
+
+
+def test_what_is_salient_is_said_by_dinos_network_unless_it_is_not_to_be_had(
+    layouts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On 46c01a2 it was always the measured network, unless one was named."""
+    monkeypatch.chdir(tmp_path)
+    data = ("--suite", "occlusion", "--data", str(layouts / "plain"), "--limit", "5", "--saliency-head", "0")
+    assert protocol_of(tmp_path, *data)["saliency"] == "itself"
+    assert "S_.5 and NS_.5 are not comparable with Table 8" in capsys.readouterr().out
+    dino = bare(theirs(DEEP), tmp_path / "dino_vits16.pth")
+    monkeypatch.setattr(zoo, "cache", lambda: tmp_path)
+    monkeypatch.setattr(zoo, "fetch", lambda address, path, *_: path)
+    itself = json.loads((tmp_path / "record.json").read_text())["metrics"]
+    for flags in ((), ("--saliency", "dino_vits16")):
+        assert protocol_of(tmp_path, *data, *flags)["saliency"] == "dino_vits16"
+        assert "not comparable" not in capsys.readouterr().out
+    found = json.loads((tmp_path / "record.json").read_text())["metrics"]
+    assert found["salient_0.5_loss"] != itself["salient_0.5_loss"]
+    # A file is a file, whatever it is called.
+    assert protocol_of(tmp_path, *data, "--saliency", dino.name)["saliency"] == str(dino)
+    (tmp_path / "dino_vits16").write_bytes(dino.read_bytes())
+    assert protocol_of(tmp_path, *data, "--saliency", "dino_vits16")["saliency"] == str(tmp_path / "dino_vits16")
+    assert protocol_of(tmp_path, "--suite", "occlusion", "--limit", "5", "--saliency-head", "0")["saliency"] == "itself"
+
+
+def test_another_saliency_that_cannot_be_had_or_does_not_fit_is_an_error(
+    layouts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, wide = (
+        tiny.write(tmp_path / "b.safetensors"),
+        tiny.write(tmp_path / "w.safetensors", tiny.TINY._replace(patch_size=16)),
+    )
+    words = ["--ckpt", str(checkpoint), "--suite", "occlusion", "--data", str(layouts / "plain"), "--saliency-head", "0"]
+    assert run_command(robustness.main, [*words, "--saliency", "dino_vitb16"]) == FAILED
+    assert "the network is down" in capsys.readouterr().err
+    assert run_command(robustness.main, [*words, "--saliency", str(wide), "--crop", "40"]) == WRONG_COMMAND
+    assert "sees patches of 16 pixels, which do not divide crops of 40" in capsys.readouterr().err
+
+
+def test_a_large_batch_goes_forward_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draw for 1024 images needs the memory of few; the numbers are those of one forward."""
+    backbone, images = tiny.backbone(), coloured(7, 0)
+    head = linear_head(backbone, images, View(32, 32), 16, 0)
+    found = []
+    for size in (2, 7):
+        monkeypatch.setattr(occlusion, "AT_ONCE", size)
+        saliency = occlusion.Saliency(backbone, 0, "itself")
+        curves = occlusion.occlude(Classifier(backbone, head), images, View(32, 32), 7, saliency, seed=0, same=True)
+        found.append((curves, occlusion.shuffle(Classifier(backbone, head), images, View(32, 32), 7, seed=0, same=True)))
+    assert found[0] == found[1]

@@ -39,7 +39,19 @@ from pretrain.run_folder import RunFolder
 from pretrain.screen import Screen
 from pretrain.sources import Files
 from pretrain.steps import Bad
-from probes import ablate, draw_tsne, finetune_report, finetune_run, gallery, report, report_commands, reproduce, show, tables
+from probes import (
+    ablate,
+    draw_tsne,
+    finetune_report,
+    finetune_run,
+    gallery,
+    report,
+    report_commands,
+    reproduce,
+    reproduce_plan,
+    show,
+    tables,
+)
 from probes.ablate_plan import Job
 from probes.finetune_data import Data
 from probes.gallery import Shown
@@ -253,7 +265,7 @@ def test_the_commands_of_reproduce(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     out, ckpt = tmp_path / "my $(touch PWNED) out", saved_backbone(VIT, tmp_path / "b a;c.safetensors")
     words = ("-c", "0", "--ckpt", "{ckpt}", "--out", "{out}")
-    monkeypatch.setattr(reproduce, "sample", lambda: [Step("one", ("T1",), "sample", words, 1)])
+    monkeypatch.setattr(reproduce_plan, "sample", lambda: [Step("one", ("T1",), "sample", words, 1)])
     monkeypatch.setattr(reproduce, "calibrate", lambda *_: 1000.0)
     monkeypatch.setattr(reproduce, "finish", lambda out: [])
     assert run_command(reproduce.main, ["--ckpt", str(ckpt), "--out", str(out), "--device", "cpu"]) == DONE
@@ -275,7 +287,7 @@ def test_tables_that_reproduce_could_not_write_are_an_exit_code(
 ) -> None:
     """On 46c01a2: exit code 0."""
     ckpt = saved_backbone(VIT, tmp_path / "b.safetensors")
-    monkeypatch.setattr(reproduce, "sample", lambda: [Step("one", ("T1",), "sample", ("-c", "0"), 1)])
+    monkeypatch.setattr(reproduce_plan, "sample", lambda: [Step("one", ("T1",), "sample", ("-c", "0"), 1)])
     monkeypatch.setattr(reproduce, "calibrate", lambda *_: 1000.0)
     assert run_command(reproduce.main, ["--ckpt", str(ckpt), "--out", str(tmp_path / "out"), "--device", "cpu"]) == FAILED
     assert "not written" in capfd.readouterr().out

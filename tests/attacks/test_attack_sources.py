@@ -368,7 +368,7 @@ OPENERS = {
     "open_clips",
     "open_blocks",
 }
-TYPED = {"options.data", "options.val", "options.ckpt", "options.train", "options.distractors", "options.saliency", "whiten"}
+TYPED = {"options.data", "options.val", "options.ckpt", "options.train", "options.distractors", "whiten"}
 TYPED |= {"config.data", "config.knn_data", "chosen.data", "options.file"}
 HANDED_ON = {
     ("checkpoints/export.py", "file"): "what this command has written itself",
@@ -381,6 +381,7 @@ HANDED_ON = {
     ("pretrain/tokens.py", "Path(checkpoint)"): "--tokenizer, by comparisons.py",
     ("probes/cluster.py", "source"): "--data or --val",
     ("probes/finetune_data.py", "source"): "--data",
+    ("probes/suites.py", "Path(asked)"): "--saliency",
     ("transfer/backbone.py", "Path(path)"): "--ckpt, by train.py",
 }
 
