@@ -296,6 +296,11 @@ def small_batch(config: Config, size: int = 96) -> tuple[torch.Tensor, list]:
     return images, [sample]
 
 
+def config_of(name: str) -> Config:
+    train.toolboxes()
+    return Config.fromfile(next(path for path in CONFIGS if path.stem == name))
+
+
 def by_size(positions: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """The original's resizing on loading, of a square grid behind one [CLS]: bicubic, by size."""
     side = round((positions.shape[1] - 1) ** 0.5)
@@ -309,7 +314,7 @@ def by_size(positions: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
 )
 def test_position_embeddings_are_resized_once_and_trained_at_the_configs_grid(tmp_path: Path, name: str, grid: tuple) -> None:
     """46c01a2 kept 197 positions and resized them in every forward with the rule of pretraining: 1.8 % rms apart at 512."""
-    config = Config.fromfile(next(path for path in CONFIGS if path.stem == name))
+    config = config_of(name)
     settings = {key: value for key, value in config.model.backbone.items() if key not in ("type", "arch")}
     assert tuple(settings["grid"]) == grid
     width = {"vit_small": 384, "vit_base": 768}[config.model.backbone.arch]
@@ -353,7 +358,7 @@ BATCHES = {"coco": {"vit_small": 32, "vit_base": 16, "vit_large": 16, "swin_tiny
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "sample" not in path.stem], ids=lambda path: path.stem)
 def test_every_config_has_the_grid_and_the_batch_of_its_protocol(path: Path) -> None:
     """46c01a2 had no grids, and 32 images a step for Swin's detectors."""
-    config, task = Config.fromfile(path), path.parent.name
+    config, task = config_of(path.stem), path.parent.name
     arch, grid = config.model.backbone.arch, config.model.backbone.get("grid")
     if arch == "swin_tiny":
         assert grid is None
@@ -384,11 +389,10 @@ def test_every_config_has_the_grid_and_the_batch_of_its_protocol(path: Path) -> 
     ],
 )
 def test_swins_configs_are_the_published_ones(name: str, rate: float, decay: float, drop: float) -> None:
-    """By the groups of the optimizer that is built. 46c01a2: 0.05, drop path 0.1 and 0.2 throughout, tables decayed, biases not."""
+    """By the groups of the optimizer that is built. 46c01a2: 0.05, drop path 0.1 or 0.2, tables decayed, biases not."""
     from mmengine.optim import build_optim_wrapper  # noqa: PLC0415
 
-    train.toolboxes()
-    config = Config.fromfile(next(path for path in CONFIGS if path.stem == name))
+    config = config_of(name)
     train.adapt(config, device="cpu", distributed=False)
     model = train.build(config)
     optimizer = build_optim_wrapper(model, config.optim_wrapper).optimizer
@@ -407,15 +411,14 @@ def test_swins_configs_are_the_published_ones(name: str, rate: float, decay: flo
 @pytest.mark.parametrize("size", [(683, 512), (512, 683), (3000, 500), (200, 300), (100, 90), (2100, 300)])
 def test_several_scales_are_ratios_of_2048_x_512_and_never_under_512(size: tuple[int, int]) -> None:
     """46c01a2 scaled the native image: 256 pixels of 512 at a ratio of 0.5, where windows of 512 do not fit."""
-    from mmseg.registry import TRANSFORMS  # noqa: PLC0415
-
-    train.toolboxes()
     width, height = size
-    steps = Config.fromfile(train.CONFIGS / "ade20k" / "upernet_vits16.py").tta_pipeline[1].transforms[0]
-    assert len(steps) == 6
+    steps = config_of("upernet_vits16").tta_pipeline[1].transforms[0]
+    from transfer.resizing import ResizeNotUnder  # noqa: PLC0415
+
+    assert [step.pop("type") for step in steps] == ["ResizeNotUnder"] * 6
     for ratio, step in zip((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), steps, strict=True):
         image = np.zeros((height, width, 3), dtype=np.uint8)
-        found = TRANSFORMS.build(step)({"img": image})
+        found = ResizeNotUnder(**step)({"img": image})
         factor = min(2048 * ratio / max(size), 512 * ratio / min(size))
         factor = max(factor, 512 / min(size))
         assert found["img"].shape[:2] == found["img_shape"] == (int(height * factor + 0.5), int(width * factor + 0.5))
