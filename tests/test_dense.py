@@ -241,16 +241,20 @@ def test_every_promised_config_is_there() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_builds_at_full_size_and_takes_a_step(path: Path) -> None:
-    """One forward and backward on a small image: every learnable parameter gets a gradient."""
+    """One forward and backward on a small image: every learnable parameter gets a gradient. ViT-L is built without memory."""
     train.toolboxes()
     config = Config.fromfile(path)
     train.adapt(config, device="cpu", distributed=False)
     if "sample" in path.stem:
         config.model.backbone.update(arch="vit_tiny", patch_size=8)
         train.fit(config, [192] * 4)
-    model = train.build(config).train()
+    with torch.device("meta" if "vitl" in path.stem else "cpu"):
+        model = train.build(config).train()
     if path.stem in MILLIONS:
         assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 1) == MILLIONS[path.stem]
+    if "vitl" in path.stem:
+        assert model.backbone.taps == [7, 11, 15, 23]
+        return
     torch.manual_seed(0)
     losses = model.loss(*small_batch(config))
     parts = [
@@ -264,9 +268,11 @@ def test_every_config_builds_at_full_size_and_takes_a_step(path: Path) -> None:
 
 
 MILLIONS = {
-    "cascade_vits16_1x": 81.6, "cascade_vitb16_1x": 151.4, "cascade_swint_1x": 85.6,
-    "mask_rcnn_vits16_1x": 43.7, "mask_rcnn_vitb16_1x": 113.6, "mask_rcnn_swint_1x": 47.8,
-    "upernet_vits16": 41.4, "upernet_vitb16": 162.7, "upernet_swint": 59.9, "linear_vits16": 21.9, "linear_vitb16": 86.3,
+    "cascade_vits16_1x": 82.7, "cascade_vitb16_1x": 153.4, "cascade_swint_1x": 85.6, "cascade_vitl16_1x": 377.4,
+    "mask_rcnn_vits16_1x": 44.9, "mask_rcnn_vitb16_1x": 115.6, "mask_rcnn_swint_1x": 47.8, "mask_rcnn_vitl16_1x": 339.6,
+    "upernet_vits16": 41.7, "upernet_vitb16": 163.3, "upernet_swint": 59.9, "upernet_vitl16": 439.9,
+    "upernet_vitb16_640": 163.7, "upernet_vitl16_640": 440.5, "linear_vitb16_640": 87.3, "linear_vitl16_640": 305.4,
+    "linear_vits16": 22.2, "linear_vitb16": 86.9, "linear_vitl16": 304.8,
 }  # fmt: skip
 """Parameters of whole models. Swin-T's are the published 86, 48 and 60, UPerNet with ViT-B the published 163."""
 
@@ -524,6 +530,11 @@ def test_segmentation_trains_saves_goes_on_tests_and_draws(tiny: Path, ade20k: P
         state = torch.load(tmp_path / "iter_6.pth", weights_only=False)["state_dict"]
         loaded = load_backbone(tiny).backbone.state_dict()
         assert all(torch.equal(state[f"backbone.net.{name}"], weight) for name, weight in loaded.items())  # frozen means frozen
+        other = transfer("ade20k", *flags, "train_cfg.max_iters=8", "model.backbone.grid=3,5")
+        assert other.returncode == WRONG_COMMAND and "Traceback" not in other.stdout + other.stderr
+        assert (
+            "was trained with 17 position embeddings, the config has 16: --cfg-options model.backbone.grid=None" in other.stderr
+        )
 
 
 def test_what_is_missing_is_named_before_anything_is_trained(
