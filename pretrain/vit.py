@@ -23,18 +23,21 @@ POSITION_OFFSET = 0.1
 """Added to a grid's side before it is divided by the stored side: the original's guard against rounding, part of its numbers."""
 
 
-def of_size(positions: Float[Tensor, "1 t d"], rows: int, columns: int) -> Float[Tensor, "1 _ d"]:
-    """Position embeddings ([CLS] first, then a square grid) for a grid that is to be trained: bicubic, by size.
+def of_size(
+    positions: Float[Tensor, "1 t d"], rows: int, columns: int, *, grid: tuple[int, int] | None = None
+) -> Float[Tensor, "1 _ d"]:
+    """Position embeddings ([CLS] first, then a `grid`, square if None) for one that is to be trained: bicubic, by size.
 
-    So the original begins fine-tuning at another input size. `ViT.position` is its rule for a network that stays as it is.
+    So the original begins fine-tuning at another input size and its dense tasks. `ViT.position` is its rule in the forward.
     """
     cls_position, patch_position = positions[:, :1], positions[:, 1:]
     side = math.isqrt(patch_position.shape[1])
-    if (rows, columns) == (side, side):
+    grid = grid or (side, side)
+    if (rows, columns) == grid:
         return positions
-    grid = patch_position.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid.float(), size=(rows, columns), mode="bicubic", align_corners=False)
-    return torch.cat([cls_position, grid.flatten(2).transpose(1, 2).to(cls_position.dtype)], dim=1)
+    resized = patch_position.unflatten(1, grid).permute(0, 3, 1, 2)
+    resized = F.interpolate(resized.float(), size=(rows, columns), mode="bicubic", align_corners=False)
+    return torch.cat([cls_position, resized.flatten(2).transpose(1, 2).to(cls_position.dtype)], dim=1)
 
 
 class ViT(VisionTransformer):
@@ -66,6 +69,7 @@ class ViT(VisionTransformer):
             block_fn=PackedBlock,
         )
         self.shape, self.checkpointed, self.frugal, self.fused = shape, checkpointed, True, fused
+        self.grid: tuple[int, int] = (self.patch_embed.grid_size[0],) * 2
         block: Any
         for block in self.blocks:
             block.attn.fused_attn = fused
@@ -116,15 +120,20 @@ class ViT(VisionTransformer):
 
     def position(self, rows: int, columns: int) -> Float[Tensor, "1 t d"]:
         """Position embeddings of a grid: bicubic without antialiasing, by scale factor (see POSITION_OFFSET)."""
-        side = self.patch_embed.grid_size[0]
-        if (rows, columns) == (side, side):
+        if (rows, columns) == self.grid:
             return self.pos_embed
         cls_position, patch_position = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        grid = patch_position.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-        factors = ((rows + POSITION_OFFSET) / side, (columns + POSITION_OFFSET) / side)
+        grid = patch_position.unflatten(1, self.grid).permute(0, 3, 1, 2)
+        factors = ((rows + POSITION_OFFSET) / self.grid[0], (columns + POSITION_OFFSET) / self.grid[1])
         grid = F.interpolate(grid.float(), scale_factor=factors, mode="bicubic")
         assert grid.shape[-2:] == (rows, columns)
         return torch.cat([cls_position, grid.flatten(2).transpose(1, 2).to(cls_position.dtype)], dim=1)
+
+    def train_grid(self, rows: int, columns: int) -> None:
+        """Make the parameter one of another grid, which need not be square: resized by size, once (`of_size`)."""
+        resized = of_size(self.pos_embed.detach(), rows, columns, grid=self.grid).clone()
+        self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
+        self.grid = (rows, columns)
 
     def last_blocks(self, images: Float[Tensor, "b c h w"], count: int) -> list[Float[Tensor, "b t d"]]:
         """Tokens after each of the last `count` blocks, each through the final norm, the very last one last."""

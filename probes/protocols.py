@@ -162,8 +162,9 @@ def landmarks(suite: str) -> Parts:
     }
 
 
-def _dense(config: str) -> Parts:
+def _dense(config: str, position: str) -> Parts:
     return {
+        "protocol.position": position,
         "protocol.key": "teacher",
         "protocol.from_scratch": False,
         "protocol.config": config,
@@ -175,16 +176,20 @@ def _dense(config: str) -> Parts:
 def detector(checkpoint: Mapping[str, Any]) -> Parts:
     """Table 6's Cascade Mask R-CNN, 12 epochs."""
     # 117,266 of the images have an annotation.
-    config = f"cascade_{MODEL.get(str(checkpoint.get('arch')), 'of this architecture')}_1x"
-    return {**_dense(config), "data.train_images": OneOf((118_287, 117_266)), "data.val_images": 5_000}
+    arch = str(checkpoint.get("arch"))
+    config = f"cascade_{MODEL.get(arch, 'of this architecture')}_1x"
+    position = "none" if arch.startswith("swin") else f"by size on loading to {'50 x 63' if arch == 'vit_small' else '42 x 68'}"
+    return {**_dense(config, position), "data.train_images": OneOf((118_287, 117_266)), "data.val_images": 5_000}
 
 
 def segmenter(head: str) -> Needs:
     """Table 6's segmenters, 160,000 steps."""
 
     def of_arch(checkpoint: Mapping[str, Any]) -> Parts:
-        config = f"{head}_{MODEL.get(str(checkpoint.get('arch')), 'of this architecture')}"
-        return {**_dense(config), "data.train_images": 20_210, "data.val_images": 2_000}
+        arch = str(checkpoint.get("arch"))
+        config = f"{head}_{MODEL.get(arch, 'of this architecture')}"
+        position = "none" if arch.startswith("swin") else "by size on loading to 32 x 32"
+        return {**_dense(config, position), "data.train_images": 20_210, "data.val_images": 2_000}
 
     return of_arch
 

@@ -28,9 +28,9 @@ from checkpoints.command import DONE, WRONG_COMMAND, UserError, WorkError, run_c
 from pretrain import sample_dense  # noqa: E402
 from pretrain.backbone import load_backbone, make  # noqa: E402
 from pretrain.shape import Shape, shape_of  # noqa: E402
-from probes import segment  # noqa: E402
+from probes import protocols, segment  # noqa: E402
 from transfer import backbone as dense  # noqa: E402
-from transfer import layer_decay, train  # noqa: E402
+from transfer import hooks, layer_decay, train  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the toolboxes remark on many things
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
@@ -234,21 +234,27 @@ def test_every_promised_config_is_there() -> None:
         for arch in ("vits16", "vitb16", "swint")
         for times in ("1x", "3x")
     }
-    assert dets | {"upernet_vits16", "upernet_vitb16", "upernet_swint", "linear_vits16", "linear_vitb16"} <= names
+    dets |= {"cascade_vitl16_1x", "mask_rcnn_vitl16_1x"}
+    large = {f"{head}_{arch}" for head in ("upernet", "linear") for arch in ("vitl16", "vitb16_640", "vitl16_640")}
+    assert dets | large | {"upernet_vits16", "upernet_vitb16", "upernet_swint", "linear_vits16", "linear_vitb16"} <= names
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_builds_at_full_size_and_takes_a_step(path: Path) -> None:
-    """One forward and backward on a small image: every learnable parameter gets a gradient."""
+    """One forward and backward on a small image: every learnable parameter gets a gradient. ViT-L is built without memory."""
     train.toolboxes()
     config = Config.fromfile(path)
     train.adapt(config, device="cpu", distributed=False)
     if "sample" in path.stem:
         config.model.backbone.update(arch="vit_tiny", patch_size=8)
         train.fit(config, [192] * 4)
-    model = train.build(config).train()
+    with torch.device("meta" if "vitl" in path.stem else "cpu"):
+        model = train.build(config).train()
     if path.stem in MILLIONS:
         assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 1) == MILLIONS[path.stem]
+    if "vitl" in path.stem:
+        assert model.backbone.taps == [7, 11, 15, 23]
+        return
     torch.manual_seed(0)
     losses = model.loss(*small_batch(config))
     parts = [
@@ -262,9 +268,11 @@ def test_every_config_builds_at_full_size_and_takes_a_step(path: Path) -> None:
 
 
 MILLIONS = {
-    "cascade_vits16_1x": 81.6, "cascade_vitb16_1x": 151.4, "cascade_swint_1x": 85.6,
-    "mask_rcnn_vits16_1x": 43.7, "mask_rcnn_vitb16_1x": 113.6, "mask_rcnn_swint_1x": 47.8,
-    "upernet_vits16": 41.4, "upernet_vitb16": 162.7, "upernet_swint": 59.9, "linear_vits16": 21.9, "linear_vitb16": 86.3,
+    "cascade_vits16_1x": 82.7, "cascade_vitb16_1x": 153.4, "cascade_swint_1x": 85.6, "cascade_vitl16_1x": 377.4,
+    "mask_rcnn_vits16_1x": 44.9, "mask_rcnn_vitb16_1x": 115.6, "mask_rcnn_swint_1x": 47.8, "mask_rcnn_vitl16_1x": 339.6,
+    "upernet_vits16": 41.7, "upernet_vitb16": 163.3, "upernet_swint": 59.9, "upernet_vitl16": 439.9,
+    "upernet_vitb16_640": 163.7, "upernet_vitl16_640": 440.5, "linear_vitb16_640": 87.3, "linear_vitl16_640": 305.4,
+    "linear_vits16": 22.2, "linear_vitb16": 86.9, "linear_vitl16": 304.8,
 }  # fmt: skip
 """Parameters of whole models. Swin-T's are the published 86, 48 and 60, UPerNet with ViT-B the published 163."""
 
@@ -292,6 +300,155 @@ def small_batch(config: Config, size: int = 96) -> tuple[torch.Tensor, list]:
     sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([1, 3]), masks=BitmapMasks(masks, size, size))
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
     return images, [sample]
+
+
+def config_of(name: str) -> Config:
+    train.toolboxes()
+    return Config.fromfile(next(path for path in CONFIGS if path.stem == name))
+
+
+def by_size(positions: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """The original's resizing on loading, of a square grid behind one [CLS]: bicubic, by size."""
+    side = round((positions.shape[1] - 1) ** 0.5)
+    grid = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+    return torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).reshape(1, rows * columns, -1)], dim=1)
+
+
+@pytest.mark.parametrize(
+    "name, grid", [("upernet_vits16", (32, 32)), ("cascade_vits16_1x", (50, 63)), ("cascade_vitb16_1x", (42, 68))]
+)
+def test_position_embeddings_are_resized_once_and_trained_at_the_configs_grid(tmp_path: Path, name: str, grid: tuple) -> None:
+    """46c01a2 kept 197 positions and resized them in every forward with the rule of pretraining: 1.8 % rms apart at 512."""
+    config = config_of(name)
+    settings = {key: value for key, value in config.model.backbone.items() if key not in ("type", "arch")}
+    assert tuple(settings["grid"]) == grid
+    width = {"vit_small": 384, "vit_base": 768}[config.model.backbone.arch]
+    shape = Shape("vit", 16, 224, 3, width, 4, width // 64)
+    torch.manual_seed(0)
+    path = saved_backbone(shape, tmp_path / "b.safetensors")
+    stored = load_backbone(path).backbone.pos_embed.detach()
+    network = _without_syncbn(dense.IBOTBackbone(checkpoint=str(path), **settings)).train()
+    rows, columns = grid
+    positions = network.net.pos_embed
+    assert isinstance(positions, torch.nn.Parameter) and positions.shape == (1, 1 + rows * columns, width)
+    assert_close(positions.detach(), by_size(stored, rows, columns), rtol=0, atol=1e-6)
+    network.init_weights()  # the seal is the resized network's
+    assert network.net.position(rows, columns) is positions
+    images = torch.randn(1, 3, 64, 96)  # of another grid: resized in the forward by the rule that the fixtures show
+    torch.stack([level.square().mean() for level in network(images)]).sum().backward()
+    assert positions.grad is not None and positions.grad[:, 1:].abs().amax(-1).gt(0).float().mean() > 0.1
+    factors = ((4 + 0.1) / rows, (6 + 0.1) / columns)
+    patches = positions.detach()[:, 1:].reshape(1, rows, columns, width).permute(0, 3, 1, 2)
+    smaller = torch.nn.functional.interpolate(patches, scale_factor=factors, mode="bicubic").flatten(2).transpose(1, 2)
+    assert_close(network.net.position(4, 6)[:, 1:].detach(), smaller, rtol=0, atol=1e-6)
+    assert layer_decay.layer_of("backbone.net.pos_embed", network.depths) == 0
+
+
+def test_a_grid_is_two_numbers_and_for_vits(tmp_path: Path) -> None:
+    path = saved_backbone(VIT._replace(depth=4), tmp_path / "b.safetensors")
+    for grid in (32, (32,), (0, 4), (2.5, 2), "32", (4, 4000)):
+        with pytest.raises(UserError, match="give rows and columns of patches"):
+            dense.IBOTBackbone(checkpoint=str(path), grid=grid)
+    with pytest.raises(UserError, match="is for ViTs: swin_tiny has no grid"):
+        dense.IBOTBackbone(arch="swin_tiny", patch_size=4, grid=(4, 4))
+    frozen = dense.IBOTBackbone(checkpoint=str(path), grid=(3, 5), frozen=True, levels=False)
+    assert frozen.net.pos_embed.shape[1] == 16 and not frozen.net.pos_embed.requires_grad
+    assert dense.drawn(frozen.shape, frozen.grid).state_dict().keys() == frozen.net.state_dict().keys()
+
+
+PUBLISHED_GRIDS = {"coco": {"vit_small": (50, 63), "vit_base": (42, 68), "vit_large": (42, 68)}, "ade20k": (32, 32)}
+BATCHES = {"coco": {"vit_small": 32, "vit_base": 16, "vit_large": 16, "swin_tiny": 16}, "ade20k": 16}
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "sample" not in path.stem], ids=lambda path: path.stem)
+def test_every_config_has_the_grid_and_the_batch_of_its_protocol(path: Path) -> None:
+    """46c01a2 had no grids, and 32 images a step for Swin's detectors."""
+    config, task = config_of(path.stem), path.parent.name
+    arch, grid = config.model.backbone.arch, config.model.backbone.get("grid")
+    if arch == "swin_tiny":
+        assert grid is None
+    elif path.stem.endswith("640"):
+        assert tuple(grid) == (40, 40) and config.model.test_cfg.crop_size == (640, 640)
+        assert config.model.test_cfg.stride == (426, 426) and config.model.data_preprocessor.size == (640, 640)
+        pipeline = {step.type: step for step in config.train_dataloader.dataset.pipeline}
+        assert pipeline["RandomCrop"].crop_size == (640, 640) and pipeline["RandomResize"].scale == (2560, 640)
+        for loader in (config.val_dataloader, config.test_dataloader):
+            assert [step.scale for step in loader.dataset.pipeline if step.type == "Resize"] == [(2560, 640)]
+    else:
+        wanted = PUBLISHED_GRIDS[task]
+        assert tuple(grid) == (wanted[arch] if isinstance(wanted, dict) else wanted)
+        resized = protocols.resolved((protocols.detector if task == "coco" else protocols.segmenter("upernet"),), {"arch": arch})
+        assert resized["protocol.position"] == train.position("vit", grid)
+    batch = BATCHES[task]
+    assert config.auto_scale_lr.base_batch_size == (batch[arch] if isinstance(batch, dict) else batch)
+
+
+@pytest.mark.parametrize(
+    "name, rate, decay, drop",
+    [
+        ("upernet_swint", 6e-5, 0.01, 0.3),
+        ("cascade_swint_1x", 1e-4, 0.05, 0.0),
+        ("mask_rcnn_swint_1x", 1e-4, 0.05, 0.1),
+        ("cascade_swint_3x", 1e-4, 0.05, 0.2),
+        ("mask_rcnn_swint_3x", 1e-4, 0.05, 0.2),
+    ],
+)
+def test_swins_configs_are_the_published_ones(name: str, rate: float, decay: float, drop: float) -> None:
+    """By the groups of the optimizer that is built. 46c01a2: 0.05, drop path 0.1 or 0.2, tables decayed, biases not."""
+    from mmengine.optim import build_optim_wrapper  # noqa: PLC0415
+
+    config = config_of(name)
+    train.adapt(config, device="cpu", distributed=False)
+    model = train.build(config)
+    optimizer = build_optim_wrapper(model, config.optim_wrapper).optimizer
+    found = {id(one): group for group in optimizer.param_groups for one in group["params"]}
+    names = [name for name, _ in model.named_parameters()]
+    assert sum("relative_position_bias_table" in name for name in names) == 12 and len(found) == len(names)
+    for key, parameter in model.named_parameters():
+        plain = "norm" in key or "relative_position_bias_table" in key
+        assert found[id(parameter)]["weight_decay"] == (0.0 if plain else decay) and found[id(parameter)]["lr"] == rate, key
+    blocks = [block for layer in model.backbone.net.layers for block in layer.blocks]
+    assert getattr(blocks[-1].drop_path1, "drop_prob", 0.0) == pytest.approx(drop)
+    if config.default_scope == "mmseg":
+        assert config.model.test_cfg == {"mode": "whole"}
+
+
+@pytest.mark.parametrize("size", [(683, 512), (512, 683), (3000, 500), (200, 300), (100, 90), (2100, 300)])
+def test_several_scales_are_ratios_of_2048_x_512_and_never_under_512(size: tuple[int, int]) -> None:
+    """46c01a2 scaled the native image: 256 pixels of 512 at a ratio of 0.5, where windows of 512 do not fit."""
+    width, height = size
+    steps = config_of("upernet_vits16").tta_pipeline[1].transforms[0]
+    from transfer.resizing import ResizeNotUnder  # noqa: PLC0415
+
+    assert [step.pop("type") for step in steps] == ["ResizeNotUnder"] * 6
+    for ratio, step in zip((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), steps, strict=True):
+        image = np.zeros((height, width, 3), dtype=np.uint8)
+        found = ResizeNotUnder(**step)({"img": image})
+        factor = min(2048 * ratio / max(size), 512 * ratio / min(size))
+        factor = max(factor, 512 / min(size))
+        assert found["img"].shape[:2] == found["img_shape"] == (int(height * factor + 0.5), int(width * factor + 0.5))
+        assert min(found["img_shape"]) >= 512
+
+
+def test_a_run_of_another_grid_or_another_model_is_not_continued() -> None:
+    """46c01a2 knew no grid; weights that did not fit were left out with a warning, and the training went on."""
+    weights = {"backbone.net.pos_embed": torch.zeros(1, 197, 8), "head.weight": torch.zeros(2, 3)}
+    now = weights | {"backbone.net.pos_embed": torch.zeros(1, 1025, 8)}
+    hooks.refuse_another(weights, dict(weights), "runs/a")
+    with pytest.raises(UserError, match=r"runs/a was trained with 197 position embeddings, the config has 1025: .*grid=None"):
+        hooks.refuse_another(now, weights, "runs/a")
+    for other in ({"head.weight": torch.zeros(3, 3)}, {"more": torch.zeros(1)}, {"head.weight": 3}, {"head.weight": None}):
+        with pytest.raises(UserError, match="runs/a holds another model than the config's, first in (head.weight|more)"):
+            hooks.refuse_another(weights, weights | other, "runs/a")
+    for other in (None, [], {}, "weights"):
+        with pytest.raises(UserError, match="holds another model"):
+            hooks.refuse_another(weights, other, "runs/a")
+    groups = {"param_groups": [{"params": [0, 1]}, {"params": [2]}]}
+    hooks.refuse_other_groups(groups, {**groups, "loss_scaler": {}}, "runs/a")
+    for bad in ({"param_groups": [{"params": [0, 1, 2]}]}, {}, None, {"param_groups": [{"params": 3}, 4]}, {"param_groups": 1}):
+        with pytest.raises(UserError, match="other groups of parameters in its optimizer"):
+            hooks.refuse_other_groups(groups, bad, "runs/a")
 
 
 @pytest.fixture(scope="module")
@@ -373,6 +530,11 @@ def test_segmentation_trains_saves_goes_on_tests_and_draws(tiny: Path, ade20k: P
         state = torch.load(tmp_path / "iter_6.pth", weights_only=False)["state_dict"]
         loaded = load_backbone(tiny).backbone.state_dict()
         assert all(torch.equal(state[f"backbone.net.{name}"], weight) for name, weight in loaded.items())  # frozen means frozen
+        other = transfer("ade20k", *flags, "train_cfg.max_iters=8", "model.backbone.grid=3,5")
+        assert other.returncode == WRONG_COMMAND and "Traceback" not in other.stdout + other.stderr
+        assert (
+            "was trained with 17 position embeddings, the config has 16: --cfg-options model.backbone.grid=None" in other.stderr
+        )
 
 
 def test_what_is_missing_is_named_before_anything_is_trained(

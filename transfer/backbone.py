@@ -44,6 +44,10 @@ class Levels(nn.Module):
         return [level(one) for level, one in zip((self.fpn1, self.fpn2, self.fpn3, self.fpn4), maps, strict=True)]
 
 
+MOST_PATCHES = 1024
+"""Of a grid's side."""
+
+
 def taps_of(depth: int) -> list[int]:
     """After which blocks a ViT is tapped: 4, 6, 8, 12 of 12 (0-based 3, 5, 7, 11), in proportion for other depths."""
     taps = [round(depth * share) - 1 for share in (1 / 3, 1 / 2, 2 / 3, 1)]
@@ -56,7 +60,9 @@ class Pyramid(nn.Module):
     """A ViT or a Swin as four maps.
 
     `levels` false leaves a ViT's four taps on their grid (the linear head). `norm_taps`: the final norm on every tap. `frozen`:
-    the network stays as it is, in evaluation mode. `checkpointed` computes blocks again in the backward.
+    the network stays as it is, in evaluation mode. `checkpointed` computes blocks again in the backward. `grid`: rows and columns
+    that a ViT's position embeddings are resized to once, here, by size, as in the original: that grid is trained, and resized in
+    the forward for images of another; None keeps the grid of the checkpoint.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Pyramid(nn.Module):
         levels: bool = True,
         norm_taps: bool = False,
         taps: Sequence[int] | None = None,
+        grid: Sequence[int] | None = None,
         frozen: bool = False,
         checkpointed: bool = False,
     ) -> None:
@@ -74,6 +81,7 @@ class Pyramid(nn.Module):
         if its.kind == "timm":
             raise UserError(f"pyramids are made of ViTs and Swins as iBOT has them, not of timm's {its.arch}")
         self.net, self.shape, self.frozen, self.checkpointed = net, its, frozen, checkpointed
+        self.grid = None if grid is None else resized(net, grid)
         if isinstance(net, ViT):
             self.taps = list(taps) if taps is not None else taps_of(its.depth)
             self.levels = Levels(its.embed_dim, its.patch_size) if levels else None
@@ -126,6 +134,26 @@ class Pyramid(nn.Module):
         if self.checkpointed and self.training and torch.is_grad_enabled():
             return checkpoint(block, x, use_reentrant=False)
         return block(x)
+
+
+def resized(net: Backbone, grid: Sequence[int]) -> tuple[int, int]:
+    """Give a ViT position embeddings of this grid (rows, columns), which is returned. Raises UserError for other networks."""
+    sides = tuple(grid) if isinstance(grid, (list, tuple)) else ()
+    if len(sides) != 2 or not all(type(side) is int and 0 < side <= MOST_PATCHES for side in sides):
+        raise UserError(f"model.backbone.grid {grid}: give rows and columns of patches, as in model.backbone.grid=32,32, or None")
+    if not isinstance(net, ViT):
+        raise UserError(f"model.backbone.grid is for ViTs: {net.shape.arch} has no grid of position embeddings, give None")
+    net.train_grid(*sides)
+    return net.grid
+
+
+def drawn(shape: Shape, grid: Sequence[int] | None) -> Backbone:
+    """A network with random weights whose position embeddings, where there is a grid, are drawn for it."""
+    net = make(shape, maskable=False)
+    if grid is not None:
+        resized(net, grid)
+        nn.init.trunc_normal_(net.pos_embed, std=0.02)  # type: ignore[arg-type]
+    return net
 
 
 def widths(shape: Shape) -> list[int]:

@@ -85,7 +85,7 @@ def toolboxes() -> None:
         importlib.import_module("mmengine.config.utils").MODULE2PACKAGE["mmseg"] = "mmseg"  # type: ignore[attr-defined]
         for module in ("mmdet", "mmseg"):
             needed(module, "transfer")
-        from transfer import backbone, layer_decay  # noqa: F401, PLC0415 (they register themselves)
+        from transfer import backbone, layer_decay, resizing  # noqa: F401, PLC0415 (they register themselves)
     resume.register()
     # Class names of annotations are drawn into pictures: between two dollars they would be taken for formulas.
     importlib.import_module("matplotlib").rcParams["text.parse_math"] = False  # type: ignore[attr-defined]
@@ -298,6 +298,7 @@ def report(
         "lr_ratio": ratio,
         "images_a_step": config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1")),
         "cfg_options": list(options.cfg_options),
+        "position": position(loaded.backbone.shape.kind, config.model.backbone.get("grid")),
         "max_epochs": config.train_cfg.get("max_epochs"),
         "max_iters": config.train_cfg.get("max_iters"),
     }
@@ -314,6 +315,13 @@ def report(
     )
     terminal.say(json.dumps({name: round(value, 2) for name, value in found.items()}))
     terminal.say(f"predictions drawn in {out}/predictions, record in {out}/results/transfer_{options.task}.json")
+
+
+def position(kind: str, grid: Sequence[int] | None) -> str:
+    """The rule for position embeddings, as in a record."""
+    if kind == "swin":
+        return "none"
+    return "of the checkpoint's grid" if grid is None else f"by size on loading to {grid[0]} x {grid[1]}"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,7 +3,7 @@
 _base_ = "./linear.py"
 
 model = dict(
-    backbone=dict(type="IBOTBackbone", arch="vit_base", patch_size=16, levels=False, frozen=True),
+    backbone=dict(type="IBOTBackbone", arch="vit_base", patch_size=16, grid=(32, 32), levels=False, frozen=True),
     decode_head=dict(in_channels=[768] * 4, channels=3072),
 )
 optim_wrapper = dict(optimizer=dict(lr=8e-4))

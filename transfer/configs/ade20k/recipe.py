@@ -20,6 +20,13 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(mode="slide", crop_size=crop_size, stride=(341, 341)),
 )
+# --multi-scale: each ratio of (2048, 512), the short side never under 512, also mirrored.
+several = [dict(type="ResizeNotUnder", scale=(2048 * r, 512 * r), least=512) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)]
+mirrored = [dict(type="RandomFlip", prob=prob, direction="horizontal") for prob in (0.0, 1.0)]
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="TestTimeAug", transforms=[several, mirrored, [dict(type="LoadAnnotations")], [dict(type="PackSegInputs")]]),
+]
 train_dataloader = dict(batch_size=4)
 optim_wrapper = dict(
     type="AmpOptimWrapper",

@@ -29,6 +29,12 @@ test_pipeline = [
     dict(type="LoadAnnotations", reduce_zero_label=True),
     dict(type="PackSegInputs"),
 ]
+several = [dict(type="ResizeNotUnder", scale=(72 * r, 72 * r), least=72) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)]
+mirrored = [dict(type="RandomFlip", prob=prob, direction="horizontal") for prob in (0.0, 1.0)]
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="TestTimeAug", transforms=[several, mirrored, [dict(type="LoadAnnotations")], [dict(type="PackSegInputs")]]),
+]
 common = dict(type="BaseSegDataset", metainfo=meta, img_suffix=".jpg", seg_map_suffix=".png", reduce_zero_label=True)
 train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline, indices=100, **common))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **common))

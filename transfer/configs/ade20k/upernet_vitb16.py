@@ -3,7 +3,7 @@
 _base_ = "./upernet.py"
 
 model = dict(
-    backbone=dict(type="IBOTBackbone", arch="vit_base", patch_size=16, norm_taps=True, drop_path=0.1),
+    backbone=dict(type="IBOTBackbone", arch="vit_base", patch_size=16, grid=(32, 32), norm_taps=True, drop_path=0.1),
     decode_head=dict(in_channels=[768] * 4, channels=768),
     auxiliary_head=dict(in_channels=768),
 )

@@ -3,7 +3,7 @@
 _base_ = "./upernet.py"
 
 model = dict(
-    backbone=dict(type="IBOTBackbone", arch="vit_small", patch_size=16, norm_taps=True, drop_path=0.1),
+    backbone=dict(type="IBOTBackbone", arch="vit_small", patch_size=16, grid=(32, 32), norm_taps=True, drop_path=0.1),
     decode_head=dict(in_channels=[384] * 4, channels=384),
     auxiliary_head=dict(in_channels=384),
 )

@@ -3,7 +3,15 @@
 _base_ = "./mask_rcnn.py"
 
 model = dict(
-    backbone=dict(_delete_=True, type="IBOTBackbone", arch="vit_base", patch_size=16, drop_path=0.2, checkpointed=True),
+    backbone=dict(
+        _delete_=True,
+        type="IBOTBackbone",
+        arch="vit_base",
+        patch_size=16,
+        grid=(42, 68),
+        drop_path=0.2,
+        checkpointed=True,
+    ),
     neck=dict(in_channels=[768] * 4),
 )
 train_dataloader = dict(batch_size=2)

@@ -3,6 +3,14 @@
 _base_ = "./mask_rcnn.py"
 
 model = dict(
-    backbone=dict(_delete_=True, type="IBOTBackbone", arch="vit_small", patch_size=16, drop_path=0.1, checkpointed=True),
+    backbone=dict(
+        _delete_=True,
+        type="IBOTBackbone",
+        arch="vit_small",
+        patch_size=16,
+        grid=(50, 63),
+        drop_path=0.1,
+        checkpointed=True,
+    ),
     neck=dict(in_channels=[384] * 4),
 )

@@ -1,0 +1,9 @@
+# UPerNet, ViT-L/16. Values by analogy with ViT-B: nothing is published. Not trained here.
+# tools/transfer_ade20k.sh --ckpt F --data ADEChallengeData2016 --config upernet_vitl16 --gpus 8
+_base_ = "./upernet_vitb16.py"
+
+model = dict(
+    backbone=dict(arch="vit_large"),
+    decode_head=dict(in_channels=[1024] * 4, channels=1024),
+    auxiliary_head=dict(in_channels=1024),
+)
