@@ -67,6 +67,11 @@ class AnyViT(nn.Module):
         )
         return [torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in found]
 
+    def raw_last(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """Patch tokens of the last block without the final norm."""
+        found = self.model.forward_intermediates(images, indices=1, norm=False, output_fmt="NLC", intermediates_only=True)
+        return found[0]
+
     def from_timm(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights under timm's or their authors' names -> ours, by timm's own filter for its pretrained files."""
         known = sys.modules[type(self.model).__module__]

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from checkpoints.command import UserError
-from pretrain import augment
+from pretrain import augment, finite
 from pretrain.backbone import Backbone
 from pretrain.decode import BadImage
 from pretrain.sources import Images
@@ -28,7 +28,10 @@ PIECE = 65536
 
 
 def features(backbone: Backbone, images: Images, *, resize: int, crop: int, batch_size: int = 256) -> Float[Tensor, "q d"]:
-    """Last [CLS] token of every image, of length one, float32 on the CPU, on the probes' centre crop."""
+    """Last [CLS] token of every image, of length one, float32 on the CPU, on the probes' centre crop.
+
+    Raises WorkError naming an image whose token is not finite.
+    """
     device, shape = next(backbone.parameters()).device, backbone.shape
     blocks = []
     for start in range(0, len(images), batch_size):
@@ -36,7 +39,9 @@ def features(backbone: Backbone, images: Images, *, resize: int, crop: int, batc
         views = [augment.evaluation_view(read(images, number), resize, crop, shape.mean, shape.std) for number in numbers]
         batch = torch.stack(views)
         with torch.inference_mode():
-            blocks.append(F.normalize(backbone(batch.to(device))[:, 0].float(), dim=1).cpu())
+            tokens = backbone(batch.to(device))[:, 0].float()
+            finite.checked(tokens, backbone, lambda row, numbers=numbers: images.where(numbers[row]))  # type: ignore[misc]
+            blocks.append(F.normalize(tokens, dim=1).cpu())
     return torch.cat(blocks)
 
 
@@ -133,11 +138,14 @@ def votes(
     """Each of the k nearest votes for its class with exp(similarity / temperature).
 
     Classes with equal votes (none, say) stand in the order of their numbers, as in the original. A k larger than the bank
-    means the whole bank. Queries go in blocks: memory is BLOCK x classes.
+    means the whole bank. Queries go in blocks: memory is BLOCK x classes. Raises UserError for a temperature with which a vote is
+    beyond float32: all such votes would be equal.
     """
     answers: dict[int, list[Tensor]] = {k: [] for k in ks}
     for similarity, row in zip(found.similarity.split(BLOCK), found.row.split(BLOCK), strict=True):
         weights, voted = (similarity / temperature).exp(), labels.to(row.device)[row]
+        if not weights.sum(dim=1).isfinite().all():
+            raise UserError(f"a temperature of {temperature:g} makes votes that are not finite: give a greater one")
         for k in ks:
             counted = torch.zeros(len(row), classes, dtype=weights.dtype, device=weights.device)
             counted.scatter_add_(1, voted[:, :k], weights[:, :k])

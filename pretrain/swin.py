@@ -188,6 +188,11 @@ class Swin(SwinTransformer):
         outputs = list(self._through(self.embed(images)))[-count:]
         return [pooled(self.norm(x) if x.shape[-1] == self.shape.embed_dim else x) for x in outputs]
 
+    def raw_last(self, images: Float[Tensor, "b ch y x"]) -> Float[Tensor, "b n d"]:
+        """Tokens of the last block without the final norm."""
+        *_, last = self._through(self.embed(images))
+        return last.flatten(1, 2)
+
 
 def pooled(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b _ c"]:
     """Tokens with their mean in front."""

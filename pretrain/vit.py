@@ -144,6 +144,10 @@ class ViT(VisionTransformer):
                 outputs.append(self.norm(x))
         return outputs
 
+    def raw_last(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """Patch tokens of the last block without the final norm."""
+        return self.blocks[-1](self._before_last(images))[:, 1:]
+
     def last_attention(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads t t"]:
         """Attention weights of the last block."""
         return self._attention(self._before_last(images))

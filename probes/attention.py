@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from checkpoints.command import UserError
+from pretrain import finite
 from pretrain.backbone import Backbone
 from pretrain.vit import ViT
 
@@ -25,9 +26,12 @@ def require_attention(backbone: Backbone) -> ViT:
 
 
 def cls_attention(backbone: ViT, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads n"]:
-    """How much [CLS] looks at each patch in the last block; what it gives to itself is left out."""
+    """How much [CLS] looks at each patch in the last block; what it gives to itself is left out.
+
+    Raises WorkError where it is not finite.
+    """
     with torch.inference_mode():
-        return backbone.last_attention(images)[:, :, 0, 1:].float()
+        return finite.checked(backbone.last_attention(images)[:, :, 0, 1:].float(), backbone, finite.of_batch, "attention maps")
 
 
 def most_of_the_mass(attention: Float[Tensor, "*b n"], share: float) -> Bool[Tensor, "*b n"]:

@@ -19,7 +19,7 @@ T8, T16, F5, F9, F10 = (
 )
 SMALL, BASE = ("T6a_dense_small",), ("T6b_dense_base",)
 DENSE, FULL, FULL_BASE = SMALL + BASE, ("T13_dense_small_full", "T14_dense_base_full"), ("T14_dense_base_full",)
-FROZEN_ROWS = {
+FROZEN_ROWS: dict[str, tuple[str, Needs]] = {
     "k-NN": ("frozen k-NN", protocols.KNN),
     "linear": ("frozen linear", protocols.linear),
     "logistic": ("frozen logistic regression", protocols.LOGISTIC),

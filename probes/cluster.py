@@ -20,6 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, fowlkes_mallows_score, normalized_mutual_info_score
 
 from checkpoints.command import UserError, parse, run_command
+from pretrain import finite
 from pretrain.backbone import Loaded
 from pretrain.head import Head, of_weights
 from pretrain.images import has_part, open_images
@@ -74,12 +75,13 @@ def head_of(loaded: Loaded, key: str) -> Head:
 
 
 def by_head(subject: Subject, images: Images, options: Options) -> Int[np.ndarray, " n"]:
-    """The prototype of each image."""
+    """The prototype of each image. Raises WorkError naming one whose logits are not finite."""
     head = head_of(subject.loaded, options.key).to(subject.device)
     cls = extract(subject.loaded.backbone, images, subject.view, options).cls
     with torch.inference_mode():
         blocks = torch.tensor(cls, device=subject.device).split(options.batch_size)
-        return torch.cat([head.cls(head.bottleneck(block)).argmax(dim=1) for block in blocks]).cpu().numpy()
+        logits = (finite.checked(head.cls(head.bottleneck(block)), head, finite.of_batch, "logits") for block in blocks)
+        return torch.cat([block.argmax(dim=1) for block in logits]).cpu().numpy()
 
 
 def by_kmeans(subject: Subject, images: Images, options: Options) -> Int[np.ndarray, " n"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from pretrain import neighbours
+from pretrain import finite, neighbours
 from pretrain.backbone import Backbone
 from pretrain.changes import normalise
 from pretrain.sources import Images
@@ -66,10 +66,14 @@ def copy(backbone: Backbone, pixels: np.ndarray, size: int) -> Float[Tensor, " d
 
 
 def describe(backbone: Backbone, images: Images, how: Describe) -> Float[Tensor, "b d"]:
-    """Vectors of all images on the CPU. Raises UserError naming one that cannot be read."""
+    """Vectors of all images on the CPU. Raises UserError naming one that cannot be read, WorkError one that is not finite."""
+    found = []
     with torch.inference_mode():
-        numbers = steps(images.name, range(len(images)), len(images))
-        return torch.stack([how(backbone, neighbours.read(images, number)).cpu() for number in numbers])
+        for number in steps(images.name, range(len(images)), len(images)):
+            vector = how(backbone, neighbours.read(images, number)).cpu()
+            finite.checked(vector[None], backbone, lambda _, number=number: images.where(number))  # type: ignore[misc]
+            found.append(vector)
+    return torch.stack(found)
 
 
 class Whitening(NamedTuple):

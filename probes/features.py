@@ -1,9 +1,9 @@
 """Frozen features of any images from any checkpoint: computed once, kept on disk, never stale.
 
 One forward gives what all probes need of an image: the [CLS] tokens of the last four blocks, each after the final norm, and
-the mean of the last block's patch tokens; on request the patch tokens, or the mean of those that [CLS] looks at. They lie as
-arrays in a folder whose name is the digest of all that decides them: the backbone's weights, the images, how they are seen,
-the precision. A changed weight or file is another folder. What was interrupted is continued.
+the mean of the last block's patch tokens; on request the patch tokens, their mean before the final norm, or the mean of those
+that [CLS] looks at. They lie as arrays in a folder whose name is the digest of all that decides them: the backbone's weights,
+the images, how they are seen, the precision. A changed weight or file is another folder. What was interrupted is continued.
 
 n images, w width of four [CLS] side by side, d width of the last block, t patches.
 """
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from checkpoints import parent, places, store
 from checkpoints.command import UserError, WorkError
 from checkpoints.places import cache_folder
-from pretrain import augment, distributed
+from pretrain import augment, distributed, finite
 from pretrain.backbone import Backbone
 from pretrain.decode import BadImage
 from pretrain.sources import Images, digest
@@ -73,6 +73,11 @@ def side_by_side(arrays: Mapping[str, Any], kind: str) -> list[Any]:
     return [arrays[kind]]
 
 
+def array_of(features: str) -> str:
+    """A kind of features by the name that --features has for it; records state the kind."""
+    return {"patches": "raw_mean", "patches_norm": "mean"}.get(features, features)
+
+
 def needed(kind: str) -> tuple[str, ...]:
     """The arrays behind a kind of features."""
     return STANDARD if kind in ("cls", "cls4", "cls+mean", "mean") else (kind,)
@@ -81,13 +86,23 @@ def needed(kind: str) -> tuple[str, ...]:
 def extract(backbone: Backbone, images: Images, view: View, options: Common, arrays: tuple[str, ...] = STANDARD) -> Features:
     """Features of all images, from the cache where they are there. All processes must call it, and all get everything.
 
-    `arrays` as in `represent`. Raises UserError naming an image that cannot be read.
+    `arrays` as in `represent`. Raises UserError naming an image that cannot be read, WorkError one whose features are not finite.
     """
     about = description(backbone, images, view, options.precision, arrays)
     folder = (options.cache or cache_folder("IBOT_FEATURES", "features")) / digest([json.dumps(about, sort_keys=True).encode()])
-    if not folder.is_dir():
+    were_there = folder.is_dir()
+    if not were_there:
         _fill(folder, about, backbone, images, view, options, arrays)
-    return Features({name: _kept(folder / f"{name}.npy", len(images)) for name in arrays})
+    found = Features({name: _kept(folder / f"{name}.npy", len(images)) for name in arrays})
+    for name, array in found.arrays.items() if were_there else ():  # new ones have been looked at as they came about
+        _refuse_not_finite(folder / f"{name}.npy", array)
+    return found
+
+
+def _refuse_not_finite(path: Path, array: np.ndarray) -> None:
+    for start in range(0, len(array), FEW):
+        if not np.isfinite(array[start : start + FEW]).all():
+            raise UserError(f"{path} holds features that are not finite: delete {path.parent}, and they are computed again")
 
 
 def _kept(path: Path, rows: int, mode: Literal["r", "r+"] = "r", dtype: type = np.float32) -> np.memmap:
@@ -131,14 +146,17 @@ def represent(backbone: Backbone, crops: Float[Tensor, "b c h w"], arrays: Seque
     """The features of a batch, by name, float32.
 
     `blocks` [b, w]: [CLS] (Swin: mean token) of the last four blocks, side by side, the last one at the end. `mean` [b, d]: mean
-    of the last block's patch tokens. `patches` [b, t, d]: those. `partsK` [b, d]: mean of the K patch tokens, without the final
-    norm, at which the last [CLS] looks most (paper Figure 5).
+    of the last block's patch tokens. `patches` [b, t, d]: those. `raw_mean` [b, d]: their mean before the final norm (the
+    original's average pooling, whose norm is the identity). `partsK` [b, d]: mean of the K patch tokens, without the final norm,
+    at which the last [CLS] looks most (paper Figure 5).
     """
     found: dict[str, Tensor] = {}
     if {"blocks", "mean", "patches"} & set(arrays):
         outputs = backbone.last_blocks(crops, BLOCKS)
         last = outputs[-1][:, 1:]
         found = {"blocks": torch.cat([tokens[:, 0] for tokens in outputs], dim=1), "mean": last.mean(dim=1), "patches": last}
+    if "raw_mean" in arrays:
+        found["raw_mean"] = backbone.raw_last(crops).mean(dim=1)
     counts = {name: int(name.removeprefix("parts")) for name in arrays if name.startswith("parts")}
     if counts:
         assert isinstance(backbone, ViT)
@@ -152,7 +170,10 @@ def represent(backbone: Backbone, crops: Float[Tensor, "b c h w"], arrays: Seque
 def _fill(
     folder: Path, about: dict[str, Any], backbone: Backbone, images: Images, view: View, options: Common, names: Sequence[str]
 ) -> None:
-    """Compute what is not there yet, block by block, each process its share; the folder appears when all is done."""
+    """Compute what is not there yet, block by block, each process its share; the folder appears when all is done.
+
+    Raises WorkError naming an image whose features are not finite, and where there is no room.
+    """
     partial = places.below(folder.parent, f"{folder.name}.partial")
     size, block = len(images), options.batch_size
     starts = list(range(0, size, block))
@@ -169,6 +190,7 @@ def _fill(
         for start, crops in show.steps(what, _batches(images, mine, view, backbone, options), len(mine)):
             rows = slice(start, start + len(crops))
             for name, values in _forward(backbone, crops, options.precision, names).items():
+                finite.checked(values, backbone, lambda row, start=start: images.where(start + row))  # type: ignore[misc]
                 arrays[name][rows] = values.numpy()
             for array in arrays.values():
                 array.flush()

@@ -18,7 +18,7 @@ from pretrain.hubs import is_hub, open_hub
 from pretrain.images import open_images
 from pretrain.sources import Content, Files, Images, aligned, subset
 from probes.finetune_options import Options
-from probes.subsets import part_of
+from probes.subsets import Share, part_of, share_of
 
 FLOWERS = "torchvision:Flowers102"
 CARS = "cars_annos.mat"
@@ -32,6 +32,8 @@ class Data(NamedTuple):
     train: Images
     test: Images
     classes: Sequence[str]
+    share: Share
+    """Which of the training images keep their labels."""
 
 
 class Joined(Images):
@@ -74,8 +76,10 @@ def open_data(options: Options, channels: int) -> Data:
     assert test.labels is not None
     if int(test.labels.max()) >= len(classes):
         raise UserError(f"{test.name} has labels up to {int(test.labels.max())}, {train.name} only {len(classes)} classes")
+    whole = len(train)
     train = part_of(train, options.percent, options.names, options.seed)
-    return Data(subset(train, options.limit, options.seed) if options.limit else train, test, classes)
+    share = share_of(whole, len(train), options.percent, options.names)
+    return Data(subset(train, options.limit, options.seed) if options.limit else train, test, classes, share)
 
 
 def _open(source: str, part: str) -> Images:

@@ -99,7 +99,7 @@ def write(
         table=table_of(options.recipe, loaded.backbone.shape.embed_dim),
         loaded=loaded,
         data={"train": data.train.name, "val": data.test.name, "train_images": len(data.train), "val_images": len(data.test)},
-        protocol=protocol(options, loaded.backbone.shape, diverged),
+        protocol=protocol(options, loaded.backbone.shape, diverged) | {"share": data.share.name, "labels": data.share.about},
         metrics=summary.metrics,
         seconds=seconds,
         device=device,

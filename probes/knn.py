@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from pretrain.images import open_images
 from pretrain.sources import Images
 from probes import common, results, search, show
 from probes.common import Common, Parts, Subject
-from probes.features import extract
+from probes.features import array_of, extract, needed
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Options(Common):
     """Numbers of neighbours."""
     temperature: float = neighbours.TEMPERATURE
     """Of the votes."""
-    features: Literal["cls", "patches"] = "cls"
-    """The last [CLS], or the mean of the last patch tokens (the paper's view of methods without a [CLS] loss, Table 20)."""
+    features: Literal["cls", "patches", "patches_norm"] = "cls"
+    """The last [CLS], or the mean of the last patch tokens: before the final norm (the paper's view of methods without a [CLS]
+    loss, Tables 9 and 20), or after it (`patches_norm`)."""
     leave_one_out: bool = False
     """For data without test images: each image is classified by all others."""
     baselines: bool = False
@@ -103,19 +104,24 @@ def main(arguments: Sequence[str]) -> None:
             table="T1_knn_linear_in1k",
             loaded=subject.loaded,
             data=common.about_data(parts),
-            protocol=common.about_view(options, subject.view)
-            | {"k": list(options.k), "temperature": options.temperature, "leave_one_out": options.leave_one_out}
-            | {"features": options.features},
+            protocol=common.about_view(options, subject.view) | about(options),
             metrics=metrics(rows),
             seconds=seconds,
             device=subject.device.type,
         )
 
 
+def about(options: Options) -> dict[str, Any]:
+    """What a record says of it."""
+    said = {"k": list(options.k), "temperature": options.temperature, "leave_one_out": options.leave_one_out}
+    return said | {"features": array_of(options.features)}
+
+
 def of_backbone(subject: Subject, parts: Parts, options: Options) -> Measured:
     """With the features of the subject's backbone."""
-    train, val = (extract(subject.loaded.backbone, images, subject.view, options) for images in parts)
-    bank, queries = (found.cls if options.features == "cls" else found.arrays["mean"] for found in (train, val))
+    kind = array_of(options.features)
+    found = (extract(subject.loaded.backbone, images, subject.view, options, needed(kind)) for images in parts)
+    bank, queries = (one.cls if kind == "cls" else one.arrays[kind] for one in found)
     return measure(bank, queries, parts, options, subject.device)
 
 

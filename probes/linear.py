@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from pretrain.shape import Shape
 from pretrain.sources import Images, Subset
 from probes import common, linear_run, results, show
 from probes.common import Common, Parts, Subject
+from probes.features import array_of
 from probes.linear_run import Trained
 
 GRID = tuple(number * 10.0**power for power in range(-4, 1) for number in range(1, 10))
@@ -40,9 +41,10 @@ class Options(Common):
     """Images a step, over all processes; the learning rates are for 256 and follow it."""
     mode: Literal["paper", "cached"] | None = None
     """`paper`: augmented crops, the backbone runs every epoch, in bfloat16. `cached`: it runs once (default for the sample)."""
-    features: Literal["cls4", "cls+mean", "cls", "patches"] | None = None
+    features: Literal["cls4", "cls+mean", "cls", "patches", "patches_norm"] | None = None
     """[CLS] of the last four blocks (default below ViT-B, and for Swin), or the last with the mean patch (ViT-B and larger); the
-    last alone; or the mean patch alone (the paper's view of methods without a [CLS] loss, Table 20)."""
+    last alone; or the mean patch alone, before the final norm (the paper's view of methods without a [CLS] loss, Tables 9 and 20)
+    or after it (`patches_norm`)."""
     lr: tuple[float, ...] = GRID
     """Learning rates for batches of 256; all are trained at once."""
     epochs: int = EPOCHS
@@ -63,6 +65,11 @@ class Chosen(NamedTuple):
 def default_features(shape: Shape) -> str:
     """What the paper joins for this architecture."""
     return "cls+mean" if shape.kind != "swin" and shape.embed_dim >= 768 else "cls4"
+
+
+def default_mode(data: str) -> str:
+    """The paper's, but for the embedded sample."""
+    return "cached" if data == "sample" else "paper"
 
 
 def check(options: Options) -> None:
@@ -100,8 +107,8 @@ def measure(subject: Subject, parts: Parts, options: Options) -> None:
     began = time.perf_counter()
     train, chooser = parts if options.select == "test" else split(parts.train, options)
     images = linear_run.Division(train, chooser, parts.val)
-    mode = options.mode or ("cached" if options.data == "sample" else "paper")
-    kind = "mean" if options.features == "patches" else options.features or default_features(subject.loaded.backbone.shape)
+    mode = options.mode or default_mode(options.data)
+    kind = array_of(options.features or default_features(subject.loaded.backbone.shape))
     out = common.record_path(options, subject, "linear")
     settings = linear_run.Settings(
         tuple(rate * options.batch_size / 256 for rate in options.lr), options.epochs, mode, kind, options.select
@@ -110,17 +117,18 @@ def measure(subject: Subject, parts: Parts, options: Options) -> None:
     best, last = chosen(trained, options.lr), chosen(trained, options.lr, last=True)
     seconds = time.perf_counter() - began
     tell(trained, best, last, options, parts, subject, seconds)
+    protocol = common.about_view(options, subject.view) | about(settings, options.lr, options.batch_size, trained)
     if distributed.is_main():
-        linear_run.keep(out.with_name(f"{out.stem}_head.safetensors"), trained, subject, settings, images.train)
+        counts = {"train_images": len(images.train), "val_images": len(parts.val)}
+        head = out.with_name(f"{out.stem}_head.safetensors")
+        linear_run.keep(head, trained, subject, settings, images.train, protocol | counts)
     results.write(
         out,
         probe="linear",
         table="T1_knn_linear_in1k",
         loaded=subject.loaded,
         data=common.about_data(parts),
-        protocol=common.about_view(options, subject.view)
-        | {"mode": mode, "features": kind, "epochs": options.epochs, "batch_size": options.batch_size, "lr": list(options.lr)}
-        | {"selected_on": "test images" if options.select == "test" else "a tenth of the training images"},
+        protocol=protocol,
         metrics={
             "top1": best.top1,
             "top5": best.top5,
@@ -134,25 +142,38 @@ def measure(subject: Subject, parts: Parts, options: Options) -> None:
     )
 
 
+def about(settings: linear_run.Settings, lrs: Sequence[float], batch_size: int, trained: Trained) -> dict[str, Any]:
+    """What a record says of a linear probe; `lrs` are for batches of 256, `excluded_lr` those that did not stay finite."""
+    selected_on = "test images" if settings.select == "test" else "a tenth of the training images"
+    what = {"mode": settings.mode, "features": settings.kind, "epochs": settings.epochs, "batch_size": batch_size}
+    excluded = [lrs[head] for head in trained.excluded]
+    return what | {"lr": list(lrs), "excluded_lr": excluded, "selected_on": selected_on}
+
+
+def say_excluded(trained: Trained, lrs: Sequence[float], what: str = "") -> None:
+    """One line that names them, if there are any."""
+    if trained.excluded:
+        show.say(f"excluded, not finite: {what}lr {', '.join(f'{lrs[head]:g}' for head in trained.excluded)}")
+
+
 def chosen(trained: Trained, lrs: Sequence[float], last: bool = False) -> Chosen:
     """The head and epoch that the choosing images like best (of the last epoch alone, if `last`), as the test images see it."""
-    choosing = trained.choosing[-1:] if last else trained.choosing
-    place = int(choosing[:, 0].argmax())
-    epoch, head = place // len(lrs), place % len(lrs)
-    epoch += len(trained.choosing) - 1 if last else 0
+    epoch, head = trained.place(last=last)
     top1, top5 = trained.test[epoch, :, head].tolist()
     return Chosen(lrs[head], epoch + 1, top1, top5)
 
 
 def tell(trained: Trained, best: Chosen, last: Chosen, options: Options, parts: Parts, subject: Subject, seconds: float) -> None:
     """A table of the best learning rates, and the two numbers."""
-    order = sorted(range(len(options.lr)), key=lambda head: -trained.test[:, 0, head].max())[:SHOWN]
+    finite = [head for head in range(len(options.lr)) if head not in trained.excluded]
+    order = sorted(finite, key=lambda head: -trained.test[:, 0, head].max())[:SHOWN]
     rows = [
         [f"{options.lr[head]:g}", f"{trained.test[-1, 0, head]:.1f}", f"{trained.test[:, 0, head].max():.1f}"]
         for head in sorted(order)
     ]
     title = f"linear top-1 % on {parts.val.name}: {subject.loaded.path}"
     show.table(title, ["learning rate", "last epoch", "best epoch"], rows)
+    say_excluded(trained, options.lr)
     on = "the test images themselves" if options.select == "test" else "training images kept apart"
     show.say(
         f"best: {best.top1:.1f} (top-5 {best.top5:.1f}; lr {best.lr:g}, epoch {best.epoch}; chosen on {on})   "

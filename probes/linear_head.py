@@ -16,7 +16,7 @@ from torch import Tensor
 
 from checkpoints import checked, store
 from checkpoints.command import UserError
-from pretrain import neighbours
+from pretrain import finite, neighbours
 from pretrain.augment import evaluation_box
 from pretrain.backbone import Backbone
 from pretrain.changes import normalise
@@ -61,20 +61,24 @@ class Classifier(NamedTuple):
     head: Head
 
     def logits(self, crops: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
-        """On the CPU."""
-        return self.head(features(self.backbone, crops, self.head.features)).cpu()
+        """On the CPU. Raises WorkError where they are not finite."""
+        found = self.head(features(self.backbone, crops, self.head.features)).cpu()
+        return finite.checked(found, self.backbone, finite.of_batch, "logits")
 
 
 def features(backbone: Backbone, crops: Float[Tensor, "b 3 h w"], kind: str) -> Float[Tensor, "b d"]:
-    """FOUR, MEAN or LAST of a batch, on the backbone's device."""
+    """FOUR, MEAN or LAST of a batch, on the backbone's device. Raises WorkError where they are not finite."""
     with torch.inference_mode():
-        crops = crops.to(next(backbone.parameters()).device)
-        if kind == FOUR:
-            return torch.cat([tokens[:, 0] for tokens in backbone.last_blocks(crops, 4)], dim=1).float()
-        tokens = backbone(crops).float()
-        if kind == LAST:
-            return tokens[:, 0]
-        return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
+        return finite.checked(_features(backbone, crops.to(next(backbone.parameters()).device), kind), backbone, finite.of_batch)
+
+
+def _features(backbone: Backbone, crops: Tensor, kind: str) -> Tensor:
+    if kind == FOUR:
+        return torch.cat([tokens[:, 0] for tokens in backbone.last_blocks(crops, 4)], dim=1).float()
+    tokens = backbone(crops).float()
+    if kind == LAST:
+        return tokens[:, 0]
+    return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
 
 
 def usual_features(shape: Shape) -> str:

@@ -5,7 +5,7 @@ h heads, e epochs, b images of a batch, d width of the features.
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from checkpoints import checked, store, terminal
-from checkpoints.command import UserError
-from pretrain import distributed
+from checkpoints.command import UserError, WorkError
+from pretrain import distributed, finite
 from pretrain.sources import Images
 from probes import common, show
 from probes.common import Common, Subject
@@ -26,7 +26,9 @@ from probes.heads import Heads
 
 VAL_BATCH = 1024
 KEPT = ("heads", "choosing", "test", "best", "weight", "bias")
-"""What the state of an unfinished training holds besides its task."""
+"""What the state of a training holds besides its task."""
+VERSION = 2
+"""Of the steps of an epoch: a state of others is not taken up. 2: the last step is trained, however few images it has."""
 
 
 class Division(NamedTuple):
@@ -50,17 +52,37 @@ class Settings(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Percent after every epoch, and the best head by the choosing images."""
+    """Percent after every epoch, and the best head by the choosing images, of those that are not excluded."""
 
     choosing: Float[np.ndarray, "e 2 h"]
     test: Float[np.ndarray, "e 2 h"]
     """Top-1 and top-5 of every head."""
     weight: Float[Tensor, "k d"]
     bias: Float[Tensor, " k"]
+    excluded: tuple[int, ...] = ()
+    """Heads whose weights or logits have not been finite: no epoch of theirs is chosen."""
+
+    def place(self, *, last: bool = False) -> tuple[int, int]:
+        """Epoch and head that the choosing images like best, the first of equals; of the last epoch alone, if `last`."""
+        return best_place(self.choosing, self.excluded, last=last)
 
 
-def train(subject: Subject, images: Division, settings: Settings, options: Common, state_path: Path) -> Trained:
-    """Train all heads for all epochs. After each epoch the state is kept, and the next call goes on from it."""
+def best_place(choosing: Float[np.ndarray, "e 2 h"], excluded: Sequence[int], *, last: bool = False) -> tuple[int, int]:
+    """See `Trained.place`."""
+    top1 = choosing[:, 0].copy()
+    top1[:, list(excluded)] = -1
+    top1[: len(top1) - 1 if last else 0] = -1
+    return divmod(int(top1.argmax()), top1.shape[1])
+
+
+def train(
+    subject: Subject, images: Division, settings: Settings, options: Common, state_path: Path, *, keep: bool = False
+) -> Trained:
+    """Train all heads for all epochs. In mode `paper` the state is kept after each, and the next call goes on from it.
+
+    `keep`: the finished one too, for callers with several trainings, which delete it when all are done. Raises WorkError where no
+    head stays finite.
+    """
     choosing = held(subject, images.chooser, settings, options)
     testing = choosing if images.test is images.chooser else held(subject, images.test, settings, options)
     classes = 1 + max(int(common.labels_of(part).max()) for part in images)
@@ -75,18 +97,31 @@ def train(subject: Subject, images: Division, settings: Settings, options: Commo
             heads.step(features, labels, factor)
         kept["choosing"].append(percent(heads, choosing).tolist())
         kept["test"].append(kept["choosing"][-1] if testing is choosing else percent(heads, testing).tolist())
-        if kept["choosing"][-1] and max(kept["choosing"][-1][0]) > kept["best"]:
-            head = int(np.argmax(kept["choosing"][-1][0]))
-            kept |= {
-                "best": kept["choosing"][-1][0][head],
-                "weight": heads.weight[head].cpu().clone(),
-                "bias": heads.bias[head].cpu().clone(),
-            }
-        if distributed.is_main() and epoch + 1 < settings.epochs and settings.mode == "paper":
+        if heads.lost.all():
+            raise WorkError(f"no learning rate gave finite weights, not even {min(settings.lrs):g}: give a smaller --lr")
+        _keep_best(kept, heads)
+        if distributed.is_main() and settings.mode == "paper" and (keep or epoch + 1 < settings.epochs):
             store.save_file(state_path, {"task": task, "heads": heads.state(), **kept})
-    if distributed.is_main() and state_path.exists():
-        state_path.unlink()
-    return Trained(np.array(kept["choosing"]), np.array(kept["test"]), kept["weight"].clone(), kept["bias"].clone())
+    if not keep:
+        forget([state_path])
+    excluded = tuple(heads.lost.nonzero()[:, 0].tolist())
+    head = best_place(np.array(kept["choosing"]), excluded)[1]
+    weight, bias = kept["weight"][head].clone(), kept["bias"][head].clone()
+    return Trained(np.array(kept["choosing"]), np.array(kept["test"]), weight, bias, excluded)
+
+
+def forget(states: Sequence[Path]) -> None:
+    """Delete the states of finished trainings."""
+    for path in states if distributed.is_main() else ():
+        path.unlink(missing_ok=True)
+
+
+def _keep_best(kept: dict[str, Any], heads: Heads) -> None:
+    """Each head as it was in its best epoch: the best of all may yet be excluded."""
+    now = torch.tensor(kept["choosing"][-1][0])
+    better = ((now > kept["best"]) & ~heads.lost.cpu()).nonzero()[:, 0]
+    for name, value in (("best", now), ("weight", heads.weight), ("bias", heads.bias)):
+        kept[name][better] = value[better.to(value.device)].cpu()
 
 
 class Held(NamedTuple):
@@ -115,7 +150,8 @@ def percent(heads: Heads, part: Held) -> Float[np.ndarray, "2 h"]:
     for start in starts:
         right += heads.right(*part.rows(slice(start, start + VAL_BATCH)))
     counted = distributed.mean(right.double()) * distributed.world_size()
-    return (100 * counted / len(part.labels)).cpu().numpy()
+    heads.lost |= distributed.mean(heads.lost.double()) > 0  # in any process
+    return (100 * counted * ~heads.lost / len(part.labels)).cpu().numpy()
 
 
 Source = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
@@ -130,27 +166,34 @@ def _source(subject: Subject, images: Images, settings: Settings, options: Commo
 
     if settings.mode == "paper":
         crops = random_crops(images, epochs, steps, subject.view.crop, subject.loaded.backbone.shape, options)
-        return lambda epoch: _augmented(subject, common.labels_of(images), settings.kind, steps(epoch), crops)
+        return lambda epoch: _augmented(subject, images, settings.kind, steps(epoch), crops)
     part = held(subject, images, settings, options)
     return lambda epoch: (part.rows(numbers) for numbers in steps(epoch))
 
 
 def _steps(count: int, options: Common, epoch: int) -> list[np.ndarray]:
-    """This process's images of every step of an epoch; what does not fill a step is left out, unless there is but one."""
+    """This process's images of every step of an epoch. The last step has what is left, as in the original.
+
+    Every process has as many: where they do not divide the images, the first of the order come once more at its end, by the rule
+    of torch's DistributedSampler.
+    """
     order = np.random.default_rng([options.seed, 1, epoch]).permutation(count)
-    size = min(options.batch_size, count - count % distributed.world_size())
-    whole = [order[start : start + size] for start in range(0, count - size + 1, size)]
-    return [numbers[distributed.rank() :: distributed.world_size()] for numbers in whole]
+    processes = distributed.world_size()
+    order = np.resize(order, math.ceil(count / processes) * processes)
+    steps = [order[start : start + options.batch_size] for start in range(0, len(order), options.batch_size)]
+    return [numbers[distributed.rank() :: processes] for numbers in steps]
 
 
 def _augmented(
-    subject: Subject, labels: Tensor, kind: str, steps: list[np.ndarray], crops_of: Iterator[Tensor]
+    subject: Subject, images: Images, kind: str, steps: list[np.ndarray], crops_of: Iterator[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features of random resized crops, by a forward in bfloat16."""
+    """Features of random resized crops, by a forward in bfloat16. Raises WorkError naming an image whose are not finite."""
+    labels, backbone = common.labels_of(images), subject.loaded.backbone
     for numbers, crops in zip(steps, crops_of, strict=False):  # the crops of later epochs follow
         with torch.inference_mode(), torch.autocast(subject.device.type, torch.bfloat16):
-            found = represent(subject.loaded.backbone, crops.to(subject.device, non_blocking=True), needed(kind))
+            found = represent(backbone, crops.to(subject.device, non_blocking=True), needed(kind))
             features = torch.cat(side_by_side(found, kind), dim=1)
+        finite.checked(features, backbone, lambda row, numbers=numbers: images.where(int(numbers[row])))  # type: ignore[misc]
         yield features.clone(), labels[numbers].to(subject.device)
 
 
@@ -159,12 +202,20 @@ def _task(subject: Subject, images: Division, settings: Settings, options: Commo
     weights = weights_digest(subject.loaded.backbone)
     pictures = [part.fingerprint() for part in images] + [common.labels_of(part) for part in images]
     processes = distributed.world_size()
-    return store.checksum([weights, pictures, list(settings), list(subject.view), options.batch_size, options.seed, processes])
+    about = [weights, pictures, list(settings), list(subject.view), options.batch_size, options.seed, processes, VERSION]
+    return store.checksum(about)
 
 
 def _taken_up(path: Path, task: str, heads: Heads) -> dict[str, Any]:
     """What was reached before: lists by epoch, the best so far; the heads are moved to where they were."""
-    fresh: dict[str, Any] = {"choosing": [], "test": [], "best": -1.0}
+    weight, bias = torch.zeros(heads.weight.shape), torch.zeros(heads.bias.shape)
+    fresh: dict[str, Any] = {
+        "choosing": [],
+        "test": [],
+        "best": torch.full((len(heads.lr),), -1.0),
+        "weight": weight,
+        "bias": bias,
+    }
     if not path.exists():
         return fresh
     state = store.read_torch(path)
@@ -178,9 +229,10 @@ def _taken_up(path: Path, task: str, heads: Heads) -> dict[str, Any]:
         raise UserError(f"{path} holds no percentages of {len(heads.lr)} heads: delete it to begin anew")
     if len(epochs[0]) != len(epochs[1]):
         raise UserError(f"{path} holds {len(epochs[0])} and {len(epochs[1])} epochs: delete it to begin anew")
-    checked.number(state["best"], f"{path}: best", -1.0, 100.0)
-    checked.part(state, "weight", path, *heads.weight.shape[1:])
-    checked.part(state, "bias", path, *heads.bias.shape[1:])
+    for name, shape in (("best", heads.lr.shape), ("weight", heads.weight.shape), ("bias", heads.bias.shape)):
+        checked.part({name: state[name]}, name, path, *shape)
+    for best in state["best"].tolist():
+        checked.number(best, f"{path}: best", -1.0, 100.0)
     show.say(f"going on after epoch {len(state['choosing'])} ({path})")
     return state
 
@@ -191,8 +243,8 @@ def _is_percent(value: Any, heads: int) -> bool:
     return all(isinstance(row, list) and len(row) == heads and checked.finite(row) for row in rows)
 
 
-def keep(path: Path, trained: Trained, subject: Subject, settings: Settings, images: Images) -> None:
-    """The best head as safetensors: `weight` [k, d], `bias` [k], and what it wants, for the robustness suite."""
+def keep(path: Path, trained: Trained, subject: Subject, settings: Settings, images: Images, protocol: Mapping[str, Any]) -> None:
+    """The best head as safetensors: `weight` [k, d], `bias` [k], what it wants, how it came about; for the robustness suite."""
     shape = subject.loaded.backbone.shape
     about = {
         "features": settings.kind,
@@ -200,6 +252,7 @@ def keep(path: Path, trained: Trained, subject: Subject, settings: Settings, ima
         "weights": weights_digest(subject.loaded.backbone),
         "view": list(subject.view),
         "classes": list(images.classes),
+        "protocol": dict(protocol),
     }
     store.save_backbone(path, {"weight": trained.weight, "bias": trained.bias}, about)
     terminal.say(f"best head kept in {os.fspath(path)}")

@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from checkpoints.command import UserError, parse, run_command
+from checkpoints.command import UserError, WorkError, parse, run_command
 from pretrain import neighbours
 from probes import common, results, show
 from probes.common import Common, Parts, Subject
@@ -69,7 +70,10 @@ def fit(
 
 
 def measure(subject: Subject, parts: Parts, options: Options) -> dict[float, tuple[float, float]]:
-    """Top-1 and top-5 percent by strength, the strongest fitted first and each the start of the next."""
+    """Top-1 and top-5 percent by strength, the strongest fitted first and each the start of the next.
+
+    Raises WorkError naming a strength with which the weights are not finite.
+    """
     train, val = (extract(subject.loaded.backbone, images, subject.view, options).cls for images in parts)
     bank, queries = (F.normalize(torch.tensor(part, device=subject.device), dim=1) for part in (train, val))
     labels, classes = common.labels_of(parts.train).to(subject.device), common.class_count(parts)
@@ -77,10 +81,19 @@ def measure(subject: Subject, parts: Parts, options: Options) -> dict[float, tup
     weight: Tensor | None = None
     for strength in show.steps("logistic regression", sorted(options.strength, reverse=True), len(options.strength)):
         weight = fit(bank, labels, classes, strength, weight)
+        if not weight.isfinite().all():
+            raise WorkError(
+                f"logistic regression with --strength {strength:g} ended with weights that are not finite: leave it out"
+            )
         answers = (queries @ weight.T).topk(min(neighbours.TOP, classes), dim=1).indices
         top1, top5 = (neighbours.accuracy(answers, common.labels_of(parts.val), top) for top in (1, neighbours.TOP))
         found[strength] = (top1, top5)
     return found
+
+
+def about(options: Options) -> dict[str, Any]:
+    """What a record says of it."""
+    return {"strength": sorted(options.strength)}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -103,7 +116,7 @@ def main(arguments: Sequence[str]) -> None:
             table="T12_semi_protocols",
             loaded=subject.loaded,
             data=common.about_data(parts),
-            protocol=common.about_view(options, subject.view) | {"strength": sorted(options.strength)},
+            protocol=common.about_view(options, subject.view) | about(options),
             metrics={"top1": found[best][0], "top5": found[best][1], "best_strength": best}
             | {f"top1_strength{strength:g}": top1 for strength, (top1, _) in found.items()},
             seconds=seconds,

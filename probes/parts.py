@@ -1,7 +1,7 @@
 """Part-wise linear probing: `python -m probes.parts --ckpt runs/sample`.
 
 Protocol of Figure 5: the mean of the k patch tokens at which the last block's [CLS] looks most (mean over its heads), without the
-final norm, is what the linear layer sees; k is 1, 7, 14, 56, 112 and 196 of 196; learning rates, optimizer and epochs
+final norm, is what the linear layer sees; k is 1, 7, 14, 56, 112 and 196 of 196; learning rates, optimizer, epochs and both modes
 are those of `probes.linear`.
 """
 
@@ -28,8 +28,9 @@ class Options(Common):
     """Images a step, over all processes; the learning rates are for 256 and follow it."""
     k: tuple[int, ...] = COUNTS
     """Numbers of patches; those beyond the number of patches there are mean all of them."""
-    mode: Literal["paper", "cached"] = "cached"
-    """`paper`: augmented crops, the backbone runs in every epoch of every k. `cached`: centre crops, once."""
+    mode: Literal["paper", "cached"] | None = None
+    """`paper`: augmented crops, the backbone runs in every epoch of every k, in bfloat16. `cached`: centre crops, once (default
+    for the sample)."""
     lr: tuple[float, ...] = linear.GRID
     """Learning rates for batches of 256; all are trained at once."""
     epochs: int = linear.EPOCHS
@@ -51,34 +52,42 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"{backbone.shape.arch} has no [CLS] token whose attention could be read: give a ViT")
         parts = common.labelled_parts(options, backbone.shape.channels)
         every = counts(options, (subject.view.crop // backbone.shape.patch_size) ** 2)
-        arrays = tuple(f"parts{count}" for count in every)
-        if options.mode == "cached":
+        arrays, mode = tuple(f"parts{count}" for count in every), options.mode or linear.default_mode(options.data)
+        out, states = common.record_path(options, subject, "parts"), []
+        if mode == "cached":
             for images in parts:  # one pass for all of them
                 extract(backbone, images, subject.view, options, arrays)
         found: dict[int, linear.Chosen] = {}
+        excluded: dict[int, list[float]] = {}
         for count, array in zip(every, arrays, strict=True):
             rates = tuple(rate * options.batch_size / 256 for rate in options.lr)
-            settings = linear_run.Settings(rates, options.epochs, options.mode, array, "test", arrays)
-            out = common.record_path(options, subject, "parts")
+            settings = linear_run.Settings(rates, options.epochs, mode, array, "test", arrays)
             division = linear_run.Division(parts.train, parts.val, parts.val)
-            trained = linear_run.train(subject, division, settings, options, out.with_name(f"{out.stem}_{count}.state.pt"))
-            found[count] = linear.chosen(trained, options.lr)
+            states.append(out.with_name(f"{out.stem}_{count}.state.pt"))
+            trained = linear_run.train(subject, division, settings, options, states[-1], keep=True)
+            found[count], about = (
+                linear.chosen(trained, options.lr),
+                linear.about(settings, options.lr, options.batch_size, trained),
+            )
+            linear.say_excluded(trained, options.lr, f"{count} patches, ")
+            excluded[count] = about["excluded_lr"]
         title = f"part-wise linear, top-1 % on {parts.val.name}: {subject.loaded.path}"
         rows = [[str(count), f"{best.top1:.1f}", f"{best.lr:g}"] for count, best in found.items()]
         show.table(title, ["patches", "top-1", "learning rate"], rows)
         results.write(
-            common.record_path(options, subject, "parts"),
+            out,
             probe="parts",
             table="F5_partwise_linear",
             loaded=subject.loaded,
             data=common.about_data(parts),
             protocol=common.about_view(options, subject.view)
-            | {"mode": options.mode, "epochs": options.epochs, "batch_size": options.batch_size, "k": every}
-            | {"lr": list(options.lr), "selected_on": "test images", "norm": False},
+            | about
+            | {"k": every, "features": "parts", "norm": False, "excluded_lr": excluded},
             metrics={f"top1_k{count}": best.top1 for count, best in found.items()},
             seconds=time.perf_counter() - began,
             device=subject.device.type,
         )
+        linear_run.forget(states)
 
 
 if __name__ == "__main__":

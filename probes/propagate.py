@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from pretrain import finite
 from pretrain.backbone import Backbone
 from pretrain.changes import normalise
 
@@ -56,10 +57,10 @@ def see(frame: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], backbone: Back
 
 
 @torch.inference_mode()
-def tokens(backbone: Backbone, seen: Float[Tensor, "1 3 a b"]) -> Float[Tensor, "n d"]:
-    """Patch tokens after the final norm, of length one."""
-    device = next(backbone.parameters()).device
-    return F.normalize(backbone(seen.to(device))[0, 1:].float(), dim=1)
+def tokens(backbone: Backbone, seen: Float[Tensor, "1 3 a b"], name: str = "a frame") -> Float[Tensor, "n d"]:
+    """Patch tokens after the final norm, of length one. Raises WorkError with the frame's name where they are not finite."""
+    found = backbone(seen.to(next(backbone.parameters()).device))[0, 1:].float()
+    return F.normalize(finite.checked(found, backbone, lambda _: name), dim=1)
 
 
 def carry(

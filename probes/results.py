@@ -1,5 +1,6 @@
 """The record that every measurement writes: one JSON file with all that is needed to believe it or to repeat it."""
 
+import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import escape, places, store, terminal
-from checkpoints.command import UserError
+from checkpoints.command import UserError, WorkError
 from pretrain import distributed
 from pretrain.backbone import Loaded
 
@@ -29,10 +30,15 @@ def write(
 ) -> None:
     """Write one record and say so; `metrics` are plain numbers. Only the main process writes. Raises UserError if it cannot.
 
+    Raises WorkError, and writes nothing, where a number is not finite.
+
     `table` names the paper's table (`probes/paper.json`).
     """
     if not distributed.is_main():
         return
+    strange = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if strange:
+        raise WorkError(f"{strange[0]} is not finite ({metrics[strange[0]]}): no record is written to {path}")
     record = {
         "schema": SCHEMA,
         "probe": probe,

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from checkpoints.command import UserError
-from pretrain import neighbours
+from pretrain import finite, neighbours
 from pretrain.backbone import Backbone
 from pretrain.changes import normalise
 from pretrain.images import has_part, open_images
@@ -91,9 +91,10 @@ def called(images: Images, number: int) -> str:
 
 
 def tokens(backbone: Backbone, crop: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "n d"]:
-    """Patch tokens after the final norm, on the CPU."""
+    """Patch tokens after the final norm, on the CPU. Raises WorkError where they are not finite."""
     with torch.inference_mode():
-        return backbone(crop.to(next(backbone.parameters()).device))[0, 1:].float().cpu()
+        found = backbone(crop.to(next(backbone.parameters()).device))[0, 1:].float().cpu()
+    return finite.checked(found, backbone, lambda _: "a picture")
 
 
 def whose(subject: Subject, key: str) -> str:

@@ -9,7 +9,7 @@ b images, n patches, d width of the features, k classes, s side of an image.
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,8 +22,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from checkpoints import terminal
-from checkpoints.command import UserError, at_least, parse, run_command
-from pretrain import augment, neighbours, sample_dense
+from checkpoints.command import UserError, WorkError, at_least, parse, run_command
+from pretrain import augment, finite, neighbours, sample_dense
 from pretrain.backbone import Backbone, load_backbone, make
 from pretrain.formats import BadImage, load_stored, read_file
 from probes import results
@@ -134,13 +134,24 @@ def label_view(labels: Path | np.ndarray, size: int) -> Int[Tensor, "s s"]:
 
 
 def batches(part: Labelled, order: Sequence[int], backbone: Backbone, size: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features [b, n, d] and labels [b, s, s], batch by batch."""
+    """Features [b, n, d] and labels [b, s, s], batch by batch. Raises WorkError naming an image whose are not finite."""
     device = next(backbone.parameters()).device
     for start in range(0, len(order), count):
         some = order[start : start + count]
         crops = torch.stack([view(part.pixels[number], backbone, size) for number in some]).to(device)
         labels = torch.stack([label_view(part.labels[number], size) for number in some]).to(device)
-        yield patch_features(backbone, crops), labels
+        features = patch_features(backbone, crops)
+        yield finite.checked(features, backbone, _named(part, some)), labels
+
+
+def _named(part: Labelled, numbers: Sequence[int]) -> Callable[[int], str]:
+    """The names of a batch's images by their rows."""
+
+    def name(row: int) -> str:
+        pixels = part.pixels[numbers[row]]
+        return str(pixels) if isinstance(pixels, Path) else f"image {numbers[row]}"
+
+    return name
 
 
 @torch.no_grad()
@@ -172,10 +183,13 @@ class Confusion:
 
 
 def by_linear(backbone: Backbone, data: Set, options: Options, classes: int) -> dict[str, Confusion]:
-    """Train a linear layer for each learning rate on the same features, then count their answers."""
+    """Train a linear layer for each learning rate on the same features, then count their answers.
+
+    Layers whose answers are not finite are left out. Raises WorkError where all are, or features are beyond float16.
+    """
     torch.manual_seed(options.seed)
     device = next(backbone.parameters()).device
-    cached = [(features.half(), labels) for features, labels in _in_order(data.train, backbone, data.size, options)]
+    cached = [(_halved(features), labels) for features, labels in _in_order(data.train, backbone, data.size, options)]
     mean, spread = _scale(cached)
     heads = [nn.Linear(len(mean), classes).to(device) for _ in options.lr]
     groups = [{"params": head.parameters(), "lr": lr} for head, lr in zip(heads, options.lr, strict=True)]
@@ -195,12 +209,27 @@ def by_linear(backbone: Backbone, data: Set, options: Options, classes: int) -> 
             torch.stack(every).sum().backward()
             optimizer.step()
             schedule.step()
-    found = {f"lr {lr:g}": Confusion(classes) for lr in options.lr}
+    found, lost = {f"lr {lr:g}": Confusion(classes) for lr in options.lr}, set[str]()
     with torch.no_grad():
         for features, labels in _in_order(data.val, backbone, data.size, options):
-            for head, confusion in zip(heads, found.values(), strict=True):
-                confusion.add(logits(head, features, data.size).argmax(dim=1), labels)
-    return found
+            for head, (name, confusion) in zip(heads, found.items(), strict=True):
+                answers = logits(head, features, data.size)
+                lost |= set() if answers.isfinite().all() else {name}
+                confusion.add(answers.argmax(dim=1), labels)
+    if lost:
+        terminal.say(f"excluded, not finite: {', '.join(sorted(lost))}")
+    if len(lost) == len(found):
+        raise WorkError("no learning rate gave finite weights: give a smaller --lr")
+    return {name: confusion for name, confusion in found.items() if name not in lost}
+
+
+def _halved(features: Tensor) -> Tensor:
+    halved = features.half()
+    if not halved.isfinite().all():
+        raise WorkError(
+            f"patch features up to {features.abs().max():.3g} are beyond float16, in which they are held: give --head knn"
+        )
+    return halved
 
 
 def _in_order(part: Labelled, backbone: Backbone, size: int, options: Options) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,16 +2,17 @@
 
 Protocols of Table 12, of the share of the training images that keeps its labels: on frozen features k-NN with these as the bank,
 linear probing, logistic regression; then end-to-end fine-tuning (`probes.finetune`), without and with the first layer of the
-projection head, which needs a full checkpoint. `--frozen` leaves fine-tuning out. `--names` takes files of image names as
-SimCLRv2 has published them (1percent.txt); `--percent` draws the same share of every class.
+projection head, which needs a full checkpoint. `--frozen` leaves fine-tuning out. The linear probe is that of Table 1
+(`--mode paper`), or on centre crops (`cached`). `--names` takes files of image names as SimCLRv2 has published them
+(1percent.txt); `--percent` draws the same share of every class.
 """
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from checkpoints.command import UserError, WorkError, at_least, parse, run_command
 from probes import common, finetune, knn, linear, linear_run, logistic, results, show, subsets
@@ -31,6 +32,9 @@ class Options(Common):
     """Shares of the training images that keep their labels, drawn from --seed."""
     names: tuple[Path, ...] = ()
     """Files with the names of the images that keep their labels, in place of --percent."""
+    mode: Literal["paper", "cached"] | None = None
+    """Of the linear probe. `paper`: augmented crops, the backbone runs every epoch, in bfloat16. `cached`: centre crops, once
+    (default for the sample)."""
     epochs: int = linear.EPOCHS
     """Of the linear probe."""
     frozen: bool = False
@@ -40,36 +44,61 @@ class Options(Common):
 
 
 class Few(NamedTuple):
-    """Some labelled images, what to call them, and the flag that chooses them."""
+    """Some labelled images, what to call them, what a record says of them, and the flag that chooses them."""
 
     name: str
     parts: Parts
+    about: dict[str, Any]
     flag: dict[str, Any]
 
 
+class Measured(NamedTuple):
+    """Top-1 percent of the frozen protocols by name, and what a record says of each."""
+
+    top1: dict[str, float]
+    about: dict[str, dict[str, Any]]
+
+
 def few_labels(parts: Parts, options: Options) -> list[Few]:
-    """The training images that keep their labels, for each share or list."""
-    if options.names:
-        lists = ((path, subsets.part_of(parts.train, None, path)) for path in options.names)
-        return [Few(path.stem, parts._replace(train=images), {"names": path, "percent": None}) for path, images in lists]
-    shares = (subsets.part_of(parts.train, percent, None, options.seed) for percent in options.percent)
-    named = zip(options.percent, shares, strict=True)
-    return [Few(f"{percent:g}%", parts._replace(train=images), {"percent": percent}) for percent, images in named]
+    """The training images that keep their labels, for each share or list. Raises UserError for two of one name."""
+    asked: list[tuple[float | None, Path | None]] = [(None, path) for path in options.names]
+    some: dict[str, Few] = {}
+    for percent, names in asked or [(percent, None) for percent in options.percent]:
+        images = subsets.part_of(parts.train, percent, names, options.seed)
+        share = subsets.share_of(len(parts.train), len(images), percent, names)
+        name = share.name or "100%"
+        if name in some:
+            raise UserError(f"two of the shares are called {name}: give each once, or another file name to one")
+        some[name] = Few(name, parts._replace(train=images), share.about, {"percent": percent, "names": names})
+    return list(some.values())
 
 
-def frozen(subject: Subject, few: Few, options: Options) -> dict[str, float]:
-    """Top-1 percent of each frozen protocol."""
+def state_path(subject: Subject, few: Few, options: Options) -> Path:
+    """Of the linear probe on this share."""
+    return common.record_path(options, subject, "semi").with_suffix(f".{few.name}.state.pt")
+
+
+def frozen(subject: Subject, few: Few, options: Options) -> Measured:
+    """Each frozen protocol. The state of the linear probe remains until all are measured."""
     common_values = {field.name: getattr(options, field.name) for field in fields(Common)}
-    near = knn.of_backbone(subject, few.parts, knn.Options(**common_values)).best()[1]
+    neighbours = knn.Options(**common_values)
+    near = knn.of_backbone(subject, few.parts, neighbours).best()[1]
     grid = linear.Options(**common_values | {"batch_size": linear.BATCH}, epochs=options.epochs)
     kind = linear.default_features(subject.loaded.backbone.shape)
     lrs = tuple(rate * grid.batch_size / 256 for rate in grid.lr)
-    settings = linear_run.Settings(lrs, grid.epochs, "cached", kind, "test")
+    settings = linear_run.Settings(lrs, grid.epochs, options.mode or linear.default_mode(options.data), kind, "test")
     division = linear_run.Division(few.parts.train, few.parts.val, few.parts.val)
-    state = common.record_path(options, subject, "semi").with_suffix(f".{few.name}.state.pt")
-    line = linear.chosen(linear_run.train(subject, division, settings, grid, state), grid.lr).top1
-    regressed = logistic.measure(subject, few.parts, logistic.Options(**common_values))
-    return {"k-NN": near, "linear": line, "logistic": max(top1 for top1, _ in regressed.values())}
+    trained = linear_run.train(subject, division, settings, grid, state_path(subject, few, options), keep=True)
+    linear.say_excluded(trained, grid.lr, f"{few.name}, ")
+    strengths = logistic.Options(**common_values)
+    regressed = logistic.measure(subject, few.parts, strengths)
+    best = max(top1 for top1, _ in regressed.values())
+    about = {
+        "k-NN": knn.about(neighbours),
+        "linear": linear.about(settings, grid.lr, grid.batch_size, trained),
+        "logistic": logistic.about(strengths),
+    }
+    return Measured({"k-NN": near, "linear": linear.chosen(trained, grid.lr).top1, "logistic": best}, about)
 
 
 def tuned(subject: Subject, few: Few, options: Options) -> dict[str, float]:
@@ -94,6 +123,14 @@ def tuned(subject: Subject, few: Few, options: Options) -> dict[str, float]:
     return found
 
 
+def protocol(some: Sequence[Few], measured: Mapping[str, Measured]) -> dict[str, Any]:
+    """What a record says: of the labels by share; of each frozen protocol; which learning rates are excluded, by share."""
+    excluded = {name: one.about["linear"]["excluded_lr"] for name, one in measured.items()}
+    about = {name: dict(one) for name, one in next(iter(measured.values())).about.items()}
+    about["linear"] |= {"excluded_lr": excluded}
+    return about | {"labels": {few.name: few.about for few in some}}
+
+
 def check(options: Options) -> None:
     """Raise UserError for values without meaning."""
     if not options.percent and not options.names:
@@ -108,7 +145,8 @@ def main(arguments: Sequence[str]) -> None:
     with common.subject(options, full=not options.frozen) as subject:
         parts = common.labelled_parts(options, subject.loaded.backbone.shape.channels)
         some = few_labels(parts, options)
-        found = {few.name: frozen(subject, few, options) for few in some}
+        measured = {few.name: frozen(subject, few, options) for few in some}
+        found = {name: one.top1 for name, one in measured.items()}
         if not options.frozen:
             found = {few.name: found[few.name] | tuned(subject, few, options) for few in some}
         title = f"few labels, top-1 % on {parts.val.name}: {subject.loaded.path}"
@@ -121,11 +159,12 @@ def main(arguments: Sequence[str]) -> None:
             table="T12_semi_protocols",
             loaded=subject.loaded,
             data=common.about_data(parts) | {few.name: len(few.parts.train) for few in some},
-            protocol=common.about_view(options, subject.view) | {"epochs": options.epochs},
+            protocol=common.about_view(options, subject.view) | protocol(some, measured),
             metrics={f"{protocol}_{name}": value for name, numbers in found.items() for protocol, value in numbers.items()},
             seconds=time.perf_counter() - began,
             device=subject.device.type,
         )
+        linear_run.forget([state_path(subject, few, options) for few in some])
 
 
 if __name__ == "__main__":

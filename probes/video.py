@@ -55,7 +55,8 @@ def segment(backbone: Backbone, clip: Clip, protocol: Protocol) -> UInt8[np.ndar
     if min(grid) < 1:
         raise UserError(f"--size {protocol.size} is too small: the longer side is a multiple of {propagate.MULTIPLE} pixels")
     seen = (propagate.see(davis.read_frame(frame), size, backbone) for frame in clip.frames)
-    followed = propagate.follow((propagate.tokens(backbone, one) for one in seen), given, grid, protocol)
+    frames = (propagate.tokens(backbone, one, f"frame {number} of {clip.name}") for number, one in enumerate(seen))
+    followed = propagate.follow(frames, given, grid, protocol)
     masks = [propagate.decide(labels, grid, backbone.shape.stride, given.shape) for labels in followed]
     return np.stack([np.where(given == video_scores.VOID, 0, given).astype(np.uint8), *masks])
 

@@ -439,7 +439,7 @@ def test_a_run_of_another_grid_or_another_model_is_not_continued() -> None:
     with pytest.raises(UserError, match=r"runs/a was trained with 197 position embeddings, the config has 1025: .*grid=None"):
         hooks.refuse_another(now, weights, "runs/a")
     for other in ({"head.weight": torch.zeros(3, 3)}, {"more": torch.zeros(1)}, {"head.weight": 3}, {"head.weight": None}):
-        with pytest.raises(UserError, match="runs/a holds another model than the config's, first in (head.weight|more)"):
+        with pytest.raises(UserError, match=r"runs/a holds another model than the config's, first in (head.weight|more)"):
             hooks.refuse_another(weights, weights | other, "runs/a")
     for other in (None, [], {}, "weights"):
         with pytest.raises(UserError, match="holds another model"):

@@ -16,13 +16,36 @@ from test_commands import SMALL, command
 from torch.testing import assert_close
 
 from checkpoints import store
-from checkpoints.command import DONE, WRONG_COMMAND, UserError, run_command
-from pretrain import augment, neighbours, sample, train
+from checkpoints.command import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, run_command
+from pretrain import augment, finite, health, neighbours, sample, train
 from pretrain.backbone import load_backbone, make
 from pretrain.images import open_images
-from pretrain.shape import Shape
+from pretrain.shape import SWIN_SIZES, Shape, swin_shape, timm_shape
 from pretrain.sources import Held
-from probes import cluster, common, features, knn, linear, linear_run, logistic, parts, search, semi, subsets, tables
+from probes import (
+    attention,
+    cells,
+    cluster,
+    common,
+    descriptors,
+    features,
+    finetune,
+    knn,
+    linear,
+    linear_head,
+    linear_run,
+    logistic,
+    parts,
+    propagate,
+    protocols,
+    results,
+    search,
+    seeing,
+    segment,
+    semi,
+    subsets,
+    tables,
+)
 from probes.common import Common, View
 from probes.heads import Heads
 
@@ -186,6 +209,169 @@ def test_all_heads_together_are_each_of_them_alone() -> None:
         assert right[1, number] == (order[:, :5] == labels[:, None]).any(dim=1).sum()
 
 
+def test_a_head_that_is_not_finite_has_nothing_right_and_is_never_chosen() -> None:
+    """On 46c01a2 NaN logits counted every image as right."""
+    torch.manual_seed(0)
+    heads, x, labels = Heads((0.1, 1.0, 2.0), 4, 6, seed=0, device=CPU), torch.randn(9, 6), torch.arange(9) % 4
+    before = heads.right(x, labels)
+    heads.weight[1, 2, 3], heads.bias[2, 0] = torch.nan, torch.inf
+    after = heads.right(x, labels)
+    assert torch.equal(after[:, 0], before[:, 0]) and not after[:, 1:].any() and heads.lost.tolist() == [False, True, True]
+    heads.weight[1], heads.bias[2] = 0.0, 0.0
+    assert not heads.right(x, labels)[:, 1:].any()
+    again = Heads((0.1, 1.0, 2.0), 4, 6, seed=1, device=CPU)
+    again.load(heads.state(), Path("state.pt"))
+    assert torch.equal(again.right(x, labels), after)
+    choosing = np.array([[[50.0, 90.0, 0.0], [0.0] * 3], [[60.0, 0.0, 0.0], [0.0] * 3]])
+    trained = linear_run.Trained(choosing, choosing, torch.zeros(1, 1), torch.zeros(1), excluded=(1, 2))
+    assert linear.chosen(trained, (0.1, 1.0, 2.0))[:2] == (0.1, 2)
+
+
+@pytest.mark.parametrize("mode", ["cached", "paper"])
+def test_a_rate_that_diverges_is_excluded_by_name(
+    mode: str, run: Path, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On 46c01a2 it won the grid with 100 %."""
+    out, flags = tmp_path / "one.json", ["--mode", mode, "--workers", "0"]
+    assert run_command(linear.main, linear_flags(run, folders, out, *flags, "--lr", "0.1", "1e40", "1")) == DONE
+    record, said = json.loads(out.read_text()), capsys.readouterr().out
+    assert "excluded, not finite: lr 1e+40" in said and record["protocol"]["excluded_lr"] == [1e40]
+    assert record["metrics"]["best_lr"] in (0.1, 1.0) and record["metrics"]["lr_last"] in (0.1, 1.0)
+    weights, _ = store.read_safetensors(tmp_path / "one_head.safetensors")
+    assert weights["weight"].isfinite().all()
+    none = tmp_path / "none.json"
+    assert run_command(linear.main, linear_flags(run, folders, none, *flags, "--lr", "1e40", "2e40")) == FAILED
+    assert "no learning rate gave finite weights" in capsys.readouterr().err and not none.exists()
+
+
+def test_the_head_that_is_kept_is_the_best_that_is_not_excluded(
+    run: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though an excluded one was better before: one that is lost in its third epoch."""
+    real, passes = Heads.right, []
+
+    def losing(self, features, labels):  # type: ignore[no-untyped-def]
+        passes.append(1)
+        if len(passes) == 3:
+            self.weight[2] = torch.nan
+        found = real(self, features, labels)
+        found[:, 2] += 100 * (len(passes) < 3)
+        return found
+
+    monkeypatch.setattr(Heads, "right", losing)
+    assert run_command(linear.main, linear_flags(run, folders, tmp_path / "a.json", "--mode", "cached")) == DONE
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["protocol"]["excluded_lr"] == [1.0] and record["metrics"]["best_lr"] in (0.01, 0.1)
+    weights, _ = store.read_safetensors(tmp_path / "a_head.safetensors")
+    images = open_images(str(folders), "val")
+    found = features.extract(load_backbone(run).backbone, images, VIEW, Common()).rows("cls4", slice(None))
+    top1 = 100 * ((found @ weights["weight"].T + weights["bias"]).argmax(dim=1).numpy() == images.labels).mean()
+    assert record["metrics"]["top1"] == pytest.approx(top1, abs=1e-3)
+
+
+@pytest.mark.parametrize(("count", "batch", "processes"), [(10, 4, 1), (10, 4, 2), (11, 6, 3), (2, 6, 3), (1, 8, 4), (12, 4, 2)])
+def test_an_epoch_has_its_last_step_however_few_images_it_has(
+    count: int, batch: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process's images are those of torch's DistributedSampler on the same order. 46c01a2 left out what filled no step."""
+    options = linear.Options(batch_size=batch, seed=3)
+    order = np.random.default_rng([3, 1, 5]).permutation(count).tolist()
+    monkeypatch.setattr("pretrain.distributed.world_size", lambda: processes)
+    for rank in range(processes):
+        monkeypatch.setattr("pretrain.distributed.rank", lambda rank=rank: rank)
+        steps = [step.tolist() for step in linear_run._steps(count, options, 5)]
+        sampler = torch.utils.data.DistributedSampler(order, processes, rank, shuffle=False)
+        loader = torch.utils.data.DataLoader(order, batch // processes, sampler=sampler)
+        assert steps == [step.tolist() for step in loader]
+
+
+def lose(backbone: torch.nn.Module) -> torch.nn.Module:
+    """A backbone with one weight that is not finite, in its last block."""
+    backbone.blocks[-1].mlp.fc2.bias.data[1] = torch.nan
+    return backbone
+
+
+def test_features_that_are_not_finite_are_refused_wherever_they_come_about(tmp_path: Path) -> None:
+    """With the image's and the weight's name. On 46c01a2 each was taken for a feature like any other."""
+    backbone, images, crops = lose(tiny()), pictures(), torch.rand(2, 3, 32, 32)
+    images.labels, images.classes = np.arange(6) % 2, ["a", "b"]
+    frame = np.zeros((64, 64, 3), dtype=np.uint8)
+    part = segment.Labelled([Path("a.png"), frame], [frame[..., 0] + 1] * 2)
+    head = linear_head.Head(torch.zeros(2, 256), torch.zeros(2), "cls4", ("a", "b"))
+    how = lambda network, pixels: descriptors.copy(network, pixels, 32)  # noqa: E731
+    view = linear_head.View(32, 32)
+    for name, act in {
+        "pictures 0": lambda: features.extract(backbone, images, VIEW, Common(cache=tmp_path)),
+        "pictures 0 ": lambda: features.extract(backbone, images, VIEW, Common(cache=tmp_path), ("raw_mean",)),
+        " pictures 0": lambda: features.extract(backbone, images, VIEW, Common(cache=tmp_path), ("parts2",)),
+        "pictures 0  ": lambda: health.OnlineKnn(images, images, 32).measure(backbone),
+        "  pictures 0": lambda: descriptors.describe(backbone, images, how),
+        "frame 3": lambda: propagate.tokens(backbone, crops[:1], "frame 3"),
+        "a picture": lambda: seeing.tokens(backbone, crops[:1]),
+        "image 1": lambda: next(segment.batches(part, [1], backbone, 32, 1)),
+        "image 1 of a batch": lambda: linear_head.Classifier(backbone, head).logits(crops),
+        " image 1 of a batch": lambda: linear_head.linear_head(backbone, images, view, 4, 0),
+    }.items():
+        with pytest.raises(
+            WorkError, match=rf"the \w+ of {name.strip()} are not finite \(the weight blocks.4.mlp.fc2.bias is not\)"
+        ):
+            act()
+    assert not list(tmp_path.glob("*/done.npy")) or all(path.name.endswith(".partial") for path in tmp_path.iterdir())
+    broken = tiny()
+    broken.blocks[-1].attn.qkv.weight.data[0, 0] = torch.inf
+    with pytest.raises(WorkError, match="the attention maps of image 1 of a batch are not finite"):
+        attention.cls_attention(broken, crops)
+    with pytest.raises(WorkError, match="its largest weight"):
+        finite.checked(torch.full((1, 2), 1e30), tiny(), finite.of_batch)
+
+
+def test_kept_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """On 46c01a2 they were read as they were."""
+    backbone, images, options = tiny(), pictures(), Common(cache=tmp_path)
+    features.extract(backbone, images, VIEW, options)
+    kept = next(tmp_path.glob("*/mean.npy"))
+    np.load(kept, mmap_mode="r+")[3, 5] = np.nan
+    with pytest.raises(UserError, match=f"{kept} holds features that are not finite: delete {kept.parent}"):
+        features.extract(backbone, images, VIEW, options)
+
+
+@pytest.mark.parametrize(
+    ("main", "more"),
+    [
+        (knn.main, ""),
+        (knn.main, "--features patches"),
+        (linear.main, "--mode cached"),
+        (linear.main, "--mode paper --workers 0"),
+        (logistic.main, ""),
+        (cluster.main, "--method kmeans"),
+        (parts.main, "--workers 0"),
+        (semi.main, "--frozen"),
+    ],
+)
+def test_a_probe_of_a_network_that_is_not_finite_leaves_no_record(
+    main, more: str, run: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # type: ignore[no-untyped-def]
+    """On 46c01a2 all but k-means, which ended in a traceback, wrote one; linear with 100 %."""
+    real = common.load_backbone
+    monkeypatch.setattr(common, "load_backbone", lambda *a, **k: (found := real(*a, **k))._replace(backbone=lose(found.backbone)))
+    out = tmp_path / "record.json"
+    flags = ["--ckpt", str(run), "--data", str(folders), "--limit", "30", "--cache", str(tmp_path), "--out", str(out)]
+    assert run_command(main, [*flags, *more.split()]) == FAILED
+    said = " ".join(capsys.readouterr().err.split())
+    assert "are not finite (the weight blocks." in said and "png" in said and not list(tmp_path.glob("*.json"))
+
+
+def test_numbers_that_are_not_finite_are_in_no_record(run: Path, tmp_path: Path) -> None:
+    """On 46c01a2 a record held null in their place, and votes beyond float32 were all alike."""
+    about: dict = {"probe": "knn", "table": "T1", "data": {}, "protocol": {}, "seconds": 1.0, "device": "cpu"}
+    with pytest.raises(WorkError, match="top5 is not finite"):
+        results.write(tmp_path / "a.json", loaded=load_backbone(run), metrics={"top1": 1.0, "top5": float("nan")}, **about)
+    assert not list(tmp_path.iterdir())
+    bank = F.normalize(torch.randn(20, 4), dim=1)
+    with pytest.raises(UserError, match=r"a temperature of 0.005 makes votes that are not finite: give a greater one"):
+        neighbours.vote(bank, bank, torch.arange(20) % 2, 2, (5,), temperature=0.005)
+
+
 def linear_flags(run: Path, folders: Path, out: Path, *more: str) -> list[str]:
     flags = ["--ckpt", str(run), "--data", str(folders), "--batch-size", "32", "--epochs", "4", "--lr", "0.01", "0.1", "1"]
     return [*flags, "--out", str(out), *more]
@@ -222,6 +408,9 @@ def test_the_kept_head_gives_the_reported_number(run: Path, folders: Path, tmp_p
     weights, metadata = store.read_safetensors(tmp_path / "one_head.safetensors")
     loaded, images = load_backbone(run), open_images(str(folders), "val")
     assert metadata["about"]["features"] == "cls4" and metadata["about"]["classes"] == list(images.classes)
+    said, counts = metadata["about"]["protocol"], {"train_images": 80, "val_images": 80}  # on 46c01a2 not said at all
+    assert said == json.loads((tmp_path / "one.json").read_text())["protocol"] | counts
+    assert said["mode"] == "cached" and said["epochs"] == 4 and said["batch_size"] == 32 and said["selected_on"] == "test images"
     view = View(*metadata["about"]["view"])
     found = features.extract(loaded.backbone, images, view, Common()).rows("cls4", slice(None))
     said = (found @ weights["weight"].T + weights["bias"]).argmax(dim=1)
@@ -305,13 +494,149 @@ def test_parts_are_the_patches_that_cls_looks_at_most() -> None:
         assert_close(found["parts16"][image], x[image, 1:].mean(dim=0))
 
 
+@pytest.mark.parametrize("size", [{"embed_dim": 192, "num_heads": 3}, {"embed_dim": 384, "num_heads": 6}])
+def test_patches_are_their_raw_mean_and_normed_by_name(size: dict[str, int]) -> None:
+    """A mean over the patches of what the last of twelve blocks gives. On 46c01a2 `--features patches` was of normed tokens."""
+    torch.manual_seed(0)
+    backbone = make(Shape("vit", patch_size=16, image_size=64, channels=3, depth=12, **size), maskable=False).eval()
+    with torch.no_grad():
+        for weight in backbone.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+        x = backbone.embed(crops := torch.randn(3, 3, 64, 64))
+        for block in backbone.blocks:
+            x = block(x)
+        kinds = {name: features.array_of(name) for name in ("patches", "patches_norm", "cls+mean")}
+        arrays = {name for kind in kinds.values() for name in features.needed(kind)}
+        found = features.represent(backbone, crops, sorted(arrays))
+        rows = {name: torch.cat(features.side_by_side(found, kind), dim=1) for name, kind in kinds.items()}
+        normed = backbone.norm(x)
+    assert_close(rows["patches"], x[:, 1:].mean(dim=1))
+    assert_close(rows["patches_norm"], normed[:, 1:].mean(dim=1))
+    assert_close(rows["cls+mean"], torch.cat([normed[:, 0], normed[:, 1:].mean(dim=1)], dim=1))
+    assert not torch.allclose(rows["patches"], rows["patches_norm"], rtol=0.1)
+
+
+def test_raw_tokens_are_those_before_the_norm_in_every_kind_of_backbone() -> None:
+    torch.manual_seed(0)
+    swin = swin_shape("swin_tiny", SWIN_SIZES["swin_tiny"], 4, 64, 7, 3)
+    for shape in (swin, timm_shape("vit_tiny_patch16_224", 64, 3), tiny().shape):
+        backbone = make(shape, maskable=False).eval()
+        crops, norm = torch.randn(2, 3, shape.image_size, shape.image_size), getattr(backbone, "model", backbone).norm
+        assert_close(norm(backbone.raw_last(crops)), backbone(crops)[:, 1:])
+
+
 def test_few_labels_are_even_over_the_classes_or_as_listed(folders: Path, tmp_path: Path) -> None:
     images = open_images(str(folders), "train")
     some = subsets.part_of(images, 25.0, None, seed=1)
     assert np.bincount(some.labels).tolist() == [2] * 10  # type: ignore[arg-type]
-    names = [Path(images.where(number)).name for number in (3, 40)]
-    (tmp_path / "few.txt").write_text("\n".join(names))
-    assert [Path(one.where(0)).name for one in [subsets.part_of(images, None, tmp_path / "few.txt")]] == names[:1]
+    paths = [Path(images.where(number)) for number in (3, 40)]
+    for name, listed in (
+        ("bare", [path.name for path in paths]),
+        ("classes", [f"{path.parent.name}/{path.name}" for path in paths]),
+    ):
+        (tmp_path / f"{name}.txt").write_text("\n".join(listed))
+        few = subsets.part_of(images, None, tmp_path / f"{name}.txt")
+        assert [Path(few.where(number)) for number in range(len(few))] == paths
+
+
+def test_a_listed_name_that_several_images_have_needs_its_class(tmp_path: Path) -> None:
+    """On 46c01a2 the last of them was taken, whatever the list's folder said; of `a (1).png` it knew `1).png`."""
+    for place in ("cats/1.png", "dogs/1.png", "dogs/a (1).png"):
+        path = tmp_path / "train" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    images, few = open_images(str(tmp_path / "train"), None), tmp_path / "few.txt"
+    few.write_text("1.png\n")
+    with pytest.raises(UserError, match=r"1.png in .* is the name of 2 images of .*: write CLASS/1.png"):
+        subsets.named(images, few)
+    few.write_text("cats/1.png\ntrain/a (1).png\n")
+    assert [Path(images.where(number)).parent.name for number in subsets.named(images, few).tolist()] == ["cats", "dogs"]
+    few.write_text("birds/1.png\n")
+    with pytest.raises(UserError, match=r"lacks 1 of the 1 names in .*, birds/1.png for one"):
+        subsets.named(images, few)
+
+
+@pytest.mark.parametrize(
+    ("whole", "images", "percent", "names", "name"),
+    [
+        (1_281_167, 12_811, None, "1percent.txt", "1%"),
+        (1_281_167, 128_116, None, "few.txt", "10%"),
+        (1000, 102, None, "few.txt", "10%"),
+        (1000, 103, None, "few.txt", "few"),
+        (1000, 100, 10.0, None, "10%"),
+        (1000, 1000, None, None, None),
+    ],
+)
+def test_a_share_is_called_by_what_it_is(
+    whole: int, images: int, percent: float | None, names: str | None, name: str | None
+) -> None:
+    """On 46c01a2 by the list's file, so that the published lists (1percent, 10percent) were in no table."""
+    share = subsets.share_of(whole, images, percent, Path(names) if names else None)
+    assert share.name == name and share.about["images"] == images
+    assert share.about["from"] == ("list" if names else "drawn" if percent else "all")
+
+
+def listed(folders: Path, out: Path, count: int) -> Path:
+    """A list of some training images, spread over the classes."""
+    images = open_images(str(folders), "train")
+    lines = [Path(images.where(number)) for number in range(0, len(images), len(images) // count)]
+    out.write_text("\n".join(f"{path.parent.name}/{path.name}" for path in lines[:count]))
+    return out
+
+
+def test_a_list_of_few_labels_has_its_cell_and_every_part_of_its_protocol(
+    run: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On 46c01a2 linear_10percent was in no table, mode was always `cached`, and an interruption began anew."""
+    names = [str(listed(folders, tmp_path / f"{count}.txt", count)) for count in (8, 20)]
+    flags = ["--ckpt", str(run), "--data", str(folders), "--frozen", "--epochs", "2", "--names", *names]
+    flags += ["--out", str(tmp_path / "semi.json"), "--workers", "0"]
+    real, calls = logistic.measure, []
+
+    def stopping(*arguments):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as inside:
+        inside.setattr(logistic, "measure", stopping)
+        assert run_command(semi.main, flags) == 130
+    capsys.readouterr()
+    assert run_command(semi.main, flags) == DONE
+    assert capsys.readouterr().out.count("going on after epoch 2") == 2 and not list(tmp_path.glob("*.state.pt"))
+    record = json.loads((tmp_path / "semi.json").read_text())
+    assert {f"{name}_{share}" for name in ("k-NN", "linear", "logistic") for share in ("10%", "20")} == record["metrics"].keys()
+    protocol = record["protocol"]
+    assert protocol["labels"]["10%"] == {"from": "list", "images": 8, "file": "8.txt"}
+    assert protocol["linear"]["mode"] == "paper" and protocol["linear"]["batch_size"] == 1024
+    mine = [cell for cell in cells.CELLS["semi"] if cell.column == "10pct"]
+    for cell in mine:
+        differ = protocols.differences(cell.needs, record)
+        assert record["metrics"][cell.metric] >= 0 and not [words for words in differ if "not stated" in words], differ
+    assert len(mine) == 3
+    assert run_command(semi.main, [*flags, "--names", names[0], names[0]]) == WRONG_COMMAND
+    assert "two of the shares are called 10%" in capsys.readouterr().err
+
+
+def test_fine_tuning_says_which_labels_it_had(run: Path, folders: Path, tmp_path: Path) -> None:
+    """On 46c01a2 the number of a list's images stood nowhere, so that no cell could ask for it."""
+    flags = [
+        "--ckpt",
+        str(run),
+        "--data",
+        str(folders),
+        "--epochs",
+        "1",
+        "--folder",
+        str(tmp_path / "run"),
+        "--warmup-epochs",
+        "0",
+    ]
+    names = str(listed(folders, tmp_path / "a.txt", 8))
+    assert run_command(finetune.main, [*flags, "--names", names, "--batch-size", "8", "--out", str(tmp_path / "a.json")]) == DONE
+    protocol = json.loads((tmp_path / "a.json").read_text())["protocol"]
+    assert protocol["share"] == "10%" and protocol["labels"] == {"from": "list", "images": 8, "file": "a.txt"}
 
 
 @pytest.mark.parametrize(
@@ -391,29 +716,34 @@ def test_common_options_name_the_parts_of_a_checkpoint(run: Path, folders: Path)
         assert subject.view == (32, 32) and len(both.train) == len(both.val) == 20
 
 
+@pytest.mark.parametrize(("name", "kind", "passes"), [("patches", "raw_mean", 2), ("patches_norm", "mean", 1)])
 def test_the_mean_of_patch_tokens_is_measured_on_request(
-    run: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, kind: str, passes: int, run: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a second forward, as a number of its own that no table of [CLS] takes for its own."""
+    """As a number of its own that no table of [CLS] takes for its own; of normed tokens without a second forward."""
     monkeypatch.setenv("IBOT_FEATURES", str(tmp_path / "features"))
     out, seen = tmp_path / "records", forwards(monkeypatch)
     common_flags = ["--ckpt", str(run), "--data", str(folders)]
     assert run_command(knn.main, [*common_flags, "--out", str(out / "cls.json")]) == DONE and sum(seen) == 160
-    assert run_command(knn.main, [*common_flags, "--features", "patches", "--out", str(out / "knn.json")]) == DONE
-    flags = ["--features", "patches", "--mode", "cached", "--epochs", "1", "--out", str(out / "linear.json")]
-    assert run_command(linear.main, [*common_flags, *flags]) == DONE and sum(seen) == 160
+    assert run_command(knn.main, [*common_flags, "--features", name, "--out", str(out / "knn.json")]) == DONE
+    flags = ["--features", name, "--mode", "cached", "--epochs", "1", "--out", str(out / "linear.json")]
+    assert run_command(linear.main, [*common_flags, *flags]) == DONE and sum(seen) == 160 * passes
     backbone = load_backbone(run).backbone
     parts = [open_images(str(folders), name) for name in ("train", "val")]
     spread, means = (backbone.shape.mean, backbone.shape.std), []
     for images in parts:
         crops = torch.stack([augment.evaluation_view(images[n], *VIEW, *spread) for n in range(80)])
-        means.append(F.normalize(backbone(crops)[:, 1:].mean(dim=1), dim=1))
+        x = backbone.embed(crops)
+        for block in backbone.blocks:
+            x = block(x)
+        x = backbone.norm(x) if kind == "mean" else x
+        means.append(F.normalize(x[:, 1:].mean(dim=1), dim=1))
     labels = [torch.as_tensor(images.labels) for images in parts]
     nearest = (means[1] @ means[0].T).topk(10, dim=1)
     votes = torch.zeros(80, 10).scatter_add_(1, labels[0][nearest.indices], (nearest.values / 0.07).exp())
     slow = 100 * (votes.argmax(dim=1) == labels[1]).double().mean().item()
     record = json.loads((out / "knn.json").read_text())
-    assert record["metrics"]["top1_k10"] == pytest.approx(slow, abs=1.3) and record["protocol"]["features"] == "patches"
+    assert record["metrics"]["top1_k10"] == pytest.approx(slow, abs=1.3) and record["protocol"]["features"] == kind
     assert record["metrics"] != json.loads((out / "cls.json").read_text())["metrics"]
     lines = tables.measured(tables.read_records([out]))["T1_knn_linear_in1k"]
     assert len(lines) == 1 and lines[0].cells == {"knn": json.loads((out / "cls.json").read_text())["metrics"]["top1"]}

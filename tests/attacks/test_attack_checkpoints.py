@@ -627,15 +627,14 @@ def test_the_state_of_a_linear_probe_is_checked(tmp_path: Path) -> None:
     """46c01a2: tracebacks."""
     path, many = tmp_path / "state.pt", heads.Heads((0.1, 0.2), 3, 4, 0, torch.device("cpu"))
     state = {"task": "t", "heads": many.state(), "choosing": [[[1.0, 2.0], [3.0, 4.0]]], "test": [[[1.0, 2.0], [3.0, 4.0]]]}
-    state |= {"best": 2.0, "weight": torch.zeros(3, 4), "bias": torch.zeros(3)}
+    state |= {"best": torch.tensor([2.0, 1.0]), "weight": torch.zeros(2, 3, 4), "bias": torch.zeros(2, 3)}
     torch.save(state, path)
-    assert linear_run._taken_up(path, "t", many)["best"] == 2.0
+    assert linear_run._taken_up(path, "t", many)["best"].tolist() == [2.0, 1.0]
     fields = [*((name,) for name in state if name != "task"), *(("heads", name) for name in state["heads"]), ("choosing", 0)]
     for place in fields:
         for value in VALUES + TENSORS:
             torch.save(at(state, place, copy.deepcopy(value)), path)
-            good = place == ("best",) and type(value) in (int, float) and -1 <= value <= 100
-            assert refused(lambda: linear_run._taken_up(path, "t", many), path) != good, (place, value)
+            assert refused(lambda: linear_run._taken_up(path, "t", many), path), (place, value)
 
 
 def test_features_that_are_others_are_refused(folders: Path, tmp_path: Path) -> None:
