@@ -183,7 +183,8 @@ def stated(options: Any, width: int) -> tuple[str, dict[str, Any]]:
         return "robustness", {
             name: getattr(options, name) for name in ("suite", "key", "same_for_batch", "batch_size", "saliency")
         }
-    return module.removeprefix("probes."), vars(options) | {"lr": tuple(getattr(options, "lr", ()))}
+    given = {name: value for name, value in vars(options).items() if value is not None}  # the others follow from the checkpoint
+    return module.removeprefix("probes."), given
 
 
 def suite_of(metric: str) -> str:
@@ -199,8 +200,6 @@ def fills(probe: str, protocol: Mapping[str, Any], cell: Cell, checkpoint: Mappi
         return False
     needs = protocols.resolved(cell.needs, checkpoint)
     decided = {name: value for name, value in needs.items() if name.removeprefix("protocol.") in protocol}
-    if probe in ("knn", "linear", "parts", "semi"):  # what is None follows from the checkpoint
-        decided = {name: value for name, value in decided.items() if protocol[name.removeprefix("protocol.")] is not None}
     where = {name: value for name, value in cell.where.items() if name != "features"}
     meant = cell._replace(where=where).meant(protocol)
     return meant and not protocols.differences((decided,), {"checkpoint": checkpoint, "protocol": protocol})
