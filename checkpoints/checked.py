@@ -69,7 +69,7 @@ def count(value: Any, where: str, least: int = 0, most: int = MOST) -> int:
     return value
 
 
-def number(value: Any, where: str, least: float = -LARGEST, most: float = LARGEST) -> float:
+def number(value: Any, where: str, least: float | int = -LARGEST, most: float | int = LARGEST) -> float:
     """A finite one; a tensor of one number stands for it."""
     if isinstance(value, Tensor) and _unfit(value) is None and value.numel() == 1:
         value = value.item()

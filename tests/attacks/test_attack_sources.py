@@ -154,7 +154,8 @@ def test_a_refused_step_cannot_say_which_tokenizer_is_opened(
     for name in ("encoder.pkl", "codes.safetensors", "last.pt"):
         (tmp_path / name).write_bytes(b"\x80x")
     values = options.as_values(Config(targets=targets, tokenizer=tokenizer, shared_head=False))  # type: ignore[arg-type]
-    state = {"format": replay.FORMAT, "config": values, "shape": tiny.TINY._asdict(), "fused": False}
+    about = {"format": replay.FORMAT, "config": values, "shape": tiny.TINY._asdict(), "fused": False}
+    state = dict.fromkeys(replay.PARTS) | about  # the rest is looked at later
     store.save_file(here / "run" / "refused-000001-0.pt", state)
     assert run_command(train.main, ["--replay", "run/refused-000001-0.pt"]) == WRONG_COMMAND
     said = capsys.readouterr().err
