@@ -14,7 +14,7 @@ BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile mat
 EXPORT_MODULES="transformers onnx onnxscript onnxruntime"
 ROBUSTNESS_MODULES="imagecorruptions"
 TRANSFER_MODULES="mmengine mmcv mmpretrain mmdet mmseg pycocotools"
-DEV_MODULES="datasets $EXPORT_MODULES $ROBUSTNESS_MODULES $TRANSFER_MODULES pytest beartype hypothesis playwright ruff mypy"
+DEV_MODULES="datasets $EXPORT_MODULES $ROBUSTNESS_MODULES $TRANSFER_MODULES pytest xdist beartype hypothesis playwright ruff mypy"
 
 safe_path() { # of PYTHONPATH only what is not relative to the current folder; an empty entry is that folder, too
     local IFS=: entry kept="$ROOT"

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Check everything: adds what tests need to the environment, lints, type-checks, runs every test.
 #
-#   tools/test.sh [pytest arguments]      e.g. tools/test.sh -k parity --parity-dir DIR
+#   tools/test.sh [pytest arguments]      e.g. tools/test.sh -k parity --parity-dir DIR; -n 0: in one process
+#
+# Tests run in two processes of one thread each ($TEST_PROCESSES of them); the tests of one file stay together.
 set -euo pipefail
 arguments=("$@")
 set -- dev
@@ -15,8 +17,8 @@ if ! command -v chromium chromium-browser google-chrome >/dev/null && [ "$(id -u
     } >/dev/null 2>&1 || echo "chromium could not be installed: those tests will be skipped" >&2
 fi
 
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-exec "$PYTHON" -m pytest ${arguments[@]+"${arguments[@]}"}
+exec "$PYTHON" -m pytest -n "${TEST_PROCESSES:-2}" --dist loadfile ${arguments[@]+"${arguments[@]}"}
