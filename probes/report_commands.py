@@ -23,6 +23,8 @@ PROBES = frozenset(
     {"knn", "linear", "logistic", "semi", "cluster", "parts", "segment", "finetune", "video", "retrieval", "robustness"}
 )
 """Measurements that are commands of this folder under their own names."""
+NO_FILES = {"head": ("trained on the spot",), "class_map": ("ImageNet-9's", "the sample's")}
+"""What records of `probes.robustness` say in place of a file: the default, so that no flag says it."""
 TOOLS = {"transfer_coco": "tools/transfer_coco.sh", "transfer_ade20k": "tools/transfer_ade20k.sh"}
 
 
@@ -47,7 +49,7 @@ def measuring(record: Mapping[str, Any]) -> str:
     words = [*_command_of(probe), "--ckpt", str(named), *_data(data)]
     usual = _options_of(probe)
     for name, value in record["protocol"].items():
-        if name in usual and value != _plain(usual[name]):
+        if name in usual and value != _plain(usual[name]) and value not in NO_FILES.get(name, ()):
             words += _flag(name, value)
     return escape.shell(words)
 

@@ -257,6 +257,15 @@ def test_the_commands_on_the_page_mean_what_was_run(run: Path) -> None:
     assert asked.data == str(Path(record["data"]["train"]).parent)
 
 
+def test_no_flag_says_what_stands_in_a_record_in_place_of_a_file() -> None:
+    """On 46c01a2 the page offered `--head 'trained on the spot'`."""
+    protocol = {"suite": "in9", "head": "trained on the spot", "class_map": "ImageNet-9's"}
+    record = {"probe": "robustness", "checkpoint": {"path": "b.pth"}, "data": {"root": "sample"}, "protocol": protocol}
+    assert report_commands.measuring(record) == "python -m probes.robustness --ckpt b.pth"
+    record["protocol"] = {"suite": "ina", "head": "h.safetensors"}
+    assert report_commands.measuring(record).endswith("--suite ina --head h.safetensors")
+
+
 def test_names_that_end_in_numbers_are_curves() -> None:
     metrics = {"top1": 1.0, "top5": 2.0, "grid_4": 3.0, "grid_16": 2.0, "grid_1": 5.0}
     assert report_records.families(metrics) == {"grid": [Line("grid", (1, 4, 16), (5, 3, 2))]}

@@ -98,7 +98,10 @@ PLACES: dict[str, dict[str, str]] = {
     "probes/live.py": {"the network": "a server on this machine's own address; asks nobody"},
     "probes/process.py": {"a process": "steps of reproduce and ablate, through checkpoints.start"},
     "probes/report_commands.py": {"code from text": "a module of probes/ whose name stands in this file, not what a record says"},
-    "probes/reproduce.py": {"a process": "probes.tables and probes.report, through checkpoints.start"},
+    "probes/reproduce.py": {
+        "a process": "probes.tables and probes.report, through checkpoints.start",
+        "a deletion": "its own mark of a step whose files are gone",
+    },
     "probes/segment.py": {"glob": "lists a data set's folder; each name is a path"},
     "probes/tables.py": {"glob": "records below the folders that were named"},
     "transfer/data.py": {"glob": "lists a data set's folder; each name is a path"},
