@@ -33,7 +33,7 @@ def luminance(x: Float[Tensor, "x c h w"]) -> Float[Tensor, "x 1 h w"]:
 
 
 def grey(x: Tensor) -> Tensor:
-    return luminance(x).expand_as(x)
+    return luminance(x).expand_as(x).contiguous()  # memory of its own: what comes next writes into some of the crops
 
 
 def brightness(x: Tensor, factors: Amounts) -> Tensor:

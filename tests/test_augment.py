@@ -225,3 +225,63 @@ def test_the_evaluation_view_is_resize_then_centre_crop() -> None:
     channels = np.dstack([np.asarray(image)] * 2)
     other = augment.evaluation_view(channels, 32, 28, augment.MEAN * 2, augment.STD * 2)
     assert_close(other, changes.normalise(expected[None])[0].repeat(2, 1, 1))
+
+
+SUBSETS = {"none": (), "first": (0,), "last": (3,), "some": (1, 2), "all but one": (0, 1, 3), "all": (0, 1, 2, 3)}
+
+
+def drawn_on(**subsets: tuple[int, ...]) -> augment.Draws:
+    """Draws of four crops that change just these, with amounts of their own."""
+    chosen = {name: np.isin(np.arange(4), subsets.get(name, ())) for name in ("jittered", "grey", "sigma", "solarize")}
+    factors = np.stack(
+        [np.linspace(0.7, 1.3, 4), np.linspace(1.2, 0.8, 4), np.linspace(0.9, 1.1, 4), np.linspace(-0.1, 0.1, 4)], 1
+    )
+    return augment.Draws(
+        area=np.zeros((4, 1)),
+        aspect=np.ones((4, 1)),
+        place=np.zeros((4, 2)),
+        flip=np.zeros(4, dtype=bool),
+        jittered=chosen["jittered"],
+        factors=factors,
+        order=np.array([[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]]),
+        grey=chosen["grey"],
+        sigma=np.where(chosen["sigma"], np.linspace(0.5, 2.0, 4), 0.0),
+        solarize=chosen["solarize"],
+    )
+
+
+@pytest.mark.parametrize("grey", SUBSETS)
+@pytest.mark.parametrize("other", SUBSETS)
+@pytest.mark.parametrize("kind", ["jittered", "sigma", "solarize", "all of them"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_every_operation_on_every_subset_of_a_batch_is_that_on_each_crop(
+    grey: str, other: str, kind: str, dtype: torch.dtype
+) -> None:
+    """Before, all crops grey and some of them blurred was a RuntimeError: a write into memory that channels shared."""
+    generator = torch.Generator().manual_seed(0)
+    crops = torch.randint(0, 256, (4, 3, 12, 10), generator=generator, dtype=torch.uint8)
+    crops = crops if dtype == torch.uint8 else crops / 255
+    kinds = ("jittered", "sigma", "solarize") if kind == "all of them" else (kind,)
+    draws = drawn_on(grey=SUBSETS[grey], **dict.fromkeys(kinds, SUBSETS[other]))
+    kept = crops.clone()
+    together = augment.change(crops, draws)
+    one_by_one = [augment.change(crops[n : n + 1], augment.Draws(*(values[n : n + 1] for values in draws))) for n in range(4)]
+    # A blur's kernel is as long as the widest of its batch: float32 sums in another order, which rounding may make one level.
+    difference = (together - torch.cat(one_by_one)).abs()
+    assert difference.max() <= (0.02 if "sigma" in kinds else 0) and difference.mean() < 1e-3
+    assert torch.equal(crops, kept)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_no_operation_hands_out_memory_that_is_shared(channels: int) -> None:
+    """Each element of a result has a place of its own, and none of the input's."""
+    amounts = np.linspace(0.5, 1.5, 3)
+    operations = dict.fromkeys(("brightness", "contrast", "blur"), (amounts,)) | {"grey": (), "solarize": ()}
+    operations |= {"saturation": (amounts,), "hue": (amounts / 10,)} if channels == 3 else {}
+    for name, arguments in operations.items():
+        x = torch.rand(3, channels, 9, 8) * 255
+        kept, result = x.clone(), getattr(changes, name)(x, *arguments)
+        assert result.untyped_storage().data_ptr() != x.untyped_storage().data_ptr(), name
+        assert all(stride for stride, size in zip(result.stride(), result.shape, strict=True) if size > 1), name
+        result.fill_(0.0)
+        assert torch.equal(x, kept), name
