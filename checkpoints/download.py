@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, TimeRemainingColumn
 
-from checkpoints import store
+from checkpoints import store, terminal
 from checkpoints.command import UserError, WorkError
 from checkpoints.once import make_once
 
@@ -186,7 +185,8 @@ def _continues(answer: Any, have: int, kept: Kept | None) -> int:
 
 def _receive(answer: Any, part: Path, size: int | None) -> None:
     """Append what comes to the part. Raises ConnectionError where it is not all."""
-    with open(part, "ab") as file, Progress(console=Console(stderr=True), transient=True) as bar:
+    columns = (terminal.Description(), BarColumn(), TimeRemainingColumn())
+    with open(part, "ab") as file, terminal.bar(*columns, console=terminal.Console(stderr=True), transient=True) as bar:
         have = file.tell()
         task = bar.add_task(f"fetching {part.name.removesuffix('.part')}", total=size, completed=have)
         while block := answer.read(BLOCK):

@@ -4,9 +4,10 @@ import contextlib
 import fcntl
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from checkpoints import terminal
 
 
 def make_once(path: Path, fill: Callable[[Path], None], check: Callable[[Path], None]) -> bool:
@@ -59,7 +60,7 @@ def _locked(lock: Path, path: Path) -> int:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not said:
-                    print(f"waiting for another process that makes {path}", file=sys.stderr, flush=True)
+                    terminal.say(f"waiting for another process that makes {path}", error=True)
                 said = True
                 fcntl.flock(file, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):

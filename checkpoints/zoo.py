@@ -1,13 +1,12 @@
 """Published checkpoints by name: where they are, fetched once, looked into before they are kept, compared ever after."""
 
 import json
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checkpoints import download, store
+from checkpoints import download, store, terminal
 from checkpoints.command import UserError
 from checkpoints.places import cache_folder
 
@@ -82,13 +81,13 @@ def _seal(file: Path, path: Path, check: Check, sha256: str) -> None:
         return
     found = check(file)
     verdict = "as is known of it" if sha256 else "none is known of it, so that it is only compared with itself from now on"
-    print(f"{path}: {found}; sha256 {digest} ({verdict})", file=sys.stderr, flush=True)
+    terminal.say(f"{path}: {found}; sha256 {digest} ({verdict})", error=True)
     try:
         store.write_bytes(seal, f"{digest}  {path.name}\n".encode())  # as sha256sum -c reads it
     except OSError:
         if file != path:
             raise
-        print(f"{path}: the folder cannot be written to, so that its sha256 is not kept", file=sys.stderr)
+        terminal.say(f"{path}: the folder cannot be written to, so that its sha256 is not kept", error=True)
 
 
 def verdict(path: Path) -> str | None:

@@ -9,14 +9,13 @@ A source may have parts ("train", "val"): sub-folders, files whose names begin s
 
 import glob
 import os
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from braceexpand import braceexpand
 
-from checkpoints import places
+from checkpoints import places, terminal
 from checkpoints.command import UserError
 from pretrain.hubs import has_hub_part, is_hub, open_hub
 from pretrain.shards import ARCHIVES, Shards, is_shards, open_shards
@@ -85,7 +84,7 @@ def _open_sample(source: str, part: str) -> Sample:
 
 @lru_cache  # once is enough
 def _say_which(source: str) -> None:
-    print(f"note: {source} is the embedded sample; what lies here under that name is ./{source}", file=sys.stderr)
+    terminal.say(f"note: {source} is the embedded sample; what lies here under that name is ./{source}", error=True)
 
 
 def _open_pattern(source: str) -> Images:

@@ -40,7 +40,7 @@ from probes.finetune_report import by_class, confusion, picture
 from probes.finetune_run import Lines, Network
 from probes.finetune_steps import Batch, Steps
 from probes.finetune_watch import Diverged, Watch
-from probes.subsets import balanced, part_of
+from probes.subsets import Share, balanced, part_of
 
 TINY = Shape("vit", 8, 32, 3, 64, 3, 1)
 SHAPES = {
@@ -478,7 +478,8 @@ def test_scores_that_are_not_finite_are_no_answers(averaged: bool) -> None:
     network, precision = network_of(ema=0.9), Precision("fp32", torch.device("cpu"))
     assert network.ema is not None
     (network.ema.module if averaged else network.model).head.weight.data[2] = math.nan
-    exam = Exam(Data(held(), held(), list("abcd")), options_for(workers=0), TINY, precision, health.BadImages(0, ()))
+    data, bad = Data(held(), held(), list("abcd"), Share(None, {})), health.BadImages(0, ())
+    exam = Exam(data, options_for(workers=0), TINY, precision, bad)
     who = "by the averaged weights after epoch 4" if averaged else "^after epoch 4"
     with pytest.raises(Diverged, match=f"{who} the scores of 20 test images are not finite, noise 0 for one: lower --lr"):
         exam.of(network, 4)

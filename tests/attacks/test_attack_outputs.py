@@ -45,6 +45,7 @@ from probes import (
     finetune_report,
     finetune_run,
     gallery,
+    protocols,
     report,
     report_commands,
     reproduce,
@@ -246,11 +247,13 @@ def test_commands_of_plans_reports_and_hints(
     assert words_of(found[0], tmp_path) == wanted
     with monkeypatch.context() as patched:
         patched.setattr(page.subprocess, "run", raising_os_error)
-        found += re.findall(r"\): (.*) tries again", page.write(Path(data or "x")))
-    assert words_of(found[1], tmp_path) == ["python", "-m", "probes.report", str(Path(data or "x"))]
-    record = {"probe": data, "data": {"root": data}, "checkpoint": {"path": data}, "protocol": {}}
+        found += re.findall(r"\): (.*) tries again", page.write(Path(data or "x"), data))
+    assert words_of(found[1], tmp_path) == ["python", "-m", "probes.report", str(Path(data or "x")), "--data", data]
+    record: dict[str, Any] = {"probe": "knn", "data": {"root": data}, "checkpoint": {"path": data}, "protocol": {}}
     found.append(report_commands.measuring(record))
     assert words_of(found[2], tmp_path)[3:5] == ["--ckpt", str(Path(data))]
+    unknown = report_commands.measuring(record | {"probe": data or "x"})
+    assert unknown.startswith("# no command of this project measures ") and not set(unknown) & set("\n\r\x1b\x9b\u202e")
     for command in found:
         assert not [one for one in command if unicodedata.category(one) in UNSEEN]
         if "$'" not in command:
@@ -297,9 +300,11 @@ def test_tables_that_reproduce_could_not_write_are_an_exit_code(
 
 
 def record(path: Path, data: str, **more: Any) -> None:
-    content = {"schema": 1, "probe": "knn", "table": "", "protocol": {}, "metrics": {"top1": 74.9}, "seconds": 1, "device": "cpu"}
+    protocol = {name.removeprefix("protocol."): value for name, value in protocols.KNN.items()}  # so that there is a difference
+    content = {"schema": 1, "probe": "knn", "table": "", "protocol": protocol, "metrics": {"top1": 74.9}}
+    content |= {"seconds": 1, "device": "cpu"}
     content |= {"checkpoint": {"path": f"runs/{data}", "sha256": None, "arch": "vit_small", "patch_size": 16, "window": None}}
-    content |= {"data": {"val": data, "val_images": 50_000}, "versions": {}} | more
+    content |= {"data": {"val": data, "val_images": 50_000, "train_images": 1_281_167}, "versions": {}} | more
     path.write_text(json.dumps(content))
 
 
