@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 from jaxtyping import Int
 
-from checkpoints import plain_numpy, plain_pickle, store
+from checkpoints import plain_numpy, plain_pickle, store, terminal
 from checkpoints.command import DONE, UserError, parse, run_command
 
 KS = (1, 5, 10)
@@ -124,7 +124,7 @@ def convert(options: Options) -> int:
         store.write_bytes(out, json.dumps(plain_truth(truth)).encode())
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}): give another --out") from error
-    print(f"{out}: {len(truth.names)} pictures, {len(truth.queries)} queries")
+    terminal.say(f"{out}: {len(truth.names)} pictures, {len(truth.queries)} queries")
     return DONE
 
 
