@@ -33,6 +33,7 @@ ONLY_READ = {
     r"tools/transfer_\w+\.sh .*--config .*": "a detector of full size; test_dense.py builds each and takes a step",
     r"tools/transfer_\w+\.sh.*": "minutes; test_dense.py trains each of the sample's on less",
     r"python -m pretrain\.tokenizers convert .*": "needs DALL-E's file; test_tokenizers.py converts a small one",
+    r"python -m probes\.revisited .*": "needs the published ground truth; test_attack_pickles.py converts the sample's",
     r"tools/bench\.sh step.*": "measures whole steps of ViT-S, ViT-B and Swin-T: minutes",
 }
 """Commands of which only the flags and names are checked, and why."""
@@ -179,12 +180,15 @@ def test_every_tool_ends_in_the_module_that_is_taken_for_it() -> None:
         if "transfer.sh" in lines[-1]:
             assert f"TASK={flags[-1]}" in lines
             lines = (ROOT / "tools" / "transfer.sh").read_text().replace("$TASK", flags[-1]).splitlines()
-        called = [line.replace('"', "") for line in lines if re.search(r"exec .*-m ", line)]
-        assert called and all(re.search(rf"-m {re.escape(' '.join([module, *flags]))} \$[{{@]", line) for line in called), tool
+        starts = r"^ *(?:exec \$PYTHON \$START|start_on_gpus (?:\$gpus)?) "
+        called = [line for line in (line.replace('"', "") for line in lines) if re.search(starts, line)]
+        assert called and all(re.search(rf"{starts}{re.escape(' '.join([module, *flags]))} \$[{{@]", line) for line in called), (
+            tool
+        )
     bench = (ROOT / "tools" / "bench.sh").read_text()
     cases = re.findall(r'^ +([\w |]+)\) module="([\w.$]+)"', bench, re.MULTILINE)
     parts = {part: module.replace("$1", part) for names, module in cases for part in names.split(" | ")}
-    assert parts == documented.BENCHES and bench.splitlines()[-1].startswith('exec "$PYTHON" -m "$module"')
+    assert parts == documented.BENCHES and bench.splitlines()[-1].startswith('exec "$PYTHON" "$START" "$module"')
 
 
 def test_tools_without_a_module_are_called_as_they_can_be() -> None:
