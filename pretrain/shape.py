@@ -188,10 +188,10 @@ def possible(shape: Shape, where: str) -> Shape:
     for name, most in MOST.items():
         checked.count(getattr(shape, name), f"{where}: {name}", 0 if name == "num_heads" else 1, most)
     checked.one_of(shape.init, f"{where}: init", ("original", "fan_in", "whiten"))
-    checked.count(shape.window, f"{where}: window", 1 if shape.depths else 0, MOST_WINDOW)
     depths = checked.listed(shape.depths, f"{where}: depths")
     for depth in depths:
         checked.count(depth, f"{where}: depths", 1, MOST["depth"])
+    checked.count(shape.window, f"{where}: window", 1 if depths else 0, MOST_WINDOW)
     arch = checked.text(shape.arch, f"{where}: arch", 200)
     if (arch not in SWIN_SIZES and arch != "swin") if depths else (shape.kind == "timm" and not is_timms(arch)):
         raise UserError(f"{where}: its architecture {arch!r} is none of {KNOWN} or timm's: it is not looked for anywhere else")

@@ -202,8 +202,8 @@ def test_a_run_with_any_field_changed_is_refused_in_a_sentence_or_read_as_it_was
     true = {name: weight.clone() for name, weight in content["student"].items()}
     count = 0
     assert resumed(sealed(tmp_path / "run", content).parent, flags)[3].step == 2
-    for place in places(content):
-        for value in (VALUES + TENSORS)[len(place) - 1 :: min(len(place), 2)]:
+    for number, place in enumerate(places(content)):
+        for value in (VALUES + TENSORS)[number % 6 :: 6]:  # all of them, at one place or another
             path = sealed(tmp_path / "run", at(content, place, copy.deepcopy(value)))
             said = [refused(lambda path=path: load_backbone(path, key="student"), path)]
             try:
@@ -217,7 +217,7 @@ def test_a_run_with_any_field_changed_is_refused_in_a_sentence_or_read_as_it_was
                 assert all(torch.equal(weight, true[name]) for name, weight in student.state_dict().items()), (place, value)
             assert place[0] in HARMLESS or all(said), (place, value)
             count += 1
-    assert count > 450
+    assert count > 90
 
 
 @pytest.mark.parametrize("name", ["student", "shape", "step", "optimizer", "random"])
