@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from checkpoints import escape
 from checkpoints.command import WorkError
 from pretrain import augment, distributed, masking, resample
 from pretrain.decode import BadImage
@@ -204,7 +205,7 @@ class Steps(Dataset[Batch | Decoded]):
 def too_many(bad: Sequence[Bad], most: int) -> str:
     """What to say when a source has too many bad images."""
     count = f"{len(bad)} image{'s' * (len(bad) > 1)}"
-    listed = "".join(f"\n  {name}: {reason}" for _, name, reason in bad[:10])
+    listed = "".join(f"\n  {escape.terminal(name)}: {escape.terminal(reason)}" for _, name, reason in bad[:10])
     return (
         f"{count} could not be used, more than --max-bad {most}: repair or remove them, or allow more. The first of them:{listed}"
     )
