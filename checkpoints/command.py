@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from checkpoints import escape, parent, terminal
+from checkpoints import parent, terminal
 
 Options = TypeVar("Options")
 
@@ -110,7 +110,7 @@ def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] |
         first, *listed = str(error).split("\n  ")  # a list of ours stands in lines of its own, each set in
         terminal.say(f"failed: {first}", error=True)
         for line in listed:
-            terminal.say(f"  {escape.terminal(line)}", error=True)
+            terminal.say(f"  {line}", error=True)
         return FAILED
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
