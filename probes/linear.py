@@ -20,12 +20,11 @@ from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain import distributed
 from pretrain.shape import Shape
 from pretrain.sources import Images, Subset
-from probes import common, linear_run, results, show
+from probes import common, linear_run, protocols, results, show
 from probes.common import Common, Parts, Subject
 from probes.features import array_of
 from probes.linear_run import Trained
 
-GRID = tuple(number * 10.0**power for power in range(-4, 1) for number in range(1, 10))
 EPOCHS, BATCH = 100, 1024
 SHOWN = 8
 """Learning rates in the printed table."""
@@ -45,7 +44,7 @@ class Options(Common):
     """[CLS] of the last four blocks (default below ViT-B, and for Swin), or the last with the mean patch (ViT-B and larger); the
     last alone; or the mean patch alone, before the final norm (the paper's view of methods without a [CLS] loss, Tables 9 and 20)
     or after it (`patches_norm`)."""
-    lr: tuple[float, ...] = GRID
+    lr: tuple[float, ...] = protocols.GRID
     """Learning rates for batches of 256; all are trained at once."""
     epochs: int = EPOCHS
     """Passes over the training images."""

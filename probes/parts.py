@@ -13,7 +13,7 @@ from typing import Literal
 
 from checkpoints.command import UserError, at_least, parse, run_command
 from pretrain.vit import ViT
-from probes import common, linear, linear_run, results, show
+from probes import common, linear, linear_run, protocols, results, show
 from probes.common import Common
 from probes.features import extract
 
@@ -31,7 +31,7 @@ class Options(Common):
     mode: Literal["paper", "cached"] | None = None
     """`paper`: augmented crops, the backbone runs in every epoch of every k, in bfloat16. `cached`: centre crops, once (default
     for the sample)."""
-    lr: tuple[float, ...] = linear.GRID
+    lr: tuple[float, ...] = protocols.GRID
     """Learning rates for batches of 256; all are trained at once."""
     epochs: int = linear.EPOCHS
     """Passes over the training images."""
