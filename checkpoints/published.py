@@ -138,7 +138,8 @@ def _our_backbone(weights: dict[str, Tensor], about: dict[str, Any], path: Path)
     key = checked.one_of(about["key"], f"{path}: key", ("teacher", "student"))
     networks = {key: {f"backbone.{name}": weight for name, weight in weights.items()}}
     epoch, step = (checked.count(about[name], f"{path}: {name}") for name in ("epoch", "step"))
-    return Contents("a backbone of this project", networks, epoch=epoch, step=step, shape=about["shape"])
+    shape = checked.mapping(about["shape"], f"{path}: shape")
+    return Contents("a backbone of this project", networks, epoch=epoch, step=step, shape=shape)
 
 
 def _full(content: dict[str, Any], path: Path) -> Contents:

@@ -499,10 +499,12 @@ def test_a_refused_step_opens_no_tokenizer_that_this_call_has_not_named(
         "fused": True,
     }
     state |= {"batches": [], "student": content["student"], "teacher": content["teacher"], "shape": content["shape"]}
+    given = tmp_path / "given"
+    given.mkdir()
     for targets, name in (("codes", "dalle"), ("codes", f"kmeans:{tmp_path}/trap/config.json"), ("frozen", f"{tmp_path}/trap/x")):
-        path = tmp_path / "refused-000001-0.pt"
+        path = given / "refused-000001-0.pt"
         torch.save({**state, "config": {**content["config"], "targets": targets, "tokenizer": name}}, path)
-        with pytest.raises(UserError, match="name it in this call"):
+        with pytest.raises(UserError, match="is not opened: give --tokenizer as the run had it"):
             train.main(["--replay", str(path)])
     for field in (*state, "config"):
         for value in VALUES:
@@ -529,7 +531,7 @@ def test_a_folder_of_openmmlab_does_not_choose_what_is_fetched(
         "../trap/config.json",
     ):
         (out / "last_checkpoint").write_text(name)
-        with pytest.raises(UserError, match="no file of"):
+        with pytest.raises(UserError, match="is not opened: remove that file to begin anew"):
             transfer.prepare(chosen, load_backbone(Path(flags[-1])))
     assert asked == []
 

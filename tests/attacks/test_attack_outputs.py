@@ -57,6 +57,7 @@ from probes.ablate_plan import Job
 from probes.finetune_data import Data
 from probes.gallery import Shown
 from probes.reproduce_steps import Step
+from probes.subsets import Share
 
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,7 +178,7 @@ def inspected() -> None:
 def fine_tuned() -> None:
     images = Files(ALL, [Path("a.png")], None)
     tested = [finetune_run.Tested(1, 50.0, 60.0)]
-    finetune_report.show([finetune_report.Measured(0.1, tested, {})], Data(images, images, ["a"]), 1.0)
+    finetune_report.show([finetune_report.Measured(0.1, tested, {})], Data(images, images, ["a"], Share(None, {})), 1.0)
 
 
 def plan_of_an_ablation() -> None:
