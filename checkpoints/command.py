@@ -41,7 +41,7 @@ def parse(
     unknown or its value has the wrong type.
     """
     words = _plain_words(arguments, _bool_flags(options), aliases or {})
-    return tyro.cli(options, args=words, default=default, prog=prog, description=description)  # type: ignore[arg-type,return-value]
+    return tyro.cli(options, args=words, default=default, prog=prog, description=description)  # type: ignore[return-value]
 
 
 def at_least(least: int, options: Any, *names: str) -> None:

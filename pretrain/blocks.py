@@ -6,6 +6,7 @@ Norms, linear layers and MLPs see all tokens as one matrix; only attention goes 
 g groups of crops of one size, b images and t tokens of one group, x all tokens, d width.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ def run(block: Any, x: Float[Tensor, "x d"], groups: Sequence[Group], *, frugal:
 def attention(layer: Any, x: Float[Tensor, "x d"], groups: Sequence[Group], *, frugal: bool) -> Float[Tensor, "x d"]:
     """timm's Attention, each image attending to its own tokens."""
     parts = layer.qkv(x).split([group.images * group.tokens for group in groups])
-    mixed = [again(lambda part, group=group: _mix(layer, part, group), part, frugal and not layer.fused_attn)
+    mixed = [again(functools.partial(_mix, layer, group=group), part, frugal and not layer.fused_attn)
              for part, group in zip(parts, groups, strict=True)]  # fmt: skip
     return layer.proj_drop(layer.proj(layer.norm(torch.cat(mixed))))
 
@@ -81,7 +82,7 @@ def again(function: Callable[[Tensor], Tensor], x: Tensor, frugal: bool) -> Tens
 Branch = Callable[[Tensor, Sequence[Group]], Tensor]
 
 
-def add_to_some(x: Float[Tensor, "x *d"], branch: Branch, groups: Sequence[Group], rate: float) -> Float[Tensor, "x *d"]:
+def add_to_some(x: Float[Tensor, " x *d"], branch: Branch, groups: Sequence[Group], rate: float) -> Float[Tensor, " x *d"]:
     """Stochastic depth: x + branch(x) / (1 - rate) for the images that keep this path, x for the others.
 
     Drawn on the host, so that no device is asked how many there are.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from checkpoints.command import WorkError
 
 
-def checked(values: Shaped[Tensor, "b *_"], network: nn.Module, whose: Callable[[int], str], what: str = "features") -> Tensor:
+def checked(values: Shaped[Tensor, " b *_"], network: nn.Module, whose: Callable[[int], str], what: str = "features") -> Tensor:
     """The same values. Raises WorkError where a row, or its length, is not finite: it names the row's owner and a weight.
 
     Waits for the device: not for a step of pretraining.

@@ -124,7 +124,7 @@ def open_torchvision(name: str, part: str | None) -> Images:
     if not hasattr(tarfile, "data_filter"):
         raise UserError("torchvision: needs Python 3.10.12, 3.11.4 or later, whose archives cannot write outside their folder")
     # Archives must not write outside their folder (the default of Python 3.14, set here for those before it).
-    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # type: ignore[attr-defined]
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     known = inspect.signature(kind.__init__).parameters
     options: dict[str, Any] = {}
     if "root" in known:

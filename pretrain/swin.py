@@ -148,9 +148,7 @@ class Swin(SwinTransformer):
         """All blocks, first to last."""
         return [block for stage in self.layers for block in stage.blocks]  # type: ignore[union-attr]
 
-    def forward(  # type: ignore[override]
-        self, images: Float[Tensor, "b ch y x"], mask: Bool[Tensor, "b gh gw"] | None = None
-    ) -> Float[Tensor, "b t d"]:
+    def forward(self, images: Float[Tensor, "b ch y x"], mask: Bool[Tensor, "b gh gw"] | None = None) -> Float[Tensor, "b t d"]:
         """Tokens after the final norm, their mean first. Patches under a masked token are replaced before the first block."""
         *_, last = self._through(self.embed(images, mask))
         return pooled(self.norm(last))

@@ -51,7 +51,7 @@ def random_crops(
     """
     loader: DataLoader[Any] = DataLoader(
         _Crops(images, size, shape, options.seed),
-        batch_sampler=_Plan(epochs, steps),  # type: ignore[arg-type]
+        batch_sampler=_Plan(epochs, steps),
         num_workers=worker_count(options, len(images)),
         collate_fn=together,
         pin_memory=torch.cuda.is_available(),

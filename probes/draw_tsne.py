@@ -64,11 +64,19 @@ def chart(places: Float[np.ndarray, "b 2"], labels: Int[np.ndarray, " b"], class
     for number, name in enumerate(classes[:CLASSES]):
         own = places[labels == number]
         panel.scatter(
-            *own.T, s=14, color=colours[number], marker=MARKERS[number % len(MARKERS)], label=escape.plot(name), linewidths=0
+            own[:, 0],
+            own[:, 1],
+            s=14,
+            color=colours[number],
+            marker=MARKERS[number % len(MARKERS)],
+            label=escape.plot(name),
+            linewidths=0,
         )
     rest = places[labels >= CLASSES]
     if len(rest):
-        panel.scatter(*rest.T, s=6, color="0.7", marker=".", label=f"{len(classes) - CLASSES} more classes", zorder=0)
+        panel.scatter(
+            rest[:, 0], rest[:, 1], s=6, color="0.7", marker=".", label=f"{len(classes) - CLASSES} more classes", zorder=0
+        )
     panel.set_xticks([])
     panel.set_yticks([])
     panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))

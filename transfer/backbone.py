@@ -86,10 +86,10 @@ class Pyramid(nn.Module):
             self.taps = list(taps) if taps is not None else taps_of(its.depth)
             self.levels = Levels(its.embed_dim, its.patch_size) if levels else None
             if not norm_taps and not frozen:
-                net.norm = nn.Identity()  # type: ignore[assignment]
+                net.norm = nn.Identity()
         else:
             self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for width in widths(its))
-            net.norm = nn.Identity()  # type: ignore[assignment]
+            net.norm = nn.Identity()
         if frozen:
             net.requires_grad_(False).eval()
 

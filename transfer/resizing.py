@@ -8,7 +8,7 @@ from mmseg.registry import TRANSFORMS
 
 
 @TRANSFORMS.register_module()
-class ResizeNotUnder(Resize):  # type: ignore[misc]
+class ResizeNotUnder(Resize):
     """As large as fits into `scale` (its sides in any order), but no side under `least` pixels; proportions are kept.
 
     The original tests within (2048, 512) times each ratio with `least` 512: windows are never larger than the picture, and
@@ -24,4 +24,4 @@ class ResizeNotUnder(Resize):  # type: ignore[misc]
         long, short = max(height, width), min(height, width)
         factor = max(min(self.within[0] / long, self.within[1] / short), self.least / short)
         self.scale = (int(width * factor + 0.5), int(height * factor + 0.5))  # rounded as in mmcv
-        return super().transform(results)  # type: ignore[no-any-return]
+        return super().transform(results)

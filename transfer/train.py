@@ -82,13 +82,13 @@ def toolboxes() -> None:
             needed(module, "transfer")
         mmpretrain()
         # "mmseg::" in a config means this module, whatever its distribution is called.
-        importlib.import_module("mmengine.config.utils").MODULE2PACKAGE["mmseg"] = "mmseg"  # type: ignore[attr-defined]
+        importlib.import_module("mmengine.config.utils").MODULE2PACKAGE["mmseg"] = "mmseg"
         for module in ("mmdet", "mmseg"):
             needed(module, "transfer")
         from transfer import backbone, layer_decay, resizing  # noqa: F401, PLC0415 (they register themselves)
     resume.register()
     # Class names of annotations are drawn into pictures: between two dollars they would be taken for formulas.
-    importlib.import_module("matplotlib").rcParams["text.parse_math"] = False  # type: ignore[attr-defined]
+    importlib.import_module("matplotlib").rcParams["text.parse_math"] = False
 
 
 def read_config(options: Options) -> Any:
