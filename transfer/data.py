@@ -159,10 +159,10 @@ def _look_through_ade20k(root: Path, config: Any, zero: Zero | None) -> Found:
         _take_names(config, names, reduced)
     classes = num_classes(config)
     found, lines = {}, [] if names is None else [f"classes of the data, not the config's: {classes} ({', '.join(names)[:200]})"]
-    for part, folder in ADE20K.items():
+    for folder in ADE20K.values():
         images, unused = label_maps.images_of(root / "images" / folder)
         labels = [root / "annotations" / folder / f"{path.stem}.png" for path in images]
-        found[part] = label_maps.survey(images, labels, label_maps.LOOKED_THROUGH, _refuse_higher_of(classes, zero))
+        found[folder] = label_maps.survey(images, labels, label_maps.LOOKED_THROUGH, _refuse_higher_of(classes, zero))
         lines += [f"images/{folder}: {len(images)} images{unused}"] if unused else []
     if all(one.maps == one.of for one in found.values()):
         label_maps.require(found, zero, str(root))

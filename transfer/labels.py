@@ -7,6 +7,7 @@ the classes end in an error of the loss that names no file.
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
@@ -44,7 +45,7 @@ class IBOTLabels(LoadAnnotations):  # type: ignore[misc]
 
 def set_labels(config: Any, classes: int) -> None:
     """Put it in the place of every `LoadAnnotations` of a config, however deep, in place."""
-    if isinstance(config, dict):
+    if isinstance(config, dict | Config):
         if str(config.get("type")).rpartition(".")[2] == "LoadAnnotations":
             config["type"], config["classes"] = "IBOTLabels", classes
         for value in config.values():
