@@ -15,7 +15,7 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
-def tests_of(file: Path) -> set[str]:
+def functions_of(file: Path) -> set[str]:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     return {node.name for node in ast.parse(file.read_text()).body if isinstance(node, kinds)} if file.is_file() else set()
 
@@ -23,7 +23,7 @@ def tests_of(file: Path) -> set[str]:
 def test_every_promise_names_tests_that_exist() -> None:
     found = rows(PAGE.read_text())
     assert len(found) > 50
-    known = {path: tests_of(ROOT / path) for path in set(re.findall(r"`(tests/[\w/]+\.py)::", PAGE.read_text()))}
+    known = {path: functions_of(ROOT / path) for path in set(re.findall(r"`(tests/[\w/]+\.py)::", PAGE.read_text()))}
     for cells in found:
         assert len(cells) == 3 and all(cells), cells
         named = re.findall(r"`([^`]*)`", cells[2])
