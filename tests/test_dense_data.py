@@ -210,6 +210,17 @@ def test_own_classes_and_ids_with_gaps_are_those_of_the_data(coco: Path, tmp_pat
     assert "classes of the annotations, not the config's: 2" in found.lines[-1]
 
 
+@pytest.mark.parametrize("name", ["cascade_vits16_1x", "mask_rcnn_swint_1x"])
+def test_own_classes_reach_every_head_of_the_full_size_configs(name: str, coco: Path, tmp_path: Path) -> None:
+    config = train.read_config(train.Options(task="coco", config=name))
+    data.set_root(config, coco)
+    assert data.look_through("coco", coco, config, tmp_path / "out").protocol == {"classes": 10}
+    heads = config.model.roi_head.bbox_head
+    counts = [head.num_classes for head in (heads if isinstance(heads, list) else [heads])]
+    assert set(counts) == {config.model.roi_head.mask_head.num_classes} == {10}
+    assert config.model.rpn_head.get("num_classes", 1) == 1
+
+
 def test_the_area_of_a_polygon_is_its_formula() -> None:
     assert annotations.polygon_area(SQUARE) == 64 and annotations.polygon_area([0, 0, 4, 0, 0, 3]) == 6
     assert annotations.polygon_area([0, 0, 3, 3, 9, 9]) == 0

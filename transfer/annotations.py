@@ -32,7 +32,7 @@ class Wrong(Exception):
 
 
 def parsed(file: Path) -> dict[str, Any]:
-    """Raises UserError where it is no JSON with COCO's lists."""
+    """Raises UserError where it is no JSON with images and annotations."""
     try:
         content = json.loads(file.read_bytes())
         [image["file_name"] for image in content["images"]]
@@ -40,15 +40,15 @@ def parsed(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not an annotation file of COCO ({type(error).__name__}: {str(error)[:SHOWN]})") from error
     if not content.get("annotations"):
         raise UserError(f"{file} has no annotations")
-    for name in LISTS:
-        entries = content.get(name)
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
-            raise WorkError(f"{file} is not an annotation file of COCO: {name} must be a list of objects, not empty")
     return content  # type: ignore[no-any-return]
 
 
 def read(file: Path, content: dict[str, Any]) -> Annotations:
     """What `parsed` gave, checked. Raises WorkError naming the first entry that is wrong."""
+    for name in LISTS:
+        entries = content.get(name)
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
+            raise WorkError(f"{file} is not an annotation file of COCO: {name} must be a list of objects, not empty")
     try:
         classes = _classes(content["categories"])
         images = {_new(image, "image", seen): _size(image) for seen in [set[int]()] for image in content["images"]}
