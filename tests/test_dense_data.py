@@ -377,6 +377,18 @@ def test_a_map_beyond_the_sample_is_named_when_it_is_read(
             rows[1]
 
 
+def test_a_run_goes_on_with_the_labels_that_it_began_with(tmp_path: Path) -> None:
+    labels = {"classes": 11, "void_labels": [0, 255]}
+    for _ in range(2):
+        data.same_as_before(tmp_path, labels, write=True)
+    for other in ({"classes": 11, "void_labels": [255]}, {"classes": 12, "void_labels": [0, 255]}):
+        with pytest.raises(UserError, match=r"was trained with other labels .*give the same --zero"):
+            data.same_as_before(tmp_path, other, write=True)
+    (tmp_path / "labels.json").write_text("{")
+    data.same_as_before(tmp_path, labels, write=True)
+    assert json.loads((tmp_path / "labels.json").read_text()) == labels
+
+
 @pytest.mark.parametrize("name, text", [("classes.txt", "cat\ndog\nfish\n"), ("classes.json", '["cat", "dog", "fish"]')])
 def test_own_classes_of_label_maps(name: str, text: str, ade20k: Path, tmp_path: Path, configs: dict[str, Any]) -> None:
     for path in (ade20k / "annotations").rglob("*.png"):

@@ -81,6 +81,20 @@ def look_through(task: str, root: Path, config: Any, out: Path, *, zero: Zero | 
     return _look_through_coco(root, config, out)
 
 
+def same_as_before(out: Path, protocol: dict[str, Any], *, write: bool) -> None:
+    """Keep what labels mean in the run's folder. Raises UserError where a run that is continued had another meaning."""
+    file = places.below(out, "labels.json")
+    try:
+        before = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):  # a new run, one from before this was kept, or half a file
+        before = None
+    if isinstance(before, dict) and before != protocol:
+        meant = ", ".join(f"{name} {str(before.get(name))[:80]} then, {protocol.get(name)} now" for name in protocol)
+        raise UserError(f"{out} was trained with other labels ({meant}): give the same --zero and classes, or another --out")
+    if before is None and write:
+        store.write_bytes(file, json.dumps(protocol).encode())
+
+
 def _look_through_coco(root: Path, config: Any, out: Path) -> Found:
     found = {}
     for part, (annotations, folder) in COCO.items():

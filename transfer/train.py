@@ -189,6 +189,7 @@ def prepare(options: Options, loaded: Any) -> Any:
     if is_main():
         for line in found.lines:
             terminal.say(line)
+    data.same_as_before(Path(config.work_dir), found.protocol, write=is_main())
     config.of_data = found.protocol
     if options.task == "ade20k":
         set_labels(config, data.num_classes(config))
