@@ -2,7 +2,8 @@
 
 `--head linear`: one linear layer on the normed patch tokens of the last four blocks (paper App. C has four taps of twelve),
 logits resized to the labels. `--head knn`: each patch takes the votes of the nearest patches of the training images, as
-`probes.knn` does for images. Mean intersection over union (mIoU) over the classes that occur; label 0 counts as nothing.
+`probes.knn` does for images. Mean intersection over union (mIoU) over the classes that occur in labels or answers, as
+MMSegmentation counts in `transfer`; 255 is void, and so is 0 unless `--zero class` (`probes/label_maps.py`).
 
 b images, n patches, d width of the features, k classes, s side of an image.
 """
@@ -18,17 +19,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from checkpoints import terminal
 from checkpoints.command import UserError, WorkError, at_least, parse, run_command
 from pretrain import augment, finite, neighbours, sample_dense
 from pretrain.backbone import Backbone, load_backbone, make
-from pretrain.formats import BadImage, load_stored, read_file
-from probes import results
+from probes import label_maps, results
+from probes.label_maps import NOTHING, Survey, Zero, stored
 
-NOTHING = 255
 FOLDERS = {"train": ("images/training", "annotations/training"), "val": ("images/validation", "annotations/validation")}
 BLOCKS = 4
 PATCHES_OF_AN_IMAGE = 64
@@ -43,6 +43,8 @@ class Options:
     """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json, timm:NAME (default: the newest run)."""
     data: str = "sample"
     """`sample`, or a folder in ADE20K's layout: images/training, annotations/training, and the same with validation."""
+    zero: Zero = "void"
+    """What 0 means in label maps: `void`, as in ADE20K (classes are 1 and more), or `class`, the first. 255 is always void."""
     head: Literal["linear", "knn"] = "linear"
     """What reads the patches."""
     key: Literal["teacher", "student"] = "teacher"
@@ -100,9 +102,11 @@ def _drawn(part: str, options: Options) -> Labelled:
 
 def _listed(root: Path, part: str, options: Options) -> Labelled:
     images, labels = (root / folder for folder in FOLDERS[part])
-    names = sorted(images.glob("*.jpg")) if images.is_dir() else []
+    names, unused = label_maps.images_of(images)
     if not names:
-        raise UserError(f"there are no images in {images}: give --data a folder in ADE20K's layout")
+        raise UserError(f"there are no images in {images}: give --data a folder in ADE20K's layout{unused}")
+    if unused:
+        terminal.say(f"{images}: {len(names)} images{unused}")
     missing = [labels / f"{name.stem}.png" for name in names if not (labels / f"{name.stem}.png").is_file()]
     if missing:
         raise UserError(f"{len(missing)} label maps are missing, the first is {missing[0]}")
@@ -110,36 +114,38 @@ def _listed(root: Path, part: str, options: Options) -> Labelled:
     return Labelled(list(names), [labels / f"{name.stem}.png" for name in names])
 
 
-def stored(path: Path) -> Image.Image:
-    """A picture or a label map as its file has it. Raises UserError for one that cannot be used."""
-    try:
-        return load_stored(read_file(path))
-    except BadImage as error:
-        raise UserError(f"{path} cannot be used ({error}): fetch it again") from error
-
-
 def view(pixels: Path | np.ndarray, backbone: Backbone, size: int) -> Float[Tensor, "c s s"]:
-    """An image as the probes see it."""
-    array = np.asarray(stored(pixels).convert("RGB")) if isinstance(pixels, Path) else pixels
+    """An image as the probes see it, turned by its EXIF orientation as its label map is."""
+    array = np.asarray(_turned(pixels).convert("RGB")) if isinstance(pixels, Path) else pixels
     return augment.evaluation_view(array, size, size, backbone.shape.mean, backbone.shape.std)
 
 
-def label_view(labels: Path | np.ndarray, size: int) -> Int[Tensor, "s s"]:
+def _turned(path: Path) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(stored(path))
+    except UserError:
+        raise
+    except Exception as error:  # broken EXIF makes Pillow raise almost anything
+        raise UserError(f"{path} cannot be used (its EXIF: {type(error).__name__}): fetch it again") from error
+
+
+def label_view(labels: Path | np.ndarray, size: int, zero: Zero = "void") -> Int[Tensor, "s s"]:
     """Its label map cut alike, by nearest neighbour; classes from 0, NOTHING where there is none."""
-    image = stored(labels) if isinstance(labels, Path) else Image.fromarray(labels)
+    image = Image.fromarray(label_maps.read(labels) if isinstance(labels, Path) else labels)
     wide, left, upper = augment.evaluation_box(*image.size, size, size)
-    array = np.asarray(image.resize(wide, Image.Resampling.NEAREST)).astype(np.int64)
-    cut = torch.from_numpy(array[upper : upper + size, left : left + size].copy())
-    return torch.where(cut == 0, NOTHING, cut - 1)
+    array = np.asarray(image.resize(wide, Image.Resampling.NEAREST))[upper : upper + size, left : left + size]
+    return torch.from_numpy(label_maps.numbered(array, zero).astype(np.int64))
 
 
-def batches(part: Labelled, order: Sequence[int], backbone: Backbone, size: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    part: Labelled, order: Sequence[int], backbone: Backbone, size: int, count: int, zero: Zero = "void"
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Features [b, n, d] and labels [b, s, s], batch by batch. Raises WorkError naming an image whose are not finite."""
     device = next(backbone.parameters()).device
     for start in range(0, len(order), count):
         some = order[start : start + count]
         crops = torch.stack([view(part.pixels[number], backbone, size) for number in some]).to(device)
-        labels = torch.stack([label_view(part.labels[number], size) for number in some]).to(device)
+        labels = torch.stack([label_view(part.labels[number], size, zero) for number in some]).to(device)
         features = patch_features(backbone, crops)
         yield finite.checked(features, backbone, _named(part, some)), labels
 
@@ -173,11 +179,15 @@ class Confusion:
         self.counts += torch.bincount(flat, minlength=self.counts.numel()).view_as(self.counts)
 
     def metrics(self) -> dict[str, float]:
-        """Percent: `miou` and `macc` over the classes that occur, `aacc` over pixels."""
+        """Percent: `miou` over the classes that occur in labels or answers, `macc` in labels, `aacc` over pixels.
+
+        Raises WorkError where no pixel has a label.
+        """
         right, is_there = self.counts.diag().double(), self.counts.sum(dim=1).double()
         union = is_there + self.counts.sum(dim=0) - right
-        there = is_there > 0
-        iou, accuracy = (right / union)[there], (right / is_there)[there]
+        if not is_there.any():
+            raise WorkError("no pixel of the validation images has a label: there is nothing to measure")
+        iou, accuracy = (right / union)[union > 0], (right / is_there)[is_there > 0]
         aacc = right.sum() / is_there.sum()
         return {"miou": 100 * iou.mean().item(), "macc": 100 * accuracy.mean().item(), "aacc": 100 * aacc.item()}
 
@@ -201,9 +211,13 @@ def by_linear(backbone: Backbone, data: Set, options: Options, classes: int) -> 
         answers = head((features.float() - mean) / spread).transpose(1, 2).unflatten(2, (side, side))
         return F.interpolate(answers, size=(size, size), mode="bilinear", align_corners=False)
 
+    if not any((labels != NOTHING).any() for _, labels in cached):
+        raise WorkError("no pixel of the training images, cut to --size, has a label: there is nothing to learn")
     for _ in range(options.epochs):
         for number in torch.randperm(len(cached)).tolist():
             features, labels = cached[number]
+            if not (labels != NOTHING).any():  # the mean over no pixel is not a number
+                continue
             every = [F.cross_entropy(logits(head, features, data.size), labels, ignore_index=NOTHING) for head in heads]
             optimizer.zero_grad()
             torch.stack(every).sum().backward()
@@ -233,7 +247,7 @@ def _halved(features: Tensor) -> Tensor:
 
 
 def _in_order(part: Labelled, backbone: Backbone, size: int, options: Options) -> Iterator[tuple[Tensor, Tensor]]:
-    return batches(part, range(len(part.pixels)), backbone, size, options.batch_size)
+    return batches(part, range(len(part.pixels)), backbone, size, options.batch_size, options.zero)
 
 
 def _scale(cached: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -254,6 +268,8 @@ def by_neighbours(backbone: Backbone, data: Set, options: Options, classes: int)
             bank.append(F.normalize(tokens[chosen], dim=1))
             bank_labels.append(its[chosen])
     known, known_labels, confusion = torch.cat(bank), torch.cat(bank_labels), Confusion(classes)
+    if not len(known):
+        raise WorkError("no patch of the training images, cut to --size, has a label: there is nothing to learn")
     for features, labels in _in_order(data.val, backbone, data.size, options):
         side = round(features.shape[1] ** 0.5)
         queries = F.normalize(features.flatten(0, 1), dim=1)
@@ -276,10 +292,17 @@ def patch_labels(labels: Int[Tensor, "b s s"], side: int, classes: int) -> Int[T
     return torch.where(most == classes, NOTHING, most)
 
 
-def count_classes(data: Set) -> int:
+def look_through(data: Set, zero: Zero, root: str) -> dict[str, Survey]:
+    """Read every label map once. Raises UserError and WorkError naming what cannot be used, or is no label map of its image."""
+    parts = {"training": data.train, "validation": data.val}
+    found = {name: label_maps.survey(part.pixels, part.labels) for name, part in parts.items()}
+    label_maps.require(found, zero, root)
+    return found
+
+
+def count_classes(data: Set, zero: Zero = "void") -> int:
     """As many as the highest label says."""
-    maps = (np.asarray(stored(one)) if isinstance(one, Path) else one for one in data.train.labels + data.val.labels)
-    return max(int(labels.max()) for labels in maps)
+    return label_maps.count(look_through(data, zero, "the data"), zero)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -294,7 +317,12 @@ def main(arguments: Sequence[str]) -> None:
     data = open_data(options)
     if data.size % shape.stride:
         raise UserError(f"--size {data.size} is not divisible by {shape.stride}, the pixels of a token's side")
-    classes = count_classes(data)
+    in_maps = look_through(data, options.zero, options.data)
+    classes = label_maps.count(in_maps, options.zero)
+    names = None if options.data == "sample" else label_maps.class_names(Path(options.data))
+    if names is not None and classes > len(names):
+        raise WorkError(f"a label map of {options.data} has class {classes}, its list of classes {len(names)} names")
+    terminal.say(label_maps.meaning(in_maps, options.zero))
     measure = by_linear if options.head == "linear" else by_neighbours
     found = {"this checkpoint": measure(loaded.backbone.to(device), data, options, classes)}
     if options.baseline:
@@ -324,6 +352,8 @@ def main(arguments: Sequence[str]) -> None:
             "lr": list(options.lr),
             "k": options.k,
             "key": options.key,
+            "void_labels": label_maps.void(options.zero),
+            "classes": classes,
         },
         metrics=record,
         seconds=time.perf_counter() - began,

@@ -1,15 +1,28 @@
 """The data of dense tasks: COCO's and ADE20K's layouts, looked through before anything is trained."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from checkpoints import places
-from checkpoints.command import UserError
+from checkpoints import places, store
+from checkpoints.command import UserError, WorkError
+from probes import label_maps
+from probes.label_maps import Zero
+from transfer import annotations as json_of_coco
 
 COCO = {"train": ("annotations/instances_train2017.json", "train2017"), "val": ("annotations/instances_val2017.json", "val2017")}
 ADE20K = {"train": "training", "val": "validation"}
+MORE_CLASSES = "name them in classes.txt beside images/, one a line, or give a config with as many"
 PARTS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+
+class Found(NamedTuple):
+    """What is said of a data set, and its part of a record's protocol."""
+
+    lines: list[str]
+    protocol: dict[str, Any]
 
 
 def check(task: str, root: Path, config: Any) -> None:
@@ -25,29 +38,182 @@ def check(task: str, root: Path, config: Any) -> None:
 
 def _missing_of_coco(root: Path, part: str) -> list[str]:
     annotations, folder = COCO[part]
-    if not (root / annotations).is_file():
+    file = root / annotations
+    if not file.is_file():
         return [annotations]
-    try:
-        content = json.loads((root / annotations).read_text())
-        names = [image["file_name"] for image in content["images"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{root / annotations} is not an annotation file of COCO ({type(error).__name__}: {error})") from error
-    if not content.get("annotations"):
-        raise UserError(f"{root / annotations} has no annotations")
-    remote = [str(name) for name in names if "://" in str(name)]  # MMEngine would take it for an address
+    names = [image["file_name"] for image in json_of_coco.parsed(file)["images"]]
+    strange = [name for name in names if not isinstance(name, str) or not name or "\0" in name]
+    if strange:
+        raise WorkError(f"{file}: an image has the file_name {str(strange[0])[:80]!r}, no name of a file")
+    remote = [name for name in names if "://" in name]  # MMEngine would take it for an address
     if remote:
-        raise UserError(f"{root / annotations} names the address {remote[0]!r}: its images are files of {root / folder}")
+        raise UserError(f"{file} names the address {remote[0]!r}: its images are files of {root / folder}")
     cure = "fetch the annotations from where they were published"
-    paths = places.listed(root / folder, map(str, names), file=root / annotations, cure=cure)
-    return [f"{folder}/{path.name} (of {annotations})" for path in paths if not path.is_file()]
+    paths = places.listed(root / folder, names, file=file, cure=cure)
+    return [f"{folder}/{path.name} (of {annotations})" for path in paths if not _is_file(path)]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name of thousands of letters
+        return False
 
 
 def _missing_of_ade20k(root: Path, part: str) -> list[str]:
     images, labels = root / "images" / ADE20K[part], root / "annotations" / ADE20K[part]
-    names = sorted(path.stem for path in images.glob("*.jpg"))
+    names, unused = label_maps.images_of(images)
     if not names:
-        return [f"images/{ADE20K[part]}/*.jpg"]
-    return [f"annotations/{ADE20K[part]}/{name}.png" for name in names if not (labels / f"{name}.png").is_file()]
+        return [f"images/{ADE20K[part]}/*.jpg{unused}"]
+    return [f"annotations/{ADE20K[part]}/{path.stem}.png" for path in names if not (labels / f"{path.stem}.png").is_file()]
+
+
+def look_through(task: str, root: Path, config: Any, out: Path, *, zero: Zero | None = None) -> Found:
+    """Look at the annotations of what `check` has passed, and fit the config to them.
+
+    Raises WorkError and UserError naming the first that is wrong. `out` takes completed annotation files. COCO: all of them are
+    read, and some hundred images' sizes; ADE20K: some hundred label maps of each part, the others when they are trained on.
+    """
+    if task == "ade20k":
+        return _look_through_ade20k(root, config, zero)
+    if zero is not None:
+        raise UserError("--zero is for ade20k: it says what 0 means in label maps")
+    return _look_through_coco(root, config, out)
+
+
+def same_as_before(out: Path, protocol: dict[str, Any], *, write: bool) -> None:
+    """Keep what labels mean in the run's folder. Raises UserError where a run that is continued had another meaning."""
+    file = places.below(out, "labels.json")
+    try:
+        before = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):  # a new run, one from before this was kept, or half a file
+        before = None
+    if isinstance(before, dict) and before != protocol:
+        meant = ", ".join(f"{name} {str(before.get(name))[:80]} then, {protocol.get(name)} now" for name in protocol)
+        raise UserError(f"{out} was trained with other labels ({meant}): give the same --zero and classes, or another --out")
+    if before is None and write:
+        store.write_bytes(file, json.dumps(protocol).encode())
+
+
+def _look_through_coco(root: Path, config: Any, out: Path) -> Found:
+    found = {}
+    for part, (annotations, folder) in COCO.items():
+        file = root / annotations
+        found[part] = (file, json_of_coco.read(file, json_of_coco.parsed(file)))
+        json_of_coco.check_sizes(file, root / folder, found[part][1].content, label_maps.LOOKED_THROUGH)
+    json_of_coco.same_classes(found["train"], found["val"])
+    lines = [f"{file.name}: {'; '.join(one.notes)}" for file, one in found.values()]
+    names = _take_classes(config, list(found["train"][1].classes.values()))
+    if names is not None:
+        lines.append(f"classes of the annotations, not the config's: {len(names)} ({', '.join(names)[:200]})")
+    for part, (_, one) in found.items():
+        if one.changed:
+            _use(config, part, _written(out, part, one.content))
+    return Found(lines, {"classes": len(config.train_dataloader.dataset.get("metainfo", {}).get("classes", ())) or 80})
+
+
+def _take_classes(config: Any, names: list[str]) -> list[str] | None:
+    """Put the data's classes into config and heads where it lacks some of the config's. None where nothing changes."""
+    dataset = config.train_dataloader.dataset
+    wanted = list(dataset.get("metainfo", {}).get("classes", ())) or list(coco_classes())
+    if set(wanted) <= set(names):
+        return None
+    for part in PARTS:
+        config[part].dataset.metainfo = {"classes": tuple(names)}
+    _set_num_classes({name: part for name, part in config.model.items() if name != "rpn_head"}, len(names))
+    return names
+
+
+def coco_classes() -> tuple[str, ...]:
+    """The 80 names that MMDetection takes where a config has none."""
+    from mmdet.datasets import CocoDataset  # noqa: PLC0415 (a heavy import, and an optional one)
+
+    return tuple(CocoDataset.METAINFO["classes"])
+
+
+def _set_num_classes(part: Any, count: int) -> None:
+    """In every head of a part of the model, however deep, in place."""
+    if isinstance(part, dict):
+        if "num_classes" in part:
+            part["num_classes"] = count
+        for value in part.values():
+            _set_num_classes(value, count)
+    elif isinstance(part, list | tuple):
+        for value in part:
+            _set_num_classes(value, count)
+
+
+def _written(out: Path, part: str, content: dict[str, Any]) -> Path:
+    """A completed annotation file in the run's folder, one for each process: none waits for another."""
+    path = places.below(out, "annotations", f"instances_{part}2017-{os.environ.get('RANK', '0')}.json")
+    store.write_bytes(path, json.dumps(content).encode())
+    return path.absolute()
+
+
+def _use(config: Any, part: str, file: Path) -> None:
+    for name in PARTS:
+        if (name == "train_dataloader") == (part == "train"):
+            config[name].dataset.ann_file = str(file)
+    if part == "val":
+        for name in ("val_evaluator", "test_evaluator"):
+            config[name].ann_file = str(file)
+
+
+def _look_through_ade20k(root: Path, config: Any, zero: Zero | None) -> Found:
+    dataset = config.train_dataloader.dataset
+    reduced = dataset.get("reduce_zero_label", str(dataset.type).rpartition(".")[2] == "ADE20KDataset")
+    if zero is not None and (zero == "void") != reduced:
+        reduced = zero == "void"
+        for name in PARTS:
+            set_reduced(config[name].dataset, reduced)
+        set_reduced(config.get("tta_pipeline"), reduced)
+    zero = "void" if reduced else "class"
+    names = label_maps.class_names(root)
+    if names is not None:
+        _take_names(config, names, reduced)
+    classes = num_classes(config)
+    found, lines = {}, [] if names is None else [f"classes of the data, not the config's: {classes} ({', '.join(names)[:200]})"]
+    for folder in ADE20K.values():
+        images, unused = label_maps.images_of(root / "images" / folder)
+        labels = [root / "annotations" / folder / f"{path.stem}.png" for path in images]
+        found[folder] = label_maps.survey(images, labels, label_maps.LOOKED_THROUGH, _refuse_higher_of(classes, zero))
+        lines += [f"images/{folder}: {len(images)} images{unused}"] if unused else []
+    if all(one.maps == one.of for one in found.values()):
+        label_maps.require(found, zero, str(root))
+    lines.append(f"{label_maps.meaning(found, zero)}; the config has {classes} classes")
+    return Found(lines, {"classes": classes, "void_labels": label_maps.void(zero)})
+
+
+def num_classes(config: Any) -> int:
+    """Of the head that answers: the last one, where there are several."""
+    head = config.model.decode_head
+    return int((head[-1] if isinstance(head, list | tuple) else head).num_classes)
+
+
+def _take_names(config: Any, names: tuple[str, ...], reduced: bool) -> None:
+    """Give data sets and heads classes of one's own; MMSegmentation's ADE20KDataset takes none but its own."""
+    for name in PARTS:
+        dataset = config[name].dataset
+        palette = [[23 * k % 255, 97 * k % 255, 191 * k % 255] for k in range(len(names))]
+        dataset.update(type="BaseSegDataset", metainfo={"classes": names, "palette": palette})
+        dataset.update(img_suffix=".jpg", seg_map_suffix=".png", reduce_zero_label=reduced)
+    _set_num_classes(config.model, len(names))
+
+
+def set_reduced(part: Any, reduced: bool) -> None:
+    """In a data set and its transforms: whether 0 is void."""
+    if isinstance(part, dict):
+        if "pipeline" in part or "reduce_zero_label" in part:
+            part["reduce_zero_label"] = reduced
+        for value in part.values():
+            set_reduced(value, reduced)
+    elif isinstance(part, list | tuple):
+        for value in part:
+            set_reduced(value, reduced)
+
+
+def _refuse_higher_of(classes: int, zero: Zero) -> Callable[[Path, int], None]:
+    return lambda path, highest: label_maps.refuse_higher(path, highest, classes, zero, MORE_CLASSES)
 
 
 def set_root(config: Any, root: Path) -> None:

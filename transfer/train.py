@@ -59,6 +59,8 @@ class Options:
     """A name in transfer/configs/TASK, or a file (default: cascade_vits16_1x or upernet_vits16; for the sample `sample`)."""
     head: Literal["upernet", "linear"] = "upernet"
     """ade20k: which head, where no --config is given."""
+    zero: Literal["void", "class"] | None = None
+    """ade20k: what 0 means in label maps, `void` or `class` (default: the config's, void in all here). 255 is always void."""
     out: Path | None = None
     """The folder to write (default: runs/transfer-TASK-CONFIG); what is there is continued."""
     key: Literal["teacher", "student"] = "teacher"
@@ -164,6 +166,7 @@ def prepare(options: Options, loaded: Any) -> Any:
     from transfer.backbone import widths  # noqa: PLC0415
 
     toolboxes()
+    from transfer.labels import set_labels  # noqa: PLC0415
     from transfer.pictures import set_backend  # noqa: PLC0415
 
     config = read_config(options)
@@ -182,6 +185,14 @@ def prepare(options: Options, loaded: Any) -> Any:
         draw_sample(options.task, root)
     data.check(options.task, root, config)
     data.set_root(config, root)
+    found = data.look_through(options.task, root, config, Path(config.work_dir), zero=options.zero)
+    if is_main():
+        for line in found.lines:
+            terminal.say(line)
+    data.same_as_before(Path(config.work_dir), found.protocol, write=is_main())
+    config.of_data = found.protocol
+    if options.task == "ade20k":
+        set_labels(config, data.num_classes(config))
     set_backend(config)
     config.randomness = {"seed": options.seed}
     last = resume.newest(Path(config.work_dir))
@@ -238,7 +249,7 @@ def run(options: Options) -> int:
         numbers = dict(runner.test())
         if options.multi_scale:
             numbers |= {f"ms_{name}": value for name, value in at_several_scales(config).items()}
-    except UserError as error:  # a picture that cannot be used, found by a worker
+    except (UserError, WorkError) as error:  # a picture or a label map that cannot be used, found by a worker
         raise as_raised(error) from None
     except torch.cuda.OutOfMemoryError as error:
         raise WorkError(
@@ -299,6 +310,7 @@ def report(
         "images_a_step": config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1")),
         "cfg_options": list(options.cfg_options),
         "position": position(loaded.backbone.shape.kind, config.model.backbone.get("grid")),
+        **config.of_data,
         "max_epochs": config.train_cfg.get("max_epochs"),
         "max_iters": config.train_cfg.get("max_iters"),
     }

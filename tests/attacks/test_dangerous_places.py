@@ -94,6 +94,7 @@ PLACES: dict[str, dict[str, str]] = {
         "np.load": "arrays without objects, whose type and length are compared",
         "a deletion": "an unfinished folder of features, in the cache",
     },
+    "probes/label_maps.py": {"glob": "lists a data set's folder; each name is a path"},
     "probes/linear_run.py": {"a deletion": "its own state, when the training has ended"},
     "probes/live.py": {"the network": "a server on this machine's own address; asks nobody"},
     "probes/process.py": {"a process": "steps of reproduce and ablate, through checkpoints.start"},
@@ -102,9 +103,7 @@ PLACES: dict[str, dict[str, str]] = {
         "a process": "probes.tables and probes.report, through checkpoints.start",
         "a deletion": "its own mark of a step whose files are gone",
     },
-    "probes/segment.py": {"glob": "lists a data set's folder; each name is a path"},
     "probes/tables.py": {"glob": "records below the folders that were named"},
-    "transfer/data.py": {"glob": "lists a data set's folder; each name is a path"},
     "transfer/hooks.py": {"Image.open": "a test image that was decoded before, through the same door (transfer/pictures.py)"},
     "transfer/resume.py": {"code from text": "mmengine's modules by names that stand in this code"},
     "transfer/train.py": {

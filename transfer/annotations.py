@@ -1,0 +1,245 @@
+"""COCO's annotation files, read whole before anything is trained: every number is what it should be, or one sentence names it.
+
+What COCO's tools need and other programs leave out (`iscrowd`, `area`, a box beside a mask) is worked out; boxes and polygons
+without any area are left out and counted. Everything else that does not fit is an error: which images, classes and boxes were
+meant is not guessed.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from checkpoints.command import UserError, WorkError
+from probes import label_maps
+
+LISTS = ("images", "annotations", "categories")
+SHOWN = 80
+
+
+class Annotations(NamedTuple):
+    """What a file holds: its content ready for COCO's tools, whether that differs, class names by id, and what is to be said."""
+
+    content: dict[str, Any]
+    changed: bool
+    classes: dict[int, str]
+    notes: list[str]
+
+
+class Wrong(Exception):
+    """A fault of one entry; the message says which."""
+
+
+def parsed(file: Path) -> dict[str, Any]:
+    """Raises UserError where it is no JSON with images and annotations."""
+    try:
+        content = json.loads(file.read_bytes())
+        [image["file_name"] for image in content["images"]]
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+        raise UserError(f"{file} is not an annotation file of COCO ({type(error).__name__}: {str(error)[:SHOWN]})") from error
+    if not content.get("annotations"):
+        raise UserError(f"{file} has no annotations")
+    return content  # type: ignore[no-any-return]
+
+
+def read(file: Path, content: dict[str, Any]) -> Annotations:
+    """What `parsed` gave, checked. Raises WorkError naming the first entry that is wrong."""
+    for name in LISTS:
+        entries = content.get(name)
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
+            raise WorkError(f"{file} is not an annotation file of COCO: {name} must be a list of objects, not empty")
+    try:
+        classes = _classes(content["categories"])
+        images = {_new(image, "image", seen): _size(image) for seen in [set[int]()] for image in content["images"]}
+        return _completed(content, classes, images)
+    except Wrong as error:
+        raise WorkError(f"{file}: {error}") from error
+
+
+def _completed(content: dict[str, Any], classes: dict[int, str], images: Mapping[int, tuple[int, int]]) -> Annotations:
+    kept, ids, flat, filled = [], set[int](), list[int](), 0
+    for annotation in content["annotations"]:
+        number = _new(annotation, "annotation", ids)
+        for field, known, what in (("image_id", images, "images"), ("category_id", classes, "categories")):
+            if _whole(annotation, field, f"annotation {number}") not in known:
+                raise Wrong(f"annotation {number} names {field} {annotation[field]}, which is none of its {what}")
+        whole = _whole_annotation(annotation, f"annotation {number}", images[annotation["image_id"]])
+        if whole is None:
+            flat.append(number)
+        else:
+            filled += any(name not in annotation for name in whole)
+            kept.append(whole)
+    if not kept:
+        raise Wrong("no annotation has a box and a mask with any area inside its image")
+    empty = len(images) - len({annotation["image_id"] for annotation in kept})
+    notes = [f"{len(images)} images, {len(kept)} annotations of {len(classes)} classes"]
+    notes += [f"{empty} images have none"] if empty else []
+    notes += [f"iscrowd, area or bbox worked out for {filled}"] if filled else []
+    notes += [f"{len(flat)} annotations without area or outside their image left out, the first is {flat[0]}"] if flat else []
+    changed = kept != content["annotations"]
+    return Annotations({**content, "annotations": kept}, changed, classes, notes)
+
+
+def _whole_annotation(annotation: dict[str, Any], name: str, size: tuple[int, int]) -> dict[str, Any] | None:
+    """With all that COCO's tools read; None where nothing of it lies in the image."""
+    mask = _mask(annotation, name, size)
+    box = _box(annotation, mask, name)
+    left, top, width, height = box
+    across = min(left + width, size[0]) - max(left, 0)
+    down = min(top + height, size[1]) - max(top, 0)
+    if mask is None or min(width, height, across, down) <= 0:
+        return None
+    crowd = annotation.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        raise Wrong(f"{name} has iscrowd {_short(crowd)}: 0 or 1")
+    area = annotation.get("area")
+    if area is None:
+        area = mask_area(mask, size)
+    elif not _finite(area) or area < 0:
+        raise Wrong(f"{name} has the area {_short(area)}, no number of pixels")
+    return annotation | {"segmentation": mask, "bbox": box, "iscrowd": int(crowd), "area": area}
+
+
+def _mask(annotation: Mapping[str, Any], name: str, size: tuple[int, int]) -> Any:
+    """Polygons that have an area, or run lengths; None where all polygons are flat."""
+    mask = annotation.get("segmentation")
+    if mask is None or mask == {}:
+        raise Wrong(f"{name} has a box and no mask (segmentation), and the detectors here learn both")
+    if isinstance(mask, dict):
+        return _runs(mask, name, size)
+    if mask == []:
+        raise Wrong(f"{name} has a box and no mask (segmentation is empty), and the detectors here learn both")
+    if not isinstance(mask, list) or not all(isinstance(one, list) and all(map(_finite, one)) for one in mask):
+        raise Wrong(f"{name} has a segmentation that is neither polygons (lists of numbers) nor run lengths: {_short(mask)}")
+    if any(len(one) % 2 for one in mask):
+        raise Wrong(f"{name} has a polygon of an odd number of coordinates")
+    return [one for one in mask if len(one) >= 6 and polygon_area(one) > 0] or None
+
+
+def _runs(mask: Mapping[str, Any], name: str, size: tuple[int, int]) -> Any:
+    counts, of = mask.get("counts"), mask.get("size")
+    if of != [size[1], size[0]]:
+        raise Wrong(f"{name} has run lengths of size {_short(of)}, its image is [{size[1]}, {size[0]}] (height, width)")
+    if isinstance(counts, list):
+        if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in counts):
+            raise Wrong(f"{name} has run lengths that are no whole numbers")
+        if sum(counts) != size[0] * size[1]:
+            raise Wrong(f"{name} has run lengths of {sum(counts)} pixels, its image has {size[0] * size[1]}")
+        return mask if sum(counts[1::2]) else None
+    if not isinstance(counts, str) or not counts:
+        raise Wrong(f"{name} has run lengths that are neither a list nor a text: {_short(counts)}")
+    return _compressed(mask, name, size)
+
+
+def _compressed(mask: Mapping[str, Any], name: str, size: tuple[int, int]) -> Any:
+    """COCO's text form: groups of five bits, low ones first; each number from the third on is a difference to that two before."""
+    runs: list[int] = []
+    value = shift = 0
+    for letter in str(mask["counts"]):
+        bits = ord(letter) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise Wrong(f"{name} has a text of run lengths that is damaged")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (1 << shift) if bits & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift or sum(runs) != size[0] * size[1] or min(runs) < 0:
+        raise Wrong(f"{name} has a text of run lengths that is damaged: not the {size[0] * size[1]} pixels of its image")
+    return mask if sum(runs[1::2]) else None
+
+
+def _box(annotation: Mapping[str, Any], mask: Any, name: str) -> list[float]:
+    box = annotation.get("bbox")
+    if box is None and isinstance(mask, list):
+        xs, ys = [x for one in mask for x in one[0::2]], [y for one in mask for y in one[1::2]]
+        return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    if box is None:
+        raise Wrong(f"{name} has no bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_finite, box)):
+        raise Wrong(f"{name} has the bbox {_short(box)}: four numbers (x, y, width, height)")
+    return box
+
+
+def polygon_area(points: Sequence[float]) -> float:
+    """Of one polygon [x, y, x, y, ...], by the shoelace formula."""
+    x, y = points[0::2], points[1::2]
+    return abs(sum(x[k - 1] * y[k] - x[k] * y[k - 1] for k in range(len(x)))) / 2
+
+
+def mask_area(mask: Any, size: tuple[int, int]) -> float:
+    """Pixels of a mask, as COCO counts them."""
+    from pycocotools import mask as tools  # noqa: PLC0415 (an optional import)
+
+    if isinstance(mask, list):
+        return float(tools.area(tools.merge(tools.frPyObjects(mask, size[1], size[0]))))
+    return float(sum(mask["counts"][1::2]) if isinstance(mask["counts"], list) else tools.area(mask))
+
+
+def _classes(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Names by id; ids may have gaps."""
+    found, seen = dict[int, str](), set[int]()
+    for category in categories:
+        number, name = _new(category, "category", seen), category.get("name")
+        if not isinstance(name, str) or not name:
+            raise Wrong(f"category {number} has the name {_short(name)}, no text")
+        if name in found.values():
+            raise Wrong(f"two categories have the name {_short(name)}")
+        found[number] = name
+    return found
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int]:
+    sides = [_whole(image, side, f"image {image['id']}") for side in ("width", "height")]
+    if min(sides) < 1:
+        raise Wrong(f"image {image['id']} has {sides[0]} x {sides[1]} pixels")
+    return sides[0], sides[1]
+
+
+def _new(entry: Mapping[str, Any], what: str, seen: set[int]) -> int:
+    """An entry's id, added to those seen."""
+    number = _whole(entry, "id", f"one {what}")
+    if number in seen:
+        raise Wrong(f"two {what} entries have the id {number}")
+    seen.add(number)
+    return number
+
+
+def _whole(entry: Mapping[str, Any], field: str, name: str) -> int:
+    value = entry.get(field)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Wrong(f"{name} has {f'the {field} {_short(value)}, no whole number' if field in entry else f'no {field}'}")
+    return value
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9 and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def same_classes(train: tuple[Path, Annotations], val: tuple[Path, Annotations]) -> None:
+    """Raise WorkError where both files mean other classes by their ids: what was learnt would be counted as another class."""
+    mine, theirs = train[1].classes, val[1].classes
+    other = sorted(number for number in mine.keys() | theirs.keys() if mine.get(number) != theirs.get(number))
+    if other:
+        means = " and ".join(f"{_short(classes.get(other[0]))} in {file.name}" for file, (_, _, classes, _) in (train, val))
+        raise WorkError(f"category {other[0]} is {means}: both need the same categories")
+    if list(mine) != list(theirs):
+        raise WorkError(f"{train[0].name} and {val[0].name} list their categories in another order: give both the same")
+
+
+def check_sizes(file: Path, folder: Path, content: Mapping[str, Any], most: int) -> None:
+    """Raise WorkError where an image, of at most so many spread over all, has another size than its entry says."""
+    images = content["images"]
+    for number in range(0, len(images), max(1, -(-len(images) // most))):
+        image = images[number]
+        size = label_maps.side_lengths(folder / image["file_name"])
+        if size != (image["width"], image["height"]):
+            said, name = f"{image['width']} x {image['height']}", folder / image["file_name"]
+            raise WorkError(f"{file} says {said} pixels for {name}, which has {size[0]} x {size[1]}: boxes would not fit")
