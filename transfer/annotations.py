@@ -40,7 +40,7 @@ def parsed(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not an annotation file of COCO ({type(error).__name__}: {str(error)[:SHOWN]})") from error
     if not content.get("annotations"):
         raise UserError(f"{file} has no annotations")
-    return content  # type: ignore[no-any-return]
+    return content
 
 
 def read(file: Path, content: dict[str, Any]) -> Annotations:

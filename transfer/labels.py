@@ -16,7 +16,7 @@ from transfer import data
 
 
 @TRANSFORMS.register_module()
-class IBOTLabels(LoadAnnotations):  # type: ignore[misc]
+class IBOTLabels(LoadAnnotations):
     """`LoadAnnotations` with checks: classes from 0, 255 where there is none."""
 
     def __init__(self, classes: int, **settings: Any) -> None:
