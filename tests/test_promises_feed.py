@@ -13,8 +13,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_world import SMALL
 
-from pretrain import feeding, shards
+from checkpoints import store
+from checkpoints.command import DONE, UserError, parse, run_command
+from pretrain import config as options
+from pretrain import feeding, shards, train
+from pretrain.backbone import load_backbone
+from probes import knn, linear
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -141,3 +147,73 @@ def test_shards_beyond_the_limit_of_open_files_are_read(tmp_path: Path) -> None:
         assert len(os.listdir("/proc/self/fd")) <= here + shards.OPEN_FILES + 1
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+TRAINING = """arch=vit_small patch_size=16 window_size=7 out_dim=8192 patch_out_dim=8192 shared_head=true
+shared_head_teacher=True norm_last_layer=false momentum_teacher=0.996 norm_in_head=None act_in_head=gelu
+use_masked_im_modeling=true pred_ratio=0.3 pred_ratio_var=0.2 pred_shape=block pred_start_epoch=0 lambda1=1.0 lambda2=1.0
+warmup_teacher_temp=0.04 teacher_temp=0.07 warmup_teacher_patch_temp=0.04 teacher_patch_temp=0.07
+warmup_teacher_temp_epochs=30 use_fp16=true use_fp16=false use_fp16=True weight_decay=0.04 weight_decay_end=0.4 clip_grad=3.0
+batch_size_per_gpu=64 epochs=100 freeze_last_layer=1 lr=0.0005 warmup_epochs=10 min_lr=1e-06 optimizer=adamw drop_path=0.1
+global_crops_number=2 local_crops_number=0 data_path=x output_dir=y saveckp_freq=40 seed=0 num_workers=10 dist_url=env://
+local_rank=0""".split()
+PAIRS = ("--global_crops_scale 0.25 1", "--local_crops_scale 0.05 0.25", "--pred_ratio 0 0.3", "--pred_ratio_var 0 0.2")
+REFUSED = ("--load_from checkpoint.pth", "--act_in_head relu", "--norm_in_head bn", "--dist_url tcp://a:1", "--load_from=a.pth")
+
+
+def test_every_flag_of_the_originals_training_is_taken() -> None:
+    for flag in TRAINING:
+        name, _, value = flag.partition("=")
+        for words in ([f"--{flag}"], [f"--{name.replace('_', '-')}={value}"], [f"--{name}", value]):
+            options.check(options.read_command_line(words))
+    for line in PAIRS:
+        options.read_command_line(line.split())
+    line = [f"--{flag}" for flag in TRAINING[1:] if not flag.startswith(("use_fp16", "out_dir"))]
+    found = options.read_command_line(["--arch", "deit_small", *line, "--use_fp16"])
+    assert (found.arch, found.keep_every, found.precision) == ("vit_small", 40, "auto")
+    assert options.read_command_line(["--use_fp16=false"]).precision == "fp32"
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_a_flag_that_something_replaces_says_what(line: str) -> None:
+    with pytest.raises(UserError, match=r"of the original: .*(leave it out|--init-from)"):
+        options.read_command_line(line.split())
+
+
+EVALUATION = """n_last_blocks avgpool_patchtokens arch patch_size window_size pretrained_weights checkpoint_key epochs lr
+batch_size_per_gpu dist_url local_rank data_path num_workers val_freq output_dir num_labels load_from nb_knn temperature
+dump_features load_features use_cuda""".split()
+VALUES = {"batch_size_per_gpu": "2", "num_workers": "2", "nb_knn": "20", "temperature": "0.1", "lr": "0.1", "epochs": "2"}
+VALUES |= {"dist_url": "env://", "use_cuda": "true", "checkpoint_key": "teacher"}
+
+
+def test_every_flag_of_the_originals_evaluation_is_taken_or_answered() -> None:
+    for command in (knn.Options, linear.Options):
+        for flag in EVALUATION:
+            try:
+                parse(command, [f"--{flag}", VALUES.get(flag, "1")])
+            except UserError as error:
+                assert "of the original: " in str(error)  # taken is as good
+
+
+def test_kept_checkpoints_stay_and_are_never_replaced(tmp_path: Path) -> None:
+    store.save_run(tmp_path, {"step": 1})
+    assert store.keep(tmp_path, 40) == store.keep(tmp_path, 40) == tmp_path / "epoch-0040.pt"
+    before = (tmp_path / "epoch-0040.pt").read_bytes()
+    for step in (2, 3):
+        store.save_run(tmp_path, {"step": step})
+    assert (tmp_path / "epoch-0040.pt").read_bytes() == before
+    assert store.keep(tmp_path, 40).name == "epoch-0040-2.pt" and (tmp_path / "epoch-0040.pt").read_bytes() == before
+    assert store.read_torch(tmp_path / "epoch-0040.pt")["step"] == 1
+
+
+def test_a_run_keeps_every_second_epoch_for_any_probe(tmp_path: Path) -> None:
+    flags = [*SMALL.replace("--steps 2", "--epochs 4").split(), "--recipe", "ibot_vits16", "--knn-every", "0"]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(8):
+        Image.fromarray(np.full((32, 32, 3), number * 20, dtype=np.uint8)).save(folder / f"{number}.png")
+    run = ["--data", str(folder), "--out", str(tmp_path / "run"), "--saveckp_freq", "2"]
+    assert run_command(train.main, [*flags, *run]) == DONE
+    assert sorted(path.name for path in (tmp_path / "run").glob("epoch-*")) == ["epoch-0002.pt", "epoch-0004.pt"]
+    assert load_backbone(tmp_path / "run" / "epoch-0002.pt").path.name == "epoch-0002.pt"
