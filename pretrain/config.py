@@ -241,9 +241,8 @@ def _recipe(words: Sequence[str]) -> str | None:
 
 def _as_ours(words: list[str]) -> list[str]:
     """The original's --use_fp16 as --precision (false: fp32, true: whatever is fast and safe here), and DeiT's names as ViT's."""
-    split = [
-        part for word in words for part in (word.split("=", 1) if word.startswith(("--use_fp16=", "--use-fp16=")) else [word])
-    ]
+    with_value = ("--use_fp16=", "--use-fp16=")
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith(with_value) else [word])]
     found: list[str] = []
     for before, word, after in zip(["", *split], split, [*split[1:], "--"], strict=False):
         if word in ("--use_fp16", "--use-fp16"):

@@ -4,6 +4,7 @@ Read `train_step` first: it is the method, one act a line.
 """
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -108,7 +109,8 @@ def stop_requested() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun passes on the Ctrl-C that came to all: it would be the second
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     previous = {number: signal.signal(number, note) for number in STOPPING}
     try:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from small_world import SMALL
 
-from checkpoints import store
+from checkpoints import start, store
 from checkpoints.command import DONE, UserError, parse, run_command
 from pretrain import config as options
 from pretrain import feeding, shards, train
@@ -165,7 +166,8 @@ def test_every_flag_of_the_originals_training_is_taken() -> None:
     for flag in TRAINING:
         name, _, value = flag.partition("=")
         for words in ([f"--{flag}"], [f"--{name.replace('_', '-')}={value}"], [f"--{name}", value]):
-            options.check(options.read_command_line(words))
+            base = [] if name == "arch" else ["--arch", "vit_small"]
+            options.check(options.read_command_line([*base, *words]))
     for line in PAIRS:
         options.read_command_line(line.split())
     line = [f"--{flag}" for flag in TRAINING[1:] if not flag.startswith(("use_fp16", "out_dir"))]
@@ -217,3 +219,48 @@ def test_a_run_keeps_every_second_epoch_for_any_probe(tmp_path: Path) -> None:
     assert run_command(train.main, [*flags, *run]) == DONE
     assert sorted(path.name for path in (tmp_path / "run").glob("epoch-*")) == ["epoch-0002.pt", "epoch-0004.pt"]
     assert load_backbone(tmp_path / "run" / "epoch-0002.pt").path.name == "epoch-0002.pt"
+
+
+@pytest.mark.parametrize("what, code", [("kill one", 1), ("term one", 75), ("term launcher", 75), ("interrupt group", 75)])
+def test_the_end_of_several_processes_is_one_sentence_and_the_right_code(what: str, code: int, tmp_path: Path) -> None:
+    flags = [*SMALL.replace("--steps 2", "--steps 100000 --log-every 1").split(), "--recipe", "ibot_vits16", "--knn-every", "0"]
+    launch = [sys.executable, str(ROOT / "checkpoints" / "start.py"), "torch.distributed.run", "--standalone"]
+    launch += ["--nproc-per-node", "2", "-m", "pretrain.train", *flags, "--data", "sample", "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(launch, env=environment, text=True, start_new_session=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            log, end = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
+            while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.1)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            one, number = int(children[-1]), signal.SIGKILL if what == "kill one" else signal.SIGTERM
+            if what == "interrupt group":
+                os.killpg(process.pid, signal.SIGINT)
+            else:
+                os.kill(process.pid if what == "term launcher" else one, number)
+            out, errors = process.communicate(timeout=120)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == code, out + errors
+    assert "Traceback" not in out + errors and "ChildFailedError" not in errors
+    if code == 75:
+        assert (tmp_path / "run" / "last.pt").exists()
+    else:
+        assert errors.count("SIGKILL") == 1 and len(errors.splitlines()) <= 3, errors
+
+
+def test_waiting_is_quiet_unless_the_user_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in start.QUIET:
+        monkeypatch.delenv(name, raising=False)
+    start.wait_quietly()
+    assert start.QUIET.items() <= os.environ.items()
+    for name in start.QUIET:
+        for other in start.QUIET:
+            monkeypatch.delenv(other)
+        monkeypatch.setenv(name, "7")
+        start.wait_quietly()
+        assert os.environ[name] == "7" and not any(other in os.environ for other in start.QUIET if other != name)
+        for other in start.QUIET:
+            monkeypatch.setenv(other, "")
