@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 from small_world import SMALL
 
-from checkpoints import start, store
-from checkpoints.command import DONE, UserError, parse, run_command
+from checkpoints import once, start, store
+from checkpoints.command import DONE, FAILED, UserError, WorkError, parse, run_command
 from pretrain import config as options
 from pretrain import feeding, shards, train
 from pretrain.backbone import load_backbone
+from pretrain.steps import Steps
 from probes import knn, linear
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -264,3 +265,30 @@ def test_waiting_is_quiet_unless_the_user_has_set_it(monkeypatch: pytest.MonkeyP
         assert os.environ[name] == "7" and not any(other in os.environ for other in start.QUIET if other != name)
         for other in start.QUIET:
             monkeypatch.setenv(other, "")
+
+
+def test_a_run_whose_worker_dies_is_saved_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    made = Steps.__getitem__
+
+    def deadly(self: Steps, step: int) -> object:
+        if step == 3:
+            time.sleep(3)  # what was made before has been used
+            os.kill(os.getpid(), signal.SIGKILL)
+        return made(self, step)
+
+    monkeypatch.setattr(Steps, "__getitem__", deadly)
+    flags = SMALL.replace("--workers 0", "--workers 1").replace("--steps 2", "--steps 6").split()
+    flags += ["--recipe", "ibot_vits16", "--knn-every", "0", "--data", "sample", "--out", str(tmp_path)]
+    assert run_command(train.main, flags) == FAILED
+    assert "saved after step 3" in capsys.readouterr().err.replace("Saved", "saved")
+    assert store.read_torch(tmp_path / "last.pt")["step"] == 3
+
+
+def test_who_waits_for_another_process_gives_up_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(once, "LONGEST", 0.3)
+    with once.alone(tmp_path / "file"):
+        monkeypatch.setattr(once.terminal, "say", lambda *words, **more: None)
+        with pytest.raises(WorkError, match="another process has been making"), once.alone(tmp_path / "file"):
+            pass
