@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from checkpoints import parent, terminal
+from checkpoints import original, parent, terminal
 
 Options = TypeVar("Options")
 
@@ -41,6 +41,10 @@ def parse(
     unknown or its value has the wrong type.
     """
     words = _plain_words(arguments, _bool_flags(options), aliases or {})
+    try:
+        words = original.translated(words, {"--" + field.name.replace("_", "-") for field in dataclasses.fields(options)})
+    except original.Replaced as error:
+        raise UserError(str(error)) from None
     return tyro.cli(options, args=words, default=default, prog=prog, description=description)  # type: ignore[return-value]
 
 

@@ -4,10 +4,15 @@ import contextlib
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from checkpoints import terminal
+from checkpoints.command import WorkError
+
+LOOK, LONGEST = 0.2, 12 * 3600.0
+"""Seconds between two looks at a lock that another process holds, and until it is given up."""
 
 
 def make_once(path: Path, fill: Callable[[Path], None], check: Callable[[Path], None]) -> bool:
@@ -62,7 +67,7 @@ def _locked(lock: Path, path: Path) -> int:
                 if not said:
                     terminal.say(f"waiting for another process that makes {path}", error=True)
                 said = True
-                fcntl.flock(file, fcntl.LOCK_EX)
+                _wait_for(file, path)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), os.lstat(lock)):
                     return file
@@ -70,6 +75,21 @@ def _locked(lock: Path, path: Path) -> int:
             os.close(file)
             raise
         os.close(file)
+
+
+def _wait_for(file: int, path: Path) -> None:
+    """Wait for the lock, LONGEST seconds at most. Raises WorkError."""
+    end = time.monotonic() + LONGEST
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise WorkError(
+                    f"another process has been making {path} for {LONGEST / 3600:.0f} hours: "
+                    "end it if it stands still, and start again"
+                ) from None
+            time.sleep(LOOK)
 
 
 def _remove_foreign(part: Path) -> None:

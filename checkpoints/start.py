@@ -34,7 +34,19 @@ def leave_current_folder() -> None:
     os.environ |= {"PYTHONPATH": os.pathsep.join(kept), "PYTHONSAFEPATH": "1"}
 
 
+QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+"""Threads that wait for each other sleep in place of spinning, which on a machine with other work takes its cores from them.
+GNU's OpenMP, which torch has, reads the first two, LLVM's and Intel's the third, when they are loaded."""
+
+
+def wait_quietly() -> None:
+    """Set QUIET unless the user has set any of it. Before torch is imported: it is read then and never again."""
+    if not any(name in os.environ for name in QUIET):
+        os.environ.update(QUIET)
+
+
 def main() -> None:
+    wait_quietly()
     leave_current_folder()
     import runpy  # noqa: PLC0415  # only now: until here the path began with the folder of this file
 
@@ -48,6 +60,10 @@ def main() -> None:
     if words[0] == "torch.distributed.run" and "-m" in words:  # its processes are started like this one
         words[words.index("-m")] = FILE
     sys.argv[1:] = words[1:]
+    if words[0] == "torch.distributed.run":
+        from checkpoints import launch  # noqa: PLC0415
+
+        sys.exit(launch.main(words[1:]))
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 

@@ -17,10 +17,12 @@ Our own layout is one dict:
 """
 
 import contextlib
+import filecmp
 import hashlib
 import json
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -83,6 +85,31 @@ def save_run(folder: Path, state: Mapping[str, Any]) -> Path:
     """
     content = {"format": FORMAT, "version": VERSION, **state}
     return save_file(folder / LAST, {**content, "checksum": checksum(content)}, keep=folder / PREVIOUS)
+
+
+def keep(folder: Path, epoch: int) -> Path:
+    """Give a run's newest checkpoint a name that stays, `epoch-0040.pt`, and take no more room for it than need be.
+
+    What has that name already stays: another checkpoint of the same epoch becomes `epoch-0040-2.pt`. Raises WorkError.
+    """
+    last, number = folder / LAST, 1
+    try:
+        while True:
+            path = folder / f"epoch-{epoch:04}{f'-{number}' if number > 1 else ''}.pt"
+            if not os.path.lexists(path):
+                break
+            if path.is_file() and filecmp.cmp(path, last, shallow=False):
+                return path
+            number += 1
+        try:
+            os.link(last, path)
+        except OSError:  # file systems without hard links
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+            shutil.copyfile(last, temporary)
+            os.replace(temporary, path)
+    except OSError as error:
+        raise WorkError(cannot_write(path, error)) from error
+    return path
 
 
 def save_file(path: Path, content: Mapping[str, Any], keep: Path | None = None) -> Path:

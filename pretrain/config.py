@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from checkpoints import terminal
-from checkpoints.command import UserError, at_least, parse, run_command
+from checkpoints.command import FALSE_WORDS, TRUE_WORDS, UserError, at_least, parse, run_command
 from pretrain import ablation_recipes, augment, masking, recipes
 from pretrain import shape as shapes
 from pretrain.recipes import RECIPES
@@ -192,6 +192,9 @@ class Config:
     """Epochs between k-NN measurements on labelled data; 0 for none."""
     save_minutes: float = 10.0
     """Minutes between checkpoints; one more at every epoch's end and at the run's end."""
+    keep_every: int | None = None
+    """Epochs between checkpoints that stay (epoch-0040.pt, for --ckpt and --init-from); none is ever removed or replaced.
+    [original: saveckp_freq]"""
     log_every: int = 20
     """Steps between log lines."""
 
@@ -207,12 +210,14 @@ ALIASES = {
     "--lambda2": "--lambda-patch",
     "--window-size": "--window",
 }
-"""The original's names for flags of ours."""
+"""The original's names for flags of ours; its other flags are in `checkpoints/original.py`."""
+DEIT = ("deit_tiny", "deit_small", "deit_base")
+"""What the original calls ViTs, too."""
 
 
 def read_command_line(arguments: Sequence[str]) -> Config:
     """Flags -> options: first the recipe's values, then what was given. Raises UserError for an unknown recipe."""
-    words = _with_port(_without_use_fp16(list(arguments)))
+    words = _with_port(_as_ours(list(arguments)))
     recipe = _recipe(words)
     if recipe is not None and recipe not in RECIPES:
         raise UserError(f"unknown --recipe {recipe}: choose from {recipes.CHOICE}")
@@ -234,14 +239,21 @@ def _recipe(words: Sequence[str]) -> str | None:
     return "sample" if given.get("--data", "sample").partition(":")[0] == "sample" else "ibot_vits16"
 
 
-def _without_use_fp16(words: list[str]) -> list[str]:
-    """The original's --use_fp16 as --precision: false is fp32, true is whatever is fast and safe here."""
-    for name in ("--use_fp16", "--use-fp16"):
-        if name in words[:-1]:
-            at = words.index(name)
-            precision = "fp32" if words[at + 1].lower() in ("false", "0", "off") else "auto"
-            words[at : at + 2] = ["--precision", precision]
-    return words
+def _as_ours(words: list[str]) -> list[str]:
+    """The original's --use_fp16 as --precision (false: fp32, true: whatever is fast and safe here), and DeiT's names as ViT's."""
+    with_value = ("--use_fp16=", "--use-fp16=")
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith(with_value) else [word])]
+    found: list[str] = []
+    for before, word, after in zip(["", *split], split, [*split[1:], "--"], strict=False):
+        if word in ("--use_fp16", "--use-fp16"):
+            found += ["--precision", "fp32" if after.lower() in FALSE_WORDS else "auto"]
+        elif before in ("--use_fp16", "--use-fp16") and word.lower() in TRUE_WORDS | FALSE_WORDS:
+            continue
+        else:
+            named = word.removeprefix("--arch=")
+            deit = named in DEIT and (before == "--arch" or named != word)
+            found.append(word.replace("deit", "vit") if deit else word)
+    return found
 
 
 def _with_port(words: list[str]) -> list[str]:
@@ -322,7 +334,7 @@ def check(config: Config) -> None:
             f"{config.out_dim}; or give --shared-head true, or --shared-head-teacher false"
         )
     at_least(0, config, "max_bad")
-    at_least(1, config, "batch_size_per_gpu", "accumulate", "epochs", "out_dim", "log_every", "channels", "steps")
+    at_least(1, config, "batch_size_per_gpu", "accumulate", "epochs", "out_dim", "log_every", "channels", "steps", "keep_every")
     if not 0 <= config.separate_layers <= 3:
         raise UserError("--separate-layers must be from 0 to 3")
     if not 0 <= config.patch_centre_momentum < 1:
@@ -400,7 +412,7 @@ def as_values(config: Config) -> dict[str, Any]:
 
 
 FREE_TO_CHANGE = frozenset(
-    "out replay recipe workers decode max_bad knn_data knn_every track report serve save_minutes log_every "
+    "out replay recipe workers decode max_bad knn_data knn_every track report serve save_minutes keep_every log_every "
     "allow_config_change".split()
 )
 """Options that a continued run may change: none of them touches its numbers."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -13,6 +14,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+
+from checkpoints.command import WorkError
+
+LOST = re.compile("gloo|NCCL|Connection (closed|reset)|Timed out waiting|Broken pipe|barrier", re.IGNORECASE)
+"""What torch says when a partner is not there any more, or has not answered within torch's limit of 10 to 30 minutes."""
 
 
 def rank() -> int:
@@ -42,6 +48,13 @@ def processes() -> Iterator[torch.device]:
     try:
         yield device
         dist.barrier()  # leave together: a process that is still talking when its partner has gone is aborted
+    except RuntimeError as error:
+        if isinstance(error, WorkError) or not LOST.search(str(error)):
+            raise
+        raise WorkError(
+            "another process of this run has ended or does not answer (what it has said, if anything, is above): "
+            "the same command goes on from the last checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()
 

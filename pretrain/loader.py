@@ -5,15 +5,13 @@ Workers decode; crops are made by them on a CPU, and on the device, beside the s
 
 import os
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from checkpoints import parent
-from checkpoints.command import UserError, WorkError
+from pretrain.feeding import fed
 from pretrain.steps import Batch, Decoded, Steps, make_batch
 
 
@@ -27,32 +25,35 @@ class Loader:
     def __init__(self, steps: Steps, first: int, last: int, workers: int, device: torch.device) -> None:
         self.device, self._steps = device, steps
         self.waited = 0.0
-        self._loader = DataLoader(
-            steps,
-            batch_size=None,
-            collate_fn=as_it_is,
-            sampler=range(first, last),
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=prepare_worker,
-            generator=torch.Generator(),  # its own: the global one belongs to the networks
-        )
+        self.stop: Sequence[int] = ()
+        """What has asked the run to stop: then no batch is waited for long."""
+        self._numbers, self._workers = range(first, last), workers
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self._received()
         return self._ahead(batches) if self.device.type == "cuda" else batches
 
+    def made(self) -> Iterator[Batch | Decoded]:
+        """Batches as they come from the workers. Raises Starved where none comes any more."""
+        return fed(
+            self._steps,
+            self._workers,
+            batch_size=None,
+            collate_fn=as_it_is,
+            sampler=self._numbers,
+            pin_memory=self.device.type == "cuda",
+            prepare=prepare_worker,
+            generator=torch.Generator(),  # its own: the global one belongs to the networks
+            asked_to_stop=lambda: bool(self.stop),
+            on_wait=self._count,
+        )
+
+    def _count(self, seconds: float) -> None:
+        self.waited += seconds
+
     def _received(self) -> Iterator[Batch]:
-        """Batches as they come from the workers, made ready on the device."""
-        batches = iter(self._loader)
-        while True:
-            start = time.perf_counter()
-            batch = received(batches)
-            self.waited += time.perf_counter() - start
-            if batch is None:
-                return
-            yield self._to_device(batch)
+        """The same made ready on the device."""
+        return map(self._to_device, self.made())
 
     def _to_device(self, batch: Batch | Decoded) -> Batch:
         if isinstance(batch, Decoded):
@@ -82,20 +83,6 @@ class Loader:
             for tensor in coming.tensors():
                 tensor.record_stream(torch.cuda.current_stream(self.device))
             ready = coming
-
-
-def received(batches: Iterator[Any]) -> Any:
-    """The next batch, or None; an error of ours in a worker as it was raised."""
-    try:
-        return next(batches, None)
-    except (UserError, WorkError) as error:  # from a worker it comes with that worker's traceback around it
-        raise as_raised(error) from None
-
-
-def as_raised(error: UserError | WorkError) -> UserError | WorkError:
-    """Without the traceback that torch puts before an error of ours that is from a worker."""
-    kind = type(error)
-    return kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip())
 
 
 def as_it_is(batch: Any) -> Any:

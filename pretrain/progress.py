@@ -53,7 +53,7 @@ class Progress(Screen):
         self._console.print(
             f"recipe {config.recipe or 'none'}: {shape.arch}/{shape.patch_size}, {shape.embed_dim} wide, {shape.depth} blocks, "
             f"on {images.name}, {len(images)} images; {schedule.total_steps} steps of {self._batch}, "
-            f"{device.type} {precision}, in {run.folder}"
+            f"{device.type} {precision}, {threads()}, in {run.folder}"
         )
         for remark in remarks:
             self.say(remark)
@@ -105,6 +105,12 @@ class Progress(Screen):
         self._printed_at = 0.0
         self._since = time.perf_counter()
         self._since_step = done
+
+
+def threads() -> str:
+    """How many threads compute."""
+    number = torch.get_num_threads()
+    return f"{number} thread{'s' * (number > 1)}"
 
 
 def memory() -> float:

@@ -105,6 +105,9 @@ class Run(RunFolder):
             "shape": shape._asdict(),
         }
         store.save_run(self.folder, state)
+        epoch, rest = divmod(step, self.steps_per_epoch)
+        if self.config.keep_every and epoch and not rest and epoch % self.config.keep_every == 0:
+            store.keep(self.folder, epoch)
         about = backbone_about(shape, step, self.steps_per_epoch)
         path = self.folder / store.BACKBONE
         try:

@@ -29,6 +29,8 @@ from checkpoints.store import first_line
 from pretrain.formats import check_size
 from pretrain.sources import SUFFIXES, Content, Images, number_classes, state_of_files
 
+OPEN_FILES = 32
+"""Shards that each process keeps open at most: a thousand would reach the usual limit of a process."""
 WINDOW = 10_000
 """The bounded buffer of the shuffle: an image moves at most this far from its place in the drawn order of shards."""
 CLASS_SUFFIXES = ("cls", "cls.txt", "label", "txt")
@@ -71,7 +73,7 @@ class Shards(Images):
             self.labels, self.classes = number_classes(known)
         elif known:
             raise UserError(f"{name}: {len(known)} of {len(labels)} samples have a class: give all of them one, or none")
-        self._files: dict[tuple[int, int], int] = {}
+        self._files: dict[tuple[int, int], int] = {}  # the one that was used last comes last
 
     def __len__(self) -> int:
         return len(self._places)
@@ -80,12 +82,20 @@ class Shards(Images):
         return int(np.searchsorted(self._starts, index, side="right")) - 1
 
     def content(self, index: int) -> Content:
-        key = (os.getpid(), self._shard(index))  # a worker process must not share its parent's files
-        if key not in self._files:
-            self._files[key] = os.open(self._paths[key[1]], os.O_RDONLY)
         offset, size = self._places[index].tolist()
         check_size(size)
-        return os.pread(self._files[key], size, offset)
+        return os.pread(self._file(self._shard(index)), size, offset)
+
+    def _file(self, shard: int) -> int:
+        """The open file of a shard; of OPEN_FILES others the one that was not used for longest is closed."""
+        key = (os.getpid(), shard)  # a worker process must not share its parent's files
+        file = self._files.pop(key, None)
+        if file is None:
+            while len(self._files) >= OPEN_FILES:
+                os.close(self._files.pop(next(iter(self._files))))
+            file = os.open(self._paths[shard], os.O_RDONLY)
+        self._files[key] = file
+        return file
 
     def where(self, index: int) -> str:
         return f"{self._paths[self._shard(index)]}: {self._keys[index]}"

@@ -4,6 +4,7 @@ Read `train_step` first: it is the method, one act a line.
 """
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ from pretrain import distributed, health, ibot, optim, page, prepare, replay, st
 from pretrain.begin import begin, set_moments
 from pretrain.comparisons import objective_of
 from pretrain.config import Config
+from pretrain.feeding import saved_if_starved
 from pretrain.ibot import Answer, Logits, Losses, Targets, Teacher
 from pretrain.loader import Loader
 from pretrain.networks import build, whole_backbone
@@ -107,7 +109,8 @@ def stop_requested() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun passes on the Ctrl-C that came to all: it would be the second
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     previous = {number: signal.signal(number, note) for number in STOPPING}
     try:
@@ -179,7 +182,19 @@ def train(config: Config, device: torch.device) -> int:
     bad = health.BadImages(steps.most_bad, run.bad_images())
     first, last_batch = run.step * config.accumulate, schedule.total_steps * config.accumulate
     loader = Loader(steps, first, last_batch, prepare.workers(config), device)
-    with stop_requested() as stop, page.live(run.folder, config.serve, progress.say), progress:
+    done = run.step
+
+    def save() -> None:
+        guard.settle()
+        run.save(done, student, teacher, optimizer, precision.scaler)
+
+    with (
+        stop_requested() as stop,
+        page.live(run.folder, config.serve, progress.say),
+        progress,
+        saved_if_starved(save, lambda: done, run.step, stop),
+    ):
+        loader.stop = stop
         for step, batches in enumerate(in_groups(loader, config.accumulate), start=run.step):
             now = schedule.at(step)
             guard.begin(step, batches, now)
@@ -199,11 +214,13 @@ def train(config: Config, device: torch.device) -> int:
                 measure_knn(done)
             stopping, saving = distributed.any_true(bool(stop), run.time_to_save(done))
             if stopping or saving or last:
-                guard.settle()
-                run.save(done, student, teacher, optimizer, precision.scaler)
+                save()
             if stopping and not last:
                 progress.interrupted(done)
                 return INTERRUPTED
+    if done < schedule.total_steps:  # asked to stop while no batch came
+        progress.interrupted(done)
+        return INTERRUPTED
     summary(run, time.perf_counter() - began)
     return DONE
 

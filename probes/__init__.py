@@ -7,3 +7,6 @@ if sys.argv[:1] == ["-m"]:  # so Python says while it looks for the module that 
     here, root = os.path.realpath(os.curdir), os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     sys.path[:] = [entry for entry in sys.path if here == root or os.path.realpath(entry) != here]
     os.environ["PYTHONSAFEPATH"] = "1"  # for what this process starts
+    from checkpoints.start import wait_quietly
+
+    wait_quietly()  # torch is not imported yet

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from checkpoints import parent
 from checkpoints.command import UserError
 from pretrain import augment, changes
 from pretrain.decode import BadImage
+from pretrain.feeding import fed
 from pretrain.shape import Shape
 from pretrain.sources import Images
 from probes.common import Common
@@ -49,13 +49,13 @@ def random_crops(
 
     Raises UserError naming an image that cannot be read.
     """
-    loader: DataLoader[Any] = DataLoader(
+    loader = fed(
         _Crops(images, size, shape, options.seed),
+        worker_count(options, len(images)),
+        ahead=2,
         batch_sampler=_Plan(epochs, steps),
-        num_workers=worker_count(options, len(images)),
         collate_fn=together,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=parent.end_with_loader,
     )
     for crops in loader:
         if isinstance(crops, str):

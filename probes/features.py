@@ -20,14 +20,15 @@ import torch
 from jaxtyping import Float
 from numpy.lib.format import open_memmap
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from checkpoints import parent, places, store
+from checkpoints import places, store
 from checkpoints.command import UserError, WorkError
 from checkpoints.places import cache_folder
 from pretrain import augment, distributed, finite
 from pretrain.backbone import Backbone
 from pretrain.decode import BadImage
+from pretrain.feeding import fed
 from pretrain.sources import Images, digest
 from pretrain.vit import ViT
 from probes import show
@@ -258,13 +259,13 @@ def _batches(
     """Blocks of views with the number of their first image."""
     blocks = [range(start, min(start + options.batch_size, len(images))) for start in starts]
     workers = worker_count(options, len(images))
-    loader: DataLoader[Any] = DataLoader(
+    loader = fed(
         _Views(images, view, backbone),
-        batch_sampler=blocks,  # type: ignore[arg-type]
-        num_workers=workers,
+        workers,
+        ahead=2,
+        batch_sampler=blocks,
         collate_fn=together,
         pin_memory=next(backbone.parameters()).is_cuda,
-        worker_init_fn=parent.end_with_loader,
     )
     for start, batch in zip(starts, loader, strict=True):
         if isinstance(batch, str):

@@ -21,6 +21,7 @@ from checkpoints import places, store, terminal
 from checkpoints.command import DONE, INTERRUPTED, run_command
 from pretrain import distributed, health, optim
 from pretrain.backbone import Loaded, load_backbone
+from pretrain.feeding import saved_if_starved
 from pretrain.networks import compile_blocks
 from pretrain.precision import Precision
 from pretrain.train import in_groups, stop_requested
@@ -101,7 +102,9 @@ def set_rate(schedule: CosineLRScheduler, step: int, steps_per_epoch: int, optio
     schedule.step(max(epoch - 1, 0) if options.lr_moves == "deit" else epoch)
 
 
-def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: torch.device) -> Measured | None:
+def train(  # noqa: PLR0915  # the loop is read from top to bottom
+    options: Options, loaded: Loaded, data: Data, folder: Path, device: torch.device
+) -> Measured | None:
     """A whole run with one learning rate, from where it stands to its end; None if it was asked to stop before."""
     (lr,) = options.lr
     precision = Precision(options.precision, device)
@@ -128,7 +131,15 @@ def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: to
     bad = health.BadImages(bad_allowed, run.bad_images())
     exam = Exam(data, options, model.backbone.shape, precision, bad)
     loader = Loader(steps, run.step * options.accumulate, total * options.accumulate, workers(options), device)
-    with stop_requested() as stop, lines:
+    done = run.step
+
+    def save(best: bool = False) -> None:
+        watch.check()
+        run.skipped = watch.skipped
+        run.save(done, network, list(data.classes), best=best)
+
+    with stop_requested() as stop, lines, saved_if_starved(save, lambda: done, run.step, stop):
+        loader.stop = stop
         for done, batches in enumerate(in_groups(loader, options.accumulate), start=run.step + 1):
             step, epoch, ended = done - 1, done // steps.steps_per_epoch, done % steps.steps_per_epoch == 0
             set_rate(schedule, step, steps.steps_per_epoch, options)
@@ -150,12 +161,13 @@ def train(options: Options, loaded: Loaded, data: Data, folder: Path, device: to
                 lines.tested(done, found, time.perf_counter() - began)
             stopping, saving = distributed.any_true(bool(stop), run.time_to_save(done))
             if stopping or saving or best or done == total:
-                watch.check()
-                run.skipped = watch.skipped
-                run.save(done, network, list(data.classes), best=best)
+                save(best)
             if stopping and done < total:
                 lines.interrupted(done)
                 return None
+    if done < total:  # asked to stop while no batch came
+        lines.interrupted(done)
+        return None
     return Measured(lr, run.tests, run.answers, run.skipped)
 
 

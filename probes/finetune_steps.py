@@ -6,7 +6,6 @@ b images, c channels, h w pixels, k classes.
 import contextlib
 import os
 import random
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,12 +17,13 @@ from timm.data import Mixup, create_transform
 from timm.data.distributed_sampler import RepeatAugSampler
 from timm.data.mixup import mixup_target
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from checkpoints.command import UserError, WorkError
 from pretrain import distributed
 from pretrain.decode import BadImage, Pixels
-from pretrain.loader import as_it_is, prepare_worker, received
+from pretrain.feeding import fed
+from pretrain.loader import as_it_is, prepare_worker
 from pretrain.shape import Shape
 from pretrain.sources import Images
 from pretrain.steps import Bad, too_many
@@ -167,24 +167,23 @@ class Loader:
 
     def __init__(self, numbered: Dataset[Any], first: int, last: int, workers: int, device: torch.device) -> None:
         self.waited = 0.0
-        self._loader = DataLoader(
+        self.stop: Sequence[int] = ()
+        """What has asked the run to stop: then no batch is waited for long."""
+        self._batches = fed(
             numbered,
+            workers,
             batch_size=None,
             collate_fn=as_it_is,
             sampler=range(first, last),
-            num_workers=workers,
             pin_memory=device.type == "cuda",
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=prepare_worker,
+            prepare=prepare_worker,
             generator=torch.Generator(),  # its own: the global one belongs to the network
+            asked_to_stop=lambda: bool(self.stop),
+            on_wait=self._count,
         )
 
+    def _count(self, seconds: float) -> None:
+        self.waited += seconds
+
     def __iter__(self) -> Iterator[Any]:
-        found = iter(self._loader)
-        while True:
-            began = time.perf_counter()
-            batch = received(found)
-            self.waited += time.perf_counter() - began
-            if batch is None:
-                return
-            yield batch
+        return self._batches

@@ -127,7 +127,7 @@ def test_sixty_kinds_among_two_thousand_good_ones_end_an_epoch(tmp_path: Path) -
     steps = Steps(images, views, masks, (1, 1), batch_size, 0, most_bad=100, make_crops=False)
     seen: list[np.ndarray] = []
     bad = []
-    for batch in Loader(steps, 0, steps.steps_per_epoch, 2, torch.device("cpu"))._loader:
+    for batch in Loader(steps, 0, steps.steps_per_epoch, 2, torch.device("cpu")).made():
         pixels = batch.images.data.numpy()
         seen += np.split(pixels, batch.images.start[1:])
         bad += batch.bad

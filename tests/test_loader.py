@@ -82,7 +82,8 @@ def test_two_processes_with_workers_see_every_image_once_in_an_epoch(workers: in
             data = Steps(Numbered(64), VIEWS, MASKS, (4, 4), 8, 0, make_crops=False)
             data.rank, data.world_size, data.steps_per_epoch = rank, 2, 4
             loader = Loader(data, epoch * 4, epoch * 4 + 4, workers, CPU)
-            for batch in loader._loader:
+            for batch in loader.made():
+                assert isinstance(batch, Decoded)
                 seen += batch.images.data[torch.from_numpy(batch.images.start)].tolist()
         assert sorted(seen) == list(range(64))
         epochs.append(seen)

@@ -30,6 +30,16 @@ in_root() { # in_root COMMAND...: python -c and -m put the current folder on the
     (cd "$ROOT" && "$@")
 }
 
+quietly() { # quietly COMMAND...: what it says goes to .venv/setup.log and is shown only where it fails
+    local code=0
+    in_root "$@" >>"$ROOT/.venv/setup.log" 2>&1 || code=$?
+    if [ "$code" != 0 ]; then
+        cat "$ROOT/.venv/setup.log" >&2
+        echo "error: pip has failed (its words are above and in $ROOT/.venv/setup.log): see to what it names and start again" >&2
+    fi
+    return "$code"
+}
+
 has_modules() { # has_modules PYTHON MODULE...
     in_root "$1" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "${@:2}" 2>/dev/null
 }
@@ -78,11 +88,12 @@ setup() { # setup EXTRA...: sets PYTHON
     [ -x "$ROOT/.venv/bin/python" ] || in_root "$current" -m venv "$ROOT/.venv"
     PYTHON="$ROOT/.venv/bin/python"
     export PYTHON
-    in_root "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$ROOT/constraints.txt" --editable "$ROOT${extras:+[$extras]}" >&2
+    : >"$ROOT/.venv/setup.log"
+    quietly "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$ROOT/constraints.txt" --editable "$ROOT${extras:+[$extras]}"
     # Pictures are only read here: where the machine has no libraries for windows, the build without them does the same.
     if in_root "$PYTHON" -m pip show --quiet opencv-python >/dev/null 2>&1 && ! in_root "$PYTHON" -c "import cv2" >/dev/null 2>&1; then
-        in_root "$PYTHON" -m pip uninstall --quiet --yes opencv-python >&2
-        in_root "$PYTHON" -m pip install --quiet --disable-pip-version-check opencv-python-headless >&2
+        quietly "$PYTHON" -m pip uninstall --quiet --yes opencv-python
+        quietly "$PYTHON" -m pip install --quiet --disable-pip-version-check opencv-python-headless
     fi
     echo "environment ready" >&2
 }

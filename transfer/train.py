@@ -22,7 +22,7 @@ from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.exported import mmpretrain, needed
 from pretrain import sample_dense
 from pretrain.backbone import load_backbone
-from pretrain.loader import as_raised
+from pretrain.feeding import as_raised
 from probes import results
 from transfer import data, ops, resume
 

@@ -49,6 +49,7 @@ PLACES: dict[str, dict[str, str]] = {
         "torch.load": "weights_only=True, after torch_pickle has read the file as data",
         "a pickle": "weights_only=True; the rest is messages",
         "glob": "finds checkpoints in the runs folder that was named",
+        "a link": "a second name for the run's own last.pt, where nothing lies under that name",
         "a deletion": "its own temporary file",
     },
     "checkpoints/torch_pickle.py": {"an archive": "reads members of a torch file into memory; nothing is unpacked to disk"},
