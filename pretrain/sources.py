@@ -20,6 +20,7 @@ from checkpoints.store import first_line
 from pretrain import sample
 from pretrain.decode import Opened, Pixels
 from pretrain.formats import BadImage, read_file
+from pretrain.values import ValueRange
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".gif", ".npy"})
 LIST_SUFFIXES = frozenset({".txt", ".tsv", ".lst"})
@@ -33,6 +34,7 @@ class Images(ABC):
     labels: np.ndarray | None = None
     classes: Sequence[str] = ()
     channels: int = 3
+    value_range: ValueRange = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -48,7 +50,7 @@ class Images(ABC):
     def open(self, index: int) -> Opened:
         """The image with its size known, not yet decoded. Raises BadImage for what cannot be read."""
         try:
-            return Opened(self.content(index), self.channels)
+            return Opened(self.content(index), self.channels, self.value_range)
         except OSError as error:
             raise BadImage(error.strerror or first_line(error)) from error
 
@@ -101,6 +103,7 @@ class Subset(Images):
     def __init__(self, images: Images, numbers: np.ndarray) -> None:
         self._images, self._numbers = images, numbers
         self.name, self.classes, self.channels = f"{images.name}, {len(numbers)} images", images.classes, images.channels
+        self.value_range = images.value_range
         self.labels = None if images.labels is None else images.labels[numbers]
 
     def __len__(self) -> int:

@@ -26,6 +26,7 @@ from checkpoints.command import UserError, WorkError, at_least, parse, run_comma
 from pretrain import augment, finite, neighbours, sample_dense
 from pretrain.backbone import Backbone, load_backbone, make
 from pretrain.formats import BadImage, load_stored, read_file
+from pretrain.values import refuse_range
 from probes import results
 
 NOTHING = 255
@@ -291,6 +292,7 @@ def main(arguments: Sequence[str]) -> None:
     shape = loaded.backbone.shape
     if shape.channels != 3:
         raise UserError(f"{loaded.path} takes {shape.channels} channels: this command is for pictures of three")
+    refuse_range(shape, loaded.path)
     data = open_data(options)
     if data.size % shape.stride:
         raise UserError(f"--size {data.size} is not divisible by {shape.stride}, the pixels of a token's side")
