@@ -1,19 +1,25 @@
 """Turned files, ranges of values, sources of any size: each kind tried on many instances."""
 
 import io
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 from PIL import Image
 
-from checkpoints.command import UserError
-from pretrain import augment, values
-from pretrain.decode import Opened, decode
+from checkpoints.command import UserError, WorkError
+from pretrain import augment, logs, masking, parquet_rows, values
+from pretrain.decode import BadImage, Opened, decode
 from pretrain.images import open_images
+from pretrain.path_lists import Paths
 from pretrain.shape import shape_of, stored_shape
+from pretrain.sources import Held
+from pretrain.steps import Steps
 
 HEIGHT, WIDTH = 40, 56
 
@@ -175,3 +181,112 @@ def test_eight_bit_has_no_range_and_a_checkpoint_keeps_its_own() -> None:
     for wrong in ((3.0, 1.0), (1.0,), (1.0, float("nan")), "ab"):
         with pytest.raises(UserError, match="value_range"):
             stored_shape(shape._replace(value_range=wrong)._asdict(), "a")  # type: ignore[arg-type]
+
+
+MANY = 200_000
+
+
+def test_a_path_costs_its_length_and_any_name_is_kept() -> None:
+    names = ["a", "", "b" * 3900, "\udcff.jpg", "\u00e4/\u6f22", "x\ty"]
+    paths = Paths(names)
+    assert list(paths) == names and paths[-1] == names[-1] and len(paths) == 6
+    with pytest.raises(IndexError):
+        paths[6]
+    long = ["n" * 3900] + [f"class/{number:06d}.jpg" for number in range(MANY)]
+    tracemalloc.start()
+    paths = Paths(iter(long))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 30 * MANY and peak < 80 * MANY and paths[MANY] == long[MANY]  # fixed width: 15,600 each
+
+
+def test_opening_a_long_list_is_bounded(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    lines = "".join(f"{number % 7 and 'no-such-file-'}{number % 7}.png\tc{number % 12}\n" for number in range(MANY))
+    (tmp_path / "list.tsv").write_text(lines + "n" * 3000 + "\tc3\n")
+    tracemalloc.start()
+    images = open_images(str(tmp_path / "list.tsv"))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(images) == MANY + 1 and images.classes == sorted(f"c{n}" for n in range(12)) and images.labels is not None
+    assert [images.classes[n] for n in images.labels[[0, 1, 11, -1]]] == ["c0", "c1", "c11", "c3"]
+    assert held < 150 * MANY and peak < 400 * MANY
+
+
+def rows(path: Path, count: int, group: int, labels: np.ndarray | None = None) -> None:
+    content = [{"bytes": b"%08d" % number, "path": None} for number in range(count)]
+    columns = {"image": content} | ({} if labels is None else {"label": labels})
+    pq.write_table(pa.table(columns), path, row_group_size=group)
+
+
+def test_parquet_is_read_a_group_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows(tmp_path / "a.parquet", MANY, 1000)
+    images = open_images(str(tmp_path / "a.parquet"))
+    groups: Any = images._rows  # type: ignore[attr-defined]
+    assert len(images) == MANY and groups.reads == 0
+    assert (images.content(123_456), images.content(123_457), groups.reads) == (b"00123456", b"00123457", 1)
+    images.fingerprint()
+    assert groups.reads == 1  # the files' state stands for their bytes
+    monkeypatch.setattr(parquet_rows, "MOST_HELD", groups.size // 20)
+    order = images.order(np.random.default_rng(0))
+    assert sorted(order) == list(range(MANY)) and np.abs(np.diff(order)).mean() > 100
+    for index in order[:20_000]:
+        assert images.content(int(index)) == b"%08d" % index
+    assert len(groups._held) <= 10 and groups.reads < 60  # a plain permutation reads about 19,000 times
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 1], [0, 5, 7, 5], [3, 2_000_000_000, 7, 3], [2**40, 0, 1, 2]])
+def test_large_labels_are_numbered_and_small_ones_kept(labels: list[int], tmp_path: Path) -> None:
+    rows(tmp_path / "a.parquet", 4, 2, np.array(labels))
+    images = open_images(str(tmp_path / "a.parquet"))
+    assert images.labels is not None and [images.classes[n] for n in images.labels] == [str(label) for label in labels]
+    assert len(images.classes) == (max(labels) + 1 if max(labels) < 2**16 else len(set(labels)))
+
+
+def test_a_group_that_cannot_be_read_is_its_images_fault(tmp_path: Path) -> None:
+    rows(tmp_path / "a.parquet", 40, 10)
+    images = open_images(str(tmp_path / "a.parquet"))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(BadImage, match="its rows cannot be read"):
+        images.open(3)
+    assert images.where(3).endswith("row 3")
+
+
+def test_bad_images_that_lie_together_are_read_once() -> None:
+    class Counted(Held):
+        opened = 0
+
+        def content(self, index: int) -> Any:
+            Counted.opened += 1
+            return super().content(index)
+
+    good = np.zeros((20, 20, 3), np.uint8)
+    images = Counted("held", [b"no image" if 20 <= n < 80 else good for n in range(100)])
+    view = augment.View(16, (0.5, 1.0), 0.0, 0.0)
+    views = augment.MultiCrop((view, view), view, 0)
+    steps = Steps(images, views, masking.MaskSettings((0.0,), (0.0,), "rand"), (1, 1), 10, 0, most_bad=60)
+    again = [{bad.number for bad in steps[step].bad} for step in range(10)]  # type: ignore[union-attr]
+    assert set.union(*again) == set(range(20, 80)) and Counted.opened <= 60 + 100
+    with pytest.raises(WorkError, match="more than --max-bad 5"):
+        Steps(images, views, masking.MaskSettings((0.0,), (0.0,), "rand"), (1, 1), 100, 0, most_bad=5)[0]
+
+
+def test_a_long_log_is_sampled_with_all_that_is_rare(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with path.open("w") as file:
+        for step in range(MANY):
+            more = '"alarm": "x"' if step % 50_000 == 7 else '"loss": 1.5, "lr": 0.1'
+            file.write(f'{{"step": {step}, {more}}}\n')
+        file.write('{"step": 99')
+    tracemalloc.start()
+    found = logs.sampled(path, 1000)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4_000_000 and len(found) <= 1005 + 1
+    assert [line.value["step"] for line in found if "alarm" in line.value] == [7, 50_007, 100_007, 150_007]
+    steps = [line.value["step"] for line in found]
+    assert steps == sorted(steps) and (steps[0], steps[-1]) == (0, MANY - 1) and max(np.diff(steps)) < MANY / 400
+    assert all(line.number == line.value["step"] + 1 for line in found) and held < peak
+    assert len(logs.sampled(path, MANY)) == MANY
+    path.write_text('{"step": 1}\n{"step": 2}')
+    assert [line.value["step"] for line in logs.sampled(path)] == [1, 2]
