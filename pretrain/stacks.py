@@ -18,6 +18,7 @@ PACKED = frozenset({PLAIN, LZW, PACKBITS}) | DEFLATE
 DEFLATE_RATIO, PACKBITS_RATIO = 1032, 64
 """The most that a byte can be unpacked to: zlib's documentation; TIFF 6.0, section 9 (128 equal bytes are two)."""
 PIECE = 1 << 20
+UNKNOWN_TO_PILLOW = frozenset({"int8", "int64", "uint64", "float16", "float64"})
 PLANES = 2
 """TIFF's planar configuration with one plane a channel."""
 
@@ -51,7 +52,8 @@ def is_for_here(content: bytes, channels: int, *, deep: bool) -> bool:
             page = file.pages[0].keyframe
             planes = int(page.planarconfig) == PLANES
             colours = page.samplesperpixel > 1 and page.bitspersample > 8
-            return len(file.series[0].pages) > 1 or (colours and (planes or deep or page.bitspersample > 16))
+            odd = page.dtype is not None and page.dtype.name in UNKNOWN_TO_PILLOW
+            return len(file.series[0].pages) > 1 or odd or (colours and (planes or deep or page.bitspersample > 16))
     except BadImage:
         raise
     except Exception:

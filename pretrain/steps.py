@@ -176,6 +176,8 @@ class Steps(Dataset[Batch | Decoded]):
             array, box = self._decode_one(int(index), of_image, size_of_crop, bad, device_decodes)
             pixels.append(array)
             placed.append(box)
+        if len({array.dtype for array in pixels if isinstance(array, np.ndarray)}) > 1:  # 8 bit beside deeper ones
+            pixels = [_unit(array) if isinstance(array, np.ndarray) else array for array in pixels]
         counts = np.cumsum([len(drawn.flip) for drawn in draws])[:-1]
         groups = np.split(np.stack(placed, axis=1), counts)
         crops = [augment.Crops(drawn, box, size) for drawn, box, size in zip(draws, groups, sizes, strict=True)]
@@ -207,6 +209,10 @@ class Steps(Dataset[Batch | Decoded]):
                 bad.append(Bad(index, self.images.where(index), str(error)))
                 index = (index + 1) % len(self.images)
         raise WorkError(too_many(bad, self.most_bad))
+
+
+def _unit(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) / np.float32(255) if array.dtype == np.uint8 else array
 
 
 def too_many(bad: Sequence[Bad], most: int) -> str:

@@ -290,3 +290,11 @@ def test_a_long_log_is_sampled_with_all_that_is_rare(tmp_path: Path) -> None:
     assert len(logs.sampled(path, MANY)) == MANY
     path.write_text('{"step": 1}\n{"step": 2}')
     assert [line.value["step"] for line in logs.sampled(path)] == [1, 2]
+
+
+def test_images_of_8_bit_and_floats_in_one_batch_are_the_same_brightness() -> None:
+    images = Held("held", [np.full((20, 20, 3), 128, np.uint8), np.full((20, 20, 3), 128 / 255, np.float32)])
+    view = augment.View(16, (0.5, 1.0), 0.0, 0.0)
+    steps = Steps(images, augment.MultiCrop((view,), view, 0), masking.MaskSettings((0.0,), (0.0,), "rand"), (1, 1), 2, 0)
+    pixels = steps._decode(steps.chosen(0), steps._draw(np.random.default_rng(0)), device_decodes=False).pixels
+    assert all(np.allclose(array, 128 / 255) for array in pixels)
