@@ -86,7 +86,7 @@ def _upright(array: np.ndarray, axes: str, orientation: Any) -> np.ndarray:
     swapped, mirror_rows, mirror_columns = TURNS.get(orientation, TURNS[1])
     if swapped:
         array = array.swapaxes(row, column)
-    turned = [axis for axis, mirrored in ((row, mirror_rows), (column, mirror_columns)) if mirrored]
+    turned = tuple(axis for axis, mirrored in ((row, mirror_rows), (column, mirror_columns)) if mirrored)
     return np.flip(array, turned)
 
 
