@@ -1,6 +1,7 @@
 """The options of a run and their defaults (the original script's). `python -m pretrain.config` lists the recipes."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ class Config:
     there is one. [original: data_path]"""
     channels: int = 3
     """Channels of an image; other than 3 they are read from .tif or .npy, and normalised by the data's own mean and spread."""
+    value_range: tuple[float, ...] = ()
+    """LOW HIGH: the values that become 0 and 1 in images of more than 8 bit (default: whole numbers 0 to 65535, others 0 to 1,
+    refused where the values lie outside). Kept in the checkpoint, so that probes use the same."""
     max_bad: int | None = None
     """Images that may turn out unusable before the run stops (default: 0.1 % of the data, at least 20)."""
     out: Path | None = None
@@ -279,7 +283,7 @@ def shape(config: Config) -> shapes.Shape:
     )
     if config.local_crops_number and config.local_crops_size % shape.patch_size:
         raise UserError(f"--local-crops-size {config.local_crops_size} is not divisible by --patch-size {shape.patch_size}")
-    return shape
+    return shape._replace(value_range=config.value_range)
 
 
 def masks(config: Config) -> masking.MaskSettings:
@@ -335,6 +339,7 @@ def check(config: Config) -> None:
         )
     at_least(0, config, "max_bad")
     at_least(1, config, "batch_size_per_gpu", "accumulate", "epochs", "out_dim", "log_every", "channels", "steps", "keep_every")
+    _check_range(config.value_range)
     if not 0 <= config.separate_layers <= 3:
         raise UserError("--separate-layers must be from 0 to 3")
     if not 0 <= config.patch_centre_momentum < 1:
@@ -345,6 +350,11 @@ def check(config: Config) -> None:
     masks(config)
     local_grid(config)
     views(config)
+
+
+def _check_range(value_range: tuple[float, ...]) -> None:
+    if value_range and (len(value_range) != 2 or not all(map(math.isfinite, value_range)) or value_range[0] >= value_range[1]):
+        raise UserError(f"--value-range {' '.join(f'{one:g}' for one in value_range)}: give the least and the largest value")
 
 
 def _check_targets(config: Config) -> None:

@@ -1,7 +1,6 @@
 """A run's log as one picture: `python -m pretrain.curves --runs runs/NAME --out curves.png`."""
 
 import io
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from checkpoints import escape, store, terminal
 from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.figures import Figure, mpl
+from pretrain import logs
 
 PANELS = (
     ("losses", ("loss_cls", "loss_patch")),
@@ -37,7 +37,7 @@ def read(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's log. Raises UserError where there is none."""
     path = run / "metrics.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [line.value for line in logs.sampled(path)]
     except (OSError, ValueError) as error:
         raise UserError(f"{run} holds no readable metrics.jsonl: give a run's folder") from error
 

@@ -4,6 +4,7 @@ h w pixels, c channels. Three channels are always 8 bit, converted as the origin
 any other number is taken as it is stored, 8 bit or float32 in 0..1.
 """
 
+import contextlib
 import io
 import warnings
 from typing import Any
@@ -13,7 +14,8 @@ from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageOps
 
 from pretrain.formats import MOST_BYTES, BadImage, afford, check_size, memory, memory_of_array, open_picture, reason
-from pretrain.stacks import pages, read_tiff
+from pretrain.stacks import is_for_here, read_tiff
+from pretrain.values import ValueRange, to_unit
 
 REDUCTIONS = (8, 4, 2)
 """What a JPEG can be shrunk by while it is decoded."""
@@ -30,9 +32,12 @@ Pixels = UInt8[np.ndarray, "h w c"] | Float[np.ndarray, "h w c"]
 class Opened:
     """An image of which only the header has been read, or an array."""
 
-    def __init__(self, content: bytes | np.ndarray | Image.Image, channels: int = 3) -> None:
-        """Raises BadImage for what is no image, or too large to be one."""
-        self._channels = channels
+    def __init__(self, content: bytes | np.ndarray | Image.Image, channels: int = 3, value_range: ValueRange = ()) -> None:
+        """`value_range` is what becomes 0 and 1 where values have more than 8 bit; nothing is the rule of their type.
+
+        Raises BadImage for what is no image, or too large to be one.
+        """
+        self._channels, self._range = channels, value_range
         self._array: np.ndarray | None = None
         self._image: Image.Image | None = None
         self.encoded = content if isinstance(content, bytes) else b""
@@ -47,20 +52,21 @@ class Opened:
             self.height, self.width = found.shape[:2]
         else:
             self._image, self._orientation = found, _orientation(found)
-            self.width, self.height = found.size[::-1] if self._orientation in TURNED else found.size
+            turned = self._orientation in TURNED and found.format != "TIFF"  # Pillow turns a TIFF by itself, its size too
+            self.width, self.height = found.size[::-1] if turned else found.size
 
     def _open(self, content: bytes | np.ndarray | Image.Image) -> Pixels | Image.Image:
         if isinstance(content, np.ndarray):
-            return _as_pixels(content, self._channels)
+            return _as_pixels(content, self._channels, self._range)
         if isinstance(content, Image.Image):
             afford(memory(content, self._channels))
             return content
         if not content:
             raise BadImage("empty file")
         if content.startswith(NUMPY_MAGIC):
-            return _as_pixels(_read_numpy(content), self._channels)
-        if content.startswith(TIFF_MAGIC) and (self._channels not in (1, 3) or pages(content) > 1):  # Pillow takes the first page
-            return _as_pixels(read_tiff(content), self._channels)
+            return _as_pixels(_read_numpy(content), self._channels, self._range)
+        if content.startswith(TIFF_MAGIC) and is_for_here(content, self._channels, deep=bool(self._range)):
+            return _as_pixels(read_tiff(content), self._channels, self._range)
         return _read_header(content)
 
     def plain_jpeg(self) -> bool:
@@ -105,13 +111,33 @@ class Opened:
             image = image.copy()  # Pillow's keeps its decoder, of two pictures' size
         if self._orientation > 1:
             image = ImageOps.exif_transpose(image)
-        image = _converted(image, self._channels)
-        return _to_array(image, self._channels)
+        image = _converted(image, self._channels, self._range)
+        array = _to_array(image, self._channels, self._range)
+        if factor == 1 and array.shape[:2] != (self.height, self.width):  # crops were drawn for the size that was known
+            raise BadImage(f"its header promises {self.width} x {self.height} pixels, it has {array.shape[1]} x {array.shape[0]}")
+        return array
 
 
-def decode(content: bytes, channels: int = 3) -> Pixels:
+def decode(content: bytes, channels: int = 3, value_range: ValueRange = ()) -> Pixels:
     """The pixels of a whole file [h, w, c]. Raises BadImage."""
-    return Opened(content, channels).pixels()
+    return Opened(content, channels, value_range).pixels()
+
+
+def as_stored(content: bytes | np.ndarray | Image.Image) -> np.ndarray:
+    """The numbers of a file as they stand in it, in whatever shape. Raises BadImage."""
+    try:
+        if isinstance(content, bytes) and content.startswith(NUMPY_MAGIC):
+            return _read_numpy(content)
+        if isinstance(content, bytes) and content.startswith(TIFF_MAGIC):
+            with contextlib.suppress(BadImage):  # compressed as only Pillow reads it
+                return read_tiff(content)
+        if isinstance(content, np.ndarray):
+            return content
+        return np.asarray(_read_header(content) if isinstance(content, bytes) else content)
+    except BadImage:
+        raise
+    except Exception as error:  # broken bytes make the libraries raise almost anything
+        raise BadImage(reason(error)) from error
 
 
 def _read_header(content: bytes) -> Image.Image:
@@ -140,11 +166,11 @@ def _is_wide(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
-def _converted(image: Image.Image, channels: int) -> Image.Image:
+def _converted(image: Image.Image, channels: int, value_range: ValueRange) -> Image.Image:
     """In the mode that `_to_array` takes."""
     if channels == 3:
         if _is_wide(image):
-            levels = _to_unit(np.asarray(image))
+            levels = to_unit(np.asarray(image), value_range)
             levels *= 255
             levels += 0.5
             image = Image.fromarray(levels.clip(0, 255, out=levels).astype(np.uint8))
@@ -158,10 +184,10 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
     return image
 
 
-def _to_array(image: Image.Image, channels: int) -> np.ndarray:
+def _to_array(image: Image.Image, channels: int, value_range: ValueRange) -> np.ndarray:
     if channels == 3:
         return np.array(image)  # torch wants arrays that may be written
-    return _as_pixels(np.asarray(image), channels)
+    return _as_pixels(np.asarray(image), channels, value_range)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -170,7 +196,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _as_pixels(array: np.ndarray, channels: int) -> np.ndarray:
+def _as_pixels(array: np.ndarray, channels: int, value_range: ValueRange) -> np.ndarray:
     """[h, w], [h, w, c] or [c, h, w] as [h, w, c], 8 bit as it is, else float32 in 0..1. Raises BadImage for anything else."""
     if array.ndim == 2:
         array = array[:, :, None]
@@ -180,20 +206,7 @@ def _as_pixels(array: np.ndarray, channels: int) -> np.ndarray:
         raise BadImage(f"its shape is {list(array.shape)}, not height x width x {channels} channels")
     if not array.size:
         raise BadImage("no pixels")
-    return np.ascontiguousarray(array if array.dtype == np.uint8 else _to_unit(array))
-
-
-def _to_unit(array: np.ndarray) -> np.ndarray:
-    """Whole numbers by the range of 16 bit, floats as they are. Raises BadImage for infinite and other numbers."""
-    if array.dtype == bool:
-        return array.astype(np.float32, order="C")  # in this order at once, so that no copy follows
-    if array.dtype.kind in "ui":  # Pillow widens 16 bit to 32
-        levels = array.astype(np.float32, order="C")
-        levels /= np.float32(65535)
-        return levels
-    if array.dtype.kind != "f" or not np.isfinite(array).all():
-        raise BadImage(f"its numbers ({array.dtype}) are not all finite")
-    return array.astype(np.float32, order="C")
+    return np.ascontiguousarray(array if array.dtype == np.uint8 else to_unit(array, value_range))
 
 
 def _read_numpy(content: bytes) -> np.ndarray:

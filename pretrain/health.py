@@ -178,7 +178,7 @@ def online_knn(source: str, images: Images, crop: int) -> OnlineKnn | None:
 
 def _bank_and_queries(source: str, images: Images) -> tuple[Images, Images]:
     if has_part(source, "val"):
-        queries = aligned(open_images(source, "val", images.channels), images)
+        queries = aligned(open_images(source, "val", images.channels, images.value_range), images)
         if queries.labels is None:
             raise UserError(
                 f"{queries.name} has no labels, which the k-NN curve needs: sort its images into class folders as those to train "

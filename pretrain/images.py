@@ -20,6 +20,7 @@ from checkpoints.command import UserError
 from pretrain.hubs import has_hub_part, is_hub, open_hub
 from pretrain.shards import ARCHIVES, Shards, is_shards, open_shards
 from pretrain.sources import LIST_SUFFIXES, Images, Parquet, Sample, folder, path_list
+from pretrain.values import ValueRange
 
 PARTS = {"train": ("train",), "val": ("val", "test", "validation")}
 LEAST, MOST = 8, 256
@@ -30,14 +31,15 @@ TAKES = (
 )
 
 
-def open_images(source: str, part: str | None = "train", channels: int = 3) -> Images:
+def open_images(source: str, part: str | None = "train", channels: int = 3, value_range: ValueRange = ()) -> Images:
     """The images of `--data`, a name that was typed on this command line, or that `from_file` has allowed.
 
     Where the source is divided (sub-folders or files named train, and val, test or validation), `part` says which half;
-    None, or a source that is not divided, gives all of it. Raises UserError when nothing readable is there.
+    None, or a source that is not divided, gives all of it. `value_range` is the checkpoint's (see
+    `pretrain.values`). Raises UserError when nothing readable is there.
     """
     images = _open(source, part)
-    images.channels = channels
+    images.channels, images.value_range = channels, value_range
     return images
 
 

@@ -32,7 +32,7 @@ def data(config: Config, device: torch.device) -> Data:
     """Open the images. Raises UserError when there are fewer than one step's, or what is asked for is not there."""
     if config.decode == "gpu" and device.type == "cpu":
         raise UserError("--decode gpu needs a GPU: leave it out")
-    images = open_images(config.data, "train", config.channels)
+    images = open_images(config.data, "train", config.channels, config.value_range)
     batch = config.batch_size_per_gpu * distributed.world_size() * config.accumulate
     if len(images) < batch:
         raise UserError(f"{images.name} has {len(images)} images, fewer than one batch of {batch}: lower --batch-size-per-gpu")
@@ -88,7 +88,7 @@ def online_knn(config: Config, images: Images) -> health.OnlineKnn | None:
     """The k-NN curve's data. Raises UserError for --knn-data without labels."""
     if config.knn_data is None:
         return health.online_knn(config.data, images, config.global_crops_size)
-    known = open_images(config.knn_data, "train", config.channels)
+    known = open_images(config.knn_data, "train", config.channels, config.value_range)
     if known.labels is None:
         raise UserError(f"--knn-data {config.knn_data} has no labels")
     return health.online_knn(config.knn_data, known, config.global_crops_size)

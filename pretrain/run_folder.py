@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from checkpoints import checked, places, store
 from checkpoints.command import UserError
-from pretrain import distributed
+from pretrain import distributed, logs
 from pretrain.steps import Bad
 from pretrain.track import Track, tracker
 
@@ -88,9 +88,9 @@ class RunFolder:
         return [Bad(line["number"], line["bad_image"], line["reason"]) for line in lines]
 
     def history(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`."""
+        """The lines of `metrics.jsonl`; of a long one a sample, with all that is rare (`pretrain.logs`)."""
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [line.value for line in logs.sampled(path)] if path.exists() else []
 
     def time_to_save(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` steps."""

@@ -37,6 +37,8 @@ class Shape(NamedTuple):
     """Swin: blocks of each stage."""
     window: int = 0
     """Swin: patches of a window's side."""
+    value_range: tuple[float, ...] = ()
+    """What became 0 and 1 in images of more than 8 bit; nothing: whole numbers 0 and 65535, others as they are."""
 
     @property
     def stride(self) -> int:
@@ -180,7 +182,14 @@ def stored_shape(values: Any, where: str) -> Shape:
     shape = possible(Shape(**found), where)
     checked.colours(shape.mean, f"{where}: mean", shape.channels, -1e6)
     checked.colours(shape.std, f"{where}: std", shape.channels, 1e-6)
-    return shape
+    return shape._replace(value_range=_range(shape.value_range, f"{where}: value_range"))
+
+
+def _range(values: Any, where: str) -> tuple[float, ...]:
+    found = tuple(checked.number(one, where) for one in checked.listed(values, where))
+    if found and (len(found) != 2 or found[0] >= found[1]):
+        checked.refuse(where, checked.shown(values), "two numbers, the lower one first")
+    return found
 
 
 def possible(shape: Shape, where: str) -> Shape:

@@ -10,16 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
-from pyarrow.fs import LocalFileSystem
 
 from checkpoints import places
 from checkpoints.command import UserError
 from checkpoints.store import first_line
-from pretrain import sample
+from pretrain import path_lists, sample
 from pretrain.decode import Opened, Pixels
 from pretrain.formats import BadImage, read_file
+from pretrain.parquet_rows import Cells, Groups, cells, image_column, label_column, numbered
+from pretrain.path_lists import Paths
+from pretrain.values import ValueRange
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".gif", ".npy"})
 LIST_SUFFIXES = frozenset({".txt", ".tsv", ".lst"})
@@ -33,6 +34,7 @@ class Images(ABC):
     labels: np.ndarray | None = None
     classes: Sequence[str] = ()
     channels: int = 3
+    value_range: ValueRange = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -48,7 +50,7 @@ class Images(ABC):
     def open(self, index: int) -> Opened:
         """The image with its size known, not yet decoded. Raises BadImage for what cannot be read."""
         try:
-            return Opened(self.content(index), self.channels)
+            return Opened(self.content(index), self.channels, self.value_range)
         except OSError as error:
             raise BadImage(error.strerror or first_line(error)) from error
 
@@ -101,6 +103,7 @@ class Subset(Images):
     def __init__(self, images: Images, numbers: np.ndarray) -> None:
         self._images, self._numbers = images, numbers
         self.name, self.classes, self.channels = f"{images.name}, {len(numbers)} images", images.classes, images.channels
+        self.value_range = images.value_range
         self.labels = None if images.labels is None else images.labels[numbers]
 
     def __len__(self) -> int:
@@ -159,9 +162,9 @@ class Sample(Held):
 class Files(Images):
     """Image files by path, with a class name each or without."""
 
-    def __init__(self, name: str, paths: Sequence[Path], labels: Sequence[str] | None) -> None:
+    def __init__(self, name: str, paths: Iterable[Path] | Paths, labels: Sequence[str] | None) -> None:
         self.name = name
-        self._paths = np.array([str(path) for path in paths])  # one block of memory, shared by worker processes
+        self._paths = paths if isinstance(paths, Paths) else Paths(paths)
         if labels is not None:
             self.labels, self.classes = number_classes(labels)
 
@@ -172,7 +175,7 @@ class Files(Images):
         return read_file(self._paths[index])
 
     def where(self, index: int) -> str:
-        return str(self._paths[index])
+        return self._paths[index]
 
     def fingerprint(self) -> str:
         return state_of_files(self._paths)
@@ -198,30 +201,13 @@ def folder(path: Path) -> Files:
 
 
 def path_list(path: Path, *, inside: bool = False) -> Files:
-    """A text file with a path in each line, or `path<TAB>label`; relative paths start at the file's folder.
-
-    Empty lines and lines that begin with # are skipped. Raises UserError where `inside` and a path leads out of that folder.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no readable list of paths ({first_line(error)})") from error
-    rows = [line.rstrip().split("\t") for line in lines if line.strip() and not line.startswith("#")]
-    if not rows:
-        raise UserError(f"{path} lists no images: write one path a line, or path<TAB>label")
-    widths = {len(row) for row in rows}
-    if widths not in ({1}, {2}):
-        number = next(number for number, row in enumerate(rows, 1) if len(row) not in (1, 2) or len(row) != len(rows[0]))
-        raise UserError(f"{path}: entry {number} differs from the first: write one path a line, or path<TAB>label in every line")
-    if inside:
-        cure = f"name the list itself to use it, as in --data {path}"
-        files = places.listed(path.parent, (row[0] for row in rows), file=path, cure=cure)
-    else:
-        files = [path.parent / row[0] for row in rows]
-    missing = next((file for file in files if not file.exists()), None)
-    if missing is not None and not any(file.exists() for file in files):
-        raise UserError(f"none of the {len(files)} paths in {path} exists (the first is {missing})")
-    return Files(str(path), files, [row[1] for row in rows] if widths == {2} else None)
+    """The files that a text file lists (`pretrain.path_lists`). Raises UserError for a list that cannot be used."""
+    paths, labels, names = path_lists.listed(path, inside=inside)
+    images = Files(str(path), paths, None)
+    if labels is not None:
+        order, images.classes = number_classes(names)
+        images.labels = order[labels]
+    return images
 
 
 class Parquet(Images):
@@ -233,42 +219,25 @@ class Parquet(Images):
     def __init__(self, paths: Sequence[Path]) -> None:
         self.name = str(paths[0].parent) if len(paths) > 1 else str(paths[0])
         self._files, self._below = list(paths), [paths[0].parent]
-        try:  # absolute paths, which Arrow never takes for addresses
-            table = pa.concat_tables(
-                [pq.read_table(path.absolute(), filesystem=LocalFileSystem(use_mmap=True)) for path in paths]
-            )
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{self.name} is no readable parquet ({first_line(error)})") from error
-        self._read(table)
+        self._rows: Groups | Cells = Groups(self.name, paths)
+        self._count = len(self._rows)
+        if self._rows.labels is not None and self._rows.label is not None:
+            self.labels, self.classes = numbered(self._rows.labels, self.name, self._rows.label)
 
     def _read(self, table: pa.Table) -> None:
-        column = next((name for name in ("image", "img") if name in table.column_names), None)
-        if column is None or not pa.types.is_struct(table.schema.field(column).type):
-            raise UserError(
-                f"{self.name} has no column `image` with a struct of bytes and path: its columns are {table.column_names}"
-            )
+        """Rows that are there already, mapped into memory by the library that opened them."""
         if not len(table):
             raise UserError(f"{self.name} has no rows")
-        self._count, kind = len(table), table.schema.field(column).type
-        self._bytes, self._paths = (
-            pa.chunked_array([chunk.field(name) for chunk in table.column(column).chunks])
-            if kind.get_field_index(name) >= 0
-            else None
-            for name in ("bytes", "path")
-        )
-        label = next((name for name in ("label", "labels", "fine_label") if name in table.column_names), None)
+        self._count, self._rows = len(table), cells(table.column(image_column(table.schema, self.name)))
+        label = label_column(table.schema)
         if label is not None:
-            self.labels = table.column(label).to_numpy()
-            if self.labels.dtype.kind not in "iu" or self.labels.min() < 0:
-                raise UserError(f"{self.name}: column `{label}` must hold whole numbers from 0 up in every row")
-            self.classes = [str(value) for value in range(int(self.labels.max()) + 1)]
+            self.labels, self.classes = numbered(table.column(label).to_numpy(), self.name, label)
 
     def __len__(self) -> int:
         return self._count
 
     def content(self, index: int) -> Content:
-        content = None if self._bytes is None else self._bytes[index].as_py()
-        path = None if self._paths is None else self._paths[index].as_py()
+        content, path = self._rows.at(index)
         if content is None and path and Path(path).is_file():
             if not any(places.leads_inside(folder, path) for folder in self._below):
                 where = " and ".join(str(folder) for folder in self._below)
@@ -277,11 +246,17 @@ class Parquet(Images):
         return content or b""
 
     def where(self, index: int) -> str:
-        path = None if self._paths is None else self._paths[index].as_py()
+        try:
+            path = self._rows.at(index)[1]
+        except BadImage:  # its group cannot be read
+            path = None
         return f"{self.name} row {index}" + (f" ({path})" if path else "")
 
+    def order(self, generator: np.random.Generator) -> np.ndarray:
+        return self._rows.order(generator) if isinstance(self._rows, Groups) else super().order(generator)
+
     def fingerprint(self) -> str:
-        bytes_inside = self._bytes is not None and self._bytes.null_count == 0
+        bytes_inside = isinstance(self._rows, Groups) and self._rows.whole
         return state_of_files(self._files) if bytes_inside else super().fingerprint()
 
 

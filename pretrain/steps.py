@@ -124,6 +124,7 @@ class Steps(Dataset[Batch | Decoded]):
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.accumulate = accumulate
         self.steps_per_epoch = len(images) // (batch_size * self.world_size * accumulate)
+        self._known_bad: dict[int, str] = {}
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=int))
 
     def chosen(self, step: int) -> np.ndarray:
@@ -175,6 +176,8 @@ class Steps(Dataset[Batch | Decoded]):
             array, box = self._decode_one(int(index), of_image, size_of_crop, bad, device_decodes)
             pixels.append(array)
             placed.append(box)
+        if len({array.dtype for array in pixels if isinstance(array, np.ndarray)}) > 1:  # 8 bit beside deeper ones
+            pixels = [_unit(array) if isinstance(array, np.ndarray) else array for array in pixels]
         counts = np.cumsum([len(drawn.flip) for drawn in draws])[:-1]
         groups = np.split(np.stack(placed, axis=1), counts)
         crops = [augment.Crops(drawn, box, size) for drawn, box, size in zip(draws, groups, sizes, strict=True)]
@@ -183,9 +186,14 @@ class Steps(Dataset[Batch | Decoded]):
     def _decode_one(
         self, index: int, draws: list[augment.Draws], sizes: np.ndarray, bad: list[Bad], device_decodes: bool
     ) -> tuple[np.ndarray | resample.Jpeg, np.ndarray]:
-        """The image, or the next good one, and the boxes [x, 4] of its crops. Raises WorkError when too many are bad."""
+        """The image, or the next good one, and the boxes [x, 4] of its crops. Raises WorkError when too many are bad.
+
+        The next by number, whatever was met before; what this process has found bad is named again, not read again.
+        """
         for _ in range(self.most_bad + 1):
             try:
+                if index in self._known_bad:
+                    raise BadImage(self._known_bad[index])
                 opened = self.images.open(index)
                 size = np.array([opened.width]), np.array([opened.height])
                 box = np.concatenate([augment.boxes(drawn, *size)[:, 0] for drawn in draws])
@@ -197,9 +205,14 @@ class Steps(Dataset[Batch | Decoded]):
                     box = augment.shrink(box, round(opened.width / pixels.shape[1]), pixels.shape[1], pixels.shape[0])
                 return pixels, box
             except BadImage as error:
+                self._known_bad[index] = str(error)
                 bad.append(Bad(index, self.images.where(index), str(error)))
                 index = (index + 1) % len(self.images)
         raise WorkError(too_many(bad, self.most_bad))
+
+
+def _unit(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) / np.float32(255) if array.dtype == np.uint8 else array
 
 
 def too_many(bad: Sequence[Bad], most: int) -> str:

@@ -145,7 +145,7 @@ def cluster_tokens(options: Tokens) -> None:
     at_least(1, options, "images")
     loaded = load_backbone(options.ckpt, key=options.key)
     shape = loaded.backbone.shape
-    images = subset(open_images(options.data, "train", shape.channels), options.images, options.seed)
+    images = subset(open_images(options.data, "train", shape.channels, shape.value_range), options.images, options.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = loaded.backbone.to(device)
     grid = shape.image_size // shape.stride

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from checkpoints import store, terminal
 from checkpoints.command import DONE, INTERRUPTED, run_command
 from pretrain import config as options
-from pretrain import distributed, health, ibot, optim, page, prepare, replay, starts
+from pretrain import distributed, health, ibot, optim, page, prepare, replay, starts, values
 from pretrain.begin import begin, set_moments
 from pretrain.comparisons import objective_of
 from pretrain.config import Config
@@ -140,6 +140,7 @@ def train(config: Config, device: torch.device) -> int:
     objective = objective_of(config, shape, device)
     student, teacher = build(config, shape, fused=precision.fused_attention, patch_prototypes=objective.patch_prototypes)
     run = Run(config, steps.steps_per_epoch, objective.digest)
+    ranges = values.check(images, config.value_range, begun=run.begun())
     start = begin(config.init_from, student, teacher, heads=config.init_heads) if config.init_from and not run.begun() else None
     student.to(device).train()
     teacher.to(device).train()
@@ -151,7 +152,7 @@ def train(config: Config, device: torch.device) -> int:
 
     if start:
         set_moments(optimizer, student, start.moments)
-    remarks = [*prepare.too_dark(images), *(start.remarks if start else ())]
+    remarks = [*ranges, *prepare.too_dark(images), *(start.remarks if start else ())]
     remarks += run.resume(student, teacher, optimizer, precision.scaler)
     run.begin()
     progress = Progress(run, images, schedule, device, precision.name, remarks)

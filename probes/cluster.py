@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, fowlkes_mallows_score, normalized_mutual_info_score
 
 from checkpoints.command import UserError, parse, run_command
-from pretrain import finite
+from pretrain import finite, values
 from pretrain.backbone import Loaded
 from pretrain.head import Head, of_weights
 from pretrain.images import has_part, open_images
@@ -117,10 +117,11 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.cluster")
     began = time.perf_counter()
     with common.subject(options, full=options.method != "kmeans") as subject:
-        channels = subject.loaded.backbone.shape.channels
+        shape = subject.loaded.backbone.shape
         source, part = (options.val, None) if options.val else (options.data, options.part)
         part = part if part is None or has_part(source, part) else None
-        images = common.limited(common.labelled(open_images(source, part, channels)), options)
+        images = common.limited(common.labelled(open_images(source, part, shape.channels, shape.value_range)), options)
+        values.refuse_others(images)
         ways = {"head": by_head, "kmeans": by_kmeans}
         labels = common.labels_of(images).numpy()
         found = {name: agreement(ways[name](subject, images, options), labels) for name in methods(options, subject.loaded)}

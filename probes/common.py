@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from checkpoints.command import UserError, at_least
-from pretrain import distributed
+from pretrain import distributed, values
 from pretrain.augment import evaluation_resize
 from pretrain.backbone import Loaded, load_backbone, make
 from pretrain.images import has_part, open_images
@@ -129,10 +129,13 @@ def view_of(shape: Shape, options: Common) -> View:
     return View(resize, crop)
 
 
-def labelled_parts(options: Common, channels: int) -> Parts:
+def labelled_parts(options: Common, shape: Shape) -> Parts:
     """Training and test images. Raises UserError where labels are missing or the test images have classes of their own."""
-    train = open_images(options.data, "train", channels)
-    val = open_images(options.val, None, channels) if options.val else open_images(options.data, "val", channels)
+    seen = shape.channels, shape.value_range
+    train = open_images(options.data, "train", *seen)
+    val = open_images(options.val, None, *seen) if options.val else open_images(options.data, "val", *seen)
+    for images in (train, val):
+        values.refuse_others(images)
     val = aligned(labelled(val), labelled(train))
     return Parts(limited(train, options), limited(val, options))
 

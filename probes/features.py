@@ -129,7 +129,7 @@ def description(backbone: Backbone, images: Images, view: View, precision: str, 
     return {
         "version": VERSION,
         "weights": weights_digest(backbone),
-        "shape": backbone.shape._asdict(),
+        "shape": {name: one for name, one in backbone.shape._asdict().items() if name != "value_range" or one},
         "images": images.fingerprint(),
         "channels": images.channels,
         "view": list(view),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from checkpoints import places, store, terminal
 from checkpoints.command import DONE, INTERRUPTED, run_command
-from pretrain import distributed, health, optim
+from pretrain import distributed, health, optim, values
 from pretrain.backbone import Loaded, load_backbone
 from pretrain.feeding import saved_if_starved
 from pretrain.networks import compile_blocks
@@ -201,6 +201,7 @@ def measure(options: Options, device: torch.device) -> Summary | None:
     loaded = load_backbone(options.ckpt, key=options.key, full=options.keep_head_layer)
     shape = loaded.backbone.shape
     options = settled(options, shape.embed_dim, shape.image_size, shape.kind)
+    values.refuse_range(shape, loaded.path)
     data = open_data(options, shape.channels)
     folder = options.folder or places.below(loaded.path.parent, "finetune", report.name_of(options))
     runs, diverged = [], []

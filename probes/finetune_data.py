@@ -43,6 +43,7 @@ class Joined(Images):
         first = parts[0]
         self._parts, self._ends = parts, np.cumsum([len(part) for part in parts])
         self.name, self.classes, self.channels = " and ".join(part.name for part in parts), first.classes, first.channels
+        self.value_range = first.value_range
         labels = [part.labels for part in parts if part.labels is not None]
         self.labels = np.concatenate(labels) if len(labels) == len(parts) else None
 

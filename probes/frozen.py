@@ -8,6 +8,7 @@ import torch
 
 from checkpoints.command import UserError, at_least
 from pretrain.backbone import Backbone, Loaded, load_backbone
+from pretrain.values import refuse_range
 from probes.common import named_device
 
 
@@ -51,4 +52,5 @@ def subject(options: Frozen, *, full: bool = False) -> Subject:
     loaded = load_backbone(options.ckpt, key=options.key, full=full)
     if loaded.backbone.shape.channels != 3:
         raise UserError(f"{loaded.path} takes {loaded.backbone.shape.channels} channels: this command is for pictures of three")
+    refuse_range(loaded.backbone.shape, loaded.path)
     return Subject(loaded._replace(backbone=loaded.backbone.to(device)), device)

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from checkpoints.command import UserError, at_least, parse, run_command
-from pretrain import neighbours
+from pretrain import neighbours, values
 from pretrain.images import open_images
+from pretrain.shape import Shape
 from pretrain.sources import Images
 from probes import common, results, search, show
 from probes.common import Common, Parts, Subject
@@ -67,11 +68,12 @@ def measure(bank: np.ndarray, queries: np.ndarray, parts: Parts, options: Option
     return Measured(top1, top5, way)
 
 
-def open_parts(options: Options, channels: int) -> Parts:
+def open_parts(options: Options, shape: Shape) -> Parts:
     """Training and test images; the same ones for `--leave-one-out`."""
     if not options.leave_one_out:
-        return common.labelled_parts(options, channels)
-    every = common.limited(common.labelled(open_images(options.data, "train", channels)), options)
+        return common.labelled_parts(options, shape)
+    every = common.limited(common.labelled(open_images(options.data, "train", shape.channels, shape.value_range)), options)
+    values.refuse_others(every)
     if len(every) < 2:
         raise UserError(f"--leave-one-out needs two images or more: {every.name} has {len(every)}")
     return Parts(every, every)
@@ -91,7 +93,7 @@ def main(arguments: Sequence[str]) -> None:
     check(options)
     began = time.perf_counter()
     with common.subject(options) as subject:
-        parts = open_parts(options, subject.loaded.backbone.shape.channels)
+        parts = open_parts(options, subject.loaded.backbone.shape)
         rows = {"this checkpoint": of_backbone(subject, parts, options)}
         if options.baselines:
             rows["the same, untrained"] = of_backbone(common.untrained(subject, options.seed), parts, options)

@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.linear")
     with common.subject(options) as subject:
         check(options)
-        parts = common.labelled_parts(options, subject.loaded.backbone.shape.channels)
+        parts = common.labelled_parts(options, subject.loaded.backbone.shape)
         measure(subject, parts, options)
 
 

@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--strength must be greater than 0")
     began = time.perf_counter()
     with common.subject(options) as subject:
-        parts = common.labelled_parts(options, subject.loaded.backbone.shape.channels)
+        parts = common.labelled_parts(options, subject.loaded.backbone.shape)
         found = measure(subject, parts, options)
         best = max(found, key=lambda strength: found[strength][0])
         rows = [[f"{strength:g}", *(f"{value:.1f}" for value in found[strength])] for strength in sorted(found)]

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
         backbone = subject.loaded.backbone
         if not isinstance(backbone, ViT):
             raise UserError(f"{backbone.shape.arch} has no [CLS] token whose attention could be read: give a ViT")
-        parts = common.labelled_parts(options, backbone.shape.channels)
+        parts = common.labelled_parts(options, backbone.shape)
         every = counts(options, (subject.view.crop // backbone.shape.patch_size) ** 2)
         arrays, mode = tuple(f"parts{count}" for count in every), options.mode or linear.default_mode(options.data)
         out, states = common.record_path(options, subject, "parts"), []

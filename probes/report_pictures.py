@@ -74,12 +74,13 @@ def neighbours_of(subject: Subject, options: Common, channels: int) -> Seen:
     """The K nearest training images of some test images, or of other training images where there are none to test on."""
     most = affordable(subject)
     apart = common.has_two_parts(options)
-    bank = common.limited(open_images(options.data, "train", channels), common_limit(options, most))
+    kind = channels, subject.loaded.backbone.shape.value_range
+    bank = common.limited(open_images(options.data, "train", *kind), common_limit(options, most))
     if len(bank) < 2:
         raise UserError(f"{bank.name} has {len(bank)} image: two or more are needed")
     rows = torch.tensor(extract(subject.loaded.backbone, bank, subject.view, options).cls)
     if apart:
-        queries = common.limited(open_images(options.data, "val", channels), common_limit(options, max(most // 6, SHOWN)))
+        queries = common.limited(open_images(options.data, "val", *kind), common_limit(options, max(most // 6, SHOWN)))
         asked = torch.tensor(extract(subject.loaded.backbone, queries, subject.view, options).cls)
     else:
         queries, asked = bank, rows

@@ -26,6 +26,7 @@ from checkpoints import terminal
 from checkpoints.command import UserError, WorkError, at_least, parse, run_command
 from pretrain import augment, finite, neighbours, sample_dense
 from pretrain.backbone import Backbone, load_backbone, make
+from pretrain.values import refuse_range
 from probes import label_maps, results
 from probes.label_maps import NOTHING, Survey, Zero, stored
 
@@ -314,6 +315,7 @@ def main(arguments: Sequence[str]) -> None:
     shape = loaded.backbone.shape
     if shape.channels != 3:
         raise UserError(f"{loaded.path} takes {shape.channels} channels: this command is for pictures of three")
+    refuse_range(shape, loaded.path)
     data = open_data(options)
     if data.size % shape.stride:
         raise UserError(f"--size {data.size} is not divisible by {shape.stride}, the pixels of a token's side")

@@ -143,7 +143,7 @@ def main(arguments: Sequence[str]) -> None:
     check(options)
     began = time.perf_counter()
     with common.subject(options, full=not options.frozen) as subject:
-        parts = common.labelled_parts(options, subject.loaded.backbone.shape.channels)
+        parts = common.labelled_parts(options, subject.loaded.backbone.shape)
         some = few_labels(parts, options)
         measured = {few.name: frozen(subject, few, options) for few in some}
         found = {name: one.top1 for name, one in measured.items()}
