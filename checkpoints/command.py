@@ -42,12 +42,8 @@ def parse(
     """
     words = _plain_words(arguments, _bool_flags(options), aliases or {})
     try:
-<<<<<<< HEAD
-        words = original.translated(words, {"--" + field.name.replace("_", "-") for field in dataclasses.fields(options)})  # type: ignore[arg-type]
-=======
         fields = dataclasses.fields(options)  # type: ignore[arg-type]
         words = original.translated(words, {"--" + field.name.replace("_", "-") for field in fields})
->>>>>>> feed
     except original.Replaced as error:
         raise UserError(str(error)) from None
     return tyro.cli(options, args=words, default=default, prog=prog, description=description)  # type: ignore[return-value]

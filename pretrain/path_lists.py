@@ -28,7 +28,7 @@ class Paths(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]  # numbers only
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # numbers only
         place = range(len(self))[index]
         return os.fsdecode(self._content[self._ends[place] : self._ends[place + 1]].tobytes())
 
