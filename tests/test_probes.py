@@ -712,7 +712,7 @@ def test_a_wrong_probe_command_is_one_sentence_and_exit_code_2(
 def test_common_options_name_the_parts_of_a_checkpoint(run: Path, folders: Path) -> None:
     options = Common(ckpt=run, data=str(folders), limit=20)
     with common.subject(options) as subject:
-        both = common.labelled_parts(options, 3)
+        both = common.labelled_parts(options, subject.loaded.backbone.shape)
         assert subject.view == (32, 32) and len(both.train) == len(both.val) == 20
 
 
