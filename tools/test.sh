@@ -2,10 +2,14 @@
 # Check everything: adds what tests need to the environment, lints, type-checks, runs every test.
 #
 #   tools/test.sh [pytest arguments]      e.g. tools/test.sh -k parity --parity-dir DIR; -n 0: in one process
+#   tools/test.sh --fast [arguments]      without the tests that are marked slow: a few minutes on two cores
 #
 # Tests run in two processes of one thread each ($TEST_PROCESSES of them); the tests of one file stay together.
 set -euo pipefail
 arguments=("$@")
+if [ "${1:-}" = "--fast" ]; then
+    arguments=(-m "not slow" "${@:2}")
+fi
 set -- dev
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$ROOT"
