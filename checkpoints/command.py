@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from checkpoints import parent, terminal
+from checkpoints import bounds, parent, terminal
 
 Options = TypeVar("Options")
 
@@ -34,14 +34,18 @@ def parse(
     prog: str | None = None,
     description: str | None = None,
 ) -> Options:
-    """Command line -> dataclass. Raises UserError for an empty word: it would mean the current folder, or nothing.
+    """Command line -> dataclass. Raises UserError for an empty word, which would mean the current folder or nothing, and for a
+    number that makes no sense (`checkpoints/bounds.py`).
 
     `--a_b` and `--a-b` are the same flag; a bool takes `--x`, `--no-x`, `--x true` and `--x false`. `aliases` maps other
     programs' flag names to ours; `description` stands above --help in place of the class's own. Exits with 2 when a flag is
     unknown or its value has the wrong type.
     """
     words = _plain_words(arguments, _bool_flags(options), aliases or {})
-    return tyro.cli(options, args=words, default=default, prog=prog, description=description)  # type: ignore[arg-type,return-value]
+    found: Any = tyro.cli(options, args=words, default=default, prog=prog, description=description)  # type: ignore[arg-type]
+    for sentence in bounds.wrong(found):
+        raise UserError(sentence)
+    return found  # type: ignore[no-any-return]
 
 
 def at_least(least: int, options: Any, *names: str) -> None:
