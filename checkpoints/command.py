@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from checkpoints import original, parent, terminal
+from checkpoints import bounds, original, parent, terminal
 
 Options = TypeVar("Options")
 
@@ -34,7 +34,8 @@ def parse(
     prog: str | None = None,
     description: str | None = None,
 ) -> Options:
-    """Command line -> dataclass. Raises UserError for an empty word: it would mean the current folder, or nothing.
+    """Command line -> dataclass. Raises UserError for an empty word, which would mean the current folder or nothing, and for a
+    number that makes no sense (`checkpoints/bounds.py`).
 
     `--a_b` and `--a-b` are the same flag; a bool takes `--x`, `--no-x`, `--x true` and `--x false`. `aliases` maps other
     programs' flag names to ours; `description` stands above --help in place of the class's own. Exits with 2 when a flag is
@@ -46,7 +47,10 @@ def parse(
         words = original.translated(words, {"--" + field.name.replace("_", "-") for field in fields})
     except original.Replaced as error:
         raise UserError(str(error)) from None
-    return tyro.cli(options, args=words, default=default, prog=prog, description=description)  # type: ignore[return-value]
+    found: Any = tyro.cli(options, args=words, default=default, prog=prog, description=description)
+    for sentence in bounds.wrong(found):
+        raise UserError(sentence)
+    return found
 
 
 def at_least(least: int, options: Any, *names: str) -> None:

@@ -215,7 +215,10 @@ def test_a_run_with_any_field_changed_is_refused_in_a_sentence_or_read_as_it_was
                 said.append(False)
                 assert 0 <= run.step < 2**60
                 assert all(torch.equal(weight, true[name]) for name, weight in student.state_dict().items()), (place, value)
-            assert place[0] in HARMLESS or all(said), (place, value)
+            assert place[0] in HARMLESS or (said[1] and (said[0] or place[0] == "teacher")), (
+                place,
+                value,
+            )  # the student alone was asked for
             count += 1
     assert count > 90
 

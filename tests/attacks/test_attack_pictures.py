@@ -490,7 +490,7 @@ def test_too_little_memory_is_a_bad_image_and_not_the_end(monkeypatch: pytest.Mo
     def no_memory(_: np.ndarray) -> np.ndarray:
         raise MemoryError
 
-    monkeypatch.setattr(decoding, "_to_unit", no_memory)
+    monkeypatch.setattr(decoding, "to_unit", lambda array, value_range=(): no_memory(array))
     stream = io.BytesIO()
     np.save(stream, np.zeros((8, 8, 3), dtype=np.float32))
     with pytest.raises(BadImage, match="there is not enough memory to decode it"):
