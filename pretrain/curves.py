@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints import escape, store, terminal
+from checkpoints import escape, reading, store, terminal
 from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.figures import Figure, mpl
 
@@ -37,8 +37,8 @@ def read(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's log. Raises UserError where there is none."""
     path = run / "metrics.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
+        return [json.loads(line) for line in reading.text(path, reading.MOST_LISTED).splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{run} holds no readable metrics.jsonl: give a run's folder") from error
 
 

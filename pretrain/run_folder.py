@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from checkpoints import checked, places, store
+from checkpoints import checked, places, reading, store
 from checkpoints.command import UserError
 from pretrain import distributed
 from pretrain.steps import Bad
@@ -63,7 +63,8 @@ class RunFolder:
         """Drop the log lines of steps that will be run again."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if self.step and _step_of(line) <= self.step]
+            text = reading.text(path, reading.MOST_LISTED)
+            lines = [line for line in text.splitlines() if self.step and _step_of(line) <= self.step]
             store.write_bytes(path, "".join(line + "\n" for line in lines).encode())
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -90,7 +91,7 @@ class RunFolder:
     def history(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`."""
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [json.loads(line) for line in reading.text(path, reading.MOST_LISTED).splitlines()] if path.exists() else []
 
     def time_to_save(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` steps."""

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pyarrow.fs import LocalFileSystem
 
-from checkpoints import places
+from checkpoints import places, reading
 from checkpoints.command import UserError
 from checkpoints.store import first_line
 from pretrain import sample
@@ -203,7 +203,7 @@ def path_list(path: Path, *, inside: bool = False) -> Files:
     Empty lines and lines that begin with # are skipped. Raises UserError where `inside` and a path leads out of that folder.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = reading.text(path, reading.MOST_LISTED).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no readable list of paths ({first_line(error)})") from error
     rows = [line.rstrip().split("\t") for line in lines if line.strip() and not line.startswith("#")]
@@ -234,6 +234,8 @@ class Parquet(Images):
         self.name = str(paths[0].parent) if len(paths) > 1 else str(paths[0])
         self._files, self._below = list(paths), [paths[0].parent]
         try:  # absolute paths, which Arrow never takes for addresses
+            for path in paths:
+                reading.opened(path).close()
             table = pa.concat_tables(
                 [pq.read_table(path.absolute(), filesystem=LocalFileSystem(use_mmap=True)) for path in paths]
             )

@@ -1,10 +1,9 @@
 """The data of dense tasks: COCO's and ADE20K's layouts, looked through before anything is trained."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from checkpoints import places
+from checkpoints import places, reading
 from checkpoints.command import UserError
 
 COCO = {"train": ("annotations/instances_train2017.json", "train2017"), "val": ("annotations/instances_val2017.json", "val2017")}
@@ -28,9 +27,9 @@ def _missing_of_coco(root: Path, part: str) -> list[str]:
     if not (root / annotations).is_file():
         return [annotations]
     try:
-        content = json.loads((root / annotations).read_text())
+        content = reading.values(root / annotations, reading.MOST_LISTED)
         names = [image["file_name"] for image in content["images"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root / annotations} is not an annotation file of COCO ({type(error).__name__}: {error})") from error
     if not content.get("annotations"):
         raise UserError(f"{root / annotations} has no annotations")
