@@ -1,11 +1,10 @@
 """The model card that goes along with an export: what it is, where from, how to load it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoints import escape, exported, store
+from checkpoints import escape, exported, reading, store
 from checkpoints.published import Contents
 
 OURS = (store.LAST, store.PREVIOUS, store.BACKBONE)
@@ -77,7 +76,7 @@ def trained_on(options: Mapping[str, Any]) -> dict[str, str]:
 def _options_beside(path: Path) -> dict[str, Any]:
     """A run's options, where its backbone alone is exported."""
     try:
-        return dict(json.loads((path.parent / "config.json").read_text())) if path.name in OURS else {}
+        return dict(reading.values(path.parent / "config.json")) if path.name in OURS else {}
     except (OSError, ValueError, TypeError):
         return {}
 
@@ -85,7 +84,7 @@ def _options_beside(path: Path) -> dict[str, Any]:
 def _knn_beside(path: Path) -> str:
     """What `probes.knn` has measured of a run."""
     try:
-        record = json.loads((path.parent / "results" / "knn.json").read_text())
+        record = reading.values(path.parent / "results" / "knn.json")
         return f"{record['metrics']['top1']:.1f} on {record['data']['val']}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -1,6 +1,5 @@
 """Names of backbones' weights elsewhere and here, both ways. Ours are timm's."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from timm.models.swin_transformer import get_relative_position_index
 from torch import Tensor
 
-from checkpoints import checked
+from checkpoints import checked, reading
 from checkpoints.command import UserError
 
 Weights = dict[str, Tensor]
@@ -110,6 +109,6 @@ def whose(weights: Mapping[str, Tensor], arch: str, path: Path) -> tuple[str, st
 def _named_beside(path: Path) -> str:
     """The architecture that a `config.json` in the file's folder names, as on Hugging Face."""
     try:
-        return str(json.loads((path.parent / "config.json").read_text()).get("architecture", ""))
+        return str(reading.values(path.parent / "config.json").get("architecture", ""))
     except (OSError, ValueError, AttributeError):
         return ""

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checkpoints import download, store, terminal
+from checkpoints import download, reading, store, terminal
 from checkpoints.command import UserError
 from checkpoints.places import cache_folder
 
@@ -74,7 +74,7 @@ def _seal(file: Path, path: Path, check: Check, sha256: str) -> None:
     digest, seal = store.sha256(file), path.with_suffix(".sha256")
     if sha256 and digest != sha256:
         raise UserError(f"{file} is not the file that is known by this name (sha256 {digest}, not {sha256}): delete it")
-    kept = seal.read_bytes().decode("utf-8", "replace").split() if seal.is_file() and file == path else []
+    kept = reading.text(seal, errors="replace").split() if seal.is_file() and file == path else []
     if kept and kept[0] != digest:
         raise UserError(f"{path} is no longer what was fetched (its checksum differs): delete it and start again")
     if len(kept) > 1:  # one word alone was written before anything was looked into

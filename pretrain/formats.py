@@ -6,7 +6,6 @@ starts Ghostscript. What decoding will take at its height is worked out from the
 
 import io
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from checkpoints import reading
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
 """Pillow's names. JPEG includes the several pictures (MPO) that cameras put into one file, of which the first is taken."""
@@ -49,14 +50,12 @@ def reason(error: BaseException) -> str:
 def read_file(path: str | Path) -> bytes:
     """A picture file's bytes. Raises BadImage for what is no regular file (a device has no end), and for too large a one."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise BadImage("not a file")
-            check_size(found.st_size)
-            return file.read(found.st_size)
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise BadImage(getattr(error, "strerror", None) or reason(error)) from error
+        with reading.opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            check_size(size)
+            return file.read(size)
+    except OSError as error:
+        raise BadImage(error.strerror or reason(error)) from error
 
 
 def check_size(size: int) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from checkpoints import reading
+
 MOST_LINES = 20_000
 """Lines of measurements that a picture or a page is made of."""
 KEPT = ("bad_image", "alarm", "knn")
@@ -23,7 +25,7 @@ class Line:
 
 def read(path: Path) -> Iterator[Line]:
     """Lines in their order; a last one that is half written is left out. Raises OSError, and ValueError for no JSON."""
-    with path.open("rb") as file:
+    with reading.opened(path) as file:
         for number, line in enumerate(file, 1):
             if line.endswith(b"\n") and line.strip():
                 yield Line(number, json.loads(line))

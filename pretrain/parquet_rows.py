@@ -1,8 +1,9 @@
 """Rows of parquet files, a group at a time: what is held is a few groups, however large the files are."""
 
+import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from checkpoints import reading
 from checkpoints.command import UserError
 from checkpoints.store import first_line
 from pretrain.formats import BadImage
@@ -103,8 +105,10 @@ class Groups:
         self._held: OrderedDict[int, Cells] = OrderedDict()
         self.reads = 0
 
-    def _open(self, number: int) -> pq.ParquetFile:
-        return pq.ParquetFile(open(self._paths[number], "rb"), pre_buffer=False)
+    @contextlib.contextmanager
+    def _open(self, number: int) -> Iterator[pq.ParquetFile]:
+        with reading.opened(self._paths[number]) as file, pq.ParquetFile(file, pre_buffer=False) as rows:
+            yield rows
 
     def _note(self, number: int, metadata: pq.FileMetaData, column: str, starts: list[int]) -> None:
         for place in range(metadata.num_row_groups):

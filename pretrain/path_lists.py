@@ -3,6 +3,7 @@
 A path costs its own length and eight bytes, and worker processes share the block: nothing in it has a count of references.
 """
 
+import io
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from checkpoints import places
+from checkpoints import places, reading
 from checkpoints.command import UserError
 from checkpoints.store import first_line
 
@@ -51,7 +52,7 @@ class Rows:
 
     def _read(self, numbers: "array[int]") -> Iterator[str]:
         try:
-            with self._path.open(encoding="utf-8") as file:
+            with io.TextIOWrapper(reading.opened(self._path), encoding="utf-8") as file:
                 for line in file:
                     for part in line.splitlines():  # of other ends of lines too
                         if part.strip() and not part.startswith("#"):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from checkpoints import checked, places, store
+from checkpoints import checked, places, reading, store
 from checkpoints.command import UserError
 from pretrain import distributed, logs
 from pretrain.steps import Bad
@@ -63,7 +63,8 @@ class RunFolder:
         """Drop the log lines of steps that will be run again."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if self.step and _step_of(line) <= self.step]
+            text = reading.text(path, reading.MOST_LISTED)
+            lines = [line for line in text.splitlines() if self.step and _step_of(line) <= self.step]
             store.write_bytes(path, "".join(line + "\n" for line in lines).encode())
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -1,13 +1,12 @@
 """An ablation's rows beside the published ones: a table, rank correlations, a record."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scipy.stats import spearmanr
 
-from checkpoints import escape, store
+from checkpoints import escape, reading, store
 from checkpoints.command import UserError
 from pretrain.ablation_rows import Row, Table
 from probes import paper, results, show, tables
@@ -72,8 +71,8 @@ def line(table: Table, job: Job, out: Path, fate: str) -> Line:
 
 def _metrics(file: Path) -> dict[str, float]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))["metrics"])
-    except (OSError, ValueError, KeyError):
+        return dict(reading.values(file)["metrics"])
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from timm.data import ImageNetInfo
 
+from checkpoints import reading
 from checkpoints.command import UserError
 
 FILE = Path(__file__).parent / "data" / "class_maps.json"
@@ -37,7 +38,7 @@ def superclasses(file: Path | None) -> dict[str, list[str]]:
         members: dict[str, list[str]] = shipped()["in9"]["classes"]
         return members
     try:
-        content = json.loads(file.read_text())
+        content = reading.values(file)
         if "classes" in content:
             return {str(name): [str(one) for one in own] for name, own in content["classes"].items()}
         found: dict[str, list[str]] = {str(number): [] for number in sorted(set(content.values())) if number >= 0}

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from checkpoints import places
+from checkpoints import places, reading
 from checkpoints.command import UserError
+from checkpoints.store import first_line
 from pretrain import sample_clips
 from pretrain.decode import decode
 from pretrain.formats import BadImage, load_stored, read_file
@@ -36,11 +37,18 @@ def open_clips(data: str, limit: int | None) -> list[Clip]:
     for part in (IMAGES, MASKS, LIST):
         if not (root / part).exists():
             raise UserError(f"{root} has no {part}: give --data a folder in DAVIS-2017's layout ({IMAGES}, {MASKS}, {LIST})")
-    names = (root / LIST).read_text().split()[:limit]
+    names = _names(root / LIST)[:limit]
     if not names:
         raise UserError(f"{root / LIST} names no clips")
     places.listed(root / IMAGES, names, file=root / LIST, cure="a clip is the name of a folder")
     return [_listed(root, name) for name in names]
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return reading.text(path).split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no readable list of clips ({first_line(error)})") from error
 
 
 def _listed(root: Path, name: str) -> Clip:

@@ -22,7 +22,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from checkpoints import places, store
+from checkpoints import places, reading, store
 from checkpoints.command import UserError, WorkError
 from checkpoints.places import cache_folder
 from pretrain import augment, distributed, finite
@@ -108,7 +108,10 @@ def _refuse_not_finite(path: Path, array: np.ndarray) -> None:
 
 def _kept(path: Path, rows: int, mode: Literal["r", "r+"] = "r", dtype: type = np.float32) -> np.memmap:
     """An array on disk. Raises UserError where it is not what was kept there."""
+    if mode == "r+":
+        places.refuse_link(path)
     try:
+        reading.opened(path).close()
         found = np.load(path, mmap_mode=mode)
         if (
             isinstance(found, np.memmap)
@@ -118,7 +121,7 @@ def _kept(path: Path, rows: int, mode: Literal["r", "r+"] = "r", dtype: type = n
             and found.size
         ):
             return found
-        why = f"it has {list(found.shape)} of {found.dtype}"
+        why = f"it has {list(found.shape)} of {found.dtype}" if isinstance(found, np.ndarray) else "it is an archive"
     except (OSError, ValueError, EOFError) as error:
         why = store.first_line(error)
     raise UserError(f"{path} is not the features that were kept there ({why}): delete {path.parent}, and they are computed again")

@@ -4,14 +4,13 @@ What is easy to get wrong (the original's script refuses or misreads several): F
 2,040 images, and tested on test; Stanford Cars has its class in column `class`, from 1; iNaturalist's parts are in json files.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from checkpoints import places
+from checkpoints import places, reading
 from checkpoints.command import UserError
 from checkpoints.store import first_line
 from pretrain.hubs import is_hub, open_hub
@@ -125,7 +124,7 @@ def inaturalist(folder: Path, part: str, year: str) -> Images:
     """
     path = folder / f"{part}{year}.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = reading.values(path, reading.MOST_LISTED)
         names = {image["id"]: str(image["file_name"]) for image in found["images"]}
         known = {category["id"]: str(category.get("name", category["id"])) for category in found["categories"]}
         ids = sorted(known)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from checkpoints import places, start, store
+from checkpoints import places, reading, start, store
 from checkpoints.command import INTERRUPTED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -42,7 +42,7 @@ def run_once(words: Sequence[str], name: Path, key: Sequence[str] = ()) -> Ended
     """
     mark, log = Path(f"{name}.done"), Path(f"{name}.log")
     wanted, began = json.dumps([*key, *words]), time.perf_counter()
-    if mark.is_file() and mark.read_text() == wanted:
+    if mark.is_file() and reading.text(mark, errors="replace") == wanted:
         return Ended(True, "was done", 0.0)
     for path in (mark, log):
         places.refuse_link(path)
@@ -52,7 +52,7 @@ def run_once(words: Sequence[str], name: Path, key: Sequence[str] = ()) -> Ended
     if code == 0:
         store.write_bytes(mark, wanted.encode())
         return Ended(True, "done", seconds)
-    lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+    lines = reading.text(log, reading.MOST_LISTED, "replace").strip().splitlines() or ["it said nothing"]
     return Ended(False, f"failed ({lines[-1][:200]}; see {os.fspath(log)})", seconds)
 
 

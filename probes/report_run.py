@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from checkpoints import reading
 from checkpoints.command import UserError
 from checkpoints.escape import html as escape
 from pretrain.curves import PANELS, series
@@ -44,15 +45,15 @@ def is_run(folder: Path) -> bool:
 def read(folder: Path) -> Run:
     """A run's text files; a last line that is still being written is left out. Raises UserError where they cannot be read."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = reading.values(folder / "config.json")
         starts = folder / "starts.jsonl"
         return Run(folder, config, _lines(folder / "metrics.jsonl"), _lines(starts) if starts.is_file() else [])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder} holds no readable run ({error}): give a run's folder") from error
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")
+    *whole, _ = reading.text(path, reading.MOST_LISTED).split("\n")
     return [json.loads(line) for line in whole if line]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 from jaxtyping import Int
 
-from checkpoints import plain_numpy, plain_pickle, store, terminal
+from checkpoints import plain_numpy, plain_pickle, reading, store, terminal
 from checkpoints.command import DONE, UserError, parse, run_command
 
 KS = (1, 5, 10)
@@ -66,9 +66,7 @@ def read_truth(path: Path) -> Truth:
     if not path.is_file():
         raise UserError(f"there is no ground truth {path}: fetch it from the authors of revisited Oxford and Paris")
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"it is larger than {LARGEST >> 20} MB")
-        content = path.read_bytes()
+        content = reading.content(path, LARGEST)
         truth = _truth(json.loads(content) if path.suffix == ".json" else plain_pickle.loads(content, plain_numpy.names))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no ground truth of revisited Oxford or Paris: {store.first_line(error)}") from error

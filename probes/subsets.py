@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from checkpoints import reading
 from checkpoints.command import UserError
 from checkpoints.store import first_line
 from pretrain.sources import Images, Subset
@@ -54,7 +55,7 @@ def named(images: Images, names: Path) -> Int[np.ndarray, " m"]:
     UserError where the file cannot be read, lists nothing, or lists what no image has, or more than one.
     """
     try:
-        wanted = {line.strip().replace("\\", "/") for line in names.read_text(encoding="utf-8").splitlines() if line.strip()}
+        wanted = {line.strip().replace("\\", "/") for line in reading.text(names).splitlines() if line.strip()}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--names {names} is no readable list of file names ({first_line(error)})") from error
     if not wanted:

@@ -5,7 +5,6 @@ A measured row carries the name of its checkpoint and data. Where every part of 
 why there is none. What was never measured stays empty.
 """
 
-import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from checkpoints import escape, store, terminal
+from checkpoints import escape, reading, store, terminal
 from checkpoints.command import UserError, parse, run_command
 from probes import cells, paper, protocols, show
 from probes.paper import Published
@@ -63,7 +62,7 @@ def read_records(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 def _record(file: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = reading.values(file)
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict) or not {"schema", "probe", "metrics", "checkpoint"} <= content.keys():

@@ -19,7 +19,7 @@ from checkpoints.command import WRONG_COMMAND, UserError, parse, run_command
 from pretrain import tokenizers, train
 from probes import knn, robustness, visualize
 
-FREE = {"lr": "a rate of several that diverges is left out by name", "share": "its command says so"}
+FREE = {"lr": "a rate of several that diverges is left out by name", "share": "its command says so", "value_range": "any two"}
 """Flags that parsing lets have some of what is tried here."""
 
 DRAWN = ("Thing", "Background", "Scene")
@@ -81,7 +81,9 @@ def test_no_command_takes_a_number_that_makes_no_sense(value: str, capfd: pytest
             taken.append((options.__module__, name))
             assert math.isfinite(float(value)) and not (whole and "e" in value), (options, flag)
             allowed = float(value) == 0 and 0 in bounds.of(options.__module__, name, ())
-            assert allowed or (name in FREE and float(value) >= 0) or (name == "images" and value == "0"), (options, flag)
+            assert (
+                allowed or (name in FREE and (float(value) >= 0 or name == "value_range")) or (name == "images" and value == "0")
+            ), (options, flag)
     assert all(value == "0" or name in FREE for _, name in taken)
 
 

@@ -5,12 +5,12 @@ without any area are left out and counted. Everything else that does not fit is 
 meant is not guessed.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from checkpoints import reading
 from checkpoints.command import UserError, WorkError
 from probes import label_maps
 
@@ -34,7 +34,7 @@ class Wrong(Exception):
 def parsed(file: Path) -> dict[str, Any]:
     """Raises UserError where it is no JSON with images and annotations."""
     try:
-        content = json.loads(file.read_bytes())
+        content = reading.values(file, reading.MOST_LISTED)
         [image["file_name"] for image in content["images"]]
     except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise UserError(f"{file} is not an annotation file of COCO ({type(error).__name__}: {str(error)[:SHOWN]})") from error

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from checkpoints import places, store
+from checkpoints import places, reading, store
 from checkpoints.command import UserError, WorkError
 from probes import label_maps
 from probes.label_maps import Zero
@@ -85,7 +85,7 @@ def same_as_before(out: Path, protocol: dict[str, Any], *, write: bool) -> None:
     """Keep what labels mean in the run's folder. Raises UserError where a run that is continued had another meaning."""
     file = places.below(out, "labels.json")
     try:
-        before = json.loads(file.read_bytes())
+        before = reading.values(file)
     except (OSError, ValueError, RecursionError):  # a new run, one from before this was kept, or half a file
         before = None
     if isinstance(before, dict) and before != protocol:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints import plain_numpy, published, store, torch_pickle
+from checkpoints import plain_numpy, published, reading, store, torch_pickle
 from checkpoints.command import UserError
 from checkpoints.plain_pickle import Named, NotPlain
 
@@ -105,8 +105,10 @@ def newest(work_dir: Path) -> Path | None:
     note = work_dir / LAST
     if not note.is_file():
         return None
-    with open(note, errors="replace") as file:
-        name = Path(file.read(4096).strip()).name
+    try:
+        name = Path(reading.text(note, 4096, "replace").strip()).name
+    except OSError as error:
+        raise UserError(f"{note} cannot be read ({error.strerror}): delete it to begin again") from error
     path = work_dir / name
     if not name or not path.is_file():
         raise UserError(f"{note} names a checkpoint {name!r} that is not in that folder: delete {note} to begin again")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from checkpoints import places, terminal
+from checkpoints import places, reading, terminal
 from checkpoints.command import UserError, WorkError, parse, run_command
 from checkpoints.exported import mmpretrain, needed
 from pretrain import sample_dense
@@ -210,7 +210,10 @@ def look_through(folder: Path) -> None:
     places.refuse_links(folder)
     last = folder / "last_checkpoint"
     if last.is_file():
-        name = last.read_text(encoding="utf-8", errors="replace").strip()
+        try:
+            name = reading.text(last, 4096, "replace").strip()
+        except OSError as error:
+            raise UserError(f"{last} cannot be read ({error.strerror}): remove it to begin anew") from error
         places.recorded(name, file=last, below=[folder], cure="remove that file to begin anew, or give another --out")
 
 
