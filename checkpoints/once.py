@@ -1,13 +1,12 @@
 """A file that one process makes and all others use: under a lock, by another name until it has been checked."""
 
 import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from checkpoints import terminal
+from checkpoints import hold, terminal
 
 
 def make_once(path: Path, fill: Callable[[Path], None], check: Callable[[Path], None]) -> bool:
@@ -40,36 +39,12 @@ def alone(path: Path) -> Iterator[None]:
     """Wait until no other process, of this user or another, is in here for the same path; its folder is made. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
-    file = _locked(lock, path)
+    file = hold.taken(lock, lambda holder: terminal.say(f"waiting for {holder}, which makes {path}", error=True))
+    assert file is not None  # it has been waited for
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            lock.unlink()
-        fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it with processes that were forked meanwhile
-        os.close(file)
-
-
-def _locked(lock: Path, path: Path) -> int:
-    """The open and locked file of this name. Whoever held it before may have removed it: then it is another one, and again."""
-    said = False
-    while True:
-        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not said:
-                    terminal.say(f"waiting for another process that makes {path}", error=True)
-                said = True
-                fcntl.flock(file, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), os.lstat(lock)):
-                    return file
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
+        hold.release(lock, file)
 
 
 def _remove_foreign(part: Path) -> None:
