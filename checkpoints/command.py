@@ -1,7 +1,6 @@
 """What every command shares: flags that forgive, errors that say what to do, exit codes that mean something."""
 
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -122,7 +121,9 @@ def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] |
             terminal.say(f"  {line}", error=True)
         return FAILED
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except terminal.OutputLost as error:
+        terminal.say(f"failed: standard output takes nothing more ({error.strerror}): make room where it is sent", error=True)
         return FAILED
     except KeyboardInterrupt:
         terminal.say("interrupted", error=True)

@@ -1,18 +1,12 @@
 """A file that one process makes and all others use: under a lock, by another name until it has been checked."""
 
 import contextlib
-import fcntl
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from checkpoints import terminal
-from checkpoints.command import WorkError
-
-LOOK, LONGEST = 0.2, 12 * 3600.0
-"""Seconds between two looks at a lock that another process holds, and until it is given up."""
+from checkpoints import hold, terminal
 
 
 def make_once(path: Path, fill: Callable[[Path], None], check: Callable[[Path], None]) -> bool:
@@ -45,51 +39,12 @@ def alone(path: Path) -> Iterator[None]:
     """Wait until no other process, of this user or another, is in here for the same path; its folder is made. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
-    file = _locked(lock, path)
+    file = hold.taken(lock, lambda holder: terminal.say(f"waiting for {holder}, which makes {path}", error=True))
+    assert file is not None  # it has been waited for
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            lock.unlink()
-        fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it with processes that were forked meanwhile
-        os.close(file)
-
-
-def _locked(lock: Path, path: Path) -> int:
-    """The open and locked file of this name. Whoever held it before may have removed it: then it is another one, and again."""
-    said = False
-    while True:
-        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not said:
-                    terminal.say(f"waiting for another process that makes {path}", error=True)
-                said = True
-                _wait_for(file, path)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), os.lstat(lock)):
-                    return file
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
-
-
-def _wait_for(file: int, path: Path) -> None:
-    """Wait for the lock, LONGEST seconds at most. Raises WorkError."""
-    end = time.monotonic() + LONGEST
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise WorkError(
-                    f"another process has been making {path} for {LONGEST / 3600:.0f} hours: "
-                    "end it if it stands still, and start again"
-                ) from None
-            time.sleep(LOOK)
+        hold.release(lock, file)
 
 
 def _remove_foreign(part: Path) -> None:

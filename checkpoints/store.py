@@ -72,8 +72,17 @@ def append(path: Path, text: str) -> None:
     """Write at the end of a file. Raises UserError where a link or no plain file lies there, WorkError where writing fails."""
     places.refuse_link(path)
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a", encoding="utf-8") as file:
-            file.write(text)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        try:
+            before, content = os.fstat(file).st_size, text.encode("utf-8", "backslashreplace")
+            try:
+                while content:
+                    content = content[os.write(file, content) :]
+            except OSError:
+                os.ftruncate(file, before)  # no half a line
+                raise
+        finally:
+            os.close(file)
     except OSError as error:
         raise WorkError(cannot_write(path, error)) from error
 
@@ -81,10 +90,42 @@ def append(path: Path, text: str) -> None:
 def save_run(folder: Path, state: Mapping[str, Any]) -> Path:
     """Write `state` as the run's newest checkpoint and keep the one before it as `previous.pt`.
 
-    Raises WorkError where that cannot be done; what was there before is then untouched.
+    A damaged one is not kept. Raises WorkError where that cannot be done; what was there before is then untouched.
     """
-    content = {"format": FORMAT, "version": VERSION, **state}
-    return save_file(folder / LAST, {**content, "checksum": checksum(content)}, keep=folder / PREVIOUS)
+    content, last = {"format": FORMAT, "version": VERSION, **state}, folder / LAST
+    keep = folder / PREVIOUS if _is_whole(last) else None
+    save_file(last, {**content, "checksum": checksum(content)}, keep=keep)
+    _whole.add(_identity(last))
+    return last
+
+
+_whole: set[tuple[int, ...]] = set()
+"""Identities of checkpoints that this process has written, or read and found to agree with their checksum."""
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a run's checkpoint is there and whole; it is read unless this process knows it."""
+    try:
+        if _identity(path) not in _whole:
+            _read_run(path)
+    except (UserError, OSError):
+        return False
+    return True
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    """A run's checkpoint without its checksum. Raises UserError where it does not agree with it."""
+    known = _identity(path)
+    state = read_torch(path)
+    if state.pop("checksum", None) != _checksum_of(state, path):
+        raise UserError(f"{path} does not agree with its checksum")
+    _whole.add(known)
+    return state
 
 
 def keep(folder: Path, epoch: int) -> Path:
@@ -156,10 +197,7 @@ def load_run(folder: Path) -> Found | None:
         if not path.exists():
             continue
         try:
-            state = read_torch(path)
-            if state.pop("checksum", None) != _checksum_of(state, path):
-                raise UserError(f"{path} does not agree with its checksum")
-            return Found(state, path, "; ".join(broken))
+            return Found(_read_run(path), path, "; ".join(broken))
         except UserError as error:
             broken.append(str(error))
     if broken:

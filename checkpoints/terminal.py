@@ -1,9 +1,14 @@
 """What is printed: the only file that writes to the screen. Whatever a text holds, it stays text (`checkpoints/escape.py`)."""
 
+import contextlib
+import errno
 import logging
+import os
 import sys
+import threading
 import traceback
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -12,22 +17,112 @@ from rich.text import Text
 
 from checkpoints import escape
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class OutputLost(OSError):
+    """Standard output takes nothing more."""
+
+
+class Output:
+    """stdout or stderr, whichever object it is now. What stderr does not take is dropped.
+
+    What stdout does not take raises BrokenPipeError where its reader has gone, else OutputLost; within `lasting` it is dropped,
+    and said once on stderr.
+    """
+
+    def __init__(self, *, error: bool = False) -> None:
+        self._error = error
+
+    def _stream(self) -> Any:
+        stream = sys.stderr if self._error else sys.stdout
+        return getattr(stream, "rich_proxied_file", stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream(), name)
+
+    def write(self, text: str) -> int:
+        self._try("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try("flush")
+
+    def _try(self, act: str, *what: str) -> None:
+        stream = self._stream()
+        try:
+            if stream is not None:  # closed before Python began
+                getattr(stream, act)(*what)
+        except OSError as error:
+            self._discard(stream)
+            if not self._error:
+                _lose(error)
+
+    def _discard(self, stream: Any) -> None:
+        """Let what is still to be written, at the interpreter's end too, go nowhere."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+_lost: list[OSError] = []
+_lasting: list[bool] = []
+
+
+def _lose(error: OSError) -> None:
+    if not _lasting:
+        raise error if isinstance(error, BrokenPipeError) else OutputLost(error.errno, error.strerror) from error
+    if not _lost:
+        say(f"note: standard output takes nothing more ({error.strerror}): what is logged and saved is not touched", error=True)
+    _lost.append(error)
+
+
+@contextlib.contextmanager
+def lasting() -> Iterator[None]:
+    """Inside, nothing ends because standard output takes nothing more."""
+    _lost.clear()
+    _lasting.append(True)
+    try:
+        yield
+    finally:
+        _lasting.pop()
+
+
+def gone() -> bool:
+    """Within `lasting`: whether whoever read standard output has gone, as `| head` does; a full disk is not that."""
+    return any(error.errno not in FULL for error in _lost)
+
 
 def say(text: object, *, error: bool = False) -> None:
     """One line on stdout, or on stderr."""
-    print(escape.terminal(text), file=sys.stderr if error else sys.stdout, flush=True)
+    _print(escape.terminal(text) + "\n", error=error)
+
+
+def _print(text: str, *, error: bool = False) -> None:
+    output = Output(error=error)
+    if not error and hasattr(sys.stdout, "rich_proxied_file"):  # a bar stands below
+        print(text, end="", flush=True)
+        return
+    output.write(text)
+    output.flush()
 
 
 def page(text: str) -> None:
     """Several lines on stdout: for text of our own, or whose foreign parts have been escaped before."""
-    print(escape.terminal(text, lines=True), flush=True)
+    _print(escape.terminal(text, lines=True) + "\n")
 
 
 class Console(RichConsole):
     """rich's console for plain text: brackets and colons in cells, titles and lines are no markup, controls are visible."""
 
-    def __init__(self, **how: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, **how)
+    def __init__(self, *, stderr: bool = False, **how: Any) -> None:
+        where = {"file": Output(error=stderr)} | how
+        super().__init__(markup=False, emoji=False, highlight=False, stderr=stderr, **where)
+
+    def on_broken_pipe(self) -> None:
+        """rich would end the process here."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     def render_str(self, text: str, **how: Any) -> Text:
         """Every string passes here, those of tables too."""
@@ -60,6 +155,12 @@ def _failure(*about: Any) -> None:
     print(escape.terminal(page_of, lines=True), end="", file=sys.stderr, flush=True)
 
 
+def _failed_thread(about: threading.ExceptHookArgs) -> None:
+    """A library's thread that cannot write (TensorBoard's) tells the caller too, who says it in a sentence."""
+    if not isinstance(about.exc_value, OSError):
+        _failure(about.exc_type, about.exc_value, about.exc_traceback)
+
+
 _plain_warning = warnings.formatwarning
 
 
@@ -71,3 +172,4 @@ def guard() -> None:
     logging.setLogRecordFactory(_Record)
     warnings.formatwarning = _warning
     sys.excepthook = _failure
+    threading.excepthook = _failed_thread

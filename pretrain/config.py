@@ -45,6 +45,9 @@ class Config:
     --tokenizer named must be named again: a file may not open another."""
     allow_config_change: bool = False
     """Continue a run although options have changed (they are listed); without this it is refused."""
+    allow_foreign_files: bool = False
+    """Begin a run in an --out that holds other files than a run's; without this it is refused. None of them is touched, unless
+    a file of a run has the same name."""
     recipe: str | None = None
     """Named settings that the other flags then change: `python -m pretrain.config` lists them."""
     seed: int = 0
@@ -423,7 +426,7 @@ def as_values(config: Config) -> dict[str, Any]:
 
 FREE_TO_CHANGE = frozenset(
     "out replay recipe workers decode max_bad knn_data knn_every track report serve save_minutes keep_every log_every "
-    "allow_config_change".split()
+    "allow_config_change allow_foreign_files".split()
 )
 """Options that a continued run may change: none of them touches its numbers."""
 

@@ -126,11 +126,11 @@ def summary(run: Run, seconds: float) -> None:
         return
     console = terminal.Console(soft_wrap=True)
     history = run.history()
-    knn = [(line["step"], line["knn"]) for line in history if "knn" in line]
+    knn = [(line["step"], _number(line, "knn")) for line in history if "knn" in line]
     last: dict[str, Any] = next((line for line in reversed(history) if "loss" in line), {})
     table = Table(title=f"iBOT pretraining: {run.folder}", show_header=False, title_justify="left")
-    table.add_row("epochs, steps", f"{last.get('epoch', 0):.1f}, {last.get('step', 0):.0f}")
-    table.add_row("losses: [CLS], patch", f"{last.get('loss_cls', float('nan')):.3f}, {last.get('loss_patch', float('nan')):.3f}")
+    table.add_row("epochs, steps", f"{_number(last, 'epoch'):.1f}, {_number(last, 'step'):.0f}")
+    table.add_row("losses: [CLS], patch", f"{_number(last, 'loss_cls'):.3f}, {_number(last, 'loss_patch'):.3f}")
     if knn:
         table.add_row("k-NN (k = 10, a part of the data)", "  ".join(f"{value:.1f}" for _, value in knn) + " %")
     bad = sum("bad_image" in line for line in history)
@@ -143,6 +143,12 @@ def summary(run: Run, seconds: float) -> None:
     data = [] if source == "sample" else ["--data", source if knn and has_part(source, "val") else "LABELLED_IMAGES"]
     words = [_python(), "-m", "probes.knn", "--ckpt", run.folder, *data, "--baselines"]
     console.print(f"next: {escape.shell(words)}")
+
+
+def _number(line: dict[str, Any], name: str) -> float:
+    """A value of a log line; NaN where it has none, or null, which stands for what was not finite."""
+    value = line.get(name)
+    return float(value) if isinstance(value, (int, float)) else float("nan")
 
 
 def _python() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from checkpoints import checked, store
+from checkpoints import checked, places, store
 from checkpoints.command import UserError, WorkError
 from pretrain import config as options
 from pretrain import distributed
@@ -53,7 +53,15 @@ class Run(RunFolder):
         self.step = round(state["step"] * self.steps_per_epoch / state["steps_per_epoch"])
         if len(state["random"]) == distributed.world_size():
             set_random_states(state["random"][distributed.rank()], found.path)
-        return remarks
+        return remarks + self._derive(state, student.backbone.shape, found.path)
+
+    def _derive(self, state: Mapping[str, Any], shape: Shape, source: Path) -> list[str]:
+        """Write the teacher's backbone anew unless it is this checkpoint's: a kill can come between the two files."""
+        path, weights = self.folder / store.BACKBONE, backbone_part(state["teacher"])
+        if not distributed.is_main() or _holds(path, weights, state["step"]):
+            return []
+        _save_backbone(path, weights, backbone_about(shape, state["step"], state["steps_per_epoch"]))
+        return [f"{path} was not of {source.name}, after step {state['step']}: written anew"]
 
     def _other_options(self, state: Mapping[str, Any]) -> list[str]:
         """In what this run differs from the stored one, as remarks. Raises UserError for what nobody allowed."""
@@ -104,16 +112,32 @@ class Run(RunFolder):
             "tokenizer": self.tokenizer,
             "shape": shape._asdict(),
         }
-        store.save_run(self.folder, state)
+        folder = self.here()
+        store.save_run(folder, state)
         epoch, rest = divmod(step, self.steps_per_epoch)
         if self.config.keep_every and epoch and not rest and epoch % self.config.keep_every == 0:
-            store.keep(self.folder, epoch)
-        about = backbone_about(shape, step, self.steps_per_epoch)
-        path = self.folder / store.BACKBONE
-        try:
-            store.save_backbone(path, backbone_part(weights), about)
-        except OSError as error:
-            raise WorkError(store.cannot_write(path, error)) from error
+            store.keep(folder, epoch)
+        _save_backbone(folder / store.BACKBONE, backbone_part(weights), backbone_about(shape, step, self.steps_per_epoch))
+
+
+def _save_backbone(path: Path, weights: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Raises WorkError where it cannot be written."""
+    try:
+        places.refuse_link(path)
+        store.save_backbone(path, weights, about)
+    except OSError as error:
+        raise WorkError(store.cannot_write(path, error)) from error
+
+
+def _holds(path: Path, weights: Mapping[str, Any], step: int) -> bool:
+    """Whether a backbone file is whole, of this step and of these weights."""
+    try:
+        found, metadata = store.read_safetensors(path)
+    except UserError:
+        return False
+    about = metadata.get("about", {})
+    same = isinstance(about, dict) and about.get("step") == step and found.keys() == weights.keys()
+    return same and all(torch.equal(found[name], weights[name].cpu()) for name in found)
 
 
 def folder_of(config: Config) -> Path:

@@ -1,6 +1,5 @@
 """What any training shows while it runs: a progress line in a terminal, plain lines elsewhere, remarks."""
 
-import sys
 import time
 
 from rich.progress import BarColumn, TaskID
@@ -54,7 +53,6 @@ class Screen:
         elif time.monotonic() - self._printed_at > PLAIN_LINES_EVERY or done == self._total:
             self._printed_at = time.monotonic()
             self._console.print(f"step {done}/{self._total}  {line}")
-            sys.stdout.flush()
 
     def finished_before(self) -> None:
         """There is nothing left to do."""

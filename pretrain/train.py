@@ -31,13 +31,14 @@ from pretrain.objective import IBOT, Objective
 from pretrain.precision import Precision
 from pretrain.progress import Counts, Progress, summary
 from pretrain.run import Run, folder_of
+from pretrain.run_folder import claimed
 from pretrain.schedule import Now
 from pretrain.steps import Batch
 from pretrain.vitals import vitals
 
 One = TypeVar("One")
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C, a scheduler's end, and Slurm's word before it (tools/slurm.sbatch)."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""Ctrl-C, a scheduler's end, Slurm's word before it (tools/slurm.sbatch), a connection that was closed."""
 
 
 class Weights(NamedTuple):
@@ -112,7 +113,8 @@ def stop_requested() -> Iterator[list[int]]:
         if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun passes on the Ctrl-C that came to all: it would be the second
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    previous = {number: signal.signal(number, note) for number in STOPPING}
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    previous = {number: signal.signal(number, note) for number in STOPPING if not (nohup and number == signal.SIGHUP)}
     try:
         yield received
     finally:
@@ -213,9 +215,11 @@ def train(config: Config, device: torch.device) -> int:
                 bad.check()
             if config.knn_every and (last or (done % steps.steps_per_epoch == 0 and epoch % config.knn_every == 0)):
                 measure_knn(done)
-            stopping, saving = distributed.any_true(bool(stop), run.time_to_save(done))
+            stopping, saving = distributed.any_true(bool(stop) or terminal.gone() or run.moved(), run.time_to_save(done))
             if stopping or saving or last:
                 save()
+            if stopping or last:
+                run.stay(done)
             if stopping and not last:
                 progress.interrupted(done)
                 return INTERRUPTED
@@ -231,9 +235,15 @@ def main(arguments: Sequence[str]) -> int:
     if config.replay is not None:
         return replay.show(config.replay, config.tokenizer)
     options.check(config)
-    with distributed.processes() as device:
-        code, writes = train(config, device), distributed.is_main()
+    with terminal.lasting():
+        return _whole_run(config)
+
+
+def _whole_run(config: Config) -> int:
+    """Train in a folder of its own, and write the page if the end was reached; an exit code."""
     folder = folder_of(config)
+    with distributed.processes() as device, claimed(folder, "--out", told=config.allow_foreign_files):
+        code, writes = train(config, device), distributed.is_main()
     if code == DONE and writes and config.report and page.missing(folder, store.LAST):
         terminal.say(page.write(folder, config.data))
     return code

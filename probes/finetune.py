@@ -156,12 +156,14 @@ def train(  # noqa: PLR0915  # the loop is read from top to bottom
             if done == total or (ended and epoch % options.test_every == 0):
                 began = time.perf_counter()
                 found, answers = exam.of(network, epoch)
-                best = run.tested(found, answers)
+                best = run.tested(found, answers) or not run.has_best()
                 lines.bad(done, bad.news())
                 lines.tested(done, found, time.perf_counter() - began)
-            stopping, saving = distributed.any_true(bool(stop), run.time_to_save(done))
+            stopping, saving = distributed.any_true(bool(stop) or terminal.gone() or run.moved(), run.time_to_save(done))
             if stopping or saving or best or done == total:
                 save(best)
+            if stopping or done == total:
+                run.stay(done)
             if stopping and done < total:
                 lines.interrupted(done)
                 return None

@@ -111,13 +111,15 @@ class Options:
     """Minutes between checkpoints; one more at every epoch's end."""
     folder: Path | None = None
     """The run's folder, taken up again if it exists (default: finetune/NAME beside the checkpoint)."""
+    allow_foreign_files: bool = False
+    """Begin in a --folder that holds other files than a run's; without this it is refused."""
     out: Path | None = None
     """The record (default: results/finetune-NAME.json beside the checkpoint); per-class accuracy and confusion go beside it."""
 
 
 OPEN: dict[str, Any] = {"lr": (), "epochs": 1, "warmup_epochs": 0, "layer_decay": 1.0, "drop_path": 0.0, "erasing": 0.0}
 """Options that may depend on the backbone or the data set, and what they are where neither recipe nor flag says it."""
-FREE_TO_CHANGE = frozenset("ckpt workers max_bad test_every log_every save_minutes folder out".split())
+FREE_TO_CHANGE = frozenset("ckpt workers max_bad test_every log_every save_minutes folder out allow_foreign_files".split())
 """Options that a continued run may change: the checkpoint is known by its digest, and test_every does not touch the weights."""
 BEFORE: dict[str, Any] = {"decay_embeddings": False, "positions": "scale"}
 """What runs did that are older than an option."""

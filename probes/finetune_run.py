@@ -13,7 +13,7 @@ from jaxtyping import Int
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from checkpoints import checked, store
+from checkpoints import checked, places, store
 from checkpoints.command import UserError, WorkError
 from pretrain import distributed
 from pretrain.backbone import load_strictly
@@ -100,7 +100,26 @@ class Run(RunFolder):
             set_random_states(state["random"][distributed.rank()], found.path)
         else:
             remarks.append("another number of processes: weights and optimizer go on exactly, what is drawn is drawn anew")
-        return remarks
+        return remarks + self._derive(network, state)
+
+    def _derive(self, network: Network, state: Mapping[str, Any]) -> list[str]:
+        """Write the best weights anew where they are missing or another epoch's, and the checkpoint has them."""
+        path, shape = self.folder / BEST, network.model.backbone.shape
+        if not distributed.is_main() or not self.tests or _epoch_of(path) == self.best().epoch:
+            return []
+        if self.step != self.best().epoch * self.steps_per_epoch:
+            return [f"{path} does not hold the best epoch, {self.best().epoch}, whose weights are gone: the next best one will"]
+        classes = [str(name) for name in state.get("classes", ())]
+        try:
+            places.refuse_link(path)
+            store.save_backbone(path, network.model.state_dict(), about(shape, classes, self.options, self.best().epoch))
+        except OSError as error:
+            raise WorkError(store.cannot_write(path, error)) from error
+        return [f"{path} was not of epoch {self.best().epoch}: written anew"]
+
+    def has_best(self) -> bool:
+        """Whether there is a file of the best weights; as of all processes, of the main one."""
+        return distributed.any_true(distributed.is_main() and (self.here() / BEST).exists())[0]
 
     def tested(self, test: Tested, answers: Int[Tensor, "n a"]) -> bool:
         """Take down a test; whether it is the best so far."""
@@ -142,13 +161,25 @@ class Run(RunFolder):
             "config": self.values,
             "shape": shape._asdict(),
         }
-        store.save_run(self.folder, state)
-        if best:
-            path = self.folder / BEST
+        folder = self.here()
+        if best:  # first: a kill before the next file leaves a checkpoint from which this one comes about again
+            path = folder / BEST
             try:
+                places.refuse_link(path)
                 store.save_backbone(path, network.model.state_dict(), about(shape, classes, self.options, self.tests[-1].epoch))
             except OSError as error:
                 raise WorkError(store.cannot_write(path, error)) from error
+        store.save_run(folder, state)
+
+
+def _epoch_of(path: Path) -> int | None:
+    """Of a file of best weights; None where it is missing or damaged."""
+    try:
+        about_it = store.read_safetensors(path)[1].get("about", {})
+    except UserError:
+        return None
+    epoch = about_it.get("epoch") if isinstance(about_it, dict) else None
+    return epoch if isinstance(epoch, int) else None
 
 
 def tests_of(value: Any, path: Path) -> list[Tested]:

@@ -42,6 +42,10 @@ PLACES: dict[str, dict[str, str]] = {
         "a pickle": "weights_only=True, of a file that was just written",
         "torch.load": "weights_only=True, of a file that was just written",
     },
+    "checkpoints/hold.py": {
+        "a deletion": "its own lock, once it is let go",
+        "the network": "socket.gethostname, to say in a lock which machine has it; asks nobody",
+    },
     "checkpoints/once.py": {"a deletion": "its own lock and part, never through a link"},
     "checkpoints/places.py": {"glob": "walks a folder to refuse the links in it, opens nothing"},
     "checkpoints/start.py": {"code from text": "runs one of our modules, named on the command line that starts it"},
@@ -69,8 +73,8 @@ PLACES: dict[str, dict[str, str]] = {
     "pretrain/replay.py": {"glob": "counts refused steps in the run's own folder"},
     "pretrain/resample.py": {"Image.open": "decode_jpeg on the GPU, of bytes whose header Pillow has read as a JPEG"},
     "pretrain/run_folder.py": {
-        "glob": "temporary files of the run's own folder",
-        "a deletion": "the same, left by a process that was killed",
+        "a deletion": "temporary files by the exact names that a killed process of this project leaves, in the run's own folder",
+        "a link": "reads where the run's own folder has been moved to, from this process's own descriptor",
     },
     "pretrain/sample_pairs.py": {
         "Image.open": "a JPEG that was encoded one line before",
