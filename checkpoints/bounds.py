@@ -6,6 +6,7 @@ table names the command too.
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -160,8 +161,17 @@ ONE_DRAWN = ("images",)
 """Where such a flag takes several numbers, they are numbers of images, from 0."""
 
 
+def command_of(options: type) -> str:
+    """The command whose options these are, as it is typed; another module's name where they stand apart from it."""
+    module = options.__module__
+    if module == "__main__":
+        spec = sys.modules[module].__spec__
+        module = spec.name if spec is not None else ""
+    return module.removesuffix(".__main__")
+
+
 def of(command: str, name: str, value: Any) -> Bounds:
-    """What a flag of a command (its options' module) may be."""
+    """What a flag of a command (`command_of`) may be."""
     if name in ONE_DRAWN and isinstance(value, tuple):
         return NUMBER
     return BOUNDS.get(f"{command} {name}", BOUNDS.get(name, NUMBER))
@@ -174,7 +184,7 @@ def wrong(options: Any) -> Iterator[str]:
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, bool) or not isinstance(one, (int, float)):
                 continue
-            bounds = of(type(options).__module__, field.name, value)
+            bounds = of(command_of(type(options)), field.name, value)
             if one not in bounds:
                 yield bounds.refused(f"--{field.name.replace('_', '-')}", one)
 

@@ -80,7 +80,7 @@ def test_no_command_takes_a_number_that_makes_no_sense(value: str, capfd: pytest
         else:
             taken.append((options.__module__, name))
             assert math.isfinite(float(value)) and not (whole and "e" in value), (options, flag)
-            allowed = float(value) == 0 and 0 in bounds.of(options.__module__, name, ())
+            allowed = float(value) == 0 and 0 in bounds.of(bounds.command_of(options), name, ())
             assert (
                 allowed or (name in FREE and (float(value) >= 0 or name == "value_range")) or (name == "images" and value == "0")
             ), (options, flag)
