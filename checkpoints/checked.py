@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from checkpoints.command import UserError
+from checkpoints.cli import UserError
 
 Weights = dict[str, Tensor]
 

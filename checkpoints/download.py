@@ -23,7 +23,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from rich.progress import BarColumn, TimeRemainingColumn
 
 from checkpoints import store, terminal
-from checkpoints.command import UserError, WorkError
+from checkpoints.cli import UserError, WorkError
 from checkpoints.once import make_once
 
 BLOCK = 1 << 20

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from checkpoints import terminal
-from checkpoints.command import UserError, WorkError
+from checkpoints.cli import UserError, WorkError
 
 NAME = ".lock"
 """Of the lock within a folder that one command works in."""

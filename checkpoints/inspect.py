@@ -12,11 +12,13 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from checkpoints import card, store, terminal, zoo
-from checkpoints.command import parse, run_command
+from checkpoints import store, terminal, zoo
+from checkpoints.architecture import Architecture
+from checkpoints.cli import parse, run_command
 from checkpoints.published import Contents
-from pretrain.backbone import backbone_part, open_checkpoint, shape_of_contents
-from pretrain.shape import Shape
+from checkpoints.resolve import backbone_part
+from pretrain.models.backbone import architecture_of_contents, open_checkpoint
+from transfer.exports import card
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     path, contents = open_checkpoint(options.file, full=True)
     key = "teacher" if "teacher" in contents.networks else next(iter(contents.networks))
     weights = backbone_part(contents.networks[key])
-    shape = shape_of_contents(contents, weights, path)
+    shape = architecture_of_contents(contents, weights, path)
     table = Table(title=str(path), title_justify="left", show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     console.print(table)
 
 
-def rows(path: Path, contents: Contents, shape: Shape) -> dict[str, str]:
+def rows(path: Path, contents: Contents, shape: Architecture) -> dict[str, str]:
     """What there is to say of it."""
     found = {
         "layout": contents.layout,

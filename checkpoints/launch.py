@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from checkpoints import terminal
-from checkpoints.command import FAILED, INTERRUPTED, WRONG_COMMAND
+from checkpoints.cli import FAILED, INTERRUPTED, WRONG_COMMAND
 
 
 def main(words: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from timm.models.swin_transformer import get_relative_position_index
 from torch import Tensor
 
 from checkpoints import checked, reading
-from checkpoints.command import UserError
+from checkpoints.cli import UserError
 
 Weights = dict[str, Tensor]
 
@@ -28,7 +28,7 @@ class SwinStages(NamedTuple):
 
 
 def swin_stages(shape: Mapping[str, Any]) -> SwinStages:
-    """Of a Swin's shape (`pretrain.shape.Shape` as a dict), which has the last width and the first number of heads."""
+    """Of a Swin's shape (its fields as a dict), which has the last width and the first number of heads."""
     numbers = range(len(shape["depths"]))
     widths = tuple(shape["embed_dim"] // 2 ** (len(numbers) - 1 - stage) for stage in numbers)
     return SwinStages(widths, tuple(shape["num_heads"] * 2**stage for stage in numbers))

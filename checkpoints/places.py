@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from checkpoints.command import UserError
+from checkpoints.cli import UserError
 
 SHOWN = 120
 """Characters of a foreign name in an error."""

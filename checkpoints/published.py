@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from checkpoints import checked, layouts, plain_numpy, store
-from checkpoints.command import UserError
+from checkpoints.cli import UserError
 
 ALLOWED: list[Any] = [
     argparse.Namespace,

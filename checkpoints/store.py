@@ -13,7 +13,7 @@ Our own layout is one dict:
     random      states of torch's generators, one entry a process
     checksum    of all of this
     config      the run's options as plain values
-    shape       the backbone's architecture, `pretrain.shape.Shape` as a dict
+    shape       the backbone's architecture, `checkpoints.architecture.Architecture` as a dict
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
 from checkpoints import checked, places, torch_pickle
-from checkpoints.command import UserError, WorkError
+from checkpoints.cli import UserError, WorkError
 from checkpoints.plain_pickle import NotPlain
 
 TEXT = frozenset(range(32, 127)) | frozenset(b"\n\r\t")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import download, reading, store, terminal
-from checkpoints.command import UserError
+from checkpoints.cli import UserError
 from checkpoints.places import cache_folder
 
 LIST = Path(__file__).with_name("zoo.json")

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from checkpoints import architecture as shapes
 from checkpoints import terminal
-from checkpoints.command import FALSE_WORDS, TRUE_WORDS, UserError, at_least, parse, run_command
-from pretrain import ablation_recipes, augment, masking, recipes
-from pretrain import shape as shapes
-from pretrain.recipes import RECIPES
-from pretrain.schedule import Ramp, Schedule
+from checkpoints.cli import FALSE_WORDS, TRUE_WORDS, UserError, at_least, parse, run_command
+from pretrain.batches import augment, masking
+from pretrain.method.schedule import Ramp, Schedule
+from pretrain.recipes import ablation_recipes, registry
+from pretrain.recipes.registry import RECIPES
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def read_command_line(arguments: Sequence[str]) -> Config:
     words = _with_port(_as_ours(list(arguments)))
     recipe = _recipe(words)
     if recipe is not None and recipe not in RECIPES:
-        raise UserError(f"unknown --recipe {recipe}: choose from {recipes.CHOICE}")
+        raise UserError(f"unknown --recipe {recipe}: choose from {registry.CHOICE}")
     default = Config(recipe=recipe, **RECIPES[recipe]) if recipe else Config()
     return parse(Config, words, default=default, aliases=ALIASES, prog="python -m pretrain.train")
 
@@ -272,7 +273,7 @@ def _with_port(words: list[str]) -> list[str]:
     return words
 
 
-def shape(config: Config) -> shapes.Shape:
+def shape(config: Config) -> shapes.Architecture:
     """The backbone that these options ask for. Raises UserError for impossible sizes."""
     shape = shapes.shape_of(
         config.arch,
@@ -453,11 +454,11 @@ def main(arguments: Sequence[str]) -> None:
     names = parse(Wanted, arguments, prog="python -m pretrain.config").names
     unknown = [name for name in names if name not in RECIPES]
     if unknown:
-        raise UserError(f"there is no recipe {unknown[0]}: choose from {recipes.CHOICE}")
-    for name in names or recipes.NAMED:
-        terminal.page(recipes.described(name))
+        raise UserError(f"there is no recipe {unknown[0]}: choose from {registry.CHOICE}")
+    for name in names or registry.NAMED:
+        terminal.page(registry.described(name))
         if names:
-            terminal.page("".join(f"  {recipes.as_flag(key, value)}\n" for key, value in RECIPES[name].items()))
+            terminal.page("".join(f"  {registry.as_flag(key, value)}\n" for key, value in RECIPES[name].items()))
     if not names:
         terminal.page(ablation_recipes.listed())
 

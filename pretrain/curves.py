@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import escape, store, terminal
-from checkpoints.command import UserError, WorkError, parse, run_command
+from checkpoints.cli import UserError, WorkError, parse, run_command
 from checkpoints.figures import Figure, mpl
-from pretrain import logs
+from pretrain.engine import logs
 
 PANELS = (
     ("losses", ("loss_cls", "loss_patch")),

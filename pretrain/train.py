@@ -17,31 +17,36 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from checkpoints import store, terminal
-from checkpoints.command import DONE, INTERRUPTED, run_command
+from checkpoints.cli import DONE, INTERRUPTED, run_command
 from pretrain import config as options
-from pretrain import distributed, health, ibot, optim, page, prepare, replay, starts, values
-from pretrain.begin import begin, set_moments
-from pretrain.comparisons import objective_of
+from pretrain.batches.dataset import Batch
+from pretrain.batches.feeding import saved_if_starved
+from pretrain.batches.loader import Loader
 from pretrain.config import Config
-from pretrain.feeding import saved_if_starved
-from pretrain.ibot import Answer, Logits, Losses, Targets, Teacher
-from pretrain.loader import Loader
-from pretrain.networks import build, whole_backbone
-from pretrain.objective import IBOT, Objective
-from pretrain.precision import Precision
-from pretrain.progress import Counts, Progress, summary
-from pretrain.run import Run, folder_of
-from pretrain.run_folder import claimed
-from pretrain.schedule import Now
-from pretrain.steps import Batch
-from pretrain.vitals import vitals
+from pretrain.engine import bad_images, distributed, optim, provenance
+from pretrain.engine import guard as health
+from pretrain.engine.precision import Precision
+from pretrain.engine.run_folder import claimed
+from pretrain.images import values
+from pretrain.method import ibot
+from pretrain.method.ibot import Losses, StudentOutput, Targets, Teacher, TeacherOutput
+from pretrain.method.objective import IBOT, Objective
+from pretrain.method.schedule import ScheduleValues
+from pretrain.run import replay, report_process
+from pretrain.run.checkpoint import Run, folder_of
+from pretrain.run.diagnostics import diagnostics_of
+from pretrain.run.progress import Counts, Progress, summary
+from pretrain.setup import data as prepare
+from pretrain.setup.init_from import begin, set_moments
+from pretrain.setup.networks import build, whole_backbone
+from pretrain.setup.objective import objective_of
 
 One = TypeVar("One")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Ctrl-C, a scheduler's end, Slurm's word before it (tools/slurm.sbatch), a connection that was closed."""
 
 
-class Weights(NamedTuple):
+class LossWeights(NamedTuple):
     """The values of a step that never move."""
 
     cls: float = 1.0
@@ -49,14 +54,14 @@ class Weights(NamedTuple):
     clip_grad: float = 3.0
 
 
-class Outcome(NamedTuple):
+class StepOutput(NamedTuple):
     """What a step leaves for the log; of several batches the losses are means, the tensors those of the last."""
 
     accepted: bool | Bool[Tensor, ""]
     """False where loss or gradients were not finite: then nothing was changed."""
     losses: Losses
-    logits: Logits
-    answer: Answer
+    logits: StudentOutput
+    answer: TeacherOutput
     targets: Targets
     gradient: Tensor
     """Mean length of the tensors' gradients."""
@@ -67,40 +72,40 @@ def train_step(
     teacher: Teacher,
     optimizer: torch.optim.Optimizer,
     batches: Sequence[Batch],
-    now: Now,
-    weights: Weights,
+    now: ScheduleValues,
+    weights: LossWeights,
     guard: health.Guard,
     precision: Precision,
     objective: Objective = IBOT,
-) -> Outcome:
+) -> StepOutput:
     """One optimisation step on all of the batches as one. `student` is a Student, or one wrapped by `distributed.parallel`."""
     parts = []
     for number, batch in enumerate(batches, start=1):
         masks = objective.masks(batch) if now.masking else None
         with distributed.averaged(student, number == len(batches)):
             with precision.autocast():
-                answer = objective.ask(teacher, batch, masks)
-                logits = objective.look(student, batch, masks)
+                answer = objective.teacher_forward(teacher, batch, masks)
+                logits = objective.student_forward(student, batch, masks)
             targets = objective.targets(answer, batch, masks, teacher.centres, now)
             losses = objective.losses(logits, targets, batch, masks, weights.cls, weights.patch)
             precision.scaler.scale(losses.total / len(batches)).backward()
         parts.append((losses, targets))
-    losses, means = ibot.joined(parts)
+    losses, means = ibot.merge_micro_batches(parts)
     precision.scaler.unscale_(optimizer)
     plain = distributed.unwrap(student)
     gradients = optim.gradients_of(plain.parameters())
-    lengths = optim.lengths_of(gradients)
+    lengths = optim.norms_of(gradients)
     accepted = guard.accepts(losses, lengths)
     optim.clip_each_(gradients, lengths, weights.clip_grad)
     if now.last_layer_frozen:
         optim.drop_last_layer_gradients_(plain.head)
     optim.set_values_(optimizer, now.lr, now.weight_decay)
     optim.step_(optimizer, precision.scaler, accepted)
-    teacher.follow(plain, now.momentum, accepted)
-    teacher.centres.move(means, accepted)
+    teacher.update_ema_(plain, now.momentum, accepted)
+    teacher.centres.update_(means, accepted)
     precision.scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return Outcome(accepted, losses, logits, answer, targets, lengths.mean())
+    return StepOutput(accepted, losses, logits, answer, targets, lengths.mean())
 
 
 @contextlib.contextmanager
@@ -161,7 +166,7 @@ def train(config: Config, device: torch.device) -> int:
     if run.step >= schedule.total_steps:
         progress.finished_before()
         return DONE
-    starts.note(run.folder, run.step, device, precision.name)
+    provenance.note(run.folder, run.step, device, precision.name)
     knn = prepare.online_knn(config, images) if config.knn_every else None
 
     def measure_knn(done: int) -> None:
@@ -172,28 +177,28 @@ def train(config: Config, device: torch.device) -> int:
     if config.knn_every and run.step == 0:
         measure_knn(0)
 
-    weights = Weights(config.lambda_cls, config.lambda_patch, config.clip_grad)
+    weights = LossWeights(config.lambda_cls, config.lambda_patch, config.clip_grad)
     for remark in prepare.compile_networks(config, device, student, teacher):
         progress.say(remark)
 
-    def write_down(attempt: health.Attempt) -> None:
+    def capture_refused(attempt: health.Attempt) -> None:
         if precision.name != "fp16":  # there it is how the scale of the loss is found
             replay.capture(run, attempt, precision.name, student, teacher)
 
-    guard = health.Guard(write_down, late=prepare.decides_late(config, device))
+    guard = health.Guard(capture_refused, late=prepare.decides_late(config, device))
     parallel = distributed.parallel(student, device, some_unused=prepare.some_unused(config))
-    bad = health.BadImages(steps.most_bad, run.bad_images())
+    bad = bad_images.BadImages(steps.most_bad, run.bad_images())
     first, last_batch = run.step * config.accumulate, schedule.total_steps * config.accumulate
     loader = Loader(steps, first, last_batch, prepare.workers(config), device)
     done = run.step
 
     def save() -> None:
-        guard.settle()
+        guard.resolve_pending()
         run.save(done, student, teacher, optimizer, precision.scaler)
 
     with (
         stop_requested() as stop,
-        page.live(run.folder, config.serve, progress.say),
+        report_process.live(run.folder, config.serve, progress.say),
         progress,
         saved_if_starved(save, lambda: done, run.step, stop),
     ):
@@ -206,10 +211,10 @@ def train(config: Config, device: torch.device) -> int:
             done = step + 1
             last, epoch = done == schedule.total_steps, done // steps.steps_per_epoch
             if last or done % config.log_every == 0:
-                guard.settle()
-                progress.bad(done, bad.news())
+                guard.resolve_pending()
+                progress.bad(done, bad.take_new())
                 _, losses, logits, answer, targets, gradient = outcome
-                signs = vitals(student, teacher, losses, logits, answer, targets, weights.cls)
+                signs = diagnostics_of(student, teacher, losses, logits, answer, targets, weights.cls)
                 counts = Counts(guard.skipped, loader.waited, len(bad.all))
                 progress.log(done, now, losses, gradient, signs, counts)
                 bad.check()
@@ -244,8 +249,8 @@ def _whole_run(config: Config) -> int:
     folder = folder_of(config)
     with distributed.processes() as device, claimed(folder, "--out", told=config.allow_foreign_files):
         code, writes = train(config, device), distributed.is_main()
-    if code == DONE and writes and config.report and page.missing(folder, store.LAST):
-        terminal.say(page.write(folder, config.data))
+    if code == DONE and writes and config.report and report_process.missing(folder, store.LAST):
+        terminal.say(report_process.write(folder, config.data))
     return code
 
 

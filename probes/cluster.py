@@ -19,15 +19,17 @@ from jaxtyping import Int
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, fowlkes_mallows_score, normalized_mutual_info_score
 
-from checkpoints.command import UserError, parse, run_command
-from pretrain import finite, values
-from pretrain.backbone import Loaded
-from pretrain.head import Head, of_weights
-from pretrain.images import has_part, open_images
-from pretrain.sources import Images
-from probes import common, results, show
-from probes.common import Common, Subject
-from probes.features import extract
+from checkpoints.cli import UserError, parse, run_command
+from pretrain.evaluate import finite
+from pretrain.images import values
+from pretrain.images.open import has_part, open_images
+from pretrain.images.source import Images
+from pretrain.method.heads import Head, of_weights
+from pretrain.models.backbone import Loaded
+from probes.features.cache import extract
+from probes.shared import console, record
+from probes.shared import subject as common
+from probes.shared.subject import Common, Subject
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def methods(options: Options, loaded: Loaded) -> list[str]:
         return [options.method]
     has_head = any(name.startswith("head.last_layer.") for name in loaded.contents.network(options.key, loaded.path))
     if not has_head:
-        show.say(f"{loaded.path} has no projection head: k-means alone")
+        console.say(f"{loaded.path} has no projection head: k-means alone")
     return ["head", "kmeans"] if has_head else ["kmeans"]
 
 
@@ -127,8 +129,8 @@ def main(arguments: Sequence[str]) -> None:
         found = {name: agreement(ways[name](subject, images, options), labels) for name in methods(options, subject.loaded)}
         title = f"clusters and classes of {images.name}, %: {subject.loaded.path}"
         rows = [[name, *(f"{value:.1f}" for value in row[:4]), str(row.used)] for name, row in found.items()]
-        show.table(title, ["clusters by", "ACC", "ARI", "NMI", "FMI", "used"], rows)
-        results.write(
+        console.table(title, ["clusters by", "ACC", "ARI", "NMI", "FMI", "used"], rows)
+        record.write(
             common.record_path(options, subject, "cluster"),
             probe="cluster",
             table="T5_unsupervised",

@@ -16,14 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from checkpoints.command import UserError, at_least, parse, run_command
-from pretrain import neighbours, values
-from pretrain.images import open_images
-from pretrain.shape import Shape
-from pretrain.sources import Images
-from probes import common, results, search, show
-from probes.common import Common, Parts, Subject
-from probes.features import array_of, extract, needed
+from checkpoints.architecture import Architecture
+from checkpoints.cli import UserError, at_least, parse, run_command
+from pretrain.evaluate import knn as neighbours
+from pretrain.images import values
+from pretrain.images.open import open_images
+from pretrain.images.source import Images
+from probes.features import search
+from probes.features.cache import array_of, extract, needed
+from probes.shared import console, record
+from probes.shared import subject as common
+from probes.shared.subject import Common, Parts, Subject
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def measure(bank: np.ndarray, queries: np.ndarray, parts: Parts, options: Option
     return Measured(top1, top5, way)
 
 
-def open_parts(options: Options, shape: Shape) -> Parts:
+def open_parts(options: Options, shape: Architecture) -> Parts:
     """Training and test images; the same ones for `--leave-one-out`."""
     if not options.leave_one_out:
         return common.labelled_parts(options, shape)
@@ -100,7 +103,7 @@ def main(arguments: Sequence[str]) -> None:
             rows["raw pixels"] = of_pixels(subject, parts, options)
         seconds = time.perf_counter() - began
         show_rows(rows, parts, subject, seconds)
-        results.write(
+        record.write(
             common.record_path(options, subject, "knn"),
             probe="knn",
             table="T1_knn_linear_in1k",
@@ -157,8 +160,8 @@ def show_rows(rows: dict[str, Measured], parts: Parts, subject: Subject, seconds
     for name, row in rows.items():
         k, best = row.best()
         lines.append([name, *(f"{value:.1f}" for value in row.top1.values()), f"{best:.1f} (k={k})"])
-    show.table(title, ["features", *(f"k={k}" for k in mine.top1), "best"], lines)
-    show.say(f"top-5 % of this checkpoint: {mine.top5[mine.best()[0]]:.1f}   search by {mine.way}   {seconds:.0f} s")
+    console.table(title, ["features", *(f"k={k}" for k in mine.top1), "best"], lines)
+    console.say(f"top-5 % of this checkpoint: {mine.top5[mine.best()[0]]:.1f}   search by {mine.way}   {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from typing import Annotated, Any
 import tyro
 
 from checkpoints import terminal
-from checkpoints.command import UserError, parse, run_command
-from probes import report_page, report_run
-from probes.report_page import Section
+from checkpoints.cli import UserError, parse, run_command
+from probes.report import page as report_page
+from probes.report import run as report_run
+from probes.report.page import Section
 
 HOST = "127.0.0.1"
 EVERY = 5

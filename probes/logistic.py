@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from checkpoints.command import UserError, WorkError, parse, run_command
-from pretrain import neighbours
-from probes import common, results, show
-from probes.common import Common, Parts, Subject
-from probes.features import extract
+from checkpoints.cli import UserError, WorkError, parse, run_command
+from pretrain.evaluate import knn as neighbours
+from probes.features.cache import extract
+from probes.shared import console, record
+from probes.shared import subject as common
+from probes.shared.subject import Common, Parts, Subject
 
 STRENGTHS = (0.01, 0.1, 1.0)
 MOST_STEPS, TOLERANCE = 500, 1e-6
@@ -79,7 +80,7 @@ def measure(subject: Subject, parts: Parts, options: Options) -> dict[float, tup
     labels, classes = common.labels_of(parts.train).to(subject.device), common.class_count(parts)
     found: dict[float, tuple[float, float]] = {}
     weight: Tensor | None = None
-    for strength in show.steps("logistic regression", sorted(options.strength, reverse=True), len(options.strength)):
+    for strength in console.steps("logistic regression", sorted(options.strength, reverse=True), len(options.strength)):
         weight = fit(bank, labels, classes, strength, weight)
         if not weight.isfinite().all():
             raise WorkError(
@@ -107,10 +108,10 @@ def main(arguments: Sequence[str]) -> None:
         best = max(found, key=lambda strength: found[strength][0])
         rows = [[f"{strength:g}", *(f"{value:.1f}" for value in found[strength])] for strength in sorted(found)]
         title = f"logistic regression, % on {parts.val.name}: {subject.loaded.path}"
-        show.table(title, ["strength", "top-1", "top-5"], rows)
+        console.table(title, ["strength", "top-1", "top-5"], rows)
         seconds = time.perf_counter() - began
-        show.say(f"best: {found[best][0]:.1f} (strength {best:g})   {seconds:.0f} s")
-        results.write(
+        console.say(f"best: {found[best][0]:.1f} (strength {best:g})   {seconds:.0f} s")
+        record.write(
             common.record_path(options, subject, "logistic"),
             probe="logistic",
             table="T12_semi_protocols",

@@ -11,11 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from checkpoints.command import UserError, at_least, parse, run_command
-from pretrain.vit import ViT
-from probes import common, linear, linear_run, protocols, results, show
-from probes.common import Common
-from probes.features import extract
+from checkpoints.cli import UserError, at_least, parse, run_command
+from pretrain.models.vit import ViT
+from probes.features.cache import extract
+from probes.linear import protocol
+from probes.linear import train as linear_run
+from probes.paper import protocols
+from probes.shared import console, record
+from probes.shared import subject as common
+from probes.shared.subject import Common
 
 COUNTS = (1, 7, 14, 56, 112, 196)
 
@@ -24,7 +28,7 @@ COUNTS = (1, 7, 14, 56, 112, 196)
 class Options(Common):
     """How much do single patches know? A linear layer on the k patches that [CLS] looks at most (paper, Figure 5)."""
 
-    batch_size: int = linear.BATCH
+    batch_size: int = protocol.BATCH
     """Images a step, over all processes; the learning rates are for 256 and follow it."""
     k: tuple[int, ...] = COUNTS
     """Numbers of patches; those beyond the number of patches there are mean all of them."""
@@ -33,7 +37,7 @@ class Options(Common):
     for the sample)."""
     lr: tuple[float, ...] = protocols.GRID
     """Learning rates for batches of 256; all are trained at once."""
-    epochs: int = linear.EPOCHS
+    epochs: int = protocol.EPOCHS
     """Passes over the training images."""
 
 
@@ -52,12 +56,12 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"{backbone.shape.arch} has no [CLS] token whose attention could be read: give a ViT")
         parts = common.labelled_parts(options, backbone.shape)
         every = counts(options, (subject.view.crop // backbone.shape.patch_size) ** 2)
-        arrays, mode = tuple(f"parts{count}" for count in every), options.mode or linear.default_mode(options.data)
+        arrays, mode = tuple(f"parts{count}" for count in every), options.mode or protocol.default_mode(options.data)
         out, states = common.record_path(options, subject, "parts"), []
         if mode == "cached":
             for images in parts:  # one pass for all of them
                 extract(backbone, images, subject.view, options, arrays)
-        found: dict[int, linear.Chosen] = {}
+        found: dict[int, protocol.Chosen] = {}
         excluded: dict[int, list[float]] = {}
         for count, array in zip(every, arrays, strict=True):
             rates = tuple(rate * options.batch_size / 256 for rate in options.lr)
@@ -66,15 +70,15 @@ def main(arguments: Sequence[str]) -> None:
             states.append(out.with_name(f"{out.stem}_{count}.state.pt"))
             trained = linear_run.train(subject, division, settings, options, states[-1], keep=True)
             found[count], about = (
-                linear.chosen(trained, options.lr),
-                linear.about(settings, options.lr, options.batch_size, trained),
+                protocol.chosen(trained, options.lr),
+                protocol.about(settings, options.lr, options.batch_size, trained),
             )
-            linear.say_excluded(trained, options.lr, f"{count} patches, ")
+            protocol.say_excluded(trained, options.lr, f"{count} patches, ")
             excluded[count] = about["excluded_lr"]
         title = f"part-wise linear, top-1 % on {parts.val.name}: {subject.loaded.path}"
         rows = [[str(count), f"{best.top1:.1f}", f"{best.lr:g}"] for count, best in found.items()]
-        show.table(title, ["patches", "top-1", "learning rate"], rows)
-        results.write(
+        console.table(title, ["patches", "top-1", "learning rate"], rows)
+        record.write(
             out,
             probe="parts",
             table="F5_partwise_linear",

@@ -3,7 +3,7 @@
 `--head linear`: one linear layer on the normed patch tokens of the last four blocks (paper App. C has four taps of twelve),
 logits resized to the labels. `--head knn`: each patch takes the votes of the nearest patches of the training images, as
 `probes.knn` does for images. Mean intersection over union (mIoU) over the classes that occur in labels or answers, as
-MMSegmentation counts in `transfer`; 255 is void, and so is 0 unless `--zero class` (`probes/label_maps.py`).
+MMSegmentation counts in `transfer`; 255 is void, and so is 0 unless `--zero class` (`probes/shared/label_maps.py`).
 
 b images, n patches, d width of the features, k classes, s side of an image.
 """
@@ -23,12 +23,15 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from checkpoints import terminal
-from checkpoints.command import UserError, WorkError, at_least, parse, run_command
-from pretrain import augment, finite, neighbours, sample_dense
-from pretrain.backbone import Backbone, load_backbone, make
-from pretrain.values import refuse_range
-from probes import label_maps, results
-from probes.label_maps import NOTHING, Survey, Zero, stored
+from checkpoints.cli import UserError, WorkError, at_least, parse, run_command
+from pretrain.evaluate import finite, views
+from pretrain.evaluate import knn as neighbours
+from pretrain.images.values import refuse_range
+from pretrain.models.backbone import Backbone, load_backbone, make
+from pretrain.sample import dense as sample_dense
+from probes.shared import label_maps
+from probes.shared import record as results
+from probes.shared.label_maps import NOTHING, Survey, Zero, stored
 
 FOLDERS = {"train": ("images/training", "annotations/training"), "val": ("images/validation", "annotations/validation")}
 BLOCKS = 4
@@ -118,7 +121,7 @@ def _listed(root: Path, part: str, options: Options) -> Labelled:
 def view(pixels: Path | np.ndarray, backbone: Backbone, size: int) -> Float[Tensor, "c s s"]:
     """An image as the probes see it, turned by its EXIF orientation as its label map is."""
     array = np.asarray(_turned(pixels).convert("RGB")) if isinstance(pixels, Path) else pixels
-    return augment.evaluation_view(array, size, size, backbone.shape.mean, backbone.shape.std)
+    return views.evaluation_view(array, size, size, backbone.shape.mean, backbone.shape.std)
 
 
 def _turned(path: Path) -> Image.Image:
@@ -133,7 +136,7 @@ def _turned(path: Path) -> Image.Image:
 def label_view(labels: Path | np.ndarray, size: int, zero: Zero = "void") -> Int[Tensor, "s s"]:
     """Its label map cut alike, by nearest neighbour; classes from 0, NOTHING where there is none."""
     image = Image.fromarray(label_maps.read(labels) if isinstance(labels, Path) else labels)
-    wide, left, upper = augment.evaluation_box(*image.size, size, size)
+    wide, left, upper = views.evaluation_box(*image.size, size, size)
     array = np.asarray(image.resize(wide, Image.Resampling.NEAREST))[upper : upper + size, left : left + size]
     return torch.from_numpy(label_maps.numbered(array, zero).astype(np.int64))
 

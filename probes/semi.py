@@ -14,11 +14,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from checkpoints.command import UserError, WorkError, at_least, parse, run_command
-from probes import common, finetune, knn, linear, linear_run, logistic, results, show, subsets
-from probes.common import Common, Parts, Subject
-from probes.finetune_options import with_recipe
-from probes.finetune_recipes import RECIPES
+from checkpoints.cli import UserError, WorkError, at_least, parse, run_command
+from probes import knn, logistic
+from probes.finetune import subsets
+from probes.finetune import train as finetune_train
+from probes.finetune.options import with_recipe
+from probes.finetune.recipes import RECIPES
+from probes.linear import protocol as linear_protocol
+from probes.linear import train as linear_run
+from probes.shared import console, record
+from probes.shared import subject as common
+from probes.shared.subject import Common, Parts, Subject
 
 TUNED = {"fine-tuned": False, "fine-tuned, head layer kept": True}
 SAMPLE_EPOCHS = 40
@@ -35,7 +41,7 @@ class Options(Common):
     mode: Literal["paper", "cached"] | None = None
     """Of the linear probe. `paper`: augmented crops, the backbone runs every epoch, in bfloat16. `cached`: centre crops, once
     (default for the sample)."""
-    epochs: int = linear.EPOCHS
+    epochs: int = linear_protocol.EPOCHS
     """Of the linear probe."""
     frozen: bool = False
     """Leave the fine-tuned rows out."""
@@ -83,22 +89,22 @@ def frozen(subject: Subject, few: Few, options: Options) -> Measured:
     common_values = {field.name: getattr(options, field.name) for field in fields(Common)}
     neighbours = knn.Options(**common_values)
     near = knn.of_backbone(subject, few.parts, neighbours).best()[1]
-    grid = linear.Options(**common_values | {"batch_size": linear.BATCH}, epochs=options.epochs)
-    kind = linear.default_features(subject.loaded.backbone.shape)
+    grid = linear_protocol.Options(**common_values | {"batch_size": linear_protocol.BATCH}, epochs=options.epochs)
+    kind = linear_protocol.default_features(subject.loaded.backbone.shape)
     lrs = tuple(rate * grid.batch_size / 256 for rate in grid.lr)
-    settings = linear_run.Settings(lrs, grid.epochs, options.mode or linear.default_mode(options.data), kind, "test")
+    settings = linear_run.Settings(lrs, grid.epochs, options.mode or linear_protocol.default_mode(options.data), kind, "test")
     division = linear_run.Division(few.parts.train, few.parts.val, few.parts.val)
     trained = linear_run.train(subject, division, settings, grid, state_path(subject, few, options), keep=True)
-    linear.say_excluded(trained, grid.lr, f"{few.name}, ")
+    linear_protocol.say_excluded(trained, grid.lr, f"{few.name}, ")
     strengths = logistic.Options(**common_values)
     regressed = logistic.measure(subject, few.parts, strengths)
     best = max(top1 for top1, _ in regressed.values())
     about = {
         "k-NN": knn.about(neighbours),
-        "linear": linear.about(settings, grid.lr, grid.batch_size, trained),
+        "linear": linear_protocol.about(settings, grid.lr, grid.batch_size, trained),
         "logistic": logistic.about(strengths),
     }
-    return Measured({"k-NN": near, "linear": linear.chosen(trained, grid.lr).top1, "logistic": best}, about)
+    return Measured({"k-NN": near, "linear": linear_protocol.chosen(trained, grid.lr).top1, "logistic": best}, about)
 
 
 def tuned(subject: Subject, few: Few, options: Options) -> dict[str, float]:
@@ -112,11 +118,11 @@ def tuned(subject: Subject, few: Few, options: Options) -> dict[str, float]:
     out, found = common.record_path(options, subject, "semi"), {}
     for name, keep in TUNED.items():
         if keep and not head:
-            show.say(f"{subject.loaded.path} has no projection head: the row that keeps its first layer stays empty")
+            console.say(f"{subject.loaded.path} has no projection head: the row that keeps its first layer stays empty")
             continue
         place = out.with_name(f"{out.stem}_{few.name.rstrip('%')}{'_kept' if keep else ''}.json")
         asked = with_recipe(recipe, **given, keep_head_layer=keep, out=place, folder=place.with_suffix(""))
-        summary = finetune.measure(asked, subject.device)
+        summary = finetune_train.measure(asked, subject.device)
         if summary is None:
             raise WorkError("stopped and saved: the same command goes on")
         found[name] = summary.metrics["top1"]
@@ -152,8 +158,8 @@ def main(arguments: Sequence[str]) -> None:
         title = f"few labels, top-1 % on {parts.val.name}: {subject.loaded.path}"
         protocols = list(next(iter(found.values())))
         rows = [[protocol, *(f"{numbers[protocol]:.1f}" for numbers in found.values())] for protocol in protocols]
-        show.table(title, ["protocol", *(f"{few.name} ({len(few.parts.train)})" for few in some)], rows)
-        results.write(
+        console.table(title, ["protocol", *(f"{few.name} ({len(few.parts.train)})" for few in some)], rows)
+        record.write(
             common.record_path(options, subject, "semi"),
             probe="semi",
             table="T12_semi_protocols",

@@ -1,7 +1,7 @@
 """The records as the paper's tables, measured beside published: `python -m probes.tables runs/sample`.
 
 A measured row carries the name of its checkpoint and data. Where every part of its protocol is the published number's
-(`probes/protocols.py`), the difference to the published row of the same architecture stands below it, otherwise the reasons
+(`probes/paper/protocols.py`), the difference to the published row of the same architecture stands below it, otherwise the reasons
 why there is none. What was never measured stays empty.
 """
 
@@ -15,9 +15,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from checkpoints import escape, reading, store, terminal
-from checkpoints.command import UserError, parse, run_command
-from probes import cells, paper, protocols, show
-from probes.paper import Published
+from checkpoints.cli import UserError, parse, run_command
+from probes.paper import cells, protocols
+from probes.paper import published as paper
+from probes.paper.published import Published
+from probes.shared import console
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def main(arguments: Sequence[str]) -> None:
     finished = [(table.title, rows_of(table, lines.get(name, []))) for name, table in shown.items()]
     if options.form == "terminal" and options.out is None:
         for title, (head, *body) in finished:
-            show.table(title, head, body)
+            console.table(title, head, body)
         return
     form = FORMS["markdown" if options.form == "terminal" else options.form]
     whole = "\n".join(form(title, rows) for title, rows in finished)

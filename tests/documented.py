@@ -21,7 +21,7 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "tools/transfer_ade20k.sh": ("transfer.train", "--task", "ade20k"),
 }
 """The module, and the flags before those that are given, of a tool that is a Python command."""
-BENCHES = {"data": "pretrain.bench_data", "step": "pretrain.bench_step", "knn": "probes.bench_knn"}
+BENCHES = {"data": "probes.bench.data", "step": "probes.bench.step", "knn": "probes.bench.knn"}
 """The parts of tools/bench.sh."""
 SHELL = ("git", "cd", "source", "tools/setup.sh", "tools/test.sh")
 """Commands that no module answers."""
@@ -86,7 +86,8 @@ def answered(where: str, line: str) -> Command:
         words = [BENCHES[words[1]], *words[2:]]
     elif words[0] in TOOLS:
         words = [*TOOLS[words[0]], *words[1:]]
-    if not re.fullmatch(r"\w+\.\w+", words[0]) or not (ROOT / f"{words[0].replace('.', '/')}.py").exists():
+    place = ROOT / words[0].replace(".", "/")
+    if not re.fullmatch(r"\w+(\.\w+)+", words[0]) or not (place.with_suffix(".py").exists() or (place / "__main__.py").exists()):
         raise LookupError(f"{' '.join(words[:2])} is no command here")
     return Command(where, line, words[0], tuple(words[1:]))
 

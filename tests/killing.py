@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from checkpoints.command import run_command
+from checkpoints.cli import command_module, run_command
 
 
 def start(module: Any, flags: list[str]) -> int:
@@ -45,7 +45,7 @@ def wait(child: int, seconds: float | None) -> int | None:
 
 
 def main() -> None:
-    module, chance = importlib.import_module(sys.argv[1]), random.Random(int(sys.argv[2]))
+    module, chance = importlib.import_module(command_module(sys.argv[1])), random.Random(int(sys.argv[2]))
     kills, longest, flags = int(sys.argv[3]), float(sys.argv[4]), sys.argv[5:]
     killed, ended = 0, 0
     while killed < kills:

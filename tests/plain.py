@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.ibot import Student, Teacher
-from pretrain.steps import Batch
+from pretrain.batches.dataset import Batch
+from pretrain.method.ibot import Student, Teacher
 
 
 class Plain(NamedTuple):

@@ -11,9 +11,13 @@ import tifffile
 from PIL import Image
 
 from checkpoints import store, zoo
-from checkpoints.command import DONE, run_command
-from pretrain import sample, sample_clips, sample_dense, sample_pairs, sample_variants, train
-from probes import knn, linear, reproduce
+from checkpoints.cli import DONE, run_command
+from pretrain import train
+from pretrain.sample import __main__ as sample
+from pretrain.sample import classification, clips, dense, retrieval, shifts
+from probes import knn
+from probes.linear import __main__ as linear
+from probes.reproduce import __main__ as reproduce
 
 SMALL = (
     "--width 64 --depth 1 --patch-size 8 --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 --out-dim 32 "
@@ -41,15 +45,15 @@ def make(root: Path, patch: pytest.MonkeyPatch, original: Path, runs: set[str]) 
 
 def make_samples_small(patch: pytest.MonkeyPatch) -> None:
     """Of the embedded sample, in every layout, a few images."""
-    sample.classification.cache_clear()
-    patch.setattr(sample, "COUNTS", {"train": 40, "val": 20})
-    patch.setattr(sample_dense, "COUNTS", {"train": 4, "val": 2})
-    patch.setattr(sample_clips, "COUNT", 2)
+    classification.classification.cache_clear()
+    patch.setattr(classification, "COUNTS", {"train": 40, "val": 20})
+    patch.setattr(dense, "COUNTS", {"train": 4, "val": 2})
+    patch.setattr(clips, "COUNT", 2)
     few = (
-        (sample_pairs, "landmarks", 2),
-        (sample_pairs, "copies", 3),
-        (sample_variants, "in9_train", 20),
-        (sample_variants, "in9", 18),
+        (retrieval, "landmarks", 2),
+        (retrieval, "copies", 3),
+        (shifts, "in9_train", 20),
+        (shifts, "in9", 18),
     )
     for module, name, count in few:
         patch.setattr(module, name, functools.partial(getattr(module, name), count=count))
@@ -66,7 +70,7 @@ def draw_data(root: Path) -> None:
         (root / name).symlink_to(root / "DIR")
     (root / "1percent.txt").write_text("".join(f"{path.name}\n" for path in sorted((root / "DIR" / "train").rglob("*.png"))[::2]))
     (root / "PHOTOS").mkdir()
-    for number, image in enumerate(sample.classification("val", 10, 32).images):
+    for number, image in enumerate(classification.classification("val", 10, 32).images):
         Image.fromarray(image).save(root / "PHOTOS" / f"{number}.png")
     cells = np.random.default_rng(0).integers(0, 4096, (12, 4, 40, 40), dtype=np.uint16)
     for number, image in enumerate(cells):

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.command import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, UserError, run_command
-from pretrain import ablation_recipes, recipes
+from checkpoints.cli import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, UserError, run_command
 from pretrain import config as options
-from pretrain.ablations import TABLES
 from pretrain.config import Config
-from probes import ablate, ablate_table, paper
-from probes.ablate_plan import Setting, Words, plan, table_named
-from probes.ablate_table import Rank, rank
-from probes.process import run_once
+from pretrain.recipes import ablation_recipes, registry
+from pretrain.recipes.ablations import TABLES
+from probes.ablate import __main__ as ablate
+from probes.ablate import table as ablate_table
+from probes.ablate.plan import Setting, Words, plan, table_named
+from probes.ablate.table import Rank, rank
+from probes.paper import published
+from probes.shared.subprocesses import run_once
 
 NO_PRETRAINING = {"Rand."}
 OTHERS = {"MoCov3", "SwAV"}
@@ -31,7 +33,7 @@ def test_every_published_row_is_there_with_its_numbers() -> None:
         rows = {id(ablate_table.published_row(table, row)) for row in table.rows}
         wanted = [
             row
-            for row in paper.tables()[table.published].rows
+            for row in published.tables()[table.published].rows
             if row.method not in NO_PRETRAINING | OTHERS and row.arch != "RN50"
         ]
         assert len(rows) == len(table.rows) and rows == {id(row) for row in wanted}, table.name
@@ -58,13 +60,13 @@ def parsed(words: list[str]) -> Config:
 
 @pytest.mark.parametrize("name", ablation_recipes.ABLATIONS)
 def test_the_recipe_of_a_row_makes_the_papers_step_on_eight_gpus(name: str) -> None:
-    line = recipes.described(name).partition("command   ")[2].partition(" (eight GPUs)")[0]
+    line = registry.described(name).partition("command   ")[2].partition(" (eight GPUs)")[0]
     tool, *flags = shlex.split(line)
-    settings = recipes.RECIPES[name]
+    settings = registry.RECIPES[name]
     assert tool == "tools/pretrain.sh" and flags[3] == name
-    typed = shlex.split(" ".join(recipes.as_flag(key, value) for key, value in settings.items()))
+    typed = shlex.split(" ".join(registry.as_flag(key, value) for key, value in settings.items()))
     config = parsed(["--data", "x", *typed, *flags[4:]])
-    assert 8 * config.batch_size_per_gpu * config.accumulate == 1024 and f"{config.epochs} epochs" in recipes.described(name)
+    assert 8 * config.batch_size_per_gpu * config.accumulate == 1024 and f"{config.epochs} epochs" in registry.described(name)
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=lambda value: value.name)
@@ -84,7 +86,7 @@ def test_recipes_are_listed_by_table_and_told_in_full_by_name(capsys: pytest.Cap
     told = capsys.readouterr().out
     assert "k-NN 48.0, linear 62.7" in told and "--targets codes" in told and "--tokenizer dalle:FILE" in told
     for short, name in ablation_recipes.SHORT.items():
-        assert recipes.RECIPES[short] == recipes.RECIPES[name]
+        assert registry.RECIPES[short] == registry.RECIPES[name]
 
 
 def names(table: str) -> list[str]:
@@ -205,7 +207,7 @@ def test_a_changed_command_is_run_again(tmp_path: Path) -> None:
 
 STOPS = """
 import pathlib, sys
-from probes.process import Stopped, run_once
+from probes.shared.subprocesses import Stopped, run_once
 try:
     run_once(["-c", sys.argv[2]], pathlib.Path(sys.argv[1]))
 except Stopped as stop:

@@ -11,8 +11,9 @@ from torchvision import transforms
 from torchvision.transforms import functional as reference
 from torchvision.transforms.v2 import functional as reference_v2
 
-from pretrain import augment, changes, resample
-from pretrain.decode import Opened
+from pretrain.batches import augment, color_ops, resample
+from pretrain.evaluate import views as eval_views
+from pretrain.images.decode import LazyImage
 
 FIRST = augment.View(224, (0.25, 1.0), 1.0, 0.0)
 SECOND = augment.View(224, (0.25, 1.0), 0.1, 0.2)
@@ -99,26 +100,26 @@ def as_levels(image: np.ndarray, count: int) -> torch.Tensor:
 def test_each_colour_change_equals_torchvisions_on_pillow_images() -> None:
     image = photographs()[1][100:200, 100:230]
     for ours, theirs, amounts, worst in (
-        (changes.brightness, reference.adjust_brightness, (0.6, 1.4, 1.0), 1),
-        (changes.contrast, reference.adjust_contrast, (0.6, 1.4, 1.0), 1),
-        (changes.saturation, reference.adjust_saturation, (0.8, 1.2, 0.0), 1),
-        (changes.hue, reference.adjust_hue, (-0.1, 0.1, 0.0), 6),  # Pillow keeps hue and saturation as whole 255ths
+        (color_ops.brightness, reference.adjust_brightness, (0.6, 1.4, 1.0), 1),
+        (color_ops.contrast, reference.adjust_contrast, (0.6, 1.4, 1.0), 1),
+        (color_ops.saturation, reference.adjust_saturation, (0.8, 1.2, 0.0), 1),
+        (color_ops.hue, reference.adjust_hue, (-0.1, 0.1, 0.0), 6),  # Pillow keeps hue and saturation as whole 255ths
     ):
         changed = ours(as_levels(image, 3), np.array(amounts))
         for mine, amount in zip(changed, amounts, strict=True):
             expected = np.asarray(theirs(Image.fromarray(image), amount)).astype(float)
             difference = np.abs(mine.permute(1, 2, 0).numpy() - expected)
             assert difference.max() <= worst and difference.mean() < 1.0, (ours, amount)
-    grey = changes.grey(as_levels(image, 1))[0].permute(1, 2, 0).numpy()
+    grey = color_ops.grey(as_levels(image, 1))[0].permute(1, 2, 0).numpy()
     assert np.array_equal(grey, np.asarray(reference.to_grayscale(Image.fromarray(image), 3)))
-    solarized = changes.solarize(as_levels(image, 1))[0].permute(1, 2, 0).numpy()
+    solarized = color_ops.solarize(as_levels(image, 1))[0].permute(1, 2, 0).numpy()
     assert np.array_equal(solarized, np.asarray(ImageOps.solarize(Image.fromarray(image))))
 
 
 def test_blur_is_pillows_for_each_image_of_a_batch() -> None:
     image = photographs()[0][:200, :200]
     sigma = np.array([0.1, 0.5, 1.0, 1.5, 2.0])
-    for blurred, one in zip(changes.blur(as_levels(image, 5), sigma), sigma.tolist(), strict=True):
+    for blurred, one in zip(color_ops.blur(as_levels(image, 5), sigma), sigma.tolist(), strict=True):
         expected = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(one))).astype(float)
         difference = np.abs(blurred.permute(1, 2, 0).numpy() - expected)
         assert difference.mean() < 0.6 and difference[8:-8, 8:-8].max() < 3  # Pillow rounds after each of its six passes
@@ -205,8 +206,8 @@ def test_large_photographs_are_decoded_small_only_where_no_crop_needs_more() -> 
 
 def test_a_photograph_decoded_small_gives_nearly_the_same_crops() -> None:
     large = Image.fromarray(photographs()[0]).resize((3840, 2562), Image.Resampling.BICUBIC)
-    opened = Opened(encoded(large, "jpeg", quality=95))
-    whole, small = Opened(encoded(large, "jpeg", quality=95)).pixels(), opened.pixels(4)
+    opened = LazyImage(encoded(large, "jpeg", quality=95))
+    whole, small = LazyImage(encoded(large, "jpeg", quality=95)).pixels(), opened.pixels(4)
     assert small.shape[0] * 4 - whole.shape[0] in range(4)
     box = np.array([[200, 120, 3000, 2001], [602, 404, 2406, 2010]])
     shrunk = augment.shrink(box, 4, small.shape[1], small.shape[0])
@@ -220,11 +221,11 @@ def test_the_evaluation_view_is_resize_then_centre_crop() -> None:
     image = noise(1, 60)[0]
     resized = image.resize((34, 32), Image.Resampling.BICUBIC)
     expected = reference_v2.to_dtype(reference_v2.pil_to_tensor(resized), torch.float32, scale=True)[:, 2:30, 3:31]
-    assert_close(augment.evaluation_view(np.asarray(image), 32, 28), changes.normalise(expected[None])[0])
-    assert (augment.evaluation_resize(224), augment.evaluation_resize(32)) == (256, 32)
+    assert_close(eval_views.evaluation_view(np.asarray(image), 32, 28), color_ops.normalise(expected[None])[0])
+    assert (eval_views.evaluation_resize(224), eval_views.evaluation_resize(32)) == (256, 32)
     channels = np.dstack([np.asarray(image)] * 2)
-    other = augment.evaluation_view(channels, 32, 28, augment.MEAN * 2, augment.STD * 2)
-    assert_close(other, changes.normalise(expected[None])[0].repeat(2, 1, 1))
+    other = eval_views.evaluation_view(channels, 32, 28, augment.MEAN * 2, augment.STD * 2)
+    assert_close(other, color_ops.normalise(expected[None])[0].repeat(2, 1, 1))
 
 
 SUBSETS = {"none": (), "first": (0,), "last": (3,), "some": (1, 2), "all but one": (0, 1, 3), "all": (0, 1, 2, 3)}
@@ -280,7 +281,7 @@ def test_no_operation_hands_out_memory_that_is_shared(channels: int) -> None:
     operations |= {"saturation": (amounts,), "hue": (amounts / 10,)} if channels == 3 else {}
     for name, arguments in operations.items():
         x = torch.rand(3, channels, 9, 8) * 255
-        kept, result = x.clone(), getattr(changes, name)(x, *arguments)
+        kept, result = x.clone(), getattr(color_ops, name)(x, *arguments)
         assert result.untyped_storage().data_ptr() != x.untyped_storage().data_ptr(), name
         assert all(stride for stride, size in zip(result.stride(), result.shape, strict=True) if size > 1), name
         result.fill_(0.0)

@@ -9,15 +9,16 @@ from test_commands import SMALL
 from torch.testing import assert_close
 
 from checkpoints import published, store
-from checkpoints.command import DONE, WRONG_COMMAND, UserError, run_command
-from pretrain import sample, train
-from pretrain.backbone import Backbone, load_backbone, make, starting_weights
-from pretrain.head import Head
-from pretrain.ibot import Student, Teacher, losses, sharpen
-from pretrain.masking import as_masks
-from pretrain.shape import Shape, SwinSize, shape_of, swin_shape
+from checkpoints.architecture import Architecture, SwinSize, shape_of, swin_shape
+from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
+from pretrain import train
+from pretrain.batches.masking import as_masks
+from pretrain.method.heads import Head
+from pretrain.method.ibot import Student, Teacher, center_and_sharpen, losses
+from pretrain.models.backbone import Backbone, load_backbone, make, starting_weights
+from pretrain.sample import __main__ as sample
 
-VIT = Shape("vit_tiny", 8, 32, 3, 64, 2, 1)
+VIT = Architecture("vit_tiny", 8, 32, 3, 64, 2, 1)
 SWIN = swin_shape("swin", SwinSize(16, (2, 2), 2), 4, 48, 3, 3)
 REGISTERS = "vit_little_patch16_reg4_gap_256"
 
@@ -64,7 +65,7 @@ def test_sizes_must_be_divisible(size: int, words: str | None) -> None:
             shape_of("swin_tiny", 4, size)
 
 
-def losses_of(backbones: tuple[Backbone, Backbone], shape: Shape, local: int) -> torch.Tensor:
+def losses_of(backbones: tuple[Backbone, Backbone], shape: Architecture, local: int) -> torch.Tensor:
     head = {"out_dim": 12, "patch_out_dim": 12, "hidden_dim": 16, "bottleneck_dim": 8, "shared": True, "norm_last_layer": False}
     student, teacher = Student(backbones[0], Head(shape.embed_dim, **head)), Teacher(backbones[1], Head(shape.embed_dim, **head))
     teacher.copy(student)
@@ -74,7 +75,7 @@ def losses_of(backbones: tuple[Backbone, Backbone], shape: Shape, local: int) ->
     masks, crops = as_masks(grid), torch.randn(2, 3, 3, shape.image_size, shape.image_size)
     answer = teacher(crops, masks)
     logits = student(crops, masks, torch.randn(2, 3, 3, local, local))
-    found = losses(logits, sharpen(answer, teacher.centres, 0.04, 0.07), masks, 1.0, 1.0)
+    found = losses(logits, center_and_sharpen(answer, teacher.centres, 0.04, 0.07), masks, 1.0, 1.0)
     found.total.backward()
     without = [name for name, parameter in student.named_parameters() if parameter.requires_grad and parameter.grad is None]
     assert not without, without
@@ -83,7 +84,7 @@ def losses_of(backbones: tuple[Backbone, Backbone], shape: Shape, local: int) ->
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("shape", [SWIN, shape_of("vit_tiny", 8, 32, depth=2, width=64)], ids=lambda shape: shape.arch)
-def test_student_and_teacher_of_every_kind_give_losses_and_gradients(shape: Shape, checkpointed: bool) -> None:
+def test_student_and_teacher_of_every_kind_give_losses_and_gradients(shape: Architecture, checkpointed: bool) -> None:
     torch.manual_seed(0)
     student = make(shape, maskable=True, drop_path=0.3, checkpointed=checkpointed).train()
     assert losses_of((student, make(shape, maskable=False)), shape, shape.stride * 2).isfinite()

@@ -15,12 +15,13 @@ from pictures import encoded, noise, photographs
 from PIL import Image
 from test_commands import SMALL
 
-from checkpoints.command import DONE, FAILED, INTERRUPTED, WorkError, run_command
-from pretrain import augment, masking, train
-from pretrain.decode import BadImage, decode
-from pretrain.images import open_images
-from pretrain.loader import Loader
-from pretrain.steps import Steps
+from checkpoints.cli import DONE, FAILED, INTERRUPTED, WorkError, run_command
+from pretrain import train
+from pretrain.batches import augment, masking
+from pretrain.batches.dataset import StepDataset
+from pretrain.batches.loader import Loader
+from pretrain.images.decode import BadImage, decode
+from pretrain.images.open import open_images
 
 PICTURE = Image.fromarray(photographs()[1][100:164, 200:280])
 
@@ -124,7 +125,7 @@ def test_sixty_kinds_among_two_thousand_good_ones_end_an_epoch(tmp_path: Path) -
     view = augment.View(32, (0.5, 1.0), 0.0, 0.0)  # too large for anything to be decoded small
     views, masks = augment.MultiCrop((view,), view, 1), masking.MaskSettings((0.0,), (0.0,), "rand")
     batch_size = max(size for size in range(1, 64) if len(images) % size == 0)  # an epoch leaves none out
-    steps = Steps(images, views, masks, (1, 1), batch_size, 0, most_bad=100, make_crops=False)
+    steps = StepDataset(images, views, masks, (1, 1), batch_size, 0, most_bad=100, make_crops=False)
     seen: list[np.ndarray] = []
     bad = []
     for batch in Loader(steps, 0, steps.steps_per_epoch, 2, torch.device("cpu")).made():
@@ -203,6 +204,6 @@ def test_nothing_but_bad_images_is_an_error_and_not_an_endless_search(tmp_path: 
     data = folder_with(tmp_path / "data", 0, 50)
     view = augment.View(8, (0.5, 1.0), 0.0, 0.0)
     masks = masking.MaskSettings((0.0,), (0.0,), "rand")
-    steps = Steps(open_images(str(data)), augment.MultiCrop((view,), view, 1), masks, (1, 1), 8, 0)
+    steps = StepDataset(open_images(str(data)), augment.MultiCrop((view,), view, 1), masks, (1, 1), 8, 0)
     with pytest.raises(WorkError, match="21 images could not be used, more than --max-bad 20"):
         steps[0]

@@ -16,9 +16,10 @@ from PIL import Image
 from torch.testing import assert_close
 
 from checkpoints import store
-from checkpoints.command import DONE, INTERRUPTED, WRONG_COMMAND, run_command
-from pretrain import sample, train
-from pretrain.backbone import load_backbone
+from checkpoints.cli import DONE, INTERRUPTED, WRONG_COMMAND, run_command
+from pretrain import train
+from pretrain.models.backbone import load_backbone
+from pretrain.sample import __main__ as sample
 from probes import knn
 
 ROOT = Path(__file__).parent.parent
@@ -179,16 +180,17 @@ def test_two_processes_compute_what_one_does_with_the_double_batch(folders: Path
 TWO_PROCESSES = """
 import sys
 import torch
-from pretrain import distributed, health, masking, optim
-from pretrain.shape import Shape
-from pretrain.vit import ViT
-from pretrain.head import Head
-from pretrain.ibot import Student, Teacher
-from pretrain.precision import Precision
-from pretrain.schedule import Now
-from pretrain.steps import Batch
+from pretrain.engine import distributed, guard as health, optim
+from pretrain.batches import masking
+from checkpoints.architecture import Shape
+from pretrain.models.vit import ViT
+from pretrain.method.heads import Head
+from pretrain.method.ibot import Student, Teacher
+from pretrain.engine.precision import Precision
+from pretrain.method.schedule import Now
+from pretrain.batches.dataset import Batch
 from pretrain.train import Weights, train_step
-from pretrain.vitals import vitals
+from pretrain.run.diagnostics import diagnostics_of
 
 def train(device):
     torch.manual_seed(0)
@@ -208,8 +210,8 @@ def train(device):
         batch = Batch(crops[:, mine], masking.as_masks(grid[:, mine]), local[:, mine])
         now = Now(0, 0.1, 0.1, 0.9, 0.04, 0.07, step == 0, True)
         outcome = train_step(parallel, teacher, optimizer, [batch], now, Weights(), guard, Precision("fp32", device))
-    signs = vitals(student, teacher, outcome.losses, outcome.logits, outcome.answer, outcome.targets, 1.0)
-    weights = distributed.whole({"s": student.state_dict(), "t": teacher.state_dict()})
+    signs = diagnostics_of(student, teacher, outcome.losses, outcome.logits, outcome.answer, outcome.targets, 1.0)
+    weights = distributed.full_tensor({"s": student.state_dict(), "t": teacher.state_dict()})
     if distributed.is_main():
         numbers = {"gradient": outcome.gradient, "apart": signs.teacher_distance}
         torch.save({f"{who}.{k}": v for who, state in weights.items() for k, v in state.items()} | numbers, sys.argv[1])
@@ -259,7 +261,7 @@ def test_a_sharded_run_goes_on_from_its_checkpoint_and_without_shards(folders: P
 
 INTERRUPTED_AT_4 = """
 import os, signal, sys
-from checkpoints.command import run_command
+from checkpoints.cli import run_command
 from pretrain import train
 
 log = train.Progress.log
@@ -393,7 +395,7 @@ def test_the_shell_tools_use_an_environment_that_has_the_packages() -> None:
         "probes.cluster",
         "probes.parts",
         "probes.tables",
-        "probes.bench_knn",
+        "probes.bench.knn",
         "probes.finetune",
         "probes.video",
         "probes.retrieval",

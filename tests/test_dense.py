@@ -24,11 +24,12 @@ ops.register()
 import mmcv.ops  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
-from checkpoints.command import DONE, WRONG_COMMAND, UserError, WorkError, run_command  # noqa: E402
-from pretrain import sample_dense  # noqa: E402
-from pretrain.backbone import load_backbone, make  # noqa: E402
-from pretrain.shape import Shape, shape_of  # noqa: E402
-from probes import protocols, segment  # noqa: E402
+from checkpoints.architecture import Architecture, shape_of  # noqa: E402
+from checkpoints.cli import DONE, WRONG_COMMAND, UserError, WorkError, run_command  # noqa: E402
+from pretrain.models.backbone import load_backbone, make  # noqa: E402
+from pretrain.sample import dense as sample_dense  # noqa: E402
+from probes import segment  # noqa: E402
+from probes.paper import protocols  # noqa: E402
 from transfer import backbone as dense  # noqa: E402
 from transfer import hooks, layer_decay, train  # noqa: E402
 
@@ -111,7 +112,7 @@ def test_a_compiled_mmcv_is_left_in_place(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_parity_pyramid_of_a_square_and_of_a_rectangle(parity, name: str) -> None:  # type: ignore[no-untyped-def]
     fixture = parity(name)
     about, given = fixture.about, fixture.tensors
-    shape = Shape("vit", about["patch"], about["img"], 3, about["dim"], about["depth"], about["heads"])
+    shape = Architecture("vit", about["patch"], about["img"], 3, about["dim"], about["depth"], about["heads"])
     pyramid = dense.Pyramid(make(shape, maskable=False), taps=about["out_indices"], norm_taps=about["out_with_norm"]).eval()
     levels = {f"levels.{name}": weight for name, weight in fixture.part("state.").items() if name.startswith("fpn")}
     net = {f"net.{name}": weight for name, weight in fixture.part("state.").items() if not name.startswith("fpn")}
@@ -324,7 +325,7 @@ def test_position_embeddings_are_resized_once_and_trained_at_the_configs_grid(tm
     settings = {key: value for key, value in config.model.backbone.items() if key not in ("type", "arch")}
     assert tuple(settings["grid"]) == grid
     width = {"vit_small": 384, "vit_base": 768}[config.model.backbone.arch]
-    shape = Shape("vit", 16, 224, 3, width, 4, width // 64)
+    shape = Architecture("vit", 16, 224, 3, width, 4, width // 64)
     torch.manual_seed(0)
     path = saved_backbone(shape, tmp_path / "b.safetensors")
     stored = load_backbone(path).backbone.pos_embed.detach()

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from test_layouts import VIT, saved_backbone
 
-from checkpoints.command import DONE, FAILED, UserError, WorkError, run_command
-from pretrain import sample_dense
-from probes import label_maps, segment
+from checkpoints.cli import DONE, FAILED, UserError, WorkError, run_command
+from pretrain.sample import dense
+from probes import segment
+from probes.shared import label_maps
 
 pytest.importorskip("mmdet", reason="the extra `transfer` is not installed: tools/setup.sh transfer")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -113,7 +114,7 @@ def _no_runs(content: dict[str, Any]) -> None:
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
     root = tmp_path / "coco"
-    sample_dense.write_coco(root, {"train": 2, "val": 2}, size=SIDE)
+    dense.write_coco(root, {"train": 2, "val": 2}, size=SIDE)
     return root
 
 
@@ -258,7 +259,7 @@ MAPS: dict[str, tuple[Any, str]] = {
 @pytest.fixture
 def ade20k(tmp_path: Path) -> Path:
     root = tmp_path / "ade"
-    sample_dense.write_ade20k(root, {"train": 3, "val": 2}, size=SIDE)
+    dense.write_ade20k(root, {"train": 3, "val": 2}, size=SIDE)
     return root
 
 

@@ -18,8 +18,9 @@ from documented import ROOT, Command
 from small_world import PROBE, SMALL
 
 from checkpoints import zoo
-from checkpoints.command import DONE, run_command
-from pretrain import config, sample
+from checkpoints.cli import DONE, command_module, run_command
+from pretrain import config
+from pretrain.sample import classification
 
 COMMANDS = documented.commands()
 ONLY_READ = {
@@ -33,7 +34,7 @@ ONLY_READ = {
     r"tools/transfer_\w+\.sh .*--config .*": "a detector of full size; test_dense.py builds each and takes a step",
     r"tools/transfer_\w+\.sh.*": "minutes; test_dense.py trains each of the sample's on less",
     r"python -m pretrain\.tokenizers convert .*": "needs DALL-E's file; test_tokenizers.py converts a small one",
-    r"python -m probes\.revisited .*": "needs the published ground truth; test_attack_pickles.py converts the sample's",
+    r"python -m probes\.retrieval\.revisited .*": "needs the published file; test_attack_pickles.py converts the sample's",
     r"tools/bench\.sh step.*": "measures whole steps of ViT-S, ViT-B and Swin-T: minutes",
 }
 """Commands of which only the flags and names are checked, and why."""
@@ -43,8 +44,8 @@ SHORTER = {
     "pretrain.config": "",
     "pretrain.curves": "",
     "pretrain.tokenizers": "--codes 8",
-    "pretrain.bench_data": "--images 4 --batch-size 2 --rounds 1",
-    "probes.bench_knn": "--part 0.0005 --queries 10 --ways product",
+    "probes.bench.data": "--images 4 --batch-size 2 --rounds 1",
+    "probes.bench.knn": "--part 0.0005 --queries 10 --ways product",
     "probes.knn": PROBE,
     "probes.linear": f"{PROBE} --epochs 2",
     "probes.logistic": PROBE,
@@ -97,7 +98,7 @@ def options_of(command: Command, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(tyro, "cli", stop)
     try:
         arguments = ["0" if word == "N" else word for word in command.arguments]
-        code = run_command(importlib.import_module(command.module).main, arguments)
+        code = run_command(importlib.import_module(command_module(command.module)).main, arguments)
     except Read as read:
         return read.args[0]
     raise AssertionError(f"{command.where}: {command.text}: ended with {code} before its flags were read")
@@ -133,7 +134,7 @@ def test_what_a_command_names_exists(command: Command, world: Path) -> None:
 
 
 PAGE = """Type `python -m probes.knn
---ckpt F`, or `probes.linear`, which `pretrain/vit.py` is not:
+--ckpt F`, or `probes.linear`, which `pretrain/models/vit.py` is not:
 
 ```bash
 cd x && tools/pretrain.sh --data DIR \\
@@ -206,7 +207,7 @@ def test_tools_without_a_module_are_called_as_they_can_be() -> None:
 
 @here([one for one in COMMANDS if one.module in SHORTER and not why_not(one)])
 def test_a_command_runs(command: Command, world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    code = run_command(importlib.import_module(command.module).main, words(command, tmp_path))
+    code = run_command(importlib.import_module(command_module(command.module)).main, words(command, tmp_path))
     assert code == DONE, f"{command.where}: {command.text}: {capfd.readouterr().err}"
 
 
@@ -223,7 +224,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, parity_dir: Path) -> Iterato
         patch.chdir(root)
         small_world.make(root, patch, parity_dir / "checkpoint_published_layout.pth", runs_of_documents())
         yield root
-    sample.classification.cache_clear()
+    classification.classification.cache_clear()
 
 
 def runs_of_documents() -> set[str]:

@@ -16,18 +16,21 @@ from test_commands import SMALL
 from test_layouts import DEEP, SMALL_LAST, SWIN, VIT, network_of, saved_backbone
 from torch.testing import assert_close
 
-from checkpoints import export, foreign, published, store
-from checkpoints.command import DONE, FAILED, WRONG_COMMAND, run_command
-from pretrain import augment, sample, train
-from pretrain.backbone import load_backbone
-from pretrain.shape import Shape, SwinSize, shape_of, swin_shape
+from checkpoints import export, published, store
+from checkpoints.architecture import Architecture, SwinSize, shape_of, swin_shape
+from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, run_command
+from pretrain import train
+from pretrain.evaluate import views
+from pretrain.models.backbone import load_backbone
+from pretrain.sample import __main__ as sample
+from transfer.exports import key_maps, targets
 
 FOUR = swin_shape("swin", SwinSize(8, (2, 2, 2, 2), 1), 4, 96, 3, 3)
 """MMPretrain's Swin has four stages."""
 LOADING = pytest.mark.filterwarnings("ignore")  # libraries remark on themselves
 
 
-def exported(shape: Shape, target: str, root: Path, *flags: str) -> Path:
+def exported(shape: Architecture, target: str, root: Path, *flags: str) -> Path:
     out = root / "out"
     assert (
         run_command(
@@ -39,7 +42,7 @@ def exported(shape: Shape, target: str, root: Path, *flags: str) -> Path:
     return out
 
 
-def tokens_of(shape: Shape, images: torch.Tensor) -> torch.Tensor:
+def tokens_of(shape: Architecture, images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return network_of(shape)(images)
 
@@ -57,7 +60,9 @@ def run_card(folder: Path, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 
 @LOADING
 @pytest.mark.parametrize("shape", [VIT, DEEP, SWIN, SMALL_LAST], ids=["vit", "deep", "swin", "small-last"])
-def test_timm_loads_it_strictly_by_the_lines_of_the_card(shape: Shape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timm_loads_it_strictly_by_the_lines_of_the_card(
+    shape: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, images = exported(shape, "timm", tmp_path), torch.randn(2, 3, shape.image_size, shape.image_size)
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "model.safetensors"]
     found, ours = run_card(out, images, monkeypatch), tokens_of(shape, images)
@@ -74,7 +79,7 @@ def test_timm_loads_it_strictly_by_the_lines_of_the_card(shape: Shape, tmp_path:
     "shape", [VIT, DEEP, SWIN, shape_of("vit_small_patch14_reg4_dinov2", 14, 56)], ids=["vit", "deep", "swin", "dinov2"]
 )
 def test_transformers_loads_it_whole_with_its_image_processor(
-    shape: Shape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shape: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, images = exported(shape, "huggingface", tmp_path), torch.randn(2, 3, shape.image_size, shape.image_size)
     found, ours = run_card(out, images, monkeypatch), tokens_of(shape, images)
@@ -92,14 +97,14 @@ def test_transformers_loads_it_whole_with_its_image_processor(
         "pixel_values"
     ][0]
     size = shape.image_size
-    expected = augment.evaluation_view(pixels, augment.evaluation_resize(size), size)
+    expected = views.evaluation_view(pixels, views.evaluation_resize(size), size)
     assert processed.shape == expected.shape
     assert (processed - expected).abs().mean() < 0.02  # resizing rounds otherwise by at most two levels
 
 
 @LOADING
 @pytest.mark.parametrize("shape", [VIT, FOUR], ids=["vit", "swin"])
-def test_mmpretrain_loads_it(shape: Shape, tmp_path: Path) -> None:
+def test_mmpretrain_loads_it(shape: Architecture, tmp_path: Path) -> None:
     pytest.importorskip("mmpretrain")
     out = exported(shape, "openmmlab", tmp_path)  # which compares the tokens
     assert 'prefix="backbone"' in (out / "README.md").read_text()
@@ -114,12 +119,12 @@ def test_the_four_patches_that_swin_merges_are_gathered_as_openmmlab_does() -> N
     four = torch.cat([x[:, :, a::2, b::2] for b in (0, 1) for a in (0, 1)], dim=1)  # ours: first down, then across
     ours = torch.einsum("oc,bchw->bohw", weight, four)
     unfolded = torch.nn.functional.unfold(x, 2, stride=2).unflatten(2, (2, 3))
-    assert_close(torch.einsum("oc,bchw->bohw", foreign._unfolded(weight), unfolded), ours)
+    assert_close(torch.einsum("oc,bchw->bohw", key_maps._unfolded(weight), unfolded), ours)
 
 
 @LOADING
 @pytest.mark.parametrize("shape", [VIT, swin_shape("swin", SwinSize(16, (2, 2), 2), 4, 48, 3, 3)], ids=["vit", "swin"])
-def test_onnxruntime_takes_any_batch_and_size(shape: Shape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnxruntime_takes_any_batch_and_size(shape: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, size, step = exported(shape, "onnx", tmp_path), shape.image_size, shape.stride
     for count, height, width in ((1, size, size), (3, size + 2 * step, size), (2, 3 * step, 5 * step)):
         images = torch.randn(count, 3, height, width)
@@ -161,7 +166,7 @@ def test_the_originals_layout_has_its_names_and_comes_back(run: Path, parity_dir
 
 
 @pytest.mark.parametrize("shape", [DEEP, SWIN], ids=["vit", "swin"])
-def test_a_backbone_alone_becomes_what_the_original_publishes(shape: Shape, tmp_path: Path) -> None:
+def test_a_backbone_alone_becomes_what_the_original_publishes(shape: Architecture, tmp_path: Path) -> None:
     out = exported(shape, "original", tmp_path)
     state = torch.load(out / "checkpoint.pth", weights_only=True)["state_dict"]
     if shape.depths:
@@ -193,27 +198,27 @@ def test_the_card_says_where_it_comes_from(run: Path, tmp_path: Path) -> None:
 
 @LOADING
 def test_a_file_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
-    real = export.TARGETS["timm"].write
+    real = targets.TARGETS["timm"].write
 
-    def spoilt(source: export.Source, folder: Path) -> str:
+    def spoilt(source: targets.Source, folder: Path) -> str:
         name = real(source, folder)
         weights = load_file(folder / name)
         weights["norm.bias"] += 1e-3
         export.save_file(weights, folder / name)
         return name
 
-    monkeypatch.setitem(export.TARGETS, "timm", export.TARGETS["timm"]._replace(write=spoilt))
+    monkeypatch.setitem(targets.TARGETS, "timm", targets.TARGETS["timm"]._replace(write=spoilt))
     flags = ["--ckpt", str(saved_backbone(VIT, tmp_path / "b.safetensors")), "--to", "timm", "--out", str(tmp_path / "out")]
     assert run_command(export.main, flags) == FAILED
     assert "tokens differ from ours by 1.0e-03: nothing is left behind" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]
 
-    def broken(source: export.Source, folder: Path) -> str:
+    def broken(source: targets.Source, folder: Path) -> str:
         name = real(source, folder)
         os.truncate(folder / name, 100)
         return name
 
-    monkeypatch.setitem(export.TARGETS, "timm", export.TARGETS["timm"]._replace(write=broken))
+    monkeypatch.setitem(targets.TARGETS, "timm", targets.TARGETS["timm"]._replace(write=broken))
     assert run_command(export.main, flags) == FAILED
     assert "does not load" in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]
 
@@ -234,7 +239,7 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_what_a_library_cannot_hold_is_said_before_it_is_written(
-    shape: Shape, target: str, words: str, tmp_path: Path, capsys
+    shape: Architecture, target: str, words: str, tmp_path: Path, capsys
 ) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "out"
     assert (

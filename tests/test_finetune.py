@@ -23,32 +23,36 @@ from torch.testing import assert_close
 from torchvision import datasets
 
 from checkpoints import store
-from checkpoints.command import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, UserError, WorkError, run_command
+from checkpoints.architecture import Architecture, SwinSize, swin_shape, timm_shape
+from checkpoints.cli import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, UserError, WorkError, run_command
 from checkpoints.published import Contents
-from pretrain import distributed, health, sample, train
-from pretrain.backbone import Loaded, load_backbone, make, starting_weights
-from pretrain.precision import Precision
-from pretrain.shape import Shape, SwinSize, swin_shape, timm_shape
-from pretrain.sources import Held
-from probes import finetune
-from probes.finetune_data import Data, open_data
-from probes.finetune_exam import Exam, evaluation_view
-from probes.finetune_model import Classifier, classifier, optimizer_of, parameter_groups
-from probes.finetune_options import Options, read_command_line, settled, with_recipe
-from probes.finetune_recipes import RECIPES
-from probes.finetune_report import by_class, confusion, picture
-from probes.finetune_run import Lines, Network
-from probes.finetune_steps import Batch, Steps
-from probes.finetune_watch import Diverged, Watch
-from probes.subsets import Share, balanced, part_of
+from pretrain import train
+from pretrain.engine import bad_images, distributed
+from pretrain.engine import guard as health
+from pretrain.engine.precision import Precision
+from pretrain.images.source import InMemory
+from pretrain.models.backbone import Loaded, load_backbone, make, starting_weights
+from pretrain.sample import __main__ as sample
+from probes.finetune import __main__ as finetune
+from probes.finetune import train as finetune_train
+from probes.finetune.checkpoint import Lines, Network
+from probes.finetune.data import Data, open_data
+from probes.finetune.dataset import Batch, Steps
+from probes.finetune.evaluate import Evaluator, evaluation_view
+from probes.finetune.model import Classifier, classifier, optimizer_of, parameter_groups
+from probes.finetune.options import Options, read_command_line, settled, with_recipe
+from probes.finetune.recipes import RECIPES
+from probes.finetune.report import by_class, confusion, picture
+from probes.finetune.subsets import Share, balanced, part_of
+from probes.finetune.watch import Diverged, Watch
 
-TINY = Shape("vit", 8, 32, 3, 64, 3, 1)
+TINY = Architecture("vit", 8, 32, 3, 64, 3, 1)
 SHAPES = {
     "vit": TINY,
     "swin": swin_shape("swin", SwinSize(32, (2, 1, 2), 1), 4, 32, 4, 3),
     "timm": timm_shape("vit_tiny_patch16_224", 32, 3),
 }
-SMALL_VIT = Shape("vit_small", 16, 224, 3, 384, 12, 6)
+SMALL_VIT = Architecture("vit_small", 16, 224, 3, 384, 12, 6)
 KERNELS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 KILLS = 4
 FAST = "--batch-size 8 --epochs 3 --warmup-epochs 1 --workers 0 --log-every 2".split()
@@ -79,9 +83,9 @@ def options_for(recipe: str = "small", **changes: object) -> Options:
     return settled(with_recipe(recipe, **changes), TINY.embed_dim, TINY.image_size)
 
 
-def held(count: int = 20, classes: int = 4, size: int = 40) -> Held:
+def held(count: int = 20, classes: int = 4, size: int = 40) -> InMemory:
     """Random pictures."""
-    images = Held("noise", np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+    images = InMemory("noise", np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
     images.labels, images.classes = np.arange(count) % classes, [str(number) for number in range(classes)]
     return images
 
@@ -119,7 +123,7 @@ def test_every_layer_learns_at_the_rate_that_the_formula_gives(kind: str) -> Non
 def test_the_cosine_of_the_imagenet_recipe_moves_by_step_after_a_warm_up_from_zero() -> None:
     options = options_for("imagenet", epochs=10, warmup_epochs=2, lr=(1e-3,), layer_decay=0.5)
     optimizer = optimizer_of(Classifier(make(TINY, maskable=False), 4), options, 1e-3)
-    schedule, steps = finetune.schedule_of(optimizer, options, 5), 50
+    schedule, steps = finetune_train.schedule_of(optimizer, options, 5), 50
     for step in range(steps):
         schedule.step_update(step)
         schedule.step(step // 5)
@@ -132,11 +136,11 @@ def test_the_cosine_of_the_imagenet_recipe_moves_by_step_after_a_warm_up_from_ze
 def rates_of(options: Options, steps_per_epoch: int = 3) -> list[float]:
     """The learning rate of every epoch, the same for all of its steps and all parameters."""
     optimizer = optimizer_of(Classifier(make(TINY, maskable=False), 4), options, options.lr[0])
-    schedule, rates = finetune.schedule_of(optimizer, options, steps_per_epoch), []
+    schedule, rates = finetune_train.schedule_of(optimizer, options, steps_per_epoch), []
     for epoch in range(options.epochs or 0):
         found = set()
         for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
-            finetune.set_rate(schedule, step, steps_per_epoch, options)
+            finetune_train.set_rate(schedule, step, steps_per_epoch, options)
             found |= {group["lr"] for group in optimizer.param_groups}
         assert len(found) == 1
         rates += found
@@ -197,10 +201,10 @@ def test_over_inaturalist_2018_position_embeddings_shrink_to_two_thirds() -> Non
 
     model = Classifier(make(TINY, maskable=False), 4).double()
     optimizer = optimizer_of(model, options, options.lr[0])
-    schedule, positions = finetune.schedule_of(optimizer, options, 1), model.backbone.pos_embed
+    schedule, positions = finetune_train.schedule_of(optimizer, options, 1), model.backbone.pos_embed
     shrunk, biases = 1.0, model.head.bias.data.fill_(1.0).clone()
     for epoch in range(360):
-        finetune.set_rate(schedule, epoch, 1, options)
+        finetune_train.set_rate(schedule, epoch, 1, options)
         before = positions.data.clone()
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -305,7 +309,7 @@ def test_test_images_are_resized_and_cut_as_the_recipe_says(recipe: str, size: i
 
 def test_a_damaged_image_gives_its_place_and_label_to_the_next_and_is_named() -> None:
     images = held(8)
-    broken = Held("noise", [b"junk" if number == 2 else images.content(number) for number in range(8)])
+    broken = InMemory("noise", [b"junk" if number == 2 else images.content(number) for number in range(8)])
     broken.labels, broken.classes = images.labels, images.classes
     steps = Steps(broken, 4, TINY, options_for(batch_size=8, smoothing=0.0), 20)
     batch, order = steps[0], steps.chosen(0)
@@ -417,9 +421,9 @@ def batch_of(count: int = 8, seed: int = 0) -> Batch:
 def test_a_step_is_soft_cross_entropy_and_parts_of_it_are_the_whole(kind: str) -> None:
     whole, halves, slow = (network_of(kind) for _ in range(3))
     precision, batch = Precision("fp32", torch.device("cpu")), batch_of()
-    outcome = finetune.train_step(whole.model, whole, [batch], health.Guard(), precision)
+    outcome = finetune_train.train_step(whole.model, whole, [batch], health.Guard(), precision)
     parts = [Batch(batch.images[at : at + 4], batch.targets[at : at + 4]) for at in (0, 4)]
-    finetune.train_step(halves.model, halves, parts, health.Guard(), precision)
+    finetune_train.train_step(halves.model, halves, parts, health.Guard(), precision)
     loss = -(batch.targets * slow.model(batch.images).log_softmax(dim=1)).sum(dim=1).mean()
     loss.backward()
     assert_close(outcome.loss, loss.detach())
@@ -434,12 +438,12 @@ def test_a_step_that_is_not_finite_changes_nothing_and_twenty_in_a_row_stop() ->
     network, guard = network_of(), health.Guard()
     before = {name: value.clone() for name, value in network.model.state_dict().items()}
     broken, precision = batch_of()._replace(images=torch.full((8, 3, 32, 32), math.nan)), Precision("fp32", torch.device("cpu"))
-    assert not finetune.train_step(network.model, network, [broken], guard, precision).accepted
+    assert not finetune_train.train_step(network.model, network, [broken], guard, precision).accepted
     assert same(before, dict(network.model.state_dict())) and guard.skipped == 1
-    assert finetune.train_step(network.model, network, [batch_of()], guard, precision).accepted
+    assert finetune_train.train_step(network.model, network, [batch_of()], guard, precision).accepted
     with pytest.raises(WorkError, match=r"20 steps in a row: lower --lr[^;]*$"):
         for _ in range(20):
-            finetune.train_step(network.model, network, [broken], guard, precision)
+            finetune_train.train_step(network.model, network, [broken], guard, precision)
 
 
 def watch_at(step: int) -> Watch:
@@ -450,7 +454,7 @@ def test_a_loss_that_is_not_finite_is_named_by_its_step_and_epoch() -> None:
     network, precision = network_of(), Precision("fp32", torch.device("cpu"))
     broken, watch = batch_of()._replace(images=torch.full((8, 3, 32, 32), math.nan)), watch_at(10)
     for batch in (batch_of(), batch_of(), broken, broken):
-        finetune.train_step(network.model, network, [batch], watch, precision)
+        finetune_train.train_step(network.model, network, [batch], watch, precision)
     with pytest.raises(Diverged, match=r"the loss of step 13, in epoch 3, is not finite: lower --lr"):
         watch.check()
     assert all(weight.isfinite().all() for weight in network.model.state_dict().values())
@@ -458,11 +462,11 @@ def test_a_loss_that_is_not_finite_is_named_by_its_step_and_epoch() -> None:
     watch = watch_at(0)
     with pytest.raises(Diverged, match=r"the loss of step 1, in epoch 1"):  # --log-every may be far away
         for _ in range(20):
-            finetune.train_step(network.model, network, [broken], watch, precision)
+            finetune_train.train_step(network.model, network, [broken], watch, precision)
 
 
 def test_gradients_that_are_not_finite_are_counted_and_twenty_in_a_row_stop() -> None:
-    loss, bad, good = finetune.Loss(torch.tensor(1.0)), torch.tensor([math.inf]), torch.tensor([1.0])
+    loss, bad, good = finetune_train.Loss(torch.tensor(1.0)), torch.tensor([math.inf]), torch.tensor([1.0])
     watch = Watch(7, 5, skipped=2, late=False)
     assert not watch.accepts(loss, bad) and watch.accepts(loss, good)
     watch.check()
@@ -478,8 +482,8 @@ def test_scores_that_are_not_finite_are_no_answers(averaged: bool) -> None:
     network, precision = network_of(ema=0.9), Precision("fp32", torch.device("cpu"))
     assert network.ema is not None
     (network.ema.module if averaged else network.model).head.weight.data[2] = math.nan
-    data, bad = Data(held(), held(), list("abcd"), Share(None, {})), health.BadImages(0, ())
-    exam = Exam(data, options_for(workers=0), TINY, precision, bad)
+    data, bad = Data(held(), held(), list("abcd"), Share(None, {})), bad_images.BadImages(0, ())
+    exam = Evaluator(data, options_for(workers=0), TINY, precision, bad)
     who = "by the averaged weights after epoch 4" if averaged else "^after epoch 4"
     with pytest.raises(Diverged, match=f"{who} the scores of 20 test images are not finite, noise 0 for one: lower --lr"):
         exam.of(network, 4)
@@ -503,7 +507,7 @@ def test_averaged_weights_follow_by_the_formula() -> None:
     network, precision = network_of(ema=0.9), Precision("fp32", torch.device("cpu"))
     slow = network.model.head.weight.detach().clone()
     for seed in range(3):
-        finetune.train_step(network.model, network, [batch_of(seed=seed)], health.Guard(), precision)
+        finetune_train.train_step(network.model, network, [batch_of(seed=seed)], health.Guard(), precision)
         slow = 0.9 * slow + 0.1 * network.model.head.weight.detach()
     assert network.ema is not None
     assert_close(network.ema.module.head.weight, slow)

@@ -16,9 +16,12 @@ from test_method import batch, networks
 from torch.testing import assert_close
 
 from checkpoints import store
-from checkpoints.command import DONE, FAILED, WRONG_COMMAND, run_command
-from pretrain import curves, health, ibot, sample, train
-from pretrain.vitals import Alarms, rank_of, used, vitals
+from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, run_command
+from pretrain import curves, train
+from pretrain.engine import guard
+from pretrain.method import ibot
+from pretrain.run.diagnostics import Alarms, diagnostics_of, effective_rank, used
+from pretrain.sample import __main__ as sample
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +42,9 @@ def test_vitals_are_their_formulas() -> None:
             parameter.add_(0.01 * torch.randn_like(parameter))
     given = batch()
     answer, logits = teacher(given.crops, given.masks), student(given.crops, given.masks, given.local_crops)
-    targets = ibot.sharpen(answer, teacher.centres, 0.04, 0.07)
+    targets = ibot.center_and_sharpen(answer, teacher.centres, 0.04, 0.07)
     losses = ibot.losses(logits, targets, given.masks, 0.5, 1.0)
-    signs = vitals(student, teacher, losses, logits, answer, targets, 0.5)
+    signs = diagnostics_of(student, teacher, losses, logits, answer, targets, 0.5)
     p = targets.cls.flatten(0, 1)
     assert_close(signs.entropy, -(p * p.clamp(min=1e-30).log()).sum(1).mean())
     assert_close(signs.spread, torch.distributions.Categorical(p.mean(0)).entropy())
@@ -53,13 +56,13 @@ def test_vitals_are_their_formulas() -> None:
     mine = torch.cat([w.flatten() for w in teacher.parameters()])
     theirs = torch.cat([dict(student.named_parameters())[n].flatten() for n, _ in teacher.named_parameters()])
     assert_close(signs.teacher_distance, ((theirs - mine).norm() / mine.norm()).detach())
-    assert_close(signs.rank, rank_of(teacher.backbone(given.crops.flatten(0, 1))[:, 0].detach()))
+    assert_close(signs.rank, effective_rank(teacher.backbone(given.crops.flatten(0, 1))[:, 0].detach()))
 
 
 def test_rank_and_use_count_what_is_there() -> None:
-    assert_close(rank_of(torch.eye(6)[:, :4]), torch.tensor(4.0))
-    assert_close(rank_of(torch.ones(6, 4)), torch.tensor(1.0))
-    assert math.isnan(rank_of(torch.full((2, 2), math.nan)))
+    assert_close(effective_rank(torch.eye(6)[:, :4]), torch.tensor(4.0))
+    assert_close(effective_rank(torch.ones(6, 4)), torch.tensor(1.0))
+    assert math.isnan(effective_rank(torch.full((2, 2), math.nan)))
     assert_close(used(torch.eye(8)[[0, 0, 3, 5]]), torch.tensor(3 / 8))
 
 
@@ -112,13 +115,13 @@ def test_a_refused_step_is_written_down_and_replayed(
 
 
 def test_a_replay_repeats_the_numbers_of_the_step(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
-    refused, seen = health.Guard.accepts, []
+    refused, seen = guard.Guard.accepts, []
 
     def refuse(self, losses, lengths) -> bool:  # type: ignore[no-untyped-def]
         seen.append((losses.cls.item(), losses.patch.item()))
         return refused(self, losses, lengths * (math.nan if len(seen) == 4 else 1))
 
-    monkeypatch.setattr(health.Guard, "accepts", refuse)
+    monkeypatch.setattr(guard.Guard, "accepts", refuse)
     flags = [*SMALL, "--data", str(folders), "--out", str(tmp_path), "--drop-path", "0.3", "--steps", "6"]
     assert run_command(train.main, flags) == DONE
     capsys.readouterr()

@@ -10,12 +10,13 @@ import torchvision
 from pictures import encoded, noise, write_flat, write_folders, write_list, write_parquet, write_shard
 from PIL import Image
 
-from checkpoints.command import UserError
-from pretrain import prepare, shards
-from pretrain.decode import BadImage, Opened, decode
-from pretrain.hubs import open_torchvision
-from pretrain.images import has_part, open_images
-from pretrain.sources import aligned, spread_of
+from checkpoints.cli import UserError
+from pretrain.images import tar_shards
+from pretrain.images.decode import BadImage, LazyImage, decode
+from pretrain.images.hubs import open_torchvision
+from pretrain.images.open import has_part, open_images
+from pretrain.images.source import aligned, spread_of
+from pretrain.setup import data as prepare
 
 
 def same(pixels: np.ndarray, image: Image.Image) -> bool:
@@ -98,8 +99,8 @@ def test_archives_never_write_outside_their_folder(tmp_path: Path) -> None:
     with pytest.raises(tarfile.FilterError):
         torchvision.datasets.utils.extract_archive(str(evil), str(tmp_path / "inside"))
     assert not (tmp_path / "outside.png").exists()
-    name = shards._cache_name("https://me:secret@host/a/../../etc/x.tar?y=%2e")
-    assert name[32:] == "-https___host_a_.._.._etc_x.tar" and len(shards._cache_name("pipe:" + "x" * 900)) < 100
+    name = tar_shards._cache_name("https://me:secret@host/a/../../etc/x.tar?y=%2e")
+    assert name[32:] == "-https___host_a_.._.._etc_x.tar" and len(tar_shards._cache_name("pipe:" + "x" * 900)) < 100
 
 
 def test_shards_that_are_not_local_are_fetched_once_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +117,7 @@ def test_shards_that_are_not_local_are_fetched_once_into_the_cache(tmp_path: Pat
 
 
 def test_shards_are_shuffled_within_a_bounded_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "WINDOW", 8)
+    monkeypatch.setattr(tar_shards, "WINDOW", 8)
     pictures = noise(2, 2) * 16
     for number in range(4):
         write_shard(tmp_path / f"{number}.tar", pictures, number * 32)
@@ -250,7 +251,7 @@ def test_exif_orientation_is_followed_and_known_before_decoding() -> None:
     for orientation, turned in ((1, picture), (3, picture.rotate(180)), (6, picture.rotate(-90, expand=True))):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        opened = Opened(encoded(picture, "png", exif=exif))
+        opened = LazyImage(encoded(picture, "png", exif=exif))
         assert (opened.width, opened.height) == turned.size
         assert same(opened.pixels(), turned)
 

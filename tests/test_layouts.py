@@ -15,21 +15,21 @@ from test_store import Bomb
 from torch.testing import assert_close
 
 from checkpoints import checked, download, inspect, layouts, published, store, zoo
-from checkpoints.command import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, run_command
-from pretrain import backbone
-from pretrain.anyvit import AnyViT
-from pretrain.backbone import load_backbone, make
-from pretrain.shape import Shape, SwinSize, shape_of, swin_shape
+from checkpoints.architecture import Architecture, SwinSize, shape_of, swin_shape
+from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, run_command
+from pretrain.models import backbone
+from pretrain.models.backbone import load_backbone, make
+from pretrain.models.timm_vit import AnyViT
 from probes import knn
 
-VIT = Shape("vit", 8, 32, 3, 64, 2, 1)
-DEEP = Shape("vit", 4, 16, 3, 128, 3, 2)
+VIT = Architecture("vit", 8, 32, 3, 64, 2, 1)
+DEEP = Architecture("vit", 4, 16, 3, 128, 3, 2)
 SWIN = swin_shape("swin", SwinSize(16, (2, 2, 2), 2), 4, 48, 3, 3)
 SMALL_LAST = swin_shape("swin", SwinSize(16, (2, 2), 2), 4, 24, 4, 3)  # a last stage of 3 x 3 with a window of 4
 SHAPES = [VIT, DEEP, SWIN, SMALL_LAST]
 
 
-def network_of(shape: Shape) -> torch.nn.Module:
+def network_of(shape: Architecture) -> torch.nn.Module:
     torch.manual_seed(0)
     network = make(shape, maskable=False).eval()
     with torch.no_grad():
@@ -38,14 +38,14 @@ def network_of(shape: Shape) -> torch.nn.Module:
     return network
 
 
-def saved_backbone(shape: Shape, path: Path) -> Path:
+def saved_backbone(shape: Architecture, path: Path) -> Path:
     """A file of this project with those weights."""
     about = {"method": "iBOT", "key": "teacher", "shape": shape._asdict(), "epoch": 3, "step": 30}
     store.save_backbone(path, network_of(shape).state_dict(), about)
     return path
 
 
-def theirs(shape: Shape) -> dict[str, torch.Tensor]:
+def theirs(shape: Architecture) -> dict[str, torch.Tensor]:
     """A backbone's weights under the original's names."""
     return layouts.with_indices(layouts.to_original(network_of(shape).state_dict()))
 
@@ -94,7 +94,7 @@ def dino(state: dict, path: Path) -> Path:
 
 @pytest.mark.parametrize("write", [backbone_file, wrapped, bare, safe, dino])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.arch}{shape.embed_dim}w{shape.window}")
-def test_every_layout_gives_the_same_tokens(shape: Shape, write: Callable[[dict, Path], Path], tmp_path: Path) -> None:
+def test_every_layout_gives_the_same_tokens(shape: Architecture, write: Callable[[dict, Path], Path], tmp_path: Path) -> None:
     path, network = write(theirs(shape), tmp_path / "file.pth"), network_of(shape)
     loaded = load_backbone(path)
     assert loaded.backbone.shape._replace(arch=shape.arch) == shape
@@ -110,7 +110,7 @@ def test_every_layout_gives_the_same_tokens(shape: Shape, write: Callable[[dict,
 
 
 @pytest.mark.parametrize("shape", [VIT, SWIN], ids=["vit", "swin"])
-def test_a_strange_or_missing_weight_is_named(shape: Shape, tmp_path: Path) -> None:
+def test_a_strange_or_missing_weight_is_named(shape: Architecture, tmp_path: Path) -> None:
     state = theirs(shape)
     last = [name for name in state if name.endswith("norm2.weight")][-1]
     torch.save({"state_dict": {name: weight for name, weight in state.items() if name != last}}, tmp_path / "less.pth")
@@ -180,7 +180,7 @@ def test_timms_own_weights_are_asked_for_and_their_absence_explained(monkeypatch
         torch.manual_seed(0)
         return real(name, **settings)
 
-    monkeypatch.setattr("pretrain.backbone.timm.create_model", offline)
+    monkeypatch.setattr("pretrain.models.backbone.timm.create_model", offline)
     loaded = load_backbone(Path("timm:vit_tiny_patch16_224"))
     assert loaded.backbone.shape == shape_of("vit_tiny", 16, 224) and loaded.contents.lacks()
 

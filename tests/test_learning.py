@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.command import DONE, run_command
+from checkpoints.cli import DONE, run_command
 from pretrain import train
-from probes import cluster, linear, logistic
+from probes import cluster, logistic
+from probes.linear import __main__ as linear
 
 
 @pytest.fixture(scope="module")

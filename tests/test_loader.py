@@ -9,10 +9,11 @@ from pictures import encoded, photographs
 from PIL import Image
 from test_commands import command
 
-from pretrain import augment, masking, sample
-from pretrain.loader import Loader
-from pretrain.sources import Content, Images, Sample
-from pretrain.steps import Batch, Decoded, Steps
+from pretrain.batches import augment, masking
+from pretrain.batches.dataset import Batch, Decoded, StepDataset
+from pretrain.batches.loader import Loader
+from pretrain.images.source import Content, Images, Sample
+from pretrain.sample import classification, scene
 
 VIEW = augment.View(16, (0.3, 1.0), 0.5, 0.5)
 VIEWS = augment.MultiCrop((VIEW, VIEW), augment.View(8, (0.1, 0.3), 0.5, 0.0), 3)
@@ -22,13 +23,13 @@ CPU = torch.device("cpu")
 
 def few(count: int) -> Sample:
     drawn = Sample.__new__(Sample)
-    drawn.name, drawn.labels, drawn.classes = "few", np.arange(count) % 10, sample.CLASSES
-    drawn._images = sample.classification("train", 40).images[:count]
+    drawn.name, drawn.labels, drawn.classes = "few", np.arange(count) % 10, scene.CLASSES
+    drawn._images = classification.classification("train", 40).images[:count]
     return drawn
 
 
-def steps(count: int = 37, batch_size: int = 4, seed: int = 0, **more: bool) -> Steps:
-    return Steps(few(count), VIEWS, MASKS, (4, 4), batch_size, seed, **more)
+def steps(count: int = 37, batch_size: int = 4, seed: int = 0, **more: bool) -> StepDataset:
+    return StepDataset(few(count), VIEWS, MASKS, (4, 4), batch_size, seed, **more)
 
 
 class Numbered(Images):
@@ -79,7 +80,7 @@ def test_two_processes_with_workers_see_every_image_once_in_an_epoch(workers: in
     for epoch in range(2):
         seen = []
         for rank in range(2):
-            data = Steps(Numbered(64), VIEWS, MASKS, (4, 4), 8, 0, make_crops=False)
+            data = StepDataset(Numbered(64), VIEWS, MASKS, (4, 4), 8, 0, make_crops=False)
             data.rank, data.world_size, data.steps_per_epoch = rank, 2, 4
             loader = Loader(data, epoch * 4, epoch * 4 + 4, workers, CPU)
             for batch in loader.made():
@@ -146,7 +147,7 @@ def test_jpegs_left_to_the_device_give_the_same_batch(spoilt: int) -> None:
     views, batches = augment.MultiCrop((large, large), large, 2), []
     for device_decodes in (False, True):
         images = Jpegs(spoilt)
-        data = Steps(images, views, MASKS, (4, 4), 8, 0, make_crops=False, device_decodes=device_decodes)
+        data = StepDataset(images, views, MASKS, (4, 4), 8, 0, make_crops=False, device_decodes=device_decodes)
         decoded = data[0]
         assert isinstance(decoded, Decoded) and len(decoded.images.jpegs) == 6 * device_decodes  # one stands in for the cut one
         batches.append(next(iter(Loader(data, 0, 1, 0, CPU))))
@@ -157,8 +158,9 @@ def test_jpegs_left_to_the_device_give_the_same_batch(spoilt: int) -> None:
 def test_a_process_ends_although_it_has_forgotten_its_workers() -> None:
     """As after an error whose traceback holds on to a loader half used."""
     script = (
-        "import builtins, numpy as np, torch; from pretrain import augment, masking; from pretrain.loader import Loader\n"
-        "from pretrain.sources import Sample; from pretrain.steps import Steps\n"
+        "import builtins, numpy as np, torch; from pretrain.batches import augment, masking\n"
+        "from pretrain.batches.loader import Loader\n"
+        "from pretrain.images.source import Sample; from pretrain.batches.dataset import Steps\n"
         "view = augment.View(16, (0.5, 1.0), 0.0, 0.0)\n"
         "views, masks = augment.MultiCrop((view,), view, 1), masking.MaskSettings((0.0,), (0.0,), 'rand')\n"
         "steps = Steps(Sample('val'), views, masks, (2, 2), 4, 0)\n"

@@ -13,8 +13,9 @@ import torch
 from test_commands import ROOT, SMALL, command
 
 from checkpoints import store
-from checkpoints.command import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, WorkError, run_command
-from pretrain import sample, train
+from checkpoints.cli import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, WorkError, run_command
+from pretrain import train
+from pretrain.sample import __main__ as sample
 
 KILLS = 25
 
@@ -90,7 +91,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_good_checkpoint_stays(
 ) -> None:
     """A limit on the size of files stands for the full disk; the system refuses the write in the same way."""
     script = (
-        "import resource, signal, sys; from pretrain import train; from checkpoints.command import run_command\n"
+        "import resource, signal, sys; from pretrain import train; from checkpoints.cli import run_command\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "real = train.Run.save\n"
         "def save(self, step, *rest):\n"

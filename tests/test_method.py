@@ -13,23 +13,27 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.testing import assert_close
 
-from checkpoints.command import UserError, WorkError
-from pretrain import blocks, health, ibot, masking, optim
+from checkpoints.architecture import Architecture, shape_of
+from checkpoints.cli import UserError, WorkError
 from pretrain import config as options
+from pretrain.batches import masking
+from pretrain.batches.dataset import Batch
+from pretrain.batches.masking import Masks
 from pretrain.config import Config
-from pretrain.head import Head, Prototypes
-from pretrain.ibot import Losses, Student, Teacher
-from pretrain.masking import Masks
-from pretrain.precision import Precision
-from pretrain.schedule import Now, Ramp, warmup_cosine
-from pretrain.shape import Shape, shape_of
-from pretrain.steps import Batch
-from pretrain.train import Weights, train_step
-from pretrain.vit import ViT
+from pretrain.engine import guard as health
+from pretrain.engine import optim
+from pretrain.engine.precision import Precision
+from pretrain.method import ibot
+from pretrain.method.heads import Head, Prototypes
+from pretrain.method.ibot import Losses, Student, Teacher
+from pretrain.method.schedule import Ramp, ScheduleValues, warmup_cosine
+from pretrain.models import packed_blocks
+from pretrain.models.vit import ViT
+from pretrain.train import LossWeights, train_step
 
-TINY = Shape("vit_tiny", 8, 24, 3, 64, 2, 1)
+TINY = Architecture("vit_tiny", 8, 24, 3, 64, 2, 1)
 FLOAT32 = Precision("fp32", torch.device("cpu"))
-NOW = Now(0, 1e-3, 0.1, 0.9, 0.04, 0.07, False, True)
+NOW = ScheduleValues(0, 1e-3, 0.1, 0.9, 0.04, 0.07, False, True)
 
 
 def networks(**head: object) -> tuple[Student, Teacher]:
@@ -82,7 +86,7 @@ def test_patch_loss_counts_images_without_masks_as_zero() -> None:
             if masked.any():
                 terms = -(targets[view, image] * F.log_softmax(logits[view, image] / 0.1, dim=-1)).sum(-1)
                 total += terms[masked].mean()
-    flat = masks.places
+    flat = masks.indices
     ours = ibot.patch_loss(logits.flatten(0, 2)[flat], targets.flatten(0, 2)[flat], masks)
     assert_close(ours, total / 8)
 
@@ -92,7 +96,7 @@ def test_without_masks_the_patch_loss_is_zero_and_can_be_differentiated() -> Non
     student, teacher = networks()
     given = batch()
     outcome = train_step(
-        student, teacher, optim.build_optimizer("adamw", student), [given], unmasked, Weights(), health.Guard(), FLOAT32
+        student, teacher, optim.build_optimizer("adamw", student), [given], unmasked, LossWeights(), health.Guard(), FLOAT32
     )
     assert outcome.losses.patch == 0 and torch.isfinite(outcome.losses.total)
 
@@ -101,7 +105,7 @@ def test_a_batch_whose_masks_are_all_empty_trains() -> None:
     student, teacher = networks()
     given = batch()._replace(masks=masking.as_masks(torch.zeros(2, 4, 3, 3, dtype=torch.bool)))
     outcome = train_step(
-        student, teacher, optim.build_optimizer("adamw", student), [given], NOW, Weights(), health.Guard(), FLOAT32
+        student, teacher, optim.build_optimizer("adamw", student), [given], NOW, LossWeights(), health.Guard(), FLOAT32
     )
     assert outcome.losses.patch == 0 and torch.isfinite(outcome.losses.cls)
 
@@ -114,7 +118,7 @@ def test_teacher_follows_by_name_and_semi_shared_heads_differ_in_the_student_onl
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(1.0)
-    teacher.follow(student, 0.75)
+    teacher.update_ema_(student, 0.75)
     mine, theirs = dict(teacher.named_parameters()), dict(student.named_parameters())
     assert "backbone.masked_embed" in theirs and "backbone.masked_embed" not in mine
     for name, weight in mine.items():
@@ -132,10 +136,12 @@ def test_last_layer_keeps_weights_and_optimizer_state_while_it_is_frozen() -> No
     student, teacher = networks()
     optimizer = optim.build_optimizer("adamw", student)
     before = student.head.last_layer.weight_v.detach().clone()
-    train_step(student, teacher, optimizer, [batch()], NOW._replace(last_layer_frozen=True), Weights(), health.Guard(), FLOAT32)
+    train_step(
+        student, teacher, optimizer, [batch()], NOW._replace(last_layer_frozen=True), LossWeights(), health.Guard(), FLOAT32
+    )
     assert torch.equal(before, student.head.last_layer.weight_v)
     assert student.head.last_layer.weight_v not in optimizer.state
-    train_step(student, teacher, optimizer, [batch(1)], NOW, Weights(), health.Guard(), FLOAT32)
+    train_step(student, teacher, optimizer, [batch(1)], NOW, LossWeights(), health.Guard(), FLOAT32)
     assert not torch.equal(before, student.head.last_layer.weight_v)
 
 
@@ -155,12 +161,12 @@ def test_clipping_is_per_tensor() -> None:
     for parameter, length in zip(parameters, (0.5, 3.0, 30.0), strict=True):
         parameter.grad = torch.full((4,), length / 2)
     gradients = optim.gradients_of([*parameters, nn.Parameter(torch.zeros(1))])
-    lengths = optim.lengths_of(gradients)
+    lengths = optim.norms_of(gradients)
     optim.clip_each_(gradients, lengths, 3.0)
     assert_close(lengths, torch.tensor([0.5, 3.0, 30.0]))
     assert_close(torch.stack([p.grad.norm() for p in parameters]), torch.tensor([0.5, 3.0, 3.0]), rtol=1e-5, atol=0)
     parameters[2].grad.fill_(15.0)
-    optim.clip_each_(gradients, optim.lengths_of(gradients), 0.0)
+    optim.clip_each_(gradients, optim.norms_of(gradients), 0.0)
     assert_close(parameters[2].grad.norm(), torch.tensor(30.0))
 
 
@@ -198,7 +204,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_many_stop_the_run() -> No
     before = {name: value.clone() for name, value in [*student.state_dict().items(), *teacher.state_dict().items()]}
     broken = batch()
     broken.crops[0, 0] = float("nan")
-    outcome = train_step(student, teacher, optimizer, [broken], NOW, Weights(), guard, FLOAT32)
+    outcome = train_step(student, teacher, optimizer, [broken], NOW, LossWeights(), guard, FLOAT32)
     after = dict([*student.state_dict().items(), *teacher.state_dict().items()])
     assert not outcome.accepted and guard.skipped == 1
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -226,8 +232,8 @@ def test_a_verdict_that_stays_on_the_device_moves_what_an_immediate_one_moves() 
             if step in (1, 3):
                 given.crops[0, 0] = math.nan
             guard.begin(step, [given], NOW)
-            train_step(student, teacher, optimizer, [given], NOW, Weights(), guard, FLOAT32)
-        assert guard.settle() and guard.skipped == 2
+            train_step(student, teacher, optimizer, [given], NOW, LossWeights(), guard, FLOAT32)
+        assert guard.resolve_pending() and guard.skipped == 2
         assert [step for step, _ in seen] == [1, 3]
         found.append((dict(student.state_dict()) | {"t." + k: v for k, v in teacher.state_dict().items()}, seen))
     for name, value in found[0][0].items():
@@ -251,7 +257,7 @@ def test_a_step_with_a_late_verdict_asks_the_device_for_nothing() -> None:
                 values = {name: pretended(value) for name, value in network.state_dict().items()}
                 network.load_state_dict(values, assign=True)
             given = Batch(pretended(real.crops), Masks(*map(pretended, real.masks)), pretended(real.local_crops))
-            train_step(student, teacher, optim.build_optimizer("adamw", student), [given], NOW, Weights(), guard, FLOAT32)
+            train_step(student, teacher, optim.build_optimizer("adamw", student), [given], NOW, LossWeights(), guard, FLOAT32)
 
     step(health.Guard(late=True))
     with pytest.raises(DataDependentOutputException):  # what the test would see
@@ -270,10 +276,10 @@ def test_steps_on_a_gpu_do_not_wait_for_it() -> None:
         if step == 2:  # states and kernels are there by now
             torch.cuda.set_sync_debug_mode("error")
         try:
-            train_step(student, teacher, optimizer, [given], NOW, Weights(), guard, precision)
+            train_step(student, teacher, optimizer, [given], NOW, LossWeights(), guard, precision)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert guard.settle() and guard.skipped == 0
+    assert guard.resolve_pending() and guard.skipped == 0
 
 
 def test_schedules_at_their_ends() -> None:
@@ -302,9 +308,9 @@ def test_random_masks_cover_the_share_rounded_down(side: int, ratio: float, seed
 def test_mask_weights_are_means_over_patches_then_images() -> None:
     masks = batch().masks
     count = masks.grid.flatten(2).sum(-1)
-    weights = torch.zeros(masks.grid.numel()).index_put((masks.places,), masks.weight).reshape(2, 4, 9)
+    weights = torch.zeros(masks.grid.numel()).index_put((masks.indices,), masks.weight).reshape(2, 4, 9)
     assert_close(weights.sum(-1), (count > 0) / 8)
-    assert torch.equal(masks.places, masks.grid.flatten().nonzero().squeeze(1))
+    assert torch.equal(masks.indices, masks.grid.flatten().nonzero().squeeze(1))
 
 
 def test_masks_without_room_and_unmatched_ratios_are_refused() -> None:
@@ -318,7 +324,7 @@ def test_masks_without_room_and_unmatched_ratios_are_refused() -> None:
 
 
 def test_architectures_and_impossible_sizes() -> None:
-    assert shape_of("vit_small", 16, 224) == Shape("vit_small", 16, 224, 3, 384, 12, 6)
+    assert shape_of("vit_small", 16, 224) == Architecture("vit_small", 16, 224, 3, 384, 12, 6)
     for arguments, message in (
         (("vit_giant", 16, 224), "unknown --arch vit_giant: choose from vit_tiny"),
         (("vit_small", 16, 230), "not divisible by --patch-size"),
@@ -347,7 +353,7 @@ def test_the_originals_published_command_line_means_what_it_meant() -> None:
 def test_without_masked_image_modelling_no_patch_is_masked() -> None:
     config = options.read_command_line(["--recipe", "ibot_vits16", "--use_masked_im_modeling", "false"])
     masks = masking.draw(np.random.default_rng(0), options.masks(config), 2, 8, 14, 14)
-    assert not masks.grid.any() and len(masks.places) == 0
+    assert not masks.grid.any() and len(masks.indices) == 0
 
 
 def test_recipes_are_possible_and_the_default_depends_on_what_is_given() -> None:
@@ -382,7 +388,7 @@ def test_losses_gradients_and_centres_are_those_of_the_plain_method(head: dict) 
     expected = {name: parameter.grad.clone() for name, parameter in student.named_parameters() if parameter.grad is not None}
     student.zero_grad()
     answer, logits = teacher(given.crops, given.masks), student(given.crops, given.masks, given.local_crops)
-    targets = ibot.sharpen(answer, teacher.centres, 0.04, 0.07)
+    targets = ibot.center_and_sharpen(answer, teacher.centres, 0.04, 0.07)
     losses = ibot.losses(logits, targets, given.masks, 1.0, 1.0)
     losses.total.backward()
     for ours, theirs in ((losses.total, slow.total), (losses.cls, slow.cls), (losses.patch, slow.patch)):
@@ -405,7 +411,7 @@ def test_accumulated_batches_are_one_large_batch() -> None:
     for batches in ([large], halves):
         student, teacher = networks()
         optimizer, guard = optim.build_optimizer("adamw", student), health.Guard()
-        outcomes = [train_step(student, teacher, optimizer, batches, NOW, Weights(), guard, FLOAT32) for _ in range(2)]
+        outcomes = [train_step(student, teacher, optimizer, batches, NOW, LossWeights(), guard, FLOAT32) for _ in range(2)]
         ends.append((outcomes, student.state_dict(), teacher.state_dict()))
     for one, two in zip(ends[0][0], ends[1][0], strict=True):
         for ours, theirs in zip(two.losses, one.losses, strict=True):
@@ -423,15 +429,15 @@ def test_fp16_scales_its_loss_and_a_step_that_overflows_changes_nothing() -> Non
     optimizer, guard, given = optim.build_optimizer("adamw", student), health.Guard(), batch()
     before = student.state_dict()["head.last_layer.weight_v"].clone()
     half.scaler.load_state_dict(half.scaler.state_dict() | {"scale": 1e38})
-    outcome = train_step(student, teacher, optimizer, [given], NOW, Weights(), guard, half)
+    outcome = train_step(student, teacher, optimizer, [given], NOW, LossWeights(), guard, half)
     assert not outcome.accepted and torch.equal(student.head.last_layer.weight_v, before)
     assert half.scaler.get_scale() < 1e38
     half.scaler.load_state_dict(half.scaler.state_dict() | {"scale": 4.0})
-    outcome = train_step(student, teacher, optimizer, [given], NOW, Weights(), guard, half)
+    outcome = train_step(student, teacher, optimizer, [given], NOW, LossWeights(), guard, half)
     assert outcome.accepted and not torch.equal(student.head.last_layer.weight_v, before)
     exact_student, exact_teacher = networks()
     exact = train_step(
-        exact_student, exact_teacher, optim.build_optimizer("adamw", exact_student), [given], NOW, Weights(), guard, FLOAT32
+        exact_student, exact_teacher, optim.build_optimizer("adamw", exact_student), [given], NOW, LossWeights(), guard, FLOAT32
     )
     assert_close(outcome.losses.total, exact.losses.total, rtol=2e-2, atol=0)
     assert_close(outcome.gradient, exact.gradient, rtol=5e-2, atol=0)
@@ -440,18 +446,18 @@ def test_fp16_scales_its_loss_and_a_step_that_overflows_changes_nothing() -> Non
 def test_dropped_paths_cost_nothing_and_keep_the_mean() -> None:
     torch.manual_seed(0)
     network = ViT(TINY, maskable=False, drop_path=0.5)
-    block, groups, seen = network.blocks[-1], [blocks.Group(64, 10), blocks.Group(32, 5)], []
+    block, groups, seen = network.blocks[-1], [packed_blocks.Group(64, 10), packed_blocks.Group(32, 5)], []
     block.mlp.fc1.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     x = torch.randn(64 * 10 + 32 * 5, 64)
     with torch.no_grad():
-        whole = blocks.run(block.eval(), x, groups, frugal=True)
+        whole = packed_blocks.run(block.eval(), x, groups, recompute_activations=True)
         block.train()
-        dropped = torch.stack([blocks.run(block, x, groups, frugal=True) for _ in range(400)])
+        dropped = torch.stack([packed_blocks.run(block, x, groups, recompute_activations=True) for _ in range(400)])
     assert seen[0] == len(x) and 0.45 < np.mean(seen[1:]) / len(x) < 0.55 and min(seen[1:]) < 0.45 * len(x)
     # Attention is dropped as well, and the MLP sees what it left: the means agree to first order only.
     assert ((dropped.mean(0) - whole).norm() / (whole - x).norm()) < 0.2
     block.drop_path1.drop_prob = block.drop_path2.drop_prob = 0.9999
-    blocks.run(block, x.requires_grad_(), groups, frugal=True).sum().backward()
+    packed_blocks.run(block, x.requires_grad_(), groups, recompute_activations=True).sum().backward()
     assert all(p.grad is not None for p in block.parameters())  # also where every path was dropped
 
 
@@ -462,13 +468,13 @@ def test_packed_groups_are_what_timms_blocks_give_apart(fused: bool) -> None:
     network.masked_embed.data.normal_()
     crops, local, mask = torch.randn(4, 3, 24, 24), torch.randn(6, 3, 16, 16), torch.rand(4, 3, 3) < 0.4
     results = []
-    for frugal in (True, False, None):
+    for recompute_activations in (True, False, None):
         network.zero_grad()
-        if frugal is None:
+        if recompute_activations is None:
             tokens = [network.norm(network.blocks(network.embed(*group))) for group in ((crops, mask), (local, None))]
         else:
-            network.frugal = frugal
-            tokens = network.several([(crops, mask), (local, None)])
+            network.recompute_activations = recompute_activations
+            tokens = network.forward_multi([(crops, mask), (local, None)])
         (tokens[0].square().sum() + tokens[1].pow(3).sum()).backward()
         results.append((tokens, [p.grad.clone() for p in network.parameters()]))
     for tokens, gradients in results[:2]:

@@ -14,24 +14,31 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from checkpoints import store
-from checkpoints.command import DONE, WRONG_COMMAND, UserError, run_command
-from pretrain import comparisons, dense, health, ibot, masking, optim, prepare, sample, train
+from checkpoints.architecture import MEAN, STD, Architecture
+from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain import config as options
-from pretrain.codes import Colour
+from pretrain import train
+from pretrain.batches import masking
+from pretrain.batches.dataset import Batch, Placed
 from pretrain.config import Config
-from pretrain.ibot import Answer, Centres, Student, Teacher
-from pretrain.networks import build
-from pretrain.objective import IBOT, Objective
-from pretrain.precision import Precision
-from pretrain.schedule import Now, Ramp
-from pretrain.shape import MEAN, STD, Shape
-from pretrain.steps import Batch, Placed
-from pretrain.train import Weights, train_step
+from pretrain.engine import guard as health
+from pretrain.engine import optim
+from pretrain.engine.precision import Precision
+from pretrain.method import dense, ibot
+from pretrain.method.ibot import Centres, Student, Teacher, TeacherOutput
+from pretrain.method.objective import IBOT, Objective
+from pretrain.method.schedule import Ramp, ScheduleValues
+from pretrain.sample import scene
+from pretrain.setup import data as prepare
+from pretrain.setup import objective as comparisons
+from pretrain.setup.networks import build
+from pretrain.tokenizers.base import Colour
+from pretrain.train import LossWeights, train_step
 
-SHAPE = Shape("vit_tiny", 8, 32, 3, 64, 2, 1, init="fan_in")
+SHAPE = Architecture("vit_tiny", 8, 32, 3, 64, 2, 1, init="fan_in")
 CPU = torch.device("cpu")
 FLOAT32 = Precision("fp32", CPU)
-NOW = Now(0, 1e-3, 0.1, 0.9, 0.04, 0.07, False, True)
+NOW = ScheduleValues(0, 1e-3, 0.1, 0.9, 0.04, 0.07, False, True)
 SMALL: dict[str, Any] = {
     "arch": "vit_tiny", "width": 64, "depth": 2, "patch_size": 8, "init": "fan_in", "global_crops_size": 32,
     "local_crops_size": 16, "local_crops_number": 2, "out_dim": 12, "patch_out_dim": 12, "head_hidden_dim": 16,
@@ -71,7 +78,7 @@ def two_steps(values: dict[str, Any]) -> dict[str, float]:
             return super().accepts(losses, norms)
 
     before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
-    weights = Weights(config.lambda_cls, config.lambda_patch)
+    weights = LossWeights(config.lambda_cls, config.lambda_patch)
     for seed in (0, 1):
         now = NOW._replace(masking=config.use_masked_im_modeling)
         outcome = train_step(student, teacher, optimizer, [batch(seed)], now, weights, Looks(), FLOAT32, objective)
@@ -149,13 +156,15 @@ def test_two_steps_train_what_they_should_and_nothing_else(name: str, full: Path
     assert not must_not & learning(lengths)
 
 
-def both(values: dict[str, Any], given: Batch) -> tuple[Objective, Student, Teacher, ibot.Losses, ibot.Targets, ibot.Logits]:
+def both(
+    values: dict[str, Any], given: Batch
+) -> tuple[Objective, Student, Teacher, ibot.Losses, ibot.Targets, ibot.StudentOutput]:
     config, objective, student, teacher = made(values)
     with torch.no_grad():
         for centre in (teacher.centres.cls, teacher.centres.patch):
             centre.normal_(std=0.3)
         masks = objective.masks(given)
-        answer, logits = objective.ask(teacher, given, masks), objective.look(student, given, masks)
+        answer, logits = objective.teacher_forward(teacher, given, masks), objective.student_forward(student, given, masks)
         targets = objective.targets(answer, given, masks, teacher.centres, NOW)
         losses = objective.losses(logits, targets, given, masks, config.lambda_cls, config.lambda_patch)
     return objective, student, teacher, losses, targets, logits
@@ -186,12 +195,12 @@ def test_dinos_loss_is_the_cls_part_of_the_original(parity) -> None:  # type: ig
         call = fixture.part(f"step{step}.")
         empty = masking.as_masks(torch.zeros_like(call["mask"]))
         none, mean = torch.empty(0, prototypes), call["teacher_patch"].mean(dim=(0, 1))
-        answer = Answer(call["teacher_cls"].unflatten(0, (-1, images)), none, mean)
+        answer = TeacherOutput(call["teacher_cls"].unflatten(0, (-1, images)), none, mean)
         said = torch.cat([call["student_cls"], call["student_local_cls"]]).unflatten(0, (-1, images))
         now, given = NOW._replace(cls_temperature=ramp.at(step)), batch()._replace(masks=empty)
         targets = objective.targets(answer, given, empty, centres, now)
-        losses = objective.losses(ibot.Logits(said, none), targets, given, empty, 1.0, 1.0)
-        centres.move(targets)
+        losses = objective.losses(ibot.StudentOutput(said, none), targets, given, empty, 1.0, 1.0)
+        centres.update_(targets)
         assert_close(losses.cls, call["loss_cls"] / about["lambda_cls"], rtol=1e-5, atol=1e-6)
         assert losses.patch == 0 and losses.total == losses.cls
 
@@ -340,7 +349,7 @@ def test_a_step_of_a_comparison_asks_the_device_for_nothing(values: dict[str, An
             weights = {name: mode.from_tensor(value) for name, value in network.state_dict().items()}
             network.load_state_dict(weights, assign=True)
         optimizer, guard = optim.build_optimizer("adamw", student), health.Guard(late=True)
-        train_step(student, teacher, optimizer, [pretended(real)], NOW, Weights(), guard, FLOAT32, objective)
+        train_step(student, teacher, optimizer, [pretended(real)], NOW, LossWeights(), guard, FLOAT32, objective)
 
 
 def test_the_default_is_ibot_itself() -> None:
@@ -348,7 +357,7 @@ def test_the_default_is_ibot_itself() -> None:
     objective, student, teacher, losses, _, _ = both({}, given)
     assert type(objective) is Objective and isinstance(IBOT, Objective)
     answer = teacher(given.crops, given.masks)
-    targets = ibot.sharpen(answer, teacher.centres, NOW.cls_temperature, NOW.patch_temperature)
+    targets = ibot.center_and_sharpen(answer, teacher.centres, NOW.cls_temperature, NOW.patch_temperature)
     with torch.no_grad():
         plain = ibot.losses(student(given.crops, given.masks, given.local_crops), targets, given.masks, 1.0, 1.0)
     assert torch.equal(losses.total, plain.total)
@@ -357,8 +366,8 @@ def test_the_default_is_ibot_itself() -> None:
 def test_the_patch_centre_has_its_own_momentum() -> None:
     _, _, _, teacher = made({"patch_centre_momentum": 0.99})
     given = batch()
-    targets = ibot.sharpen(teacher(given.crops, given.masks), teacher.centres, 0.04, 0.07)
-    teacher.centres.move(targets)
+    targets = ibot.center_and_sharpen(teacher(given.crops, given.masks), teacher.centres, 0.04, 0.07)
+    teacher.centres.update_(targets)
     assert_close(teacher.centres.patch[0, 0], 0.01 * targets.patch_mean)
     assert_close(teacher.centres.cls[0], 0.1 * targets.cls_mean)
 
@@ -441,4 +450,4 @@ def test_local_masks_and_places_belong_to_the_step() -> None:
     assert torch.equal(first.local_masks.grid, again.local_masks.grid) and first.local_masks.grid.shape == (2, 4, 2, 2)
     assert not torch.equal(first.local_masks.grid, other.local_masks.grid)
     assert first.placed is not None and first.placed.box.shape == (2, 4, 4) and first.placed.flip.dtype == torch.bool
-    assert (first.placed.box[..., :2] + first.placed.box[..., 2:] <= 32).all() and np.isfinite(sample.SIZE)
+    assert (first.placed.box[..., :2] + first.placed.box[..., 2:] <= 32).all() and np.isfinite(scene.SIZE)

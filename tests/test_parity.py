@@ -16,24 +16,29 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from checkpoints import layouts, published
-from pretrain import health, ibot, masking, neighbours, optim
-from pretrain.backbone import backbone_of, load_backbone, load_strictly
-from pretrain.head import Head
-from pretrain.ibot import Answer, Centres, Logits, Network, Student, Teacher
-from pretrain.precision import Precision
-from pretrain.schedule import Ramp, Schedule
-from pretrain.shape import Shape
-from pretrain.steps import Batch
-from pretrain.swin import Swin
-from pretrain.train import Weights, train_step
-from pretrain.vit import ViT
+from checkpoints.architecture import Architecture
+from checkpoints.resolve import load_strictly
+from pretrain.batches import masking
+from pretrain.batches.dataset import Batch
+from pretrain.engine import guard as health
+from pretrain.engine import optim
+from pretrain.engine.precision import Precision
+from pretrain.evaluate import knn as neighbours
+from pretrain.method import ibot
+from pretrain.method.heads import Head
+from pretrain.method.ibot import Centres, Network, Student, StudentOutput, Teacher, TeacherOutput
+from pretrain.method.schedule import Ramp, Schedule
+from pretrain.models.backbone import backbone_of, load_backbone
+from pretrain.models.swin import Swin
+from pretrain.models.vit import ViT
+from pretrain.train import LossWeights, train_step
 
 Read = Callable[[str], Fixture]
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
 
 
-def shape_from(about: dict) -> Shape:
-    return Shape("vit", about["patch"], about["img"], 3, about["dim"], about["depth"], about["heads"])
+def shape_from(about: dict) -> Architecture:
+    return Architecture("vit", about["patch"], about["img"], 3, about["dim"], about["depth"], about["heads"])
 
 
 def vit_of(fixture: Fixture, *, fused: bool = True) -> ViT:
@@ -75,7 +80,7 @@ def test_parity_vit_last_blocks_and_attention(parity: Read) -> None:
     expected = [given[name] for name in sorted(given) if name.startswith("intermediate.")]
     for ours, theirs in zip(vit.last_blocks(given["x"], len(expected)), expected, strict=True):
         assert_close(ours, theirs, **CLOSE)
-    assert_close(vit.last_attention(given["x"]), given["last_attention"], **CLOSE)
+    assert_close(vit.get_last_selfattention(given["x"]), given["get_last_selfattention"], **CLOSE)
 
 
 @torch.no_grad()
@@ -118,14 +123,16 @@ def test_parity_losses_and_centres_over_three_calls(parity: Read) -> None:
         call = fixture.part(f"step{step}.")
         masks = masking.as_masks(call["mask"])
         patch_logits = call["teacher_patch"].flatten(0, 1)
-        answer = Answer(call["teacher_cls"].unflatten(0, (views, images)), patch_logits[masks.places], patch_logits.mean(dim=0))
-        logits = Logits(
-            torch.cat([call["student_cls"], call["student_local_cls"]]).unflatten(0, (-1, images)),
-            call["student_patch"].flatten(0, 1)[masks.places],
+        answer = TeacherOutput(
+            call["teacher_cls"].unflatten(0, (views, images)), patch_logits[masks.indices], patch_logits.mean(dim=0)
         )
-        targets = ibot.sharpen(answer, centres, cls_ramp.at(step), patch_ramp.at(step))
+        logits = StudentOutput(
+            torch.cat([call["student_cls"], call["student_local_cls"]]).unflatten(0, (-1, images)),
+            call["student_patch"].flatten(0, 1)[masks.indices],
+        )
+        targets = ibot.center_and_sharpen(answer, centres, cls_ramp.at(step), patch_ramp.at(step))
         losses = ibot.losses(logits, targets, masks, about["lambda_cls"], about["lambda_patch"])
-        centres.move(targets)
+        centres.update_(targets)
         assert_close(losses.cls, call["loss_cls"], **CLOSE)
         assert_close(losses.patch, call["loss_patch"], **CLOSE)
         assert_close(losses.total, call["loss"], **CLOSE)
@@ -216,7 +223,7 @@ def test_parity_whole_training_steps(parity: Read, fused: bool) -> None:
     for step in range(schedule.total_steps):
         given = fixture.part(f"step{step}.")
         batch = Batch(given["global"], masking.as_masks(given["mask"]), given["local"])
-        weights = Weights(clip_grad=about["clip_grad"])
+        weights = LossWeights(clip_grad=about["clip_grad"])
         outcome = train_step(student, teacher, optimizer, [batch], schedule.at(step), weights, guard, precision)
         for ours, name in (
             (outcome.losses.total, "loss"),

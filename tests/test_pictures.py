@@ -10,12 +10,16 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from checkpoints.command import DONE, WRONG_COMMAND, run_command
-from pretrain import augment, sample, sample_clips
-from pretrain.sources import Held
-from probes import draw_correspondence, draw_patterns, draw_pca, draw_tsne, gallery, seeing, segment, visualize
-from probes.attention import most_of_the_mass
-from probes.draw_correspondence import View
+from checkpoints.cli import DONE, WRONG_COMMAND, run_command
+from pretrain.batches import augment
+from pretrain.images.source import InMemory
+from pretrain.sample import __main__ as sample
+from pretrain.sample import clips
+from probes import segment
+from probes.features.attention import most_of_the_mass
+from probes.visualize import __main__ as visualize
+from probes.visualize import correspondence, gallery, inputs, pca, prototypes, tsne
+from probes.visualize.correspondence import View
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +47,11 @@ def test_mutual_matches_are_each_others_nearest() -> None:
     """Tokens that were only put in another order find themselves; one that is two others' nearest keeps the likest."""
     tokens = torch.randn(9, 16, generator=torch.Generator().manual_seed(0))
     order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
-    matches = draw_correspondence.mutual(tokens, tokens[order] * 3)
+    matches = correspondence.mutual(tokens, tokens[order] * 3)
     assert sorted(matches.first.tolist()) == list(range(9)) and torch.equal(order[matches.second], matches.first)
     assert_close(matches.similarity, torch.ones(9))
     first, second = torch.tensor([[1.0, 0.0], [1.0, 0.3]]), torch.tensor([[1.0, 0.29], [-1.0, 0.0]])
-    matches = draw_correspondence.mutual(first, second)
+    matches = correspondence.mutual(first, second)
     assert matches.first.tolist() == [1] and matches.second.tolist() == [0]
 
 
@@ -66,7 +70,7 @@ def test_views_know_where_their_patches_come_from(monkeypatch: pytest.MonkeyPatc
     image = (np.stack([x, y, x * 0], axis=2) * 255).round().astype(np.uint8)
     backbone, generator = tiny.backbone(), np.random.default_rng(0)
     for _ in range(4):
-        for view in draw_correspondence._views(Held("ramp", [image]), 0, backbone, 64, generator):
+        for view in correspondence._views(InMemory("ramp", [image]), 0, backbone, 64, generator):
             middles = view.image.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3)).reshape(64, 3)[:, :2] / 255
             assert_close(middles, view.places / [200, 160], atol=0.01, rtol=0)
     assert set(flips) == {True, False}
@@ -76,16 +80,16 @@ def test_a_match_is_right_within_a_patch_of_the_true_place_and_only_checked_wher
     places = np.stack(np.meshgrid(np.arange(4) * 10.0 + 5, np.arange(4) * 10.0 + 5), axis=2).reshape(-1, 2)
     first = View("a", torch.zeros(1, 3, 8, 8), np.zeros((8, 8, 3), dtype=np.uint8), places)
     second = first._replace(places=places + 10)  # what is at x = 5 in the first lies outside the second
-    matches = draw_correspondence.Matches(torch.tensor([5, 5, 0]), torch.tensor([1, 10, 0]), torch.ones(3))
+    matches = correspondence.Matches(torch.tensor([5, 5, 0]), torch.tensor([1, 10, 0]), torch.ones(3))
     # patch 5 lies at (15, 15): the second's patch 1 is at (25, 15), one away; its patch 10 at (35, 35), two away
-    assert draw_correspondence.right(matches, first, second, 10.0).tolist() == [True, False]
+    assert correspondence.right(matches, first, second, 10.0).tolist() == [True, False]
 
 
 def test_components_find_the_directions_of_most_variance_in_order() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(500, 3, generator=generator) * torch.tensor([9.0, 3.0, 1.0])
     axes = torch.linalg.qr(torch.randn(12, 12, generator=generator)).Q[:3]
-    found = draw_pca.components(scores @ axes + 7)
+    found = pca.components(scores @ axes + 7)
     assert_close(found.explained, scores.var(dim=0) / scores.var(dim=0).sum(), atol=0.02, rtol=0)
     for number in range(3):
         both = torch.stack([found.levels[:, number], scores[:, number]])
@@ -94,20 +98,20 @@ def test_components_find_the_directions_of_most_variance_in_order() -> None:
 
 
 def test_a_prototypes_row_has_its_strongest_token_of_each_image() -> None:
-    assigned = draw_patterns.Assigned(
+    assigned = prototypes.Assigned(
         np.array([[7, 7, 2], [2, 7, 7], [2, 2, 2]]), np.array([[0.1, 0.4, 0.9], [0.8, 0.7, 0.2], [0.1, 0.3, 0.2]])
     )
-    assert draw_patterns.rows(assigned, 2, 5) == [
-        draw_patterns.Row(2, 5, [(0, 2), (1, 0), (2, 1)]),
-        draw_patterns.Row(7, 4, [(1, 1), (0, 1)]),
+    assert prototypes.rows(assigned, 2, 5) == [
+        prototypes.Row(2, 5, [(0, 2), (1, 0), (2, 1)]),
+        prototypes.Row(7, 4, [(1, 1), (0, 1)]),
     ]
-    assert draw_patterns.rows(assigned, 1, 1) == [draw_patterns.Row(2, 5, [(0, 2)])]
+    assert prototypes.rows(assigned, 1, 1) == [prototypes.Row(2, 5, [(0, 2)])]
 
 
 def test_a_patch_is_shown_framed_in_the_middle_of_its_surroundings() -> None:
     image = np.zeros((32, 32, 3), dtype=np.uint8)
     image[8:16, 24:32] = 255  # row 1, column 3 of patches of 8
-    window = draw_patterns.around(image, 7, 8)
+    window = prototypes.around(image, 7, 8)
     assert window.shape == (40, 40, 3) and (window[16:24, 16:24] == 255).all()
     assert (window[15, 15:25] == gallery.COLOURS[1]).all() and (window[:8] == 200).all()
 
@@ -150,7 +154,7 @@ def test_every_kind_of_picture_is_drawn_and_says_checkpoint_and_image(
 
 def test_one_image_file_and_the_frames_of_a_video_are_taken(data: Path, tmp_path: Path) -> None:
     checkpoint = tiny.write(tmp_path / "backbone.safetensors")
-    sample_clips.write_davis(tmp_path / "davis", count=1, size=32)
+    clips.write_davis(tmp_path / "davis", count=1, size=32)
     one = next(data.rglob("*.png"))
     common = ["attention", "--ckpt", str(checkpoint)]
     assert run_command(visualize.main, [*common, "--data", str(one), "--out", str(tmp_path / "one")]) == DONE
@@ -204,12 +208,12 @@ def test_swin_has_no_attention_to_show_but_components_and_matches(
 
 def test_the_plane_is_the_same_for_the_same_seed() -> None:
     features = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
-    one, again, other = (draw_tsne.plane(features, 4.0, seed) for seed in (0, 0, 1))
+    one, again, other = (tsne.plane(features, 4.0, seed) for seed in (0, 0, 1))
     assert np.array_equal(one, again) and one.shape == (20, 2) and np.isfinite(other).all()
 
 
 def test_an_image_keeps_its_shape_and_loses_only_what_makes_no_patch() -> None:
-    seen = seeing.see(Held("one", [np.zeros((40, 100, 3), dtype=np.uint8)]), 0, tiny.backbone(), 32)
+    seen = inputs.see(InMemory("one", [np.zeros((40, 100, 3), dtype=np.uint8)]), 0, tiny.backbone(), 32)
     assert seen.grid == (4, 10) and seen.image.shape == (32, 80, 3) and seen.crop.shape == (1, 3, 32, 80)
 
 

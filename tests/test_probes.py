@@ -16,38 +16,32 @@ from test_commands import SMALL, command
 from torch.testing import assert_close
 
 from checkpoints import store
-from checkpoints.command import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, run_command
-from pretrain import augment, finite, health, neighbours, sample, train
-from pretrain.backbone import load_backbone, make
-from pretrain.images import open_images
-from pretrain.shape import SWIN_SIZES, Shape, swin_shape, timm_shape
-from pretrain.sources import Held
-from probes import (
-    attention,
-    cells,
-    cluster,
-    common,
-    descriptors,
-    features,
-    finetune,
-    knn,
-    linear,
-    linear_head,
-    linear_run,
-    logistic,
-    parts,
-    propagate,
-    protocols,
-    results,
-    search,
-    seeing,
-    segment,
-    semi,
-    subsets,
-    tables,
-)
-from probes.common import Common, View
-from probes.heads import Heads
+from checkpoints.architecture import SWIN_SIZES, Architecture, swin_shape, timm_shape
+from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, run_command
+from pretrain import train
+from pretrain.evaluate import finite, online_knn, views
+from pretrain.evaluate import knn as neighbours
+from pretrain.images.open import open_images
+from pretrain.images.source import InMemory
+from pretrain.models.backbone import load_backbone, make
+from pretrain.sample import __main__ as sample
+from probes import cluster, knn, logistic, parts, segment, semi, tables
+from probes.features import attention, search
+from probes.features import cache as features
+from probes.finetune import __main__ as finetune
+from probes.finetune import subsets
+from probes.linear import __main__ as linear
+from probes.linear import head as linear_head
+from probes.linear import protocol as linear_protocol
+from probes.linear import train as linear_run
+from probes.linear.sweep import LinearSweep
+from probes.paper import cells, protocols
+from probes.retrieval import descriptors
+from probes.shared import record as results
+from probes.shared import subject as common
+from probes.shared.subject import Common, View
+from probes.video import propagate
+from probes.visualize import inputs
 
 CPU = torch.device("cpu")
 VIEW = View(32, 32)
@@ -71,12 +65,12 @@ def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny() -> torch.nn.Module:
     torch.manual_seed(0)
-    shape = Shape("vit_tiny", patch_size=8, image_size=32, channels=3, embed_dim=64, depth=5, num_heads=1)
+    shape = Architecture("vit_tiny", patch_size=8, image_size=32, channels=3, embed_dim=64, depth=5, num_heads=1)
     return make(shape, maskable=False).eval().requires_grad_(False)
 
 
-def pictures(count: int = 6) -> Held:
-    return Held("pictures", np.random.default_rng(0).integers(0, 256, (count, 40, 36, 3), dtype=np.uint8))
+def pictures(count: int = 6) -> InMemory:
+    return InMemory("pictures", np.random.default_rng(0).integers(0, 256, (count, 40, 36, 3), dtype=np.uint8))
 
 
 def forwards(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[int]:
@@ -98,7 +92,7 @@ def test_features_are_those_of_the_backbone(tmp_path: Path) -> None:
     backbone, images = tiny(), pictures()
     options = Common(batch_size=4, cache=tmp_path)
     found = features.extract(backbone, images, VIEW, options, ("blocks", "mean", "patches"))
-    crops = torch.stack([augment.evaluation_view(images[n], *VIEW, backbone.shape.mean, backbone.shape.std) for n in range(6)])
+    crops = torch.stack([views.evaluation_view(images[n], *VIEW, backbone.shape.mean, backbone.shape.std) for n in range(6)])
     outputs = backbone.last_blocks(crops, 4)
     assert_close(found.rows("cls4", slice(None)), torch.cat([tokens[:, 0] for tokens in outputs], dim=1))
     assert_close(torch.tensor(found.cls), backbone(crops)[:, 0])
@@ -123,7 +117,7 @@ def test_features_are_computed_once_and_again_for_other_weights_views_and_images
     features.extract(backbone, images, View(40, 32), options)
     features.extract(backbone, images, VIEW, Common(cache=tmp_path, precision="bfloat16"))
     assert len(seen) == 4
-    changed = Held("pictures", np.stack([images[n] for n in range(6)]) ^ np.uint8(1))
+    changed = InMemory("pictures", np.stack([images[n] for n in range(6)]) ^ np.uint8(1))
     assert not np.array_equal(features.extract(backbone, changed, VIEW, options).cls, first.cls) and len(seen) == 5
 
 
@@ -186,7 +180,7 @@ def test_nobody_is_his_own_neighbour() -> None:
 def test_all_heads_together_are_each_of_them_alone() -> None:
     torch.manual_seed(0)
     lrs, classes, width = (0.01, 0.3, 2.0), 5, 7
-    heads = Heads(lrs, classes, width, seed=3, device=CPU)
+    heads = LinearSweep(lrs, classes, width, seed=3, device=CPU)
     alone = [torch.nn.Linear(width, classes) for _ in lrs]
     for head, weight, bias in zip(alone, heads.weight, heads.bias, strict=True):
         head.load_state_dict({"weight": weight, "bias": bias})
@@ -212,19 +206,19 @@ def test_all_heads_together_are_each_of_them_alone() -> None:
 def test_a_head_that_is_not_finite_has_nothing_right_and_is_never_chosen() -> None:
     """On 46c01a2 NaN logits counted every image as right."""
     torch.manual_seed(0)
-    heads, x, labels = Heads((0.1, 1.0, 2.0), 4, 6, seed=0, device=CPU), torch.randn(9, 6), torch.arange(9) % 4
+    heads, x, labels = LinearSweep((0.1, 1.0, 2.0), 4, 6, seed=0, device=CPU), torch.randn(9, 6), torch.arange(9) % 4
     before = heads.right(x, labels)
     heads.weight[1, 2, 3], heads.bias[2, 0] = torch.nan, torch.inf
     after = heads.right(x, labels)
     assert torch.equal(after[:, 0], before[:, 0]) and not after[:, 1:].any() and heads.lost.tolist() == [False, True, True]
     heads.weight[1], heads.bias[2] = 0.0, 0.0
     assert not heads.right(x, labels)[:, 1:].any()
-    again = Heads((0.1, 1.0, 2.0), 4, 6, seed=1, device=CPU)
+    again = LinearSweep((0.1, 1.0, 2.0), 4, 6, seed=1, device=CPU)
     again.load(heads.state(), Path("state.pt"))
     assert torch.equal(again.right(x, labels), after)
     choosing = np.array([[[50.0, 90.0, 0.0], [0.0] * 3], [[60.0, 0.0, 0.0], [0.0] * 3]])
     trained = linear_run.Trained(choosing, choosing, torch.zeros(1, 1), torch.zeros(1), excluded=(1, 2))
-    assert linear.chosen(trained, (0.1, 1.0, 2.0))[:2] == (0.1, 2)
+    assert linear_protocol.chosen(trained, (0.1, 1.0, 2.0))[:2] == (0.1, 2)
 
 
 @pytest.mark.parametrize("mode", ["cached", "paper"])
@@ -248,7 +242,7 @@ def test_the_head_that_is_kept_is_the_best_that_is_not_excluded(
     run: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though an excluded one was better before: one that is lost in its third epoch."""
-    real, passes = Heads.right, []
+    real, passes = LinearSweep.right, []
 
     def losing(self, features, labels):  # type: ignore[no-untyped-def]
         passes.append(1)
@@ -258,7 +252,7 @@ def test_the_head_that_is_kept_is_the_best_that_is_not_excluded(
         found[:, 2] += 100 * (len(passes) < 3)
         return found
 
-    monkeypatch.setattr(Heads, "right", losing)
+    monkeypatch.setattr(LinearSweep, "right", losing)
     assert run_command(linear.main, linear_flags(run, folders, tmp_path / "a.json", "--mode", "cached")) == DONE
     record = json.loads((tmp_path / "a.json").read_text())
     assert record["protocol"]["excluded_lr"] == [1.0] and record["metrics"]["best_lr"] in (0.01, 0.1)
@@ -274,11 +268,11 @@ def test_an_epoch_has_its_last_step_however_few_images_it_has(
     count: int, batch: int, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each process's images are those of torch's DistributedSampler on the same order. 46c01a2 left out what filled no step."""
-    options = linear.Options(batch_size=batch, seed=3)
+    options = linear_protocol.Options(batch_size=batch, seed=3)
     order = np.random.default_rng([3, 1, 5]).permutation(count).tolist()
-    monkeypatch.setattr("pretrain.distributed.world_size", lambda: processes)
+    monkeypatch.setattr("pretrain.engine.distributed.world_size", lambda: processes)
     for rank in range(processes):
-        monkeypatch.setattr("pretrain.distributed.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("pretrain.engine.distributed.rank", lambda rank=rank: rank)
         steps = [step.tolist() for step in linear_run._steps(count, options, 5)]
         sampler = torch.utils.data.DistributedSampler(order, processes, rank, shuffle=False)
         loader = torch.utils.data.DataLoader(order, batch // processes, sampler=sampler)
@@ -304,10 +298,10 @@ def test_features_that_are_not_finite_are_refused_wherever_they_come_about(tmp_p
         "pictures 0": lambda: features.extract(backbone, images, VIEW, Common(cache=tmp_path)),
         "pictures 0 ": lambda: features.extract(backbone, images, VIEW, Common(cache=tmp_path), ("raw_mean",)),
         " pictures 0": lambda: features.extract(backbone, images, VIEW, Common(cache=tmp_path), ("parts2",)),
-        "pictures 0  ": lambda: health.OnlineKnn(images, images, 32).measure(backbone),
+        "pictures 0  ": lambda: online_knn.OnlineKnn(images, images, 32).measure(backbone),
         "  pictures 0": lambda: descriptors.describe(backbone, images, how),
         "frame 3": lambda: propagate.tokens(backbone, crops[:1], "frame 3"),
-        "a picture": lambda: seeing.tokens(backbone, crops[:1]),
+        "a picture": lambda: inputs.tokens(backbone, crops[:1]),
         "image 1": lambda: next(segment.batches(part, [1], backbone, 32, 1)),
         "image 1 of a batch": lambda: linear_head.Classifier(backbone, head).logits(crops),
         " image 1 of a batch": lambda: linear_head.linear_head(backbone, images, view, 4, 0),
@@ -431,13 +425,15 @@ def test_val_split_never_looks_at_the_test_images(run: Path, folders: Path, tmp_
     trained = linear_run.Trained(
         np.array([[[1.0, 5.0], [9.0, 9.0]], [[4.0, 2.0], [9.0, 9.0]]]), np.zeros((2, 2, 2)), torch.zeros(1, 1), torch.zeros(1)
     )
-    assert linear.chosen(trained, (0.1, 0.2))[:2] == (0.2, 1) and linear.chosen(trained, (0.1, 0.2), last=True)[:2] == (0.1, 2)
+    assert linear_protocol.chosen(trained, (0.1, 0.2))[:2] == (0.2, 1) and linear_protocol.chosen(trained, (0.1, 0.2), last=True)[
+        :2
+    ] == (0.1, 2)
 
 
 def test_the_held_out_tenth_is_even_over_the_classes() -> None:
     images = pictures(40)
     images.labels = np.arange(40) % 4
-    kept, apart = linear.split(images, linear.Options())
+    kept, apart = linear_protocol.split(images, linear_protocol.Options())
     assert len(kept) == 36 and sorted(apart.labels.tolist()) == [0, 1, 2, 3]  # type: ignore[union-attr]
 
 
@@ -484,7 +480,7 @@ def test_a_backbone_without_a_head_is_refused_not_scored(run: Path, folders: Pat
 def test_parts_are_the_patches_that_cls_looks_at_most() -> None:
     backbone, crops = tiny(), torch.randn(3, 3, 32, 32)
     found = features.represent(backbone, crops, ("parts2", "parts16"))
-    attention = backbone.last_attention(crops).mean(dim=1)
+    attention = backbone.get_last_selfattention(crops).mean(dim=1)
     x = backbone.embed(crops)
     for block in backbone.blocks:
         x = block(x)
@@ -498,7 +494,7 @@ def test_parts_are_the_patches_that_cls_looks_at_most() -> None:
 def test_patches_are_their_raw_mean_and_normed_by_name(size: dict[str, int]) -> None:
     """A mean over the patches of what the last of twelve blocks gives. On 46c01a2 `--features patches` was of normed tokens."""
     torch.manual_seed(0)
-    backbone = make(Shape("vit", patch_size=16, image_size=64, channels=3, depth=12, **size), maskable=False).eval()
+    backbone = make(Architecture("vit", patch_size=16, image_size=64, channels=3, depth=12, **size), maskable=False).eval()
     with torch.no_grad():
         for weight in backbone.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
@@ -732,7 +728,7 @@ def test_the_mean_of_patch_tokens_is_measured_on_request(
     parts = [open_images(str(folders), name) for name in ("train", "val")]
     spread, means = (backbone.shape.mean, backbone.shape.std), []
     for images in parts:
-        crops = torch.stack([augment.evaluation_view(images[n], *VIEW, *spread) for n in range(80)])
+        crops = torch.stack([views.evaluation_view(images[n], *VIEW, *spread) for n in range(80)])
         x = backbone.embed(crops)
         for block in backbone.blocks:
             x = block(x)

@@ -17,12 +17,15 @@ from PIL import Image
 from small_world import SMALL
 
 from checkpoints import hold, once, start, store
-from checkpoints.command import DONE, FAILED, UserError, WorkError, parse, run_command
+from checkpoints.cli import DONE, FAILED, UserError, WorkError, parse, run_command
 from pretrain import config as options
-from pretrain import feeding, shards, train
-from pretrain.backbone import load_backbone
-from pretrain.steps import Steps
-from probes import knn, linear
+from pretrain import train
+from pretrain.batches import feeding
+from pretrain.batches.dataset import StepDataset
+from pretrain.images import tar_shards
+from pretrain.models.backbone import load_backbone
+from probes import knn
+from probes.linear import protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -106,7 +109,7 @@ TINY = """
 import sys
 sys.path.insert(0, {root!r}); sys.path.insert(0, {tests!r})
 import test_promises_feed as t
-from pretrain import feeding
+from pretrain.batches import feeding
 if {blind}: feeding.free = lambda: 1 << 40
 try:
     print(t.eat(t.Deadly("", {size})))
@@ -139,14 +142,14 @@ def test_shards_beyond_the_limit_of_open_files_are_read(tmp_path: Path) -> None:
             member = tarfile.TarInfo(f"{number}.png")
             member.size = content.tell()
             archive.addfile(member, io.BytesIO(content.getvalue()))
-    images = shards.open_shards(str(tmp_path / "{000..119}.tar"))
+    images = tar_shards.open_shards(str(tmp_path / "{000..119}.tar"))
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     here = len(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (here + shards.OPEN_FILES + 20, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (here + tar_shards.OPEN_FILES + 20, before[1]))
     try:
         for _ in range(2):
             assert [int(images[number][0, 0, 0]) for number in range(120)] == list(range(120))
-        assert len(os.listdir("/proc/self/fd")) <= here + shards.OPEN_FILES + 1
+        assert len(os.listdir("/proc/self/fd")) <= here + tar_shards.OPEN_FILES + 1
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
@@ -191,7 +194,7 @@ VALUES |= {"dist_url": "env://", "use_cuda": "true", "checkpoint_key": "teacher"
 
 
 def test_every_flag_of_the_originals_evaluation_is_taken_or_answered() -> None:
-    for command in (knn.Options, linear.Options):
+    for command in (knn.Options, protocol.Options):
         for flag in EVALUATION:
             try:
                 parse(command, [f"--{flag}", VALUES.get(flag, "1")])
@@ -270,15 +273,15 @@ def test_waiting_is_quiet_unless_the_user_has_set_it(monkeypatch: pytest.MonkeyP
 def test_a_run_whose_worker_dies_is_saved_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    made = Steps.__getitem__
+    made = StepDataset.__getitem__
 
-    def deadly(self: Steps, step: int) -> object:
+    def deadly(self: StepDataset, step: int) -> object:
         if step == 3:
             time.sleep(3)  # what was made before has been used
             os.kill(os.getpid(), signal.SIGKILL)
         return made(self, step)
 
-    monkeypatch.setattr(Steps, "__getitem__", deadly)
+    monkeypatch.setattr(StepDataset, "__getitem__", deadly)
     flags = SMALL.replace("--workers 0", "--workers 1").replace("--steps 2", "--steps 6").split()
     flags += ["--recipe", "ibot_vits16", "--knn-every", "0", "--data", "sample", "--out", str(tmp_path)]
     assert run_command(train.main, flags) == FAILED

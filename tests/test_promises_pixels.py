@@ -13,14 +13,16 @@ import pytest
 import tifffile
 from PIL import Image
 
-from checkpoints.command import UserError, WorkError
-from pretrain import augment, logs, masking, parquet_rows, values
-from pretrain.decode import BadImage, Opened, decode
-from pretrain.images import open_images
-from pretrain.path_lists import Paths
-from pretrain.shape import shape_of, stored_shape
-from pretrain.sources import Held
-from pretrain.steps import Steps
+from checkpoints.architecture import shape_of, stored_architecture
+from checkpoints.cli import UserError, WorkError
+from pretrain.batches import augment, masking
+from pretrain.batches.dataset import StepDataset
+from pretrain.engine import logs
+from pretrain.images import parquet, values
+from pretrain.images.decode import BadImage, LazyImage, decode
+from pretrain.images.open import open_images
+from pretrain.images.path_lists import Paths
+from pretrain.images.source import InMemory
 
 HEIGHT, WIDTH = 40, 56
 
@@ -84,7 +86,7 @@ def test_a_turned_file_has_the_size_and_the_crops_of_the_upright_picture(kind: s
     for orientation in range(1, 9):
         content, channels = turned(kind, orientation)
         whole = upright(picture(), orientation)
-        opened = Opened(content, channels)
+        opened = LazyImage(content, channels)
         assert (opened.height, opened.width) == whole.shape[:2], orientation
         draws = augment.draw(np.random.default_rng(orientation), augment.View(16, (0.5, 1.0), 0.0, 0.0), 20, 1)
         boxes = augment.boxes(draws, np.array([opened.width]), np.array([opened.height])).reshape(-1, 4)
@@ -178,12 +180,12 @@ def test_eight_bit_has_no_range_and_a_checkpoint_keeps_its_own() -> None:
     with pytest.raises(UserError, match="leave it out"):
         values.check(images, (0.0, 9.0))
     shape = shape_of("vit_tiny", 16, 32)
-    assert stored_shape({k: v for k, v in shape._asdict().items() if k != "value_range"}, "a").value_range == ()
+    assert stored_architecture({k: v for k, v in shape._asdict().items() if k != "value_range"}, "a").value_range == ()
     ranged = shape._replace(value_range=(-1024.0, 3071.0))
-    assert stored_shape(ranged._asdict(), "a") == ranged
+    assert stored_architecture(ranged._asdict(), "a") == ranged
     for wrong in ((3.0, 1.0), (1.0,), (1.0, float("nan")), "ab"):
         with pytest.raises(UserError, match="value_range"):
-            stored_shape(shape._replace(value_range=wrong)._asdict(), "a")  # type: ignore[arg-type]
+            stored_architecture(shape._replace(value_range=wrong)._asdict(), "a")  # type: ignore[arg-type]
 
 
 MANY = 200_000
@@ -230,7 +232,7 @@ def test_parquet_is_read_a_group_at_a_time(tmp_path: Path, monkeypatch: pytest.M
     assert (images.content(123_456), images.content(123_457), groups.reads) == (b"00123456", b"00123457", 1)
     images.fingerprint()
     assert groups.reads == 1  # the files' state stands for their bytes
-    monkeypatch.setattr(parquet_rows, "MOST_HELD", groups.size // 20)
+    monkeypatch.setattr(parquet, "MOST_HELD", groups.size // 20)
     order = images.order(np.random.default_rng(0))
     assert sorted(order) == list(range(MANY)) and np.abs(np.diff(order)).mean() > 100
     for index in order[:20_000]:
@@ -256,7 +258,7 @@ def test_a_group_that_cannot_be_read_is_its_images_fault(tmp_path: Path) -> None
 
 
 def test_bad_images_that_lie_together_are_read_once() -> None:
-    class Counted(Held):
+    class Counted(InMemory):
         opened = 0
 
         def content(self, index: int) -> Any:
@@ -267,11 +269,11 @@ def test_bad_images_that_lie_together_are_read_once() -> None:
     images = Counted("held", [b"no image" if 20 <= n < 80 else good for n in range(100)])
     view = augment.View(16, (0.5, 1.0), 0.0, 0.0)
     views = augment.MultiCrop((view, view), view, 0)
-    steps = Steps(images, views, masking.MaskSettings((0.0,), (0.0,), "rand"), (1, 1), 10, 0, most_bad=60)
+    steps = StepDataset(images, views, masking.MaskSettings((0.0,), (0.0,), "rand"), (1, 1), 10, 0, most_bad=60)
     again = [{bad.number for bad in steps[step].bad} for step in range(10)]  # type: ignore[union-attr]
     assert set.union(*again) == set(range(20, 80)) and Counted.opened <= 60 + 100
     with pytest.raises(WorkError, match="more than --max-bad 5"):
-        Steps(images, views, masking.MaskSettings((0.0,), (0.0,), "rand"), (1, 1), 100, 0, most_bad=5)[0]
+        StepDataset(images, views, masking.MaskSettings((0.0,), (0.0,), "rand"), (1, 1), 100, 0, most_bad=5)[0]
 
 
 def test_a_long_log_is_sampled_with_all_that_is_rare(tmp_path: Path) -> None:
@@ -296,8 +298,8 @@ def test_a_long_log_is_sampled_with_all_that_is_rare(tmp_path: Path) -> None:
 
 
 def test_images_of_8_bit_and_floats_in_one_batch_are_the_same_brightness() -> None:
-    images = Held("held", [np.full((20, 20, 3), 128, np.uint8), np.full((20, 20, 3), 128 / 255, np.float32)])
+    images = InMemory("held", [np.full((20, 20, 3), 128, np.uint8), np.full((20, 20, 3), 128 / 255, np.float32)])
     view = augment.View(16, (0.5, 1.0), 0.0, 0.0)
-    steps = Steps(images, augment.MultiCrop((view,), view, 0), masking.MaskSettings((0.0,), (0.0,), "rand"), (1, 1), 2, 0)
+    steps = StepDataset(images, augment.MultiCrop((view,), view, 0), masking.MaskSettings((0.0,), (0.0,), "rand"), (1, 1), 2, 0)
     pixels = steps._decode(steps.chosen(0), steps._draw(np.random.default_rng(0)), device_decodes=False).pixels
     assert all(np.allclose(array, 128 / 255) for array in pixels)

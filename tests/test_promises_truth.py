@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import math
 import pkgutil
+import re
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -15,23 +16,28 @@ import pretrain
 import probes
 import transfer
 from checkpoints import bounds
-from checkpoints.command import WRONG_COMMAND, UserError, parse, run_command
-from pretrain import tokenizers, train
-from probes import knn, robustness, visualize
+from checkpoints.cli import WRONG_COMMAND, UserError, parse, run_command
+from pretrain import train
+from pretrain.tokenizers import __main__ as tokenizers
+from probes import knn
+from probes.robustness import __main__ as robustness
+from probes.visualize import __main__ as visualize
 
 FREE = {"lr": "a rate of several that diverges is left out by name", "share": "its command says so", "value_range": "any two"}
 """Flags that parsing lets have some of what is tried here."""
 
-DRAWN = ("Thing", "Background", "Scene")
+DRAWN = ("SceneObject", "Background", "Scene")
 """What the sample draws, which are no options."""
 
 
 def commands() -> Iterator[type]:
     """The options of every command, by their type."""
     for package in (checkpoints, pretrain, probes, transfer):
-        for found in pkgutil.iter_modules(package.__path__):
-            module = importlib.import_module(f"{package.__name__}.{found.name}")
-            if not hasattr(module, "parse") and not found.name.startswith(("draw_", "finetune_options", "suites")):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(found.name)
+            if not hasattr(module, "parse") and not re.search(
+                r"visualize\.|finetune\.options|robustness\.suites|linear\.protocol", found.name
+            ):
                 continue
             for value in vars(module).values():
                 own = isinstance(value, type) and dataclasses.is_dataclass(value) and value.__module__ == module.__name__

@@ -4,17 +4,17 @@ import shlex
 
 import pytest
 
-from checkpoints.command import DONE, WRONG_COMMAND, run_command
+from checkpoints.cli import DONE, WRONG_COMMAND, run_command
 from pretrain import config as options
-from pretrain import recipes
-from probes import paper
+from pretrain.recipes import registry
+from probes.paper import published
 
-PUBLISHED = [name for name in recipes.NAMED if name.startswith("ibot")]
+PUBLISHED = [name for name in registry.NAMED if name.startswith("ibot")]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_command_of_a_recipe_makes_the_papers_step_on_eight_gpus(name: str) -> None:
-    line = recipes.described(name).partition("command   ")[2].partition(" (eight GPUs)")[0]
+    line = registry.described(name).partition("command   ")[2].partition(" (eight GPUs)")[0]
     tool, *flags = shlex.split(line)
     config = options.read_command_line(flags)
     options.check(config)
@@ -25,7 +25,7 @@ def test_the_command_of_a_recipe_makes_the_papers_step_on_eight_gpus(name: str) 
 
 def test_expected_numbers_are_the_tables_own() -> None:
     """Those of Table 1, by architecture."""
-    rows = {row.arch: row.cells for row in paper.tables()["T1_knn_linear_in1k"].rows if row.method == "iBOT"}
+    rows = {row.arch: row.cells for row in published.tables()["T1_knn_linear_in1k"].rows if row.method == "iBOT"}
     found = {
         "ViT-S/16": "ibot_vits16_800",
         "ViT-B/16": "ibot_vitb16_400",
@@ -35,15 +35,15 @@ def test_expected_numbers_are_the_tables_own() -> None:
     }
     assert rows.keys() == found.keys()
     for arch, name in found.items():
-        assert f"k-NN {rows[arch]['knn']:.1f}, linear {rows[arch]['linear']:.1f}" in recipes.NAMED[name].expected
+        assert f"k-NN {rows[arch]['knn']:.1f}, linear {rows[arch]['linear']:.1f}" in registry.NAMED[name].expected
 
 
 def test_recipes_are_listed_and_short_names_mean_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(options.main, []) == DONE
     listed = capsys.readouterr().out
-    for name, recipe in recipes.NAMED.items():
+    for name, recipe in registry.NAMED.items():
         assert f"{name}" in listed and recipe.cost in listed and recipe.expected in listed
-    for short, name in recipes.SHORT.items():
+    for short, name in registry.SHORT.items():
         assert f"{name} (also {short}):" in listed and options.RECIPES[short] == options.RECIPES[name]
     assert run_command(options.main, ["ibot_vitb16"]) == DONE
     flags = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  --")]

@@ -21,25 +21,23 @@ import torch.nn.functional as F
 from test_commands import SMALL, command
 
 from checkpoints import store
-from checkpoints.command import DONE, WRONG_COMMAND, parse, run_command
+from checkpoints.cli import DONE, WRONG_COMMAND, parse, run_command
 from pretrain import config as options
-from pretrain import page, sample, train
-from pretrain.backbone import load_backbone
-from pretrain.neighbours import features
-from probes import (
-    common,
-    knn,
-    live,
-    report,
-    report_commands,
-    report_confusion,
-    report_page,
-    report_pictures,
-    report_plots,
-    report_records,
-    report_run,
-)
-from probes.report_plots import Line, Mark, Plot
+from pretrain import train
+from pretrain.evaluate.knn import features
+from pretrain.models.backbone import load_backbone
+from pretrain.run import report_process
+from pretrain.sample import __main__ as sample
+from probes import knn, live
+from probes.report import __main__ as report
+from probes.report import commands, confusion
+from probes.report import page as report_page
+from probes.report import pictures as report_pictures
+from probes.report import plots as report_plots
+from probes.report import records as report_records
+from probes.report import run as report_run
+from probes.report.plots import Line, Mark, Plot
+from probes.shared import subject as common
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = (
@@ -238,19 +236,19 @@ def test_neighbours_are_the_nearest_and_the_matrix_counts_their_votes(run: Path,
 
 def test_a_matrix_shows_few_classes_and_a_list_many() -> None:
     truth, answers = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0])
-    few = report_confusion.confusion(truth, answers, ["a", "b", "c"], "k-NN")
+    few = confusion.confusion(truth, answers, ["a", "b", "c"], "k-NN")
     assert "k-NN: 50.0 % right" in few and few.count("<td") == 9 and few.count('style="--share:0.50">1<') == 2
-    many = report_confusion.confusion(truth, answers, [str(number) for number in range(30)], "k-NN")
+    many = confusion.confusion(truth, answers, [str(number) for number in range(30)], "k-NN")
     assert '<th scope="row">0</th><td>1</td><td>1</td><td>50</td>' in many and many.count('scope="row"') == 2
 
 
 def test_the_commands_on_the_page_mean_what_was_run(run: Path) -> None:
     found = report_run.read(run)
-    line = shlex.split(report_commands.training(found))
+    line = shlex.split(commands.training(found))
     assert line[0] == "tools/pretrain.sh"
     assert options.differences(options.read_command_line(line[1:]), found.config) == []
     record = json.loads((run / "results" / "knn.json").read_text())
-    words = shlex.split(report_commands.measuring(record))
+    words = shlex.split(commands.measuring(record))
     assert words[:3] == ["python", "-m", "probes.knn"]
     asked = parse(knn.Options, words[3:])
     assert (asked.ckpt, asked.k, asked.temperature, asked.crop) == (run, (1, 5, 20), 0.1, 32)
@@ -261,9 +259,9 @@ def test_no_flag_says_what_stands_in_a_record_in_place_of_a_file() -> None:
     """On 46c01a2 the page offered `--head 'trained on the spot'`."""
     protocol = {"suite": "in9", "head": "trained on the spot", "class_map": "ImageNet-9's"}
     record = {"probe": "robustness", "checkpoint": {"path": "b.pth"}, "data": {"root": "sample"}, "protocol": protocol}
-    assert report_commands.measuring(record) == "python -m probes.robustness --ckpt b.pth"
+    assert commands.measuring(record) == "python -m probes.robustness --ckpt b.pth"
     record["protocol"] = {"suite": "ina", "head": "h.safetensors"}
-    assert report_commands.measuring(record).endswith("--suite ina --head h.safetensors")
+    assert commands.measuring(record).endswith("--suite ina --head h.safetensors")
 
 
 def test_names_that_end_in_numbers_are_curves() -> None:
@@ -334,13 +332,13 @@ def test_the_live_page_ends_with_whoever_started_it_and_names_a_port_that_is_tak
 ) -> None:
     folder, address = served
     said: list[str] = []
-    with page.live(folder, 0, said.append):
+    with report_process.live(folder, 0, said.append):
         own = said[0].removeprefix("live page: ")
         assert "Live, last looked at" in asked_for(own)
     with pytest.raises(urllib.error.URLError):
         asked_for(own)
     taken = address.rstrip("/").rpartition(":")[2]
-    with page.live(folder, int(taken), said.append):
+    with report_process.live(folder, int(taken), said.append):
         assert f"port {taken} cannot be used" in said[1]
     assert run_command(live.main, [str(folder), "--port", taken]) == WRONG_COMMAND
     assert "give another one" in capsys.readouterr().err
@@ -372,13 +370,13 @@ def test_a_training_shows_its_page_and_leaves_one(folders: Path, tmp_path: Path)
 
 
 def test_a_page_that_fails_is_one_line_and_no_failure(tmp_path: Path) -> None:
-    said = page.write(tmp_path, "sample")
+    said = report_process.write(tmp_path, "sample")
     assert said.startswith("no page was written (error:") and "holds neither a run nor a record" in said
-    assert not page.missing(tmp_path, store.LAST)
+    assert not report_process.missing(tmp_path, store.LAST)
     (tmp_path / store.LAST).touch()
-    assert page.missing(tmp_path, store.LAST)
-    (tmp_path / page.NAME).touch()
-    assert not page.missing(tmp_path, store.LAST)
+    assert report_process.missing(tmp_path, store.LAST)
+    (tmp_path / report_process.NAME).touch()
+    assert not report_process.missing(tmp_path, store.LAST)
 
 
 def test_a_bare_serve_has_its_port() -> None:

@@ -12,24 +12,26 @@ import torch
 from test_layouts import VIT, saved_backbone
 
 from checkpoints import store, zoo
-from checkpoints.command import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, parse, run_command
+from checkpoints.architecture import Architecture, shape_of
+from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, command_module, parse, run_command
 from checkpoints.published import Contents
-from pretrain import sample as draw
-from pretrain.backbone import Loaded, load_backbone, make
-from pretrain.shape import Shape, shape_of
-from probes import paper, protocols, reproduce, reproduce_plan
-from probes.cells import CELLS, Cell
-from probes.features import weights_digest
-from probes.finetune_options import as_values, settled
-from probes.linear_head import FOUR, features
-from probes.process import Ended
-from probes.reproduce import Options
-from probes.reproduce_plan import Plan, Planned, lacking
-from probes.reproduce_steps import FEW, START, Step, real, sample
+from pretrain.models.backbone import Loaded, load_backbone, make
+from pretrain.sample import __main__ as draw
+from probes.features.cache import weights_digest
+from probes.finetune.options import as_values, settled
+from probes.linear.head import FOUR, features
+from probes.paper import protocols, published
+from probes.paper.cells import CELLS, Cell
+from probes.reproduce import __main__ as reproduce
+from probes.reproduce import plan as reproduce_plan
+from probes.reproduce.__main__ import Options
+from probes.reproduce.plan import Plan, Planned, lacking
+from probes.reproduce.steps import FEW, START, Step, real, sample
+from probes.shared.subprocesses import Ended
 from transfer import data as dense
 from transfer.train import CONFIGS
 
-TWO_HEADS = Shape("vit", 8, 32, 3, 128, 2, 2, init="fan_in")
+TWO_HEADS = Architecture("vit", 8, 32, 3, 128, 2, 2, init="fan_in")
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +168,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def options_of(words: Sequence[str]) -> Any:
     """What a step's command line means to its module. Exits where that does not know a flag."""
-    module = importlib.import_module(words[1])
+    module = importlib.import_module(command_module(words[1]))
     return module.read_command_line(words[2:]) if words[1] == "probes.finetune" else parse(module.Options, words[2:])
 
 
@@ -175,16 +177,16 @@ def stated(options: Any, width: int) -> tuple[str, dict[str, Any]]:
     module = type(options).__module__
     if module == "transfer.train":
         return f"transfer_{options.task}", {"config": options.config, "key": options.key}
-    if module == "probes.finetune_options":
+    if module == "probes.finetune.options":
         done = settled(options, width, 224)
         share = done.names.stem.replace("percent", "%") if done.names else None
         return "finetune", as_values(done) | {"share": share}
-    if module == "probes.suites":
+    if module == "probes.robustness.suites":
         return "robustness", {
             name: getattr(options, name) for name in ("suite", "key", "same_for_batch", "batch_size", "saliency")
         }
     given = {name: value for name, value in vars(options).items() if value is not None}  # the others follow from the checkpoint
-    return module.removeprefix("probes."), given
+    return module.removeprefix("probes.").partition(".")[0], given
 
 
 def suite_of(metric: str) -> str:
@@ -331,7 +333,7 @@ def test_a_head_is_kept_by_linear_and_measured_with_by_the_suites(
     def run(words: Sequence[str], place: Path, key: Sequence[str]) -> Ended:
         short = ["--mode", "cached", "--epochs", "1", "--lr", "0.1"] if words[1] == "probes.linear" else []
         ran.append(place.name)
-        code = run_command(importlib.import_module(words[1]).main, [*words[2:], *short])
+        code = run_command(importlib.import_module(command_module(words[1])).main, [*words[2:], *short])
         return Ended(code == DONE, "done" if code == DONE else "failed", 1.0)
 
     def offline(*_: Any) -> Path:
@@ -356,7 +358,7 @@ def test_a_head_is_kept_by_linear_and_measured_with_by_the_suites(
 
 
 def test_steps_name_tables_that_exist() -> None:
-    known = {name.partition("_")[0] for name in paper.tables()}
+    known = {name.partition("_")[0] for name in published.tables()}
     for arch in ARCHS:
         steps = real(arch) + sample()
         assert {table for step in steps for table in step.tables} <= known

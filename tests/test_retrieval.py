@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.testing import assert_close
 
-from checkpoints.command import DONE, WRONG_COMMAND, run_command
-from pretrain import sample_pairs
-from probes import copydays, descriptors, retrieval, revisited
+from checkpoints.cli import DONE, WRONG_COMMAND, run_command
+from pretrain.sample import retrieval as sample_pairs
+from probes.retrieval import __main__ as retrieval
+from probes.retrieval import copydays, descriptors, revisited
 
 
 def test_average_precision_of_small_cases_reckoned_by_hand() -> None:

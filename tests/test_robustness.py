@@ -15,13 +15,16 @@ from test_layouts import DEEP, bare, theirs
 from torch.testing import assert_close
 
 from checkpoints import store, zoo
-from checkpoints.command import DONE, FAILED, WRONG_COMMAND, WorkError, run_command
-from pretrain import corruptions, sample, sample_variants
-from pretrain.images import open_images
-from pretrain.sources import Held, Images
-from probes import backgrounds, class_maps, corrupted, drops, occlusion, protocols, robustness, shifted, suites
-from probes.features import weights_digest
-from probes.linear_head import FOUR, MEAN, Classifier, Head, View, features, linear_head, read_head
+from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, WorkError, run_command
+from pretrain.images.open import open_images
+from pretrain.images.source import Images, InMemory
+from pretrain.sample import __main__ as sample
+from pretrain.sample import classification, corruptions, scene, shifts
+from probes.features.cache import weights_digest
+from probes.linear.head import FOUR, MEAN, Classifier, Head, View, features, linear_head, read_head
+from probes.paper import protocols
+from probes.robustness import __main__ as robustness
+from probes.robustness import class_maps, drops, imagenet9, imagenet_c, imagenet_variants, occlusion, suites
 
 
 def test_the_shipped_maps_have_the_published_sizes_and_equal_timms_lists() -> None:
@@ -45,23 +48,23 @@ def test_the_shipped_maps_have_the_published_sizes_and_equal_timms_lists() -> No
 def test_the_best_class_of_all_is_mapped_and_one_without_a_superclass_is_wrong() -> None:
     """Classes a b c d, of which a and c are the first superclass, b the second, d none."""
     head = Head(torch.zeros(4, 1), torch.zeros(4), FOUR, ("a", "b", "c", "d"))
-    superclass = backgrounds.superclass_of(head, {"first": ["a", "c"], "second": ["b"]})
-    assert superclass.tolist() == [0, 1, 0, backgrounds.NONE]
+    superclass = imagenet9.superclass_of(head, {"first": ["a", "c"], "second": ["b"]})
+    assert superclass.tolist() == [0, 1, 0, imagenet9.NONE]
     logits = torch.tensor([[1.0, 0, 2, 0], [0, 1, 0, 0], [9, 0, 0, 10], [0, 1, 2, 0]])
     assert (
-        backgrounds.right(logits, torch.tensor([0, 1, 0, 1]), superclass) == 2
+        imagenet9.right(logits, torch.tensor([0, 1, 0, 1]), superclass) == 2
     )  # the third says d although a is next, the fourth c
     with pytest.raises(ValueError, match="does not know e"):
-        backgrounds.superclass_of(head, {"first": ["e"]})
+        imagenet9.superclass_of(head, {"first": ["e"]})
 
 
 def test_superclasses_come_from_the_folders_numbers_even_where_a_folder_is_missing() -> None:
-    images = Held("some", [np.zeros((4, 4, 3), dtype=np.uint8)] * 3)
+    images = InMemory("some", [np.zeros((4, 4, 3), dtype=np.uint8)] * 3)
     images.labels, images.classes = np.array([0, 1, 1]), ["00_dog", "07_primate"]
-    assert backgrounds.labels_of(images, 9).tolist() == [0, 7, 7]
+    assert imagenet9.labels_of(images, 9).tolist() == [0, 7, 7]
     images.classes = ["dog", "primate"]
     with pytest.raises(ValueError, match="are called 00_dog"):
-        backgrounds.labels_of(images, 9)
+        imagenet9.labels_of(images, 9)
 
 
 def test_a_map_is_read_in_the_originals_form_too(tmp_path: Path) -> None:
@@ -76,27 +79,27 @@ def test_a_map_is_read_in_the_originals_form_too(tmp_path: Path) -> None:
 
 def test_only_the_logits_of_the_asked_classes_count() -> None:
     logits = torch.tensor([[9.0, 1, 2, 3], [9, 5, 1, 0]])
-    assert shifted.right(logits, torch.tensor([2, 0]), [1, 2, 3]) == 2
-    assert shifted.right(logits, torch.tensor([0, 0]), [3, 1]) == 1
+    assert imagenet_variants.right(logits, torch.tensor([2, 0]), [1, 2, 3]) == 2
+    assert imagenet_variants.right(logits, torch.tensor([0, 0]), [3, 1]) == 1
 
 
 def test_both_numbers_of_imagenet_c_on_invented_errors() -> None:
     """AlexNet's own errors are an mCE of 100; the other four corruptions only move the mean that is not normalised."""
-    errors = {name: dict.fromkeys(corruptions.SEVERITIES, corrupted.ALEXNET.get(name, 0.0)) for name in corruptions.NAMES}
-    assert_close(corrupted.mean_corruption_error(errors), 100.0)
-    assert_close(corrupted.mean_error(errors), sum(corrupted.ALEXNET.values()) / 19)
+    errors = {name: dict.fromkeys(corruptions.SEVERITIES, imagenet_c.ALEXNET.get(name, 0.0)) for name in corruptions.NAMES}
+    assert_close(imagenet_c.mean_corruption_error(errors), 100.0)
+    assert_close(imagenet_c.mean_error(errors), sum(imagenet_c.ALEXNET.values()) / 19)
     errors["gaussian_noise"] = {1: 0.0, 2: 10.0, 3: 20.0, 4: 30.0, 5: 40.0}  # mean 20, AlexNet's is 88.6428
-    assert_close(corrupted.mean_corruption_error(errors), (1400 + 100 * 20 / 88.6428) / 15)
+    assert_close(imagenet_c.mean_corruption_error(errors), (1400 + 100 * 20 / 88.6428) / 15)
     errors["spatter"] = dict.fromkeys(corruptions.SEVERITIES, 19.0)
-    numbers = corrupted.summary(errors)
-    assert_close(numbers["mean_error"], (sum(corrupted.ALEXNET.values()) - 88.6428 + 20 + 19) / 19)
-    assert_close(numbers["mce"], corrupted.mean_corruption_error(errors))
+    numbers = imagenet_c.summary(errors)
+    assert_close(numbers["mean_error"], (sum(imagenet_c.ALEXNET.values()) - 88.6428 + 20 + 19) / 19)
+    assert_close(numbers["mce"], imagenet_c.mean_corruption_error(errors))
     assert_close(numbers["severity_5_error"] - numbers["severity_1_error"], 40 / 19)
-    assert list(corrupted.ALEXNET) == corruptions.STANDARD and len(corrupted.ALEXNET) == 15
+    assert list(imagenet_c.ALEXNET) == corruptions.STANDARD and len(imagenet_c.ALEXNET) == 15
 
 
 def test_corruptions_are_the_same_for_the_same_seed_and_leave_numpys_generator_alone() -> None:
-    image = sample.classification("val", 10, 40).images[0]
+    image = classification.classification("val", 10, 40).images[0]
     np.random.seed(5)
     before = np.random.get_state()[1].copy()
     for name in corruptions.NAMES:
@@ -113,8 +116,8 @@ def test_corruptions_are_the_same_for_the_same_seed_and_leave_numpys_generator_a
 
 
 def test_large_pictures_are_cut_before_they_are_corrupted() -> None:
-    assert corrupted.cut(np.zeros((300, 500, 3), dtype=np.uint8)).shape == (224, 224, 3)
-    assert corrupted.cut(np.zeros((224, 260, 3), dtype=np.uint8)).shape == (224, 260, 3)
+    assert imagenet_c.cut(np.zeros((300, 500, 3), dtype=np.uint8)).shape == (224, 224, 3)
+    assert imagenet_c.cut(np.zeros((224, 260, 3), dtype=np.uint8)).shape == (224, 260, 3)
 
 
 def test_draws_belong_to_seed_and_image_and_larger_shares_drop_more() -> None:
@@ -185,13 +188,13 @@ def test_salient_and_other_patches_are_each_others_complement() -> None:
     assert occlusion.dropped("salient", 1.0, maps, [0, 1], 0, same=False, side=4).all()
 
 
-def coloured(count: int, seed: int) -> Held:
+def coloured(count: int, seed: int) -> InMemory:
     """Reddish, greenish and bluish noise."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     images = generator.integers(0, 120, (count, 32, 32, 3), dtype=np.uint8)
     images[np.arange(count), :, :, labels] += 100
-    held = Held("colours", images)
+    held = InMemory("colours", images)
     held.labels, held.classes = labels, ["red", "green", "blue"]
     return held
 
@@ -208,7 +211,7 @@ def test_a_head_trained_on_the_spot_reads_plain_features() -> None:
     assert ((tokens @ head.weight.T + head.bias).argmax(dim=1) == torch.as_tensor(fresh.labels)).float().mean() > 0.9
 
 
-def robustness_view(images: Held, number: int, view: View, backbone: torch.nn.Module) -> torch.Tensor:
+def robustness_view(images: InMemory, number: int, view: View, backbone: torch.nn.Module) -> torch.Tensor:
     levels = torch.from_numpy(images[number]).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.shape.mean, backbone.shape.std))
     return (levels - mean) / std
@@ -240,7 +243,7 @@ def test_a_kept_head_is_read_and_others_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_samples_variants_are_parts_of_one_picture() -> None:
-    parts = {name: sample_variants.in9(name, 18, 32).images.astype(int) for name in sample_variants.IN9}
+    parts = {name: shifts.in9(name, 18, 32).images.astype(int) for name in shifts.IN9}
     assert np.array_equal(parts["only_fg"] + parts["no_fg"], parts["original"])
     for name in ("mixed_same", "mixed_rand", "mixed_next"):
         inside = (parts["only_fg"] > 0).all(axis=-1)
@@ -249,7 +252,7 @@ def test_the_samples_variants_are_parts_of_one_picture() -> None:
         assert np.abs(parts[name] - parts["original"])[~inside].mean() > 5  # what is behind it does not
     black = (parts["only_bg_b"] == 0).all(axis=-1)
     assert (black | ~(parts["no_fg"] == 0).all(axis=-1)).all()  # the box covers the thing
-    assert sample_variants.in9_train(20, 32).labels.max() == sample_variants.FOREGROUNDS
+    assert shifts.in9_train(20, 32).labels.max() == shifts.FOREGROUNDS
 
 
 @pytest.fixture(autouse=True)
@@ -286,16 +289,16 @@ def run(tmp_path: Path, *flags: str) -> dict[str, float]:
 def test_imagenet_9s_layout_gives_what_the_drawn_pictures_give(layouts: Path, tmp_path: Path) -> None:
     data, train = ("--data", str(layouts / "in9")), ("--train", str(layouts / "in9/train"))
     found = run(tmp_path, "--suite", "in9", *data, *train, "--class-map", str(layouts / "in9/in_to_in9.json"))
-    learn_from = suites.drawn("train", sample_variants.in9_train(80, 32))
-    learn_from.classes = sorted(sample.CLASSES)  # folders are numbered by name
-    learn_from.labels = np.array([learn_from.classes.index(sample.CLASSES[label]) for label in learn_from.labels])
+    learn_from = suites.drawn("train", shifts.in9_train(80, 32))
+    learn_from.classes = sorted(scene.CLASSES)  # folders are numbered by name
+    learn_from.labels = np.array([learn_from.classes.index(scene.CLASSES[label]) for label in learn_from.labels])
     by_name = np.argsort(learn_from.labels, kind="stable")
-    images = Held("train", np.asarray(learn_from._images)[by_name])
+    images = InMemory("train", np.asarray(learn_from._images)[by_name])
     images.labels, images.classes = learn_from.labels[by_name], learn_from.classes
     head = linear_head(tiny.backbone(), images, View(32, 32), 64, 0)
-    variants = {name: suites.drawn(name, sample_variants.in9(name, 20, 32)) for name in sample_variants.IN9}
-    members = {name: [name] for name in sample.CLASSES[: sample_variants.FOREGROUNDS]}
-    expected = backgrounds.measure(Classifier(tiny.backbone(), head), variants, members, View(32, 32), 64)
+    variants = {name: suites.drawn(name, shifts.in9(name, 20, 32)) for name in shifts.IN9}
+    members = {name: [name] for name in scene.CLASSES[: shifts.FOREGROUNDS]}
+    expected = imagenet9.measure(Classifier(tiny.backbone(), head), variants, members, View(32, 32), 64)
     assert_close(found, {name: round(value, 4) for name, value in expected.items()})
     assert_close(found["bg_gap"], found["mixed_same"] - found["mixed_rand"])
 
@@ -310,13 +313,13 @@ def test_imagenet_cs_layout_gives_what_corrupting_on_the_fly_gives(layouts: Path
     train = ("--train", str(layouts / "plain"))
     stored = run(tmp_path, "--suite", "inc", "--data", str(layouts / "inc"), *train)
     # written pictures were numbered in another order than class folders are: the same seed for each needs the drawn ones
-    images = Held("val", sample.classification("val", 20, 32).images)
-    images.labels, images.classes = sample.classification("val", 20, 32).labels, sample.CLASSES
+    images = InMemory("val", classification.classification("val", 20, 32).images)
+    images.labels, images.classes = classification.classification("val", 20, 32).labels, scene.CLASSES
     head = linear_head(tiny.backbone(), open_train(layouts), View(32, 32), 64, 0)
     classifier = Classifier(tiny.backbone(), head)
     for name in ("snow", "spatter"):
         errors = [
-            corrupted.error(classifier, corrupted.Corrupted(images, name, severity), View(32, 32), 64)
+            imagenet_c.error(classifier, imagenet_c.Corrupted(images, name, severity), View(32, 32), 64)
             for severity in corruptions.SEVERITIES
         ]
         assert_close(stored[f"{name}_error"], round(float(np.mean(errors)), 4))
@@ -398,7 +401,7 @@ def test_a_data_set_with_missing_classes_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"lacks 1 of 200 classes, the first is n12267677"):
-        shifted.open_folder("ina", tmp_path)
+        imagenet_variants.open_folder("ina", tmp_path)
 
 
 def test_swin_shuffles_but_needs_anothers_attention_to_drop_what_is_salient(

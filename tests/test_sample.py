@@ -6,24 +6,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from checkpoints.command import UserError
-from pretrain import sample
-from pretrain.images import has_part, open_images
+from checkpoints.cli import UserError
+from pretrain.images.open import has_part, open_images
+from pretrain.sample import __main__ as sample
+from pretrain.sample import classification
+from pretrain.sample import scene as sample_scene
 
 
 def test_the_sample_is_the_same_every_time_and_its_parts_differ() -> None:
-    first, again = sample.classification.__wrapped__("train", 20), sample.classification.__wrapped__("train", 20)
-    other = sample.classification.__wrapped__("val", 20)
+    first, again = classification.classification.__wrapped__("train", 20), classification.classification.__wrapped__("train", 20)
+    other = classification.classification.__wrapped__("val", 20)
     assert (first.images == again.images).all() and not (first.images == other.images).all()
-    assert np.bincount(first.labels).tolist() == [2] * len(sample.KINDS)
+    assert np.bincount(first.labels).tolist() == [2] * len(sample_scene.CATEGORIES)
     assert len(np.unique(first.images.reshape(20, -1), axis=0)) == 20
 
 
 def test_a_scene_knows_which_pixel_belongs_to_what() -> None:
-    scene = sample.draw_scene(np.random.default_rng(3), [0, 4, 7])
-    picture = sample.render(scene, 64)
+    scene = sample_scene.draw_scene(np.random.default_rng(3), [0, 4, 7])
+    picture = sample_scene.render(scene, 64)
     assert picture.image.shape == (64, 64, 3) and picture.image.dtype == np.uint8
-    alone = sample.render(sample.Scene(scene.things[-1:], scene.background, scene.light), 64)
+    alone = sample_scene.render(sample_scene.Scene(scene.things[-1:], scene.background, scene.light), 64)
     assert set(np.unique(picture.owner)) <= {-1, 0, 1, 2}
     front = picture.owner == 2
     assert (front == (alone.owner == 0)).all() and front.any()
@@ -32,10 +34,10 @@ def test_a_scene_knows_which_pixel_belongs_to_what() -> None:
 
 
 def test_the_sample_at_another_size_is_the_same_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sample.COUNTS, "train", 20)
+    monkeypatch.setitem(classification.COUNTS, "train", 20)
     images = open_images("sample:66")
     assert images[3].shape == (66, 66, 3) and images.labels is not None and has_part("sample:66", "val")
-    small = sample.classification("train", 20, 22)
+    small = classification.classification("train", 20, 22)
     means = np.stack([images[number] for number in range(20)]).reshape(20, 22, 3, 22, 3, 3).mean(axis=(2, 4))
     assert (images.labels == small.labels).all() and abs(means - small.images).mean() < 4 < abs(means - small.images[::-1]).mean()
     for wrong in ("sample:", "sample:7", "sample:scenes", "sample:1000"):
@@ -44,14 +46,18 @@ def test_the_sample_at_another_size_is_the_same_pictures(monkeypatch: pytest.Mon
 
 
 def test_every_class_has_its_own_shape_and_texture() -> None:
-    assert len({kind.shape for kind in sample.KINDS}) == len({kind.texture for kind in sample.KINDS}) == len(sample.KINDS)
+    assert (
+        len({kind.shape for kind in sample_scene.CATEGORIES})
+        == len({kind.texture for kind in sample_scene.CATEGORIES})
+        == len(sample_scene.CATEGORIES)
+    )
 
 
 def test_the_sample_is_written_as_class_folders_and_as_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sample.main(["--out", str(tmp_path / "d"), "--count", "20", "--show", str(tmp_path / "sheet.png"), "--size", "16"])
     train = open_images(str(tmp_path / "d"), "train")
-    assert sorted(train.classes) == sorted(sample.CLASSES) and len(train) == 20
-    drawn = sample.classification("train", 20, 16)
+    assert sorted(train.classes) == sorted(sample_scene.CLASSES) and len(train) == 20
+    drawn = classification.classification("train", 20, 16)
     files = sorted((tmp_path / "d" / "train").rglob("*.png"), key=lambda path: path.stem)
     for file, image in zip(files, drawn.images, strict=True):
         with Image.open(file) as written:

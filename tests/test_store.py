@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from checkpoints import published, store
-from checkpoints.command import UserError
+from checkpoints.cli import UserError
 
 
 def test_a_saved_run_comes_back_and_the_one_before_it_is_kept(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from checkpoints.command import DONE, WRONG_COMMAND, run_command
-from probes import cells, paper, protocols, report_records, tables
-from probes.cells import Cell
+from checkpoints.cli import DONE, WRONG_COMMAND, run_command
+from probes import tables
+from probes.paper import cells, protocols, published
+from probes.paper.cells import Cell
+from probes.report import records as report_records
 
 ARCHS = ("vit_small", "vit_base", "vit_large", "swin_tiny")
 
@@ -107,7 +109,7 @@ def test_a_record_by_the_protocol_is_compared_and_a_nearly_right_one_is_not(prob
 @pytest.mark.parametrize("probe, cell", list(every_cell()))
 def test_every_cell_of_ours_has_its_column(probe: str, cell: Cell) -> None:
     for name in cell.tables:
-        table = paper.tables()[name]
+        table = published.tables()[name]
         assert cell.column in table.columns and cell.row.keys() <= set(table.columns)
         if cell.row:
             assert any(all(row.cells.get(k) == v for k, v in cell.row.items()) for row in table.rows)
@@ -230,4 +232,4 @@ def test_every_published_table_can_be_written(tmp_path: Path, capsys: pytest.Cap
         assert run_command(tables.main, [str(tmp_path), "--every", "--form", form]) == DONE
         assert "82.3" in capsys.readouterr().out
     assert run_command(tables.main, [str(tmp_path)]) == WRONG_COMMAND
-    assert sys.modules["probes.paper"].tables()["T1_knn_linear_in1k"].rows[-1].cells["linear"] == 82.3
+    assert sys.modules["probes.paper.published"].tables()["T1_knn_linear_in1k"].rows[-1].cells["linear"] == 82.3

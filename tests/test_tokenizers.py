@@ -23,11 +23,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from checkpoints import store
-from checkpoints.command import UserError, WorkError, run_command
-from pretrain import augment, dalle, dalle_file, kmeans, kmeans_fit, tokenizers
-from pretrain.codes import Colour
-from pretrain.images import open_images
-from pretrain.shape import MEAN, STD
+from checkpoints.architecture import MEAN, STD
+from checkpoints.cli import UserError, WorkError, run_command
+from pretrain.batches import augment
+from pretrain.images.open import open_images
+from pretrain.tokenizers import __main__ as tokenizers
+from pretrain.tokenizers import dalle, dalle_pickle, kmeans, kmeans_fit
+from pretrain.tokenizers import open as tokenizer_open
+from pretrain.tokenizers.base import Colour, Tokenizer
 
 GREY = ((0.0,) * 3, (1.0,) * 3)
 """A mean and deviation that change nothing: crops are pixels."""
@@ -184,9 +187,9 @@ def test_the_published_file_is_read_without_its_classes(tmp_path: Path, zipped: 
     path = pickled(tmp_path / "encoder.pkl", look_alike(weights), zipped=zipped)
     for name in ("dall_e", "dall_e.utils", "dall_e.encoder"):
         del sys.modules[name]
-    found = dalle_file.read(path)
+    found = dalle_pickle.read(path)
     assert set(found) == set(weights) and all(torch.equal(found[name], weights[name]) for name in weights)
-    tokenizer = tokenizers.open_tokenizer(f"dalle:{path}", MEAN, STD)
+    tokenizer = tokenizer_open.open_tokenizer(f"dalle:{path}", MEAN, STD)
     assert torch.equal(tokenizer(crops(), (4, 4)), dalle.Dalle(encoder(), MEAN, STD)(crops(), (4, 4)))
 
 
@@ -208,10 +211,10 @@ def test_code_in_a_file_is_refused_by_name_and_never_run(tmp_path: Path, zipped:
     content.blocks.add_module("bomb", Bomb(str(tmp_path / "harm")))
     path = pickled(tmp_path / "encoder.pkl", content, zipped=zipped)
     with pytest.raises(UserError, match=r"mkdir"):
-        dalle_file.read(path)
+        dalle_pickle.read(path)
     content.blocks.add_module("bomb", nn.Dropout())  # harmless, and not in the published file
     with pytest.raises(UserError, match=r"torch\.nn\.modules\.dropout\.Dropout"):
-        dalle_file.read(pickled(path, content, zipped=zipped))
+        dalle_pickle.read(pickled(path, content, zipped=zipped))
     assert not (tmp_path / "harm").exists()
 
 
@@ -220,9 +223,9 @@ def test_convert_writes_a_file_with_the_same_codes(tmp_path: Path, capsys: pytes
     path, out = pickled(tmp_path / "encoder.pkl", look_alike(encoder().state_dict())), tmp_path / "encoder.safetensors"
     assert run_command(tokenizers.main, ["convert", str(path), "--out", str(out)]) == 0
     assert f"{out}: 16 codes" in capsys.readouterr().out
-    one, other = (tokenizers.open_tokenizer(f"dalle:{file}", MEAN, STD)(crops(), (4, 4)) for file in (path, out))
+    one, other = (tokenizer_open.open_tokenizer(f"dalle:{file}", MEAN, STD)(crops(), (4, 4)) for file in (path, out))
     assert torch.equal(one, other)
-    assert tokenizers.digest(f"dalle:{out}") == store.sha256(out) != tokenizers.digest(f"dalle:{path}")
+    assert tokenizer_open.digest(f"dalle:{out}") == store.sha256(out) != tokenizer_open.digest(f"dalle:{path}")
 
 
 @pytest.mark.usefixtures("published")
@@ -233,19 +236,19 @@ def test_the_published_file_is_fetched_once_and_kept(tmp_path: Path, monkeypatch
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(dalle_file, "ADDRESS", f"http://127.0.0.1:{server.server_port}/encoder.pkl")
-        dalle_file.save(served / "encoder.pkl", encoder().state_dict(), Path(__file__))
+        monkeypatch.setattr(dalle_pickle, "ADDRESS", f"http://127.0.0.1:{server.server_port}/encoder.pkl")
+        dalle_pickle.save(served / "encoder.pkl", encoder().state_dict(), Path(__file__))
         with pytest.raises(WorkError, match=r"not kept: dalle_encoder\.pkl is not a readable checkpoint"):  # it is of safetensors
-            tokenizers.open_tokenizer("dalle", MEAN, STD)
+            tokenizer_open.open_tokenizer("dalle", MEAN, STD)
         assert not list((tmp_path / "cache").iterdir())
         pickled(served / "encoder.pkl", look_alike(encoder().state_dict()))
-        tokenizer = tokenizers.open_tokenizer("dalle", MEAN, STD)
+        tokenizer = tokenizer_open.open_tokenizer("dalle", MEAN, STD)
         server.shutdown()
     assert torch.equal(tokenizer(crops(), (4, 4)), dalle.Dalle(encoder(), MEAN, STD)(crops(), (4, 4)))
-    assert tokenizers.digest("dalle") == store.sha256(served / "encoder.pkl")
+    assert tokenizer_open.digest("dalle") == store.sha256(served / "encoder.pkl")
     (tmp_path / "cache" / "dalle_encoder.pkl").write_bytes(b"something else")
     with pytest.raises(UserError, match="no longer what was fetched"):
-        tokenizers.digest("dalle")
+        tokenizer_open.digest("dalle")
 
 
 # colour
@@ -254,20 +257,20 @@ def test_the_published_file_is_fetched_once_and_kept(tmp_path: Path, monkeypatch
 def test_colour_codes_are_three_bits_of_each_mean() -> None:
     pixels = crops(2, 24)
     pixels[0, :, :8, :8], pixels[1, :, 8:, 8:] = 1.0, 0.0
-    tokenizer = tokenizers.open_tokenizer("colour", MEAN, STD)
+    tokenizer = tokenizer_open.open_tokenizer("colour", MEAN, STD)
     codes, values = tokenizer(normalised(pixels), (3, 3)), pixels.numpy()
     assert tokenizer.vocabulary == 512 and codes[0, 0, 0] == 511 and codes[1, 2, 2] == 0
     for image, row, column in np.ndindex(2, 3, 3):
         patch = values[image, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
         red, green, blue = (min(int(level), 7) for level in np.floor(patch.mean(axis=(1, 2)) * 8 + 1e-5))
         assert codes[image, row, column] == 64 * red + 8 * green + blue
-    assert tokenizers.digest("colour") == "colour"
+    assert tokenizer_open.digest("colour") == "colour"
 
 
 def test_codes_are_the_same_under_autocast_and_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = dalle.Dalle(encoder(), MEAN, STD)
     whole = tokenizer(crops(5), (4, 4))
-    monkeypatch.setattr("pretrain.codes.PIECE", 2)
+    monkeypatch.setattr("pretrain.tokenizers.base.PIECE", 2)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(tokenizer(crops(5), (4, 4)), whole)
 
@@ -293,7 +296,7 @@ def test_codes_of_raw_patches_are_their_nearest_centroids(tmp_path: Path) -> Non
     pixels, path = crops(2, 24), tmp_path / "patches.safetensors"
     centroids = torch.randn(7, 192, generator=torch.Generator().manual_seed(1))
     kmeans.save(path, about("pixels", 7), centroids, None)
-    tokenizer = tokenizers.open_tokenizer(f"kmeans:{path}", MEAN, STD)
+    tokenizer = tokenizer_open.open_tokenizer(f"kmeans:{path}", MEAN, STD)
     codes = tokenizer(normalised(pixels), (3, 3))
     points = kmeans.patches((pixels - 0.5) / 0.25, 8).flatten(0, 1).double().numpy()
     assert codes.flatten().tolist() == brute(points, centroids.double().numpy()) and len(codes.unique()) > 1
@@ -306,7 +309,7 @@ def test_codes_of_tokens_are_those_of_the_backbone_in_the_file(tmp_path: Path, s
     other = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(2))
     centroids = kmeans.tokens(backbone, normalised(other))[0, :9]
     kmeans.save(path, about("tokens", 9, tiny.TINY._asdict())._replace(mean=MEAN, std=STD), centroids, backbone)
-    tokenizer, pixels = tokenizers.open_tokenizer(f"kmeans:{path}", *GREY), crops(2, side)
+    tokenizer, pixels = tokenizer_open.open_tokenizer(f"kmeans:{path}", *GREY), crops(2, side)
     codes = tokenizer(pixels, (grid, grid))
     points = backbone(normalised(pixels))[:, 1:]
     points = (points / points.norm(dim=-1, keepdim=True)).flatten(0, 1).double().numpy()
@@ -330,7 +333,7 @@ def test_both_commands_make_files_that_open_the_same_for_a_seed(
             assert run_command(tokenizers.main, command) == 0
             printed = capsys.readouterr().out
             assert f"{out}: 10 codes from 192 patches of 12 images: 10 codes used" in printed and f"kmeans:{out}" in printed
-            made.append(tokenizers.open_tokenizer(f"kmeans:{out}", MEAN, STD))
+            made.append(tokenizer_open.open_tokenizer(f"kmeans:{out}", MEAN, STD))
         assert all(tokenizer.vocabulary == 10 for tokenizer in made)
         assert torch.equal(made[0].centroids, made[1].centroids) and not torch.equal(made[0].centroids, made[2].centroids)
         codes = made[0](normalised(crops(2, 48)), (6, 6))
@@ -341,16 +344,16 @@ def test_a_swin_gives_codes_on_its_last_grid_and_other_channels_have_their_own_s
     checkpoint, out = tiny.write_swin(tmp_path / "swin.safetensors"), tmp_path / "tokens.safetensors"
     command = ["kmeans", "--ckpt", str(checkpoint), "--data", str(folder), "--codes", "6", "--out", str(out)]
     assert run_command(tokenizers.main, command) == 0
-    assert tokenizers.open_tokenizer(f"kmeans:{out}", MEAN, STD)(crops(), (4, 4)).shape == (3, 4, 4)
+    assert tokenizer_open.open_tokenizer(f"kmeans:{out}", MEAN, STD)(crops(), (4, 4)).shape == (3, 4, 4)
     grey = tiny.write(tmp_path / "grey.safetensors", tiny.TINY._replace(channels=1, mean=(0.4,), std=(0.2,)))
     assert run_command(tokenizers.main, [*command, "--ckpt", str(grey)]) == 0
-    assert tokenizers.open_tokenizer(f"kmeans:{out}", (0.5,), (0.5,))(crops()[:, :1], (4, 4)).shape == (3, 4, 4)
-    assert tokenizers.open_tokenizer("colour", (0.5,), (0.5,)).vocabulary == 8
+    assert tokenizer_open.open_tokenizer(f"kmeans:{out}", (0.5,), (0.5,))(crops()[:, :1], (4, 4)).shape == (3, 4, 4)
+    assert tokenizer_open.open_tokenizer("colour", (0.5,), (0.5,)).vocabulary == 8
 
 
 def test_centroids_are_means_of_their_patches(folder: Path) -> None:
-    look = kmeans_fit.Look(lambda x: kmeans.patches(x, 8), 32, 4, 192, MEAN, STD, torch.device("cpu"))
-    points = kmeans_fit.gather(open_images(str(folder)), look, 5, 0)
+    student_forward = kmeans_fit.Look(lambda x: kmeans.patches(x, 8), 32, 4, 192, MEAN, STD, torch.device("cpu"))
+    points = kmeans_fit.gather(open_images(str(folder)), student_forward, 5, 0)
     assert points.values.shape == (192, 192) and np.bincount(points.image).tolist()[:3] == [16, 16, 16]
     found = kmeans_fit.cluster(points, 5, 0)
     assert found.nearest.tolist() == brute(points.values, found.centroids)
@@ -360,20 +363,20 @@ def test_centroids_are_means_of_their_patches(folder: Path) -> None:
 
 def test_no_more_patches_are_kept_than_the_codes_can_use(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kmeans_fit, "POINTS", 8)
-    look = kmeans_fit.Look(lambda x: kmeans.patches(x, 8), 32, 4, 192, MEAN, STD, torch.device("cpu"))
-    points = kmeans_fit.gather(open_images(str(folder)), look, 5, 0)
+    student_forward = kmeans_fit.Look(lambda x: kmeans.patches(x, 8), 32, 4, 192, MEAN, STD, torch.device("cpu"))
+    points = kmeans_fit.gather(open_images(str(folder)), student_forward, 5, 0)
     assert len(points.values) == 12 * 3  # 13 files, 40 patches wanted: three of each that can be read
-    assert not np.array_equal(points.values, kmeans_fit.gather(open_images(str(folder)), look, 5, 1).values)
+    assert not np.array_equal(points.values, kmeans_fit.gather(open_images(str(folder)), student_forward, 5, 1).values)
 
 
 # what all share
 
 
-def all_of_them(tmp_path: Path) -> list[tokenizers.Tokenizer]:
+def all_of_them(tmp_path: Path) -> list[Tokenizer]:
     centroids = torch.randn(5, 64)
     kmeans.save(tmp_path / "t.safetensors", about("tokens", 5, tiny.TINY._asdict()), centroids, tiny.backbone())
     kmeans.save(tmp_path / "p.safetensors", about("pixels", 5), torch.randn(5, 192), None)
-    files = [tokenizers.open_tokenizer(f"kmeans:{tmp_path}/{name}.safetensors", MEAN, STD) for name in "tp"]
+    files = [tokenizer_open.open_tokenizer(f"kmeans:{tmp_path}/{name}.safetensors", MEAN, STD) for name in "tp"]
     return [*files, Colour(MEAN, STD), dalle.Dalle(encoder(), MEAN, STD)]
 
 
@@ -401,7 +404,7 @@ def test_tokenizers_on_a_gpu_do_not_wait_for_it_and_agree_with_the_cpu(tmp_path:
 
 def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path) -> None:
     kmeans.save(tmp_path / "k.safetensors", about("pixels", 5), torch.randn(5, 192), None)
-    dalle_file.save(tmp_path / "d.safetensors", encoder().state_dict(), Path(__file__))
+    dalle_pickle.save(tmp_path / "d.safetensors", encoder().state_dict(), Path(__file__))
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pkl")
     store.save_backbone(tmp_path / "b.safetensors", {"w": torch.zeros(2)}, {"shape": {}})
     cases = {
@@ -418,12 +421,12 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path) -> None:
     }
     for spec, message in cases.items():
         with pytest.raises(UserError, match=message):
-            tokenizers.open_tokenizer(spec, MEAN, STD)
+            tokenizer_open.open_tokenizer(spec, MEAN, STD)
     for spec, channels in ((f"kmeans:{tmp_path}/k.safetensors", 1), (f"dalle:{tmp_path}/d.safetensors", 1), ("colour", 5)):
         with pytest.raises(UserError, match="channels"):
-            tokenizers.open_tokenizer(spec, (0.5,) * channels, (0.5,) * channels)
+            tokenizer_open.open_tokenizer(spec, (0.5,) * channels, (0.5,) * channels)
     with pytest.raises(UserError, match=r"patches of 8 x 8 pixels.*crops of 32 x 32.*2 x 2.*--patch-size"):
-        tokenizers.open_tokenizer(f"kmeans:{tmp_path}/k.safetensors", MEAN, STD)(crops(), (2, 2))
+        tokenizer_open.open_tokenizer(f"kmeans:{tmp_path}/k.safetensors", MEAN, STD)(crops(), (2, 2))
     with pytest.raises(UserError, match="do not divide into a grid of 5 x 5"):
         Colour(MEAN, STD)(crops(), (5, 5))
 
@@ -431,9 +434,9 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     weights = encoder().state_dict()
     del weights["blocks.group_2.block_1.id_path.w"]
-    dalle_file.save(tmp_path / "d.safetensors", weights, Path(__file__))
+    dalle_pickle.save(tmp_path / "d.safetensors", weights, Path(__file__))
     with pytest.raises(UserError, match=r"it lacks blocks\.group_2\.block_1\.id_path\.w"):
-        tokenizers.open_tokenizer(f"dalle:{tmp_path}/d.safetensors", MEAN, STD)
+        tokenizer_open.open_tokenizer(f"dalle:{tmp_path}/d.safetensors", MEAN, STD)
 
 
 def test_commands_refuse_before_they_work(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

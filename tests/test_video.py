@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from checkpoints.command import DONE, WRONG_COMMAND, run_command
-from pretrain import sample_clips
-from probes import davis, propagate, video, video_scores
+from checkpoints.cli import DONE, WRONG_COMMAND, run_command
+from pretrain.sample import clips
+from probes.video import __main__ as video
+from probes.video import davis, propagate
+from probes.video import scores as video_scores
 
 
 def square(top: int, left: int, side: int, size: tuple[int, int] = (20, 20)) -> np.ndarray:
@@ -136,11 +138,11 @@ def test_the_highest_label_wins_after_each_has_been_stretched_to_one() -> None:
 
 
 def test_clips_move_and_their_masks_are_what_was_drawn() -> None:
-    clip, again = sample_clips.draw(3), sample_clips.draw(3)
+    clip, again = clips.draw(3), clips.draw(3)
     assert np.array_equal(clip.frames, again.frames) and not np.array_equal(clip.frames[0], clip.frames[-1])
     assert clip.masks.max() >= 1 and not np.array_equal(clip.masks[0], clip.masks[-1])
     for number in range(1, int(clip.masks[0].max()) + 1):
-        assert (clip.masks[0] == number).mean() >= sample_clips.LEAST_VISIBLE
+        assert (clip.masks[0] == number).mean() >= clips.LEAST_VISIBLE
     other = clip.frames[0][clip.masks[0] == 0].astype(float).std(axis=0).mean()
     assert (
         clip.frames[0][clip.masks[0] == 1].astype(float).std(axis=0).mean() > other
@@ -148,7 +150,7 @@ def test_clips_move_and_their_masks_are_what_was_drawn() -> None:
 
 
 def test_the_command_reads_the_layout_of_davis_and_writes_a_record_and_masks(tmp_path: Path) -> None:
-    sample_clips.write_davis(tmp_path / "davis", count=2, size=64)
+    clips.write_davis(tmp_path / "davis", count=2, size=64)
     checkpoint = tiny.write(tmp_path / "run" / "backbone.safetensors")
     flags = ["--ckpt", str(checkpoint), "--data", str(tmp_path / "davis"), "--size", "64", "--limit", "2"]
     assert run_command(video.main, [*flags, "--baselines", "--masks", str(tmp_path / "masks")]) == DONE
@@ -164,7 +166,7 @@ def test_the_command_reads_the_layout_of_davis_and_writes_a_record_and_masks(tmp
 def test_what_is_missing_of_davis_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, checkpoint = tmp_path / "davis", tiny.write(tmp_path / "backbone.safetensors")
     flags = ["--ckpt", str(checkpoint), "--data", str(root)]
-    sample_clips.write_davis(root, count=1, size=32)
+    clips.write_davis(root, count=1, size=32)
 
     def refused(said: str) -> None:
         assert run_command(video.main, flags) == WRONG_COMMAND

@@ -5,18 +5,18 @@ from pathlib import Path
 import torch
 
 from checkpoints import store
-from pretrain.backbone import Backbone, make
-from pretrain.shape import Shape, SwinSize, swin_shape
+from checkpoints.architecture import Architecture, SwinSize, swin_shape
+from pretrain.models.backbone import Backbone, make
 
-TINY = Shape("vit", 8, 32, 3, 64, 2, 1, init="fan_in")
+TINY = Architecture("vit", 8, 32, 3, 64, 2, 1, init="fan_in")
 
 
-def backbone(shape: Shape = TINY, seed: int = 0) -> Backbone:
+def backbone(shape: Architecture = TINY, seed: int = 0) -> Backbone:
     torch.manual_seed(seed)
     return make(shape, maskable=False).eval().requires_grad_(False)
 
 
-def write(path: Path, shape: Shape = TINY) -> Path:
+def write(path: Path, shape: Architecture = TINY) -> Path:
     """A backbone's file, as a run leaves it."""
     about = {"key": "teacher", "epoch": 3, "step": 30, "shape": shape._asdict()}
     store.save_backbone(path, backbone(shape).state_dict(), about)

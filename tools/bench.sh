@@ -7,8 +7,7 @@
 #   tools/bench.sh data|step|knn --help
 set -euo pipefail
 case "${1:-}" in
-    data | step) module="pretrain.bench_$1" ;;
-    knn) module="probes.bench_knn" ;;
+    data | step | knn) module="probes.bench.$1" ;;
     *) echo "error: tools/bench.sh PART [flags]: PART is data, step or knn; --help after it lists the flags" >&2; exit 2 ;;
 esac
 flags=("${@:2}")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoints import reading
-from checkpoints.command import UserError, WorkError
-from probes import label_maps
+from checkpoints.cli import UserError, WorkError
+from probes.shared import label_maps
 
 LISTS = ("images", "annotations", "categories")
 SHOWN = 80

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from checkpoints import layouts, store
-from checkpoints.command import UserError, WorkError
-from pretrain.backbone import Backbone, backbone_part, fitted, load_strictly, make, open_checkpoint, shape_of_contents
-from pretrain.shape import Shape, shape_of
-from pretrain.swin import Swin
-from pretrain.vit import ViT
+from checkpoints.architecture import Architecture, shape_of
+from checkpoints.cli import UserError, WorkError
+from checkpoints.resolve import backbone_part, load_strictly
+from pretrain.models.backbone import Backbone, architecture_of_contents, fitted, make, open_checkpoint
+from pretrain.models.swin import Swin
+from pretrain.models.vit import ViT
 
 
 class Levels(nn.Module):
@@ -147,7 +148,7 @@ def resized(net: Backbone, grid: Sequence[int]) -> tuple[int, int]:
     return net.grid
 
 
-def drawn(shape: Shape, grid: Sequence[int] | None) -> Backbone:
+def drawn(shape: Architecture, grid: Sequence[int] | None) -> Backbone:
     """A network with random weights whose position embeddings, where there is a grid, are drawn for it."""
     net = make(shape, maskable=False)
     if grid is not None:
@@ -156,7 +157,7 @@ def drawn(shape: Shape, grid: Sequence[int] | None) -> Backbone:
     return net
 
 
-def widths(shape: Shape) -> list[int]:
+def widths(shape: Architecture) -> list[int]:
     """Of the four maps."""
     return list(layouts.swin_stages(shape._asdict()).widths) if shape.depths else [shape.embed_dim] * 4
 
@@ -206,14 +207,14 @@ class Wanted(NamedTuple):
     window: int | None
 
 
-def _weights(path: str | None, wanted: Wanted, key: str) -> tuple[dict[str, Tensor] | None, Shape]:
+def _weights(path: str | None, wanted: Wanted, key: str) -> tuple[dict[str, Tensor] | None, Architecture]:
     if path is None:
         if wanted.arch is None:
             raise UserError("the backbone has no checkpoint: give --ckpt, or a config that names an architecture")
         return None, shape_of(wanted.arch, wanted.patch_size or 16, 224, window=wanted.window or 7)
     file, contents = open_checkpoint(Path(path), key=key)
     weights = backbone_part(contents.network(key, file))
-    shape = shape_of_contents(contents, weights, file)
+    shape = architecture_of_contents(contents, weights, file)
     for name, value in wanted._asdict().items():
         if value is not None and getattr(shape, name) != value:
             found = getattr(shape, name)

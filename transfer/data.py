@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoints import places, reading, store
-from checkpoints.command import UserError, WorkError
-from probes import label_maps
-from probes.label_maps import Zero
+from checkpoints.cli import UserError, WorkError
+from probes.shared import label_maps
+from probes.shared.label_maps import Zero
 from transfer import annotations as json_of_coco
 
 COCO = {"train": ("annotations/instances_train2017.json", "train2017"), "val": ("annotations/instances_val2017.json", "val2017")}

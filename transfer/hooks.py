@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
 
-from checkpoints.command import UserError
+from checkpoints.cli import UserError
 from transfer.backbone import drawn
 from transfer.pictures import BACKEND
 

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
-from probes import label_maps
+from probes.shared import label_maps
 from transfer import data
 
 

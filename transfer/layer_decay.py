@@ -11,7 +11,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 
-from checkpoints.command import UserError
+from checkpoints.cli import UserError
 
 
 def layer_of(name: str, depths: tuple[int, ...]) -> int:

@@ -1,6 +1,6 @@
 """Pictures of dense tasks through the same door as all others: OpenCV, which decodes them, knows more formats and no small limit.
 
-`set_backend` gives a config's loaders the file backend of this file. It hands on a picture's bytes where `pretrain.formats` would
+`set_backend` gives a config's loaders the file backend of this file. It hands on a picture's bytes where `images.formats` would
 open it; what is decoded from them, and by what, stays as it was. Importing this file registers it.
 """
 
@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 
-from checkpoints.command import UserError
-from pretrain.formats import BadImage, open_picture, read_file
+from checkpoints.cli import UserError
+from pretrain.images.formats import BadImage, open_picture, read_file
 
 BACKEND = "IBOTPictures"
 LOADERS = frozenset({"LoadImageFromFile", "LoadAnnotations", "LoadPanopticAnnotations"})

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from checkpoints import plain_numpy, published, reading, store, torch_pickle
-from checkpoints.command import UserError
+from checkpoints.cli import UserError
 from checkpoints.plain_pickle import Named, NotPlain
 
 HISTORY = "mmengine.logging.history_buffer.HistoryBuffer"

@@ -18,13 +18,13 @@ from typing import Any, Literal
 import torch
 
 from checkpoints import places, reading, terminal
-from checkpoints.command import UserError, WorkError, parse, run_command
-from checkpoints.exported import mmpretrain, needed
-from pretrain import sample_dense
-from pretrain.backbone import load_backbone
-from pretrain.feeding import as_raised
-from probes import results
+from checkpoints.cli import UserError, WorkError, parse, run_command
+from pretrain.batches.feeding import as_raised
+from pretrain.models.backbone import load_backbone
+from pretrain.sample import dense
+from probes.shared import record
 from transfer import data, ops, resume
+from transfer.exports.reload import mmpretrain, needed
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULTS = {"coco": "cascade_vits16_1x", "ade20k": "upernet_vits16"}
@@ -221,8 +221,8 @@ def draw_sample(task: str, root: Path) -> None:
     """Write the embedded sample's layout once; the other processes wait for it."""
     done = root / "complete"
     if is_main() and not done.exists():
-        write = sample_dense.write_coco if task == "coco" else sample_dense.write_ade20k
-        write(root, sample_dense.COUNTS)
+        write = dense.write_coco if task == "coco" else dense.write_ade20k
+        write(root, dense.COUNTS)
         done.touch()
     while not done.exists():
         time.sleep(0.2)
@@ -317,7 +317,7 @@ def report(
         "max_epochs": config.train_cfg.get("max_epochs"),
         "max_iters": config.train_cfg.get("max_iters"),
     }
-    results.write(
+    record.write(
         out / "results" / f"transfer_{options.task}.json",
         probe=f"transfer_{options.task}",
         table=TABLES[options.task],

@@ -23,17 +23,25 @@ from test_finetune import network_of, options_for
 from tiny import TINY, backbone, write, write_swin
 
 from checkpoints import inspect, published, store
-from checkpoints.command import DONE, WRONG_COMMAND, UserError, run_command
+from checkpoints.architecture import MEAN, STD, stored_architecture
+from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain import config as options
-from pretrain import dalle, dalle_file, kmeans, optim, sample, sample_dense, train
-from pretrain.backbone import load_backbone
-from pretrain.ibot import Student, Teacher
-from pretrain.networks import build
-from pretrain.run import Run
-from pretrain.shape import MEAN, STD, stored_shape
-from probes import features, finetune_run, heads, knn, linear_head, linear_run
-from probes.common import Common, View
-from probes.finetune_model import optimizer_of
+from pretrain import train
+from pretrain.engine import optim
+from pretrain.method.ibot import Student, Teacher
+from pretrain.models.backbone import load_backbone
+from pretrain.run.checkpoint import Run
+from pretrain.sample import __main__ as sample
+from pretrain.sample import dense
+from pretrain.setup.networks import build
+from pretrain.tokenizers import dalle, dalle_pickle, kmeans
+from probes import knn
+from probes.features import cache
+from probes.finetune import checkpoint
+from probes.finetune.model import optimizer_of
+from probes.linear import head, sweep
+from probes.linear import train as linear_run
+from probes.shared.subject import Common, View
 
 ARCHITECTURES = ("hf-hub:timm/vit_tiny_patch16_224.augreg_in21k", "local-dir:{trap}", "timm/vit_tiny_patch16_224", "{trap}")
 MISSING = "(missing)"
@@ -523,7 +531,7 @@ def test_a_folder_of_openmmlab_does_not_choose_what_is_fetched(
     pytest.importorskip("mmengine")
     from transfer import train as transfer  # noqa: PLC0415
 
-    monkeypatch.setattr(sample_dense, "COUNTS", {"train": 2, "val": 1})
+    monkeypatch.setattr(dense, "COUNTS", {"train": 2, "val": 1})
     out = tmp_path / "out"
     out.mkdir()
     chosen = transfer.Options("ade20k", Path(flags[-1]), out=out)
@@ -544,13 +552,13 @@ def test_a_fine_tuning_with_any_field_changed_is_refused_or_goes_on_as_it_was(tm
     torch.manual_seed(0)
     chosen = options_for()
 
-    def fresh_network() -> finetune_run.Network:
+    def fresh_network() -> checkpoint.Network:
         network = network_of(ema=0.9)
         return network._replace(optimizer=optimizer_of(network.model, chosen, 0.1))
 
-    network, run = fresh_network(), finetune_run.Run(tmp_path / "run", chosen, "digest", 2)
+    network, run = fresh_network(), checkpoint.Run(tmp_path / "run", chosen, "digest", 2)
     answers = torch.zeros(3, 1, dtype=torch.int64)
-    run.tested(finetune_run.Tested(1, 50.0, 60.0, 55.0), answers)
+    run.tested(checkpoint.Tested(1, 50.0, 60.0, 55.0), answers)
     for parameter in network.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     network.optimizer.step()
@@ -566,7 +574,7 @@ def test_a_fine_tuning_with_any_field_changed_is_refused_or_goes_on_as_it_was(tm
     for place in fields:
         for value in VALUES + TENSORS:
             sealed(path.parent, at(content, place, copy.deepcopy(value)))
-            again, fresh = finetune_run.Run(path.parent, chosen, "digest", 2), fresh_network()
+            again, fresh = checkpoint.Run(path.parent, chosen, "digest", 2), fresh_network()
             if not refused(lambda again=again, fresh=fresh: again.resume(fresh), path):
                 good += 1
                 assert torch.equal(fresh.model.state_dict()[weight], content["model"][weight]), (place, value)
@@ -582,7 +590,7 @@ def test_heads_codes_and_features_of_wrong_content_are_refused(tmp_path: Path) -
     weights = {"weight": torch.zeros(2, 128), "bias": torch.zeros(2)}
     about = {"features": "cls4", "classes": ["a", "b"]}
     store.save_backbone(path, weights, about)
-    linear_head.read_head(path, network, [])
+    head.read_head(path, network, [])
     changes = [({**weights, "weight": w}, about) for w in (torch.zeros(2), torch.zeros(2, 9), torch.full((2, 128), math.nan))]
     changes += [({**weights, "bias": torch.zeros(3)}, about), ({"weight": weights["weight"]}, about)]
     changes += [
@@ -593,7 +601,7 @@ def test_heads_codes_and_features_of_wrong_content_are_refused(tmp_path: Path) -
     changes += [(weights, {**about, "features": value}) for value in (3, None, [], "x")]
     for values, said in changes:
         store.save_backbone(path, values, said)
-        assert refused(lambda: linear_head.read_head(path, network, []), path), said
+        assert refused(lambda: head.read_head(path, network, []), path), said
 
     path = tmp_path / "codes.safetensors"
     codes = kmeans.About("tokens", 8, 4, MEAN, STD, TINY._asdict(), {})
@@ -622,15 +630,15 @@ def test_heads_codes_and_features_of_wrong_content_are_refused(tmp_path: Path) -
         ("blocks.input.w", torch.zeros(2**18, 1, 1, 1)),
         ("x", torch.ones(1)),
     ):
-        dalle_file.save(path, {**encoder, name: value}, tmp_path / "source")
+        dalle_pickle.save(path, {**encoder, name: value}, tmp_path / "source")
         assert refused(lambda: dalle.open_dalle(path, MEAN, STD), path)
-    dalle_file.save(path, {**encoder, "blocks.output.conv.b": torch.full((5,), math.nan)}, tmp_path / "source")
+    dalle_pickle.save(path, {**encoder, "blocks.output.conv.b": torch.full((5,), math.nan)}, tmp_path / "source")
     assert refused(lambda: dalle.open_dalle(path, MEAN, STD), path)
 
 
 def test_the_state_of_a_linear_probe_is_checked(tmp_path: Path) -> None:
     """46c01a2: tracebacks."""
-    path, many = tmp_path / "state.pt", heads.Heads((0.1, 0.2), 3, 4, 0, torch.device("cpu"))
+    path, many = tmp_path / "state.pt", sweep.LinearSweep((0.1, 0.2), 3, 4, 0, torch.device("cpu"))
     state = {"task": "t", "heads": many.state(), "choosing": [[[1.0, 2.0], [3.0, 4.0]]], "test": [[[1.0, 2.0], [3.0, 4.0]]]}
     state |= {"best": torch.tensor([2.0, 1.0]), "weight": torch.zeros(2, 3, 4), "bias": torch.zeros(2, 3)}
     torch.save(state, path)
@@ -644,10 +652,10 @@ def test_the_state_of_a_linear_probe_is_checked(tmp_path: Path) -> None:
 
 def test_features_that_are_others_are_refused(folders: Path, tmp_path: Path) -> None:
     """46c01a2: tracebacks of numpy, and of other sizes other features."""
-    from pretrain.images import open_images  # noqa: PLC0415
+    from pretrain.images.open import open_images  # noqa: PLC0415
 
     images, chosen = open_images(str(folders), "val"), Common(cache=tmp_path, workers=0)
-    features.extract(backbone(), images, View(32, 32), chosen)
+    cache.extract(backbone(), images, View(32, 32), chosen)
     (path,) = tmp_path.glob("*/mean.npy")
     whole = path.read_bytes()
     header = re.sub(rb"\((\d+),", lambda found: b"(" + str(int(found[1]) - 1).encode() + b",", whole, count=1)
@@ -661,7 +669,7 @@ def test_features_that_are_others_are_refused(folders: Path, tmp_path: Path) -> 
         header,
     ):
         path.write_bytes(changed)
-        assert refused(lambda: features.extract(backbone(), images, View(32, 32), chosen), path), changed[:90]
+        assert refused(lambda: cache.extract(backbone(), images, View(32, 32), chosen), path), changed[:90]
 
 
 def test_stored_shapes_of_old_files_are_read(content: dict[str, Any]) -> None:
@@ -670,6 +678,6 @@ def test_stored_shapes_of_old_files_are_read(content: dict[str, Any]) -> None:
         name: content["shape"][name]
         for name in ("arch", "patch_size", "image_size", "channels", "embed_dim", "depth", "num_heads")
     }
-    assert stored_shape(old, "x").std == STD
+    assert stored_architecture(old, "x").std == STD
     with pytest.raises(UserError, match="the shape has more"):
-        stored_shape({**old, "more": 1}, "x")
+        stored_architecture({**old, "more": 1}, "x")

@@ -22,13 +22,13 @@ import torch
 from PIL import Image
 
 from checkpoints import download, store, zoo
-from checkpoints.command import UserError, WorkError
-from pretrain import hubs
-from pretrain.backbone import load_backbone, make
-from pretrain.images import open_images
-from pretrain.shape import Shape
+from checkpoints.architecture import Architecture
+from checkpoints.cli import UserError, WorkError
+from pretrain.images import hubs
+from pretrain.images.open import open_images
+from pretrain.models.backbone import load_backbone, make
 
-VIT = Shape("vit", 8, 32, 3, 64, 2, 1)
+VIT = Architecture("vit", 8, 32, 3, 64, 2, 1)
 OTHER = VIT._replace(patch_size=16)
 ROOT = Path(__file__).parents[2]
 LISTED = {"arch": "vit", "patch_size": 8, "holds": "the teacher's backbone"}
@@ -87,7 +87,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         running.shutdown()
 
 
-def checkpoint(seed: int, shape: Shape = VIT) -> bytes:
+def checkpoint(seed: int, shape: Architecture = VIT) -> bytes:
     torch.manual_seed(seed)
     file = io.BytesIO()
     torch.save(make(shape, maskable=False).state_dict(), file)
@@ -273,7 +273,7 @@ EIGHT = """
 import json, os, sys
 from pathlib import Path
 from checkpoints import zoo
-from pretrain.backbone import load_backbone
+from pretrain.models.backbone import load_backbone
 entry = json.loads(sys.argv[1])
 zoo.names = lambda: {"little": entry}
 children = []

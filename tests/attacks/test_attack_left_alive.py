@@ -23,11 +23,11 @@ LOADERS = """
 import multiprocessing, time
 import numpy as np, torch
 from torch.utils.data import DataLoader
-from checkpoints.command import run_command
-from pretrain import augment, masking
-from pretrain.loader import Loader, as_it_is
-from pretrain.sources import Images
-from pretrain.steps import Steps
+from checkpoints.cli import run_command
+from pretrain.batches import augment, masking
+from pretrain.batches.loader import Loader, as_it_is
+from pretrain.images.source import Images
+from pretrain.batches.dataset import Steps
 
 class Large(Images):
     name = "large"
@@ -52,8 +52,8 @@ run_command(main, [])
 STEP = """
 import sys
 from pathlib import Path
-from checkpoints.command import run_command
-from probes.process import run_once
+from checkpoints.cli import run_command
+from probes.shared.subprocesses import run_once
 run_command(lambda words: run_once(["-m", "probes.live", words[0], "--port", "0"], Path(words[0]) / "step"))
 """
 

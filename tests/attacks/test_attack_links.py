@@ -14,39 +14,35 @@ import torch
 from pictures import noise, write_flat
 
 from checkpoints import export, inspect, places, store, zoo
-from checkpoints.command import DONE, WRONG_COMMAND, UserError, run_command
-from pretrain import bench_data, bench_step, curves, hubs, replay, sample, starts, tokenizers, train
+from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain import config as options
-from pretrain.images import open_images
-from pretrain.run_folder import RunFolder
-from probes import (
-    ablate,
-    bench_knn,
-    cluster,
-    common,
-    draw_attention,
-    features,
-    finetune,
-    gallery,
-    knn,
-    linear,
-    live,
-    logistic,
-    parts,
-    process,
-    report,
-    reproduce,
-    results,
-    retrieval,
-    robustness,
-    segment,
-    semi,
-    tables,
-    video,
-    visualize,
-)
-from probes.finetune_options import Options as FinetuneOptions
-from probes.suites import Options as SuiteOptions
+from pretrain import curves, train
+from pretrain.engine import provenance
+from pretrain.engine.run_folder import RunFolder
+from pretrain.images import hubs
+from pretrain.images.open import open_images
+from pretrain.run import replay
+from pretrain.sample import __main__ as sample
+from pretrain.tokenizers import __main__ as tokenizers
+from probes import cluster, knn, live, logistic, parts, segment, semi, tables
+from probes.ablate import __main__ as ablate
+from probes.bench import data as bench_data
+from probes.bench import knn as bench_knn
+from probes.bench import step as bench_step
+from probes.features import cache
+from probes.finetune import __main__ as finetune
+from probes.finetune.options import Options as FinetuneOptions
+from probes.linear import __main__ as linear
+from probes.linear import protocol
+from probes.report import __main__ as report
+from probes.reproduce import __main__ as reproduce
+from probes.retrieval import __main__ as retrieval
+from probes.robustness import __main__ as robustness
+from probes.robustness.suites import Options as SuiteOptions
+from probes.shared import record, subject, subprocesses
+from probes.video import __main__ as video
+from probes.visualize import __main__ as visualize
+from probes.visualize import attention_maps, gallery
 from transfer import train as transfer
 
 SECRET = '{"step": 0}\n'
@@ -82,7 +78,7 @@ def test_a_training_writes_through_no_link_in_its_folder(name: str, target: str,
     run = RunFolder(Path("run"), {"arch": "vit"}, 1, 1.0)
     with pytest.raises(UserError, match=rf"run/{name} is a link to .*{target}.* remove it, or write elsewhere"):
         run.begin()
-        starts.note(Path("run"), 0, torch.device("cpu"), "fp32")
+        provenance.note(Path("run"), 0, torch.device("cpu"), "fp32")
         run.log(1, {"loss": 1.0})
     for append in (lambda: store.append(Path("run") / name, "x"), lambda: places.below(Path("run"), name)):
         with pytest.raises(UserError, match="is a link to"):
@@ -183,7 +179,7 @@ def test_a_log_of_a_command_and_a_gallery_are_written_through_no_link(outside: P
     """On 46c01a2 the log went to where the link led, and a picture's name could lead out of its folder."""
     link(Path("out/step.log"), outside / "file")
     with pytest.raises(UserError, match=r"out/step.log is a link to"):
-        process.run_once(["-c", "print('x')"], Path("out/step"))
+        subprocesses.run_once(["-c", "print('x')"], Path("out/step"))
     with pytest.raises(UserError, match="would be written outside out"):
         gallery.hang(Path("out"), "", [], [gallery.Shown("../../outside/x", noise(1)[0], "")])
     link(Path("curves.png"), outside / "file")
@@ -197,16 +193,16 @@ def test_a_log_of_a_command_and_a_gallery_are_written_through_no_link(outside: P
 def test_features_are_written_through_no_link_in_a_shared_cache(planted: str, outside: Path, tmp_path: Path) -> None:
     """On 46c01a2 the rows of a file elsewhere were overwritten by features."""
     write_flat(Path("images"), noise(4, 40))
-    how = common.Common(workers=0, cache=Path("cache"))
-    arguments = (tiny.backbone(), open_images("images"), common.View(32, 32), how, ("blocks",))
-    features.extract(*arguments)
+    how = subject.Common(workers=0, cache=Path("cache"))
+    arguments = (tiny.backbone(), open_images("images"), subject.View(32, 32), how, ("blocks",))
+    cache.extract(*arguments)
     (made,) = Path("cache").iterdir()
     victim, partial = tmp_path / "victim", made.with_suffix(".partial")
     made.rename(partial)
     if planted:
-        content = bytearray((partial / features.DONE).read_bytes())
+        content = bytearray((partial / cache.DONE).read_bytes())
         content[-4:] = bytes(4)
-        (partial / features.DONE).write_bytes(content)
+        (partial / cache.DONE).write_bytes(content)
         (partial / planted).rename(victim)
         link(partial / planted, victim)
     else:
@@ -214,7 +210,7 @@ def test_features_are_written_through_no_link_in_a_shared_cache(planted: str, ou
         link(partial, victim)
     state = {path: path.read_bytes() for path in ([victim] if planted else victim.iterdir())}
     with pytest.raises(UserError, match=r"cache/.*\.partial.* is a link to"):
-        features.extract(*arguments)
+        cache.extract(*arguments)
     assert all(path.read_bytes() == content for path, content in state.items())
     shutil.rmtree("cache")
 
@@ -239,7 +235,7 @@ COMMANDS: list[tuple[Callable[..., Any], list[str], type]] = [
     (export.main, [], export.Options),
     (inspect.main, [], inspect.Options),
     (knn.main, [], knn.Options),
-    (linear.main, [], linear.Options),
+    (linear.main, [], protocol.Options),
     (logistic.main, [], logistic.Options),
     (semi.main, [], semi.Options),
     (cluster.main, [], cluster.Options),
@@ -249,7 +245,7 @@ COMMANDS: list[tuple[Callable[..., Any], list[str], type]] = [
     (robustness.main, [], SuiteOptions),
     (retrieval.main, [], retrieval.Options),
     (video.main, [], video.Options),
-    (visualize.main, ["attention"], draw_attention.Attention),
+    (visualize.main, ["attention"], attention_maps.Attention),
     (report.main, [], report.Options),
     (live.main, [], live.Options),
     (tables.main, [], tables.Options),
@@ -294,7 +290,7 @@ def test_caches_lie_in_the_users_folder_whatever_is_set_empty(
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     if usual is not None:
         monkeypatch.setenv("XDG_CACHE_HOME", usual)
-    assert features.cache_folder is hubs.cache_folder is places.cache_folder
+    assert cache.cache_folder is hubs.cache_folder is places.cache_folder
     assert places.cache_folder(variable, name) == tmp_path / ".cache" / "ibot" / name
     if variable == "IBOT_CACHE":
         assert zoo.cache() == tmp_path / ".cache" / "ibot"
@@ -310,7 +306,7 @@ def test_features_are_not_cached_in_the_current_folder(outside: Path, tmp_path: 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("IBOT_FEATURES", "")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    features.extract(tiny.backbone(), open_images("images"), common.View(32, 32), common.Common(workers=0), ("blocks",))
+    cache.extract(tiny.backbone(), open_images("images"), subject.View(32, 32), subject.Common(workers=0), ("blocks",))
     assert [path.name for path in Path().iterdir()] == ["images"]
     assert len(list((tmp_path / ".cache" / "ibot" / "features").iterdir())) == 1
-    assert results.SCHEMA and replay.MOST
+    assert record.SCHEMA and replay.MOST

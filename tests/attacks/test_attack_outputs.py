@@ -27,37 +27,37 @@ import pytest
 from PIL import Image
 from test_layouts import VIT, saved_backbone
 
-from checkpoints import card, inspect
-from checkpoints.command import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, run_command
+from checkpoints import inspect
+from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, run_command
 from checkpoints.published import Contents
-from pretrain import curves, page, track
-from pretrain.ablations import TABLES
+from pretrain import curves
 from pretrain.config import Config
-from pretrain.progress import summary
-from pretrain.run import Run
-from pretrain.run_folder import RunFolder
-from pretrain.screen import Screen
-from pretrain.sources import Files
-from pretrain.steps import Bad
-from probes import (
-    ablate,
-    draw_tsne,
-    finetune_report,
-    finetune_run,
-    gallery,
-    protocols,
-    report,
-    report_commands,
-    reproduce,
-    reproduce_plan,
-    show,
-    tables,
-)
-from probes.ablate_plan import Job
-from probes.finetune_data import Data
-from probes.gallery import Shown
-from probes.reproduce_steps import Step
-from probes.subsets import Share
+from pretrain.engine import trackers
+from pretrain.engine.bad_images import Bad
+from pretrain.engine.console import Screen
+from pretrain.engine.run_folder import RunFolder
+from pretrain.images.source import Files
+from pretrain.recipes.ablations import TABLES
+from pretrain.run import report_process
+from pretrain.run.checkpoint import Run
+from pretrain.run.progress import summary
+from probes import tables
+from probes.ablate import __main__ as ablate
+from probes.ablate.plan import Job
+from probes.finetune import checkpoint
+from probes.finetune import report as finetune_report
+from probes.finetune.data import Data
+from probes.finetune.subsets import Share
+from probes.paper import protocols
+from probes.report import __main__ as report
+from probes.report import commands
+from probes.reproduce import __main__ as reproduce
+from probes.reproduce import plan as reproduce_plan
+from probes.reproduce.steps import Step
+from probes.shared import console
+from probes.visualize import gallery, tsne
+from probes.visualize.gallery import Shown
+from transfer.exports import card
 
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,12 +144,12 @@ def test_what_libraries_log_and_warn_of(capsys: pytest.CaptureFixture[str], monk
 
 
 def shown() -> None:
-    show.say(ALL)
-    show.table(ALL, [ALL, "b"], [[ALL, "1"], [ORDINARY, "2"]])
+    console.say(ALL)
+    console.table(ALL, [ALL, "b"], [[ALL, "1"], [ORDINARY, "2"]])
 
 
 def steps() -> None:
-    assert list(show.steps(ALL, [1, 2, 3], 3)) == [1, 2, 3]
+    assert list(console.steps(ALL, [1, 2, 3], 3)) == [1, 2, 3]
 
 
 def lines_of_a_training() -> None:
@@ -177,7 +177,7 @@ def inspected() -> None:
 
 def fine_tuned() -> None:
     images = Files(ALL, [Path("a.png")], None)
-    tested = [finetune_run.Tested(1, 50.0, 60.0)]
+    tested = [checkpoint.Tested(1, 50.0, 60.0)]
     finetune_report.show([finetune_report.Measured(0.1, tested, {})], Data(images, images, ["a"], Share(None, {})), 1.0)
 
 
@@ -198,7 +198,7 @@ def test_the_screen(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(show, "LINES_EVERY", -1.0)
+    monkeypatch.setattr(console, "LINES_EVERY", -1.0)
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
     printer()
@@ -247,13 +247,13 @@ def test_commands_of_plans_reports_and_hints(
     found = [capsys.readouterr().out.removesuffix("\n")]
     assert words_of(found[0], tmp_path) == wanted
     with monkeypatch.context() as patched:
-        patched.setattr(page.subprocess, "run", raising_os_error)
-        found += re.findall(r"\): (.*) tries again", page.write(Path(data or "x"), data))
+        patched.setattr(report_process.subprocess, "run", raising_os_error)
+        found += re.findall(r"\): (.*) tries again", report_process.write(Path(data or "x"), data))
     assert words_of(found[1], tmp_path) == ["python", "-m", "probes.report", str(Path(data or "x")), "--data", data]
     record: dict[str, Any] = {"probe": "knn", "data": {"root": data}, "checkpoint": {"path": data}, "protocol": {}}
-    found.append(report_commands.measuring(record))
+    found.append(commands.measuring(record))
     assert words_of(found[2], tmp_path)[3:5] == ["--ckpt", str(Path(data))]
-    unknown = report_commands.measuring(record | {"probe": data or "x"})
+    unknown = commands.measuring(record | {"probe": data or "x"})
     assert unknown.startswith("# no command of this project measures ") and not set(unknown) & set("\n\r\x1b\x9b\u202e")
     for command in found:
         assert not [one for one in command if unicodedata.category(one) in UNSEEN]
@@ -423,7 +423,7 @@ def drawn_curves() -> Any:
 
 def drawn_classes() -> Any:
     places = np.arange(2 * len(PICTURE), dtype=np.float64).reshape(-1, 2)
-    return draw_tsne.chart(places, np.arange(len(PICTURE)), PICTURE, "\n".join(PICTURE))
+    return tsne.chart(places, np.arange(len(PICTURE)), PICTURE, "\n".join(PICTURE))
 
 
 def drawn_confusion() -> Any:
@@ -468,7 +468,7 @@ def test_names_of_runs_for_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
     fake.init = lambda **how: asked.append(how)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
     for name in (ALL, "ordinary-1_é"):
-        track.tracker("wandb", name, {"data": ALL})
+        trackers.tracker("wandb", name, {"data": ALL})
     assert not re.search(r"[/\\#?%:\x00-\x1f]", asked[0]["id"])
     seen_as_text(asked[0]["name"])
     assert asked[1]["id"] == asked[1]["name"] == "ordinary-1_é"
@@ -509,7 +509,7 @@ def test_bytes_that_are_no_text_on_a_screen_of_ascii(settings: dict[str, str], t
 
 
 def test_what_a_command_dies_of_is_escaped(tmp_path: Path) -> None:
-    code = f"from checkpoints.command import run_command\ndef main(_): raise KeyError({TERMINAL!r})\nrun_command(main, [])"
+    code = f"from checkpoints.cli import run_command\ndef main(_): raise KeyError({TERMINAL!r})\nrun_command(main, [])"
     script = code.replace("KeyError", "RuntimeError")
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "RuntimeError" in done.stderr and "\x1b" not in done.stderr and "\\x1b[31mred" in done.stderr

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints.command import DONE, run_command
-from pretrain import dalle_file
-from probes import revisited
+from checkpoints.cli import DONE, run_command
+from pretrain.tokenizers import dalle_pickle
+from probes.retrieval import revisited
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,9 +33,9 @@ warnings.simplefilter("ignore")
 from pathlib import Path
 import torch
 from checkpoints import published, store
-from checkpoints.command import UserError
-from pretrain import dalle_file
-from probes import revisited
+from checkpoints.cli import UserError
+from pretrain.tokenizers import dalle_pickle as dalle_file
+from probes.retrieval import revisited
 
 def load_run(path):
     return store.load_run(path.parent)
@@ -342,7 +342,7 @@ def test_the_file_of_dalle_changes_nothing_and_ends(tmp_path: Path) -> None:
         },
     )
     with pytest.raises(ValueError, match="holds code"):
-        dalle_file.read(tmp_path / "code.pkl")
+        dalle_pickle.read(tmp_path / "code.pkl")
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:

@@ -16,16 +16,19 @@ import pytest
 import tiny
 from PIL import EpsImagePlugin, Image
 
-from checkpoints.command import UserError
-from pretrain import decode as decoding
-from pretrain import neighbours, sample_clips, sample_dense, sample_pairs
-from pretrain.decode import BadImage, Opened, decode
-from pretrain.formats import MOST_BYTES, memory, open_picture
-from pretrain.hubs import Torchvision
-from pretrain.images import open_images
-from pretrain.sources import Held
-from probes import copydays, davis, segment
-from probes.seeing import Drawing, pictures_of
+from checkpoints.cli import UserError
+from pretrain.evaluate import knn as neighbours
+from pretrain.images import decode as decoding
+from pretrain.images.decode import BadImage, LazyImage, decode
+from pretrain.images.formats import MOST_BYTES, memory, open_picture
+from pretrain.images.hubs import Torchvision
+from pretrain.images.open import open_images
+from pretrain.images.source import InMemory
+from pretrain.sample import clips, dense, retrieval
+from probes import segment
+from probes.retrieval import copydays
+from probes.video import davis
+from probes.visualize.inputs import Drawing, pictures_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
@@ -139,21 +142,21 @@ def one_picture(root: Path, content: bytes) -> None:
 
 
 def davis_frame(root: Path, content: bytes) -> None:
-    sample_clips.write_davis(root, count=1, size=32)
+    clips.write_davis(root, count=1, size=32)
     clip = davis.open_clips(str(root), 1)[0]
     Path(clip.frames[0]).write_bytes(content)
     davis.read_frame(clip.frames[0])
 
 
 def davis_mask(root: Path, content: bytes) -> None:
-    sample_clips.write_davis(root, count=1, size=32)
+    clips.write_davis(root, count=1, size=32)
     clip = davis.open_clips(str(root), 1)[0]
     Path(clip.masks[0]).write_bytes(content)
     davis.read_mask(clip.masks[0])
 
 
 def copies(root: Path, content: bytes) -> None:
-    sample_pairs.write_copydays(root, count=1, size=32)
+    retrieval.write_copydays(root, count=1, size=32)
     next((root / "original").glob("*.jpg")).write_bytes(content)
     neighbours.read(copydays.open_blocks(str(root))["original"].images, 0)
 
@@ -177,7 +180,7 @@ def segment_classes(root: Path, content: bytes) -> None:
 
 
 def scenes(root: Path) -> segment.Labelled:
-    sample_dense.write_ade20k(root, {"train": 1, "val": 1}, size=32)
+    dense.write_ade20k(root, {"train": 1, "val": 1}, size=32)
     return segment.open_data(segment.Options(data=str(root))).train
 
 
@@ -245,9 +248,12 @@ def test_only_one_file_of_the_code_opens_pictures() -> None:
             if any(word in line for line in path.read_text().splitlines()):
                 found.setdefault(word, []).append(str(path.relative_to(ROOT)))
     assert found == {
-        "Image.open": ["pretrain/formats.py", "pretrain/sample_pairs.py"],  # the second reads what it has just written, as JPEG
+        "Image.open": [
+            "pretrain/images/formats.py",
+            "pretrain/sample/retrieval.py",
+        ],  # the second reads what it has just written, as JPEG
         "imread(": ["transfer/hooks.py"],  # through the backend
-        "TiffFile(": ["pretrain/stacks.py"],
+        "TiffFile(": ["pretrain/images/stacks.py"],
     }
 
 
@@ -338,8 +344,8 @@ CHILD = """
 import json, resource, sys
 from pathlib import Path
 import numpy, tifffile
-from pretrain.decode import BadImage, decode
-from pretrain.sources import Files
+from pretrain.images.decode import BadImage, decode
+from pretrain.images.source import Files
 
 def status(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
@@ -469,7 +475,7 @@ def jpeg_of(width: int, height: int, **options: object) -> bytes:
 
 def test_photographs_of_a_hundred_megapixels_are_opened() -> None:
     """The limit is for bombs: the largest cameras' JPEGs fit. Not an attack: 46c01a2 opened them too."""
-    opened = Opened(jpeg_of(11_648, 8_736))
+    opened = LazyImage(jpeg_of(11_648, 8_736))
     assert (opened.width, opened.height) == (11_648, 8_736)
     assert memory(open_picture(jpeg_of(11_648, 8_736))) <= MOST_BYTES
     smaller = memory(open_picture(jpeg_of(11_648, 8_736)), reduction=8)
@@ -482,7 +488,7 @@ def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
     last = content.rindex(b"\xff\xda")
     content = content[:-2] + content[last:-2] * 150 + content[-2:]
     with pytest.raises(BadImage, match=r"too large: 1.. scans of 4000 x 4000 pixels"):
-        Opened(content)
+        LazyImage(content)
 
 
 def test_too_little_memory_is_a_bad_image_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,7 +501,7 @@ def test_too_little_memory_is_a_bad_image_and_not_the_end(monkeypatch: pytest.Mo
     stream = io.BytesIO()
     np.save(stream, np.zeros((8, 8, 3), dtype=np.float32))
     with pytest.raises(BadImage, match="there is not enough memory to decode it"):
-        Held("arrays", [stream.getvalue()])[0]
+        InMemory("arrays", [stream.getvalue()])[0]
 
 
 def test_a_tiff_of_pages_beyond_count_is_refused() -> None:

@@ -23,14 +23,20 @@ from pictures import encoded, noise, write_flat, write_folders, write_list, writ
 from scipy.io import savemat
 
 from checkpoints import store, zoo
-from checkpoints.command import DONE, WRONG_COMMAND, UserError, run_command
+from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain import config as options
-from pretrain import images as door
-from pretrain import page, replay, tokenizers, train
+from pretrain import train
 from pretrain.config import Config
-from pretrain.decode import BadImage
-from pretrain.images import has_part, open_images
-from probes import davis, finetune_data, report, retrieval
+from pretrain.images import open as door
+from pretrain.images.decode import BadImage
+from pretrain.images.open import has_part, open_images
+from pretrain.run import replay, report_process
+from pretrain.tokenizers import __main__ as tokenizers
+from pretrain.tokenizers import open as tokenizer_open
+from probes.finetune import data as finetune_data
+from probes.report import __main__ as report
+from probes.retrieval import __main__ as retrieval
+from probes.video import davis
 from transfer import data as dense
 from transfer import train as transfer
 
@@ -132,7 +138,7 @@ def test_a_run_may_name_images_in_its_folder_and_the_command_line_any_others(tmp
     text = (outside / "report.html").read_text()
     assert "Nearest training images" in text and f"--data {tmp_path / 'elsewhere'}" in re.sub("<[^>]*>", "", text)
     (outside / "report.html").unlink()
-    assert page.write(outside, str(tmp_path / "elsewhere")).startswith("page: ")
+    assert report_process.write(outside, str(tmp_path / "elsewhere")).startswith("page: ")
     assert "Nearest training images" in (outside / "report.html").read_text()
 
 
@@ -167,8 +173,8 @@ def test_a_refused_step_may_name_a_tokenizer_beside_it(here: Path) -> None:
     made = ["patches", "--data", "sample", "--patch-size", "8", "--size", "32", "--codes", "4", "--share", "0.001"]
     assert run_command(tokenizers.main, [*made, "--out", "run/codes.safetensors"]) == DONE
     file = here / "run" / "refused-000001-0.pt"
-    assert tokenizers.from_file("kmeans:run/codes.safetensors", file=file) == f"kmeans:{here}/run/codes.safetensors"
-    assert tokenizers.from_file("colour", file=file) == "colour"
+    assert tokenizer_open.from_file("kmeans:run/codes.safetensors", file=file) == f"kmeans:{here}/run/codes.safetensors"
+    assert tokenizer_open.from_file("colour", file=file) == "colour"
 
 
 NAMES = [COMMAND, "pipe:touch PWNED; cat x #.tar", "http:example.tar", "https:x.tar", "file:x.tar", "hf:x.tar", "gs:x.tar"]
@@ -373,16 +379,16 @@ TYPED = {"options.data", "options.val", "options.ckpt", "options.train", "option
 TYPED |= {"config.data", "config.knn_data", "chosen.data", "options.file"}
 HANDED_ON = {
     ("checkpoints/export.py", "file"): "what this command has written itself",
-    ("pretrain/backbone.py", "checkpoint"): "as it was called",
-    ("pretrain/begin.py", "path"): "--init-from, by train.py",
-    ("pretrain/comparisons.py", "config.tokenizer"): "typed; of a replay through tokenizers.from_file",
-    ("pretrain/health.py", "source"): "--data or --knn-data, by prepare.py",
-    ("pretrain/hubs.py", "source"): "as it was called",
-    ("pretrain/images.py", "source"): "as it was called",
-    ("pretrain/tokens.py", "Path(checkpoint)"): "--tokenizer, by comparisons.py",
+    ("pretrain/models/backbone.py", "checkpoint"): "as it was called",
+    ("pretrain/setup/init_from.py", "path"): "--init-from, by train.py",
+    ("pretrain/setup/objective.py", "config.tokenizer"): "typed; of a replay through tokenizers.from_file",
+    ("pretrain/engine/guard.py", "source"): "--data or --knn-data, by prepare.py",
+    ("pretrain/images/hubs.py", "source"): "as it was called",
+    ("pretrain/images/open.py", "source"): "as it was called",
+    ("pretrain/method/targets.py", "Path(checkpoint)"): "--tokenizer, by comparisons.py",
     ("probes/cluster.py", "source"): "--data or --val",
-    ("probes/finetune_data.py", "source"): "--data",
-    ("probes/suites.py", "Path(asked)"): "--saliency",
+    ("probes/finetune/data.py", "source"): "--data",
+    ("probes/robustness/suites.py", "Path(asked)"): "--saliency",
     ("transfer/backbone.py", "Path(path)"): "--ckpt, by train.py",
 }
 
@@ -390,12 +396,12 @@ HANDED_ON = {
 def test_every_place_that_opens_a_source_says_where_its_name_is_from() -> None:
     """A search of the code: a new place needs a reason here, and a name from a file `images.from_file` before it."""
     found = set()
-    for path in (path for floor in ("checkpoints", "pretrain", "probes", "transfer") for path in (ROOT / floor).glob("*.py")):
+    for path in (path for floor in ("checkpoints", "pretrain", "probes", "transfer") for path in (ROOT / floor).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
             if name in OPENERS and isinstance(node, ast.Call) and ast.unparse(node.args[0]) not in TYPED:
                 found.add((str(path.relative_to(ROOT)), ast.unparse(node.args[0])))
     assert found == set(HANDED_ON)
-    assert "from_file(run.config" in (ROOT / "probes" / "report.py").read_text()
-    assert "tokenizers.from_file(stored" in (ROOT / "pretrain" / "replay.py").read_text()
+    assert "from_file(run.config" in (ROOT / "probes" / "report" / "__main__.py").read_text()
+    assert "from_file(stored" in (ROOT / "pretrain" / "run" / "replay.py").read_text()
     assert encoded(noise(1)[0])

@@ -36,7 +36,7 @@ PLACES: dict[str, dict[str, str]] = {
         "a deletion": "its own .part and the note beside it",
     },
     "checkpoints/export.py": {"a deletion": "the folder that this export began and could not finish"},
-    "checkpoints/exported.py": {
+    "transfer/exports/reload.py": {
         "the network": "timm.create_model with a file that was just written; it fetches nothing without pretrained=True",
         "code from text": "optional packages by names that stand in this code",
         "a pickle": "weights_only=True, of a file that was just written",
@@ -57,58 +57,59 @@ PLACES: dict[str, dict[str, str]] = {
         "a deletion": "its own temporary file",
     },
     "checkpoints/torch_pickle.py": {"an archive": "reads members of a torch file into memory; nothing is unpacked to disk"},
-    "pretrain/backbone.py": {"the network": "timm's published weights, only for a timm:NAME that was typed"},
-    "pretrain/bench_step.py": {
+    "checkpoints/resolve.py": {"the network": "timm's published weights, only for a timm:NAME that was typed"},
+    "probes/bench/step.py": {
         "a process": "the bench again, for each row of its table, with words of its own",
         "code from text": "the plain method in tests/plain.py, a fixed path in this project",
     },
-    "pretrain/decode.py": {
+    "pretrain/images/decode.py": {
         "np.load": "allow_pickle=False, after the header was compared with the length",
         "a pickle": "allow_pickle=False",
     },
-    "pretrain/formats.py": {"Image.open": "the one door to Pillow, with the list of formats and the limit on bytes"},
-    "pretrain/hubs.py": {"the network": "hf: and torchvision:, only where they were typed"},
-    "pretrain/images.py": {"glob": "a pattern that was typed; what it finds is opened as a path, never as a scheme"},
-    "pretrain/page.py": {"a process": "probes.report and probes.live, through checkpoints.start"},
-    "pretrain/replay.py": {"glob": "counts refused steps in the run's own folder"},
-    "pretrain/resample.py": {"Image.open": "decode_jpeg on the GPU, of bytes whose header Pillow has read as a JPEG"},
-    "pretrain/run_folder.py": {
+    "pretrain/images/formats.py": {"Image.open": "the one door to Pillow, with the list of formats and the limit on bytes"},
+    "pretrain/images/hubs.py": {"the network": "hf: and torchvision:, only where they were typed"},
+    "pretrain/images/open.py": {"glob": "a pattern that was typed; what it finds is opened as a path, never as a scheme"},
+    "pretrain/run/report_process.py": {"a process": "probes.report and probes.live, through checkpoints.start"},
+    "pretrain/run/replay.py": {"glob": "counts refused steps in the run's own folder"},
+    "pretrain/batches/resample.py": {"Image.open": "decode_jpeg on the GPU, of bytes whose header Pillow has read as a JPEG"},
+    "pretrain/engine/run_folder.py": {
         "a deletion": "temporary files by the exact names that a killed process of this project leaves, in the run's own folder",
         "a link": "reads where the run's own folder has been moved to, from this process's own descriptor",
     },
-    "pretrain/sample_pairs.py": {
+    "pretrain/sample/retrieval.py": {
         "Image.open": "a JPEG that was encoded one line before",
         "a pickle": "writes the sample's ground truth in the published layout; reading is plain_pickle's",
     },
-    "pretrain/shape.py": {"the network": "timm.create_model by a name of timm's own list, without weights"},
-    "pretrain/shards.py": {
+    "checkpoints/architecture.py": {"the network": "timm.create_model by a name of timm's own list, without weights"},
+    "pretrain/images/tar_shards.py": {
         "the network": "webdataset's gopen for commands and addresses that were typed; http and https go through download",
         "an archive": "reads headers; members are read by place, nothing is unpacked to disk",
         "a deletion": "its own part of a download",
     },
-    "pretrain/sources.py": {"glob": "lists a folder; each name is a path"},
-    "pretrain/stacks.py": {"Image.open": "tifffile, of bytes with a TIFF's magic, after its header was judged"},
-    "pretrain/track.py": {"code from text": "wandb or mlflow, by --track of this call"},
-    "probes/bench_knn.py": {
+    "pretrain/images/source.py": {"glob": "lists a folder; each name is a path"},
+    "pretrain/images/stacks.py": {"Image.open": "tifffile, of bytes with a TIFF's magic, after its header was judged"},
+    "pretrain/engine/trackers.py": {"code from text": "wandb or mlflow, by --track of this call"},
+    "probes/bench/knn.py": {
         "a process": "the bench again, for each row of its table",
         "np.load": "features that the bench has just drawn, without objects",
     },
-    "probes/copydays.py": {"glob": "lists a data set's folder; each name is a path"},
-    "probes/davis.py": {"glob": "lists a clip's frames; each name is a path"},
-    "probes/features.py": {
+    "probes/retrieval/copydays.py": {"glob": "lists a data set's folder; each name is a path"},
+    "probes/video/davis.py": {"glob": "lists a clip's frames; each name is a path"},
+    "probes/features/cache.py": {
         "np.load": "arrays without objects, whose type and length are compared",
         "a deletion": "an unfinished folder of features, in the cache",
     },
-    "probes/label_maps.py": {"glob": "lists a data set's folder; each name is a path"},
-    "probes/linear_run.py": {"a deletion": "its own state, when the training has ended"},
+    "probes/shared/label_maps.py": {"glob": "lists a data set's folder; each name is a path"},
+    "probes/linear/train.py": {"a deletion": "its own state, when the training has ended"},
     "probes/live.py": {"the network": "a server on this machine's own address; asks nobody"},
-    "probes/process.py": {"a process": "steps of reproduce and ablate, through checkpoints.start"},
-    "probes/report_commands.py": {"code from text": "a module of probes/ whose name stands in this file, not what a record says"},
-    "probes/reproduce.py": {
+    "probes/shared/subprocesses.py": {"a process": "steps of reproduce and ablate, through checkpoints.start"},
+    "probes/report/commands.py": {"code from text": "a module of probes/ whose name stands in this file, not what a record says"},
+    "probes/reproduce/__main__.py": {
         "a process": "probes.tables and probes.report, through checkpoints.start",
         "a deletion": "its own mark of a step whose files are gone",
     },
     "probes/tables.py": {"glob": "records below the folders that were named"},
+    "tools/draw_imports.py": {"glob": "lists the code"},
     "transfer/hooks.py": {"Image.open": "a test image that was decoded before, through the same door (transfer/pictures.py)"},
     "transfer/resume.py": {"code from text": "mmengine's modules by names that stand in this code"},
     "transfer/train.py": {

@@ -1,0 +1,138 @@
+"""What every command shares: flags that forgive, errors that say what to do, exit codes that mean something."""
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from checkpoints import bounds, original, parent, terminal
+
+Options = TypeVar("Options")
+
+DONE, FAILED, WRONG_COMMAND, INTERRUPTED = 0, 1, 2, 75
+
+TRUE_WORDS = frozenset({"true", "on", "yes", "1"})
+FALSE_WORDS = frozenset({"false", "off", "no", "0"})
+
+
+class UserError(ValueError):
+    """The command line, or something it names, is wrong. The message carries the cure; the exit code is 2."""
+
+
+class WorkError(RuntimeError):
+    """The work itself failed through no fault of the command line. The exit code is 1."""
+
+
+def parse(
+    options: type[Options],
+    arguments: Sequence[str],
+    default: Options | None = None,
+    aliases: Mapping[str, str] | None = None,
+    prog: str | None = None,
+    description: str | None = None,
+) -> Options:
+    """Command line -> dataclass. Raises UserError for an empty word, which would mean the current folder or nothing, and for a
+    number that makes no sense (`checkpoints/bounds.py`).
+
+    `--a_b` and `--a-b` are the same flag; a bool takes `--x`, `--no-x`, `--x true` and `--x false`. `aliases` maps other
+    programs' flag names to ours; `description` stands above --help in place of the class's own. Exits with 2 when a flag is
+    unknown or its value has the wrong type.
+    """
+    words = _plain_words(arguments, _bool_flags(options), aliases or {})
+    try:
+        fields = dataclasses.fields(options)  # type: ignore[arg-type]
+        words = original.translated(words, {"--" + field.name.replace("_", "-") for field in fields})
+    except original.Replaced as error:
+        raise UserError(str(error)) from None
+    found: Any = tyro.cli(options, args=words, default=default, prog=prog, description=description)
+    for sentence in bounds.wrong(found):
+        raise UserError(sentence)
+    return found
+
+
+def at_least(least: int, options: Any, *names: str) -> None:
+    """Raise UserError for the first of these options, or of its values, that is smaller; None is no value."""
+    for name in names:
+        value = getattr(options, name)
+        values = value if isinstance(value, tuple) else () if value is None else (value,)
+        if value == () or any(one < least for one in values):
+            raise UserError(f"--{name.replace('_', '-')} must be {least} or more")
+
+
+def _bool_flags(options: type) -> set[str]:
+    fields = dataclasses.fields(options)
+    return {"--" + field.name.replace("_", "-") for field in fields if field.type in (bool, "bool")}
+
+
+def _plain_words(arguments: Sequence[str], bools: set[str], aliases: Mapping[str, str]) -> list[str]:
+    words: list[str] = []
+    for word in arguments:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            name = name.replace("_", "-")
+            words.append(aliases.get(name, name))
+            if equals:
+                words.append(value)
+        else:
+            words.append(word)
+    _refuse_empty(words)
+    return _bools_without_values(words, bools)
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    for place, word in enumerate(words):
+        if not word.strip():
+            flag = next((one for one in reversed(words[:place]) if one.startswith("--")), "an argument")
+            raise UserError(f"{flag} is empty (a variable that is not set, perhaps): give a value, or leave it out")
+
+
+def _bools_without_values(words: list[str], bools: set[str]) -> list[str]:
+    plain: list[str] = []
+    for word in words:
+        previous = plain[-1] if plain else ""
+        if previous in bools and word.lower() in TRUE_WORDS:
+            continue
+        if previous in bools and word.lower() in FALSE_WORDS:
+            plain[-1] = "--no-" + previous[2:]
+            continue
+        plain.append(word)
+    return plain
+
+
+def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] | None = None) -> int:
+    """Run `main`, turn what it raises into one sentence on stderr and an exit code (DONE, FAILED, WRONG_COMMAND).
+
+    No process that is forked here lives on when this one has gone.
+    """
+    terminal.guard()
+    parent.end_with_launcher()
+    parent.take_forked_along()
+    try:
+        code = main(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        terminal.say(f"error: {error}", error=True)
+        return WRONG_COMMAND
+    except WorkError as error:
+        first, *listed = str(error).split("\n  ")  # a list of ours stands in lines of its own, each set in
+        terminal.say(f"failed: {first}", error=True)
+        for line in listed:
+            terminal.say(f"  {line}", error=True)
+        return FAILED
+    except BrokenPipeError:  # whoever read our output has gone, as `| head` does
+        return FAILED
+    except terminal.OutputLost as error:
+        terminal.say(f"failed: standard output takes nothing more ({error.strerror}): make room where it is sent", error=True)
+        return FAILED
+    except KeyboardInterrupt:
+        terminal.say("interrupted", error=True)
+        return 130
+    return code if isinstance(code, int) else DONE
+
+
+def command_module(name: str) -> str:
+    """The module that `python -m NAME` runs: `NAME.__main__` where NAME is a package."""
+    found = importlib.util.find_spec(name)
+    return f"{name}.__main__" if found is not None and found.submodule_search_locations is not None else name

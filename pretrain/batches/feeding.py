@@ -1,0 +1,208 @@
+"""What worker processes make, asked for with a limit: no wait for a worker is for ever, and a dead one is named.
+
+torch looks after workers by a handler of SIGCHLD, which raises wherever the main process is just then, in the middle of an
+optimisation step perhaps. Here it is taken away: a worker is looked after when something is asked of it, between two steps.
+"""
+
+import contextlib
+import math
+import multiprocessing.queues
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from checkpoints import parent, terminal
+from checkpoints.cli import UserError, WorkError
+from pretrain.engine import distributed
+
+LOOK = 2
+"""Seconds between two looks at workers that are waited for."""
+PATIENCE = 600.0
+"""Seconds that a batch may take."""
+AFTER_STOP = 5.0
+"""Seconds that a batch may still take once the run was asked to stop."""
+AHEAD = 4
+"""Batches that each worker makes ahead."""
+SHARED = "/dev/shm"  # where torch puts what workers hand over
+MARGIN = 1.5
+"""How much larger a later batch may be than the one that was measured."""
+PLENTY = 16 << 30
+"""Bytes of shared memory with which no batch is measured."""
+NO_ROOM = 28
+"""Exit code of a worker that could not hand its batch over."""
+
+
+class Starved(WorkError):
+    """No batch comes any more; nothing of a step has been done."""
+
+
+def fed(
+    dataset: Any,
+    workers: int,
+    *,
+    ahead: int = AHEAD,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+    on_wait: Callable[[float], None] = lambda seconds: None,
+    prepare: Callable[[int], None] = parent.end_with_loader,
+    **options: Any,
+) -> Iterator[Any]:
+    """What a DataLoader with these options gives. `on_wait` is told the seconds that each batch was waited for.
+
+    Raises Starved when a worker has died or nothing comes for PATIENCE seconds, and what the data set raises as it was raised.
+    """
+    workers, ahead = room_for(dataset, workers, ahead, options)
+    if workers:
+        options |= {"timeout": LOOK, "prefetch_factor": ahead, "worker_init_fn": _Prepared(prepare)}
+    loader: DataLoader[Any] = DataLoader(dataset, num_workers=workers, **options)
+    found = iter(loader)
+    if workers and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's: see above
+    while True:
+        began = time.perf_counter()
+        batch = _next(found, asked_to_stop)
+        on_wait(time.perf_counter() - began)
+        if batch is _END:
+            return
+        yield batch
+
+
+@contextlib.contextmanager
+def saved_if_starved(save: Callable[[], None], done: Callable[[], int], first: int, stop: Sequence[int]) -> Iterator[None]:
+    """Around a loop of steps: where no batch comes any more, save what is done since step `first`, then say so.
+
+    Passes over Starved where the run was asked to stop, and so ends the loop. Several processes save together only, between two
+    steps of all; there the last checkpoint stays.
+    """
+    try:
+        yield
+    except Starved as error:
+        alone = distributed.world_size() == 1
+        if alone and done() > first:
+            save()
+        if stop and alone:
+            return
+        what = f"saved after step {done()}" if alone and done() > first else "the last checkpoint stays"
+        raise Starved(f"{error}. {what.capitalize()}: the same command goes on from there") from None
+
+
+_END = object()
+
+
+def _next(found: Any, asked_to_stop: Callable[[], bool]) -> Any:
+    """The next batch, or `_END`."""
+    began, stopping = time.monotonic(), math.inf
+    while True:
+        try:
+            return next(found, _END)
+        except (UserError, WorkError) as error:  # from a worker it comes with that worker's traceback around it
+            raise as_raised(error) from None
+        except (RuntimeError, OSError, EOFError) as error:
+            timed_out = str(error).startswith("DataLoader timed out")
+            dead = [worker for worker in getattr(found, "_workers", []) if worker.exitcode not in (None, 0)]
+            if not timed_out and not dead:
+                raise
+            now = time.monotonic()
+            stopping = min(stopping, now) if asked_to_stop() else math.inf
+            if dead or now - began > PATIENCE or now - stopping > AFTER_STOP:
+                _kill(found)
+                raise Starved(_why(dead)) from None
+
+
+def _kill(found: Any) -> None:
+    """End all workers now: one that has died may hold what the others wait for."""
+    for worker in getattr(found, "_workers", []):
+        worker.kill()
+
+
+def _why(dead: Sequence[Any]) -> str:
+    """What to say of workers that have died, or of none."""
+    if not dead:
+        return (
+            f"no batch has come from the workers for {PATIENCE / 60:.0f} minutes: the disk or network that holds the images does "
+            "not answer, perhaps; see to it and start again, or give --workers 0 to see where it stands still"
+        )
+    worker = dead[0]
+    cause = f"exit code {worker.exitcode}"
+    if worker.exitcode < 0:
+        cause = signal.Signals(-worker.exitcode).name
+    number = worker.name.rpartition("-")[2]
+    cure = "give fewer --workers (--workers 0 makes batches in the main process)"
+    if worker.exitcode in (-signal.SIGBUS, NO_ROOM):
+        cure = f"{SHARED} is full; make it larger (docker run --shm-size 8g) or {cure}"
+    elif worker.exitcode == -signal.SIGKILL:
+        cure = f"the machine or the container ran out of memory, perhaps; {cure}, or a smaller batch"
+    elif worker.exitcode < 0:
+        cure = f"a library that reads images has crashed, perhaps; {cure} to see which image it is"
+    return f"worker process {number} (pid {worker.pid}), which prepares batches, has died of {cause}: {cure}"
+
+
+class _Prepared:
+    """`worker_init_fn`: what the caller wants, and an end where a batch cannot be handed over. torch would only remark on it."""
+
+    def __init__(self, prepare: Callable[[int], None]) -> None:
+        self._prepare = prepare
+
+    def __call__(self, worker: int) -> None:
+        self._prepare(worker)
+        multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_hand_over)  # type: ignore[attr-defined]
+
+
+def _cannot_hand_over(error: BaseException, _: Any) -> None:
+    os._exit(NO_ROOM if isinstance(error, RuntimeError | OSError) else 1)
+
+
+def as_raised(error: UserError | WorkError) -> UserError | WorkError:
+    """Without the traceback that torch puts before an error of ours that is from a worker."""
+    kind = type(error)
+    return kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip())
+
+
+def free() -> int:
+    """Bytes of shared memory that this process may fill; processes of one run on this machine share them."""
+    try:
+        return shutil.disk_usage(SHARED).free // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    except (OSError, ValueError):  # no such place here: shared memory is kept elsewhere
+        return PLENTY
+
+
+def room_for(dataset: Any, workers: int, ahead: int, options: Mapping[str, Any]) -> tuple[int, int]:
+    """Workers, and batches ahead of each, whose batches fit into shared memory; says so where these are fewer than asked for."""
+    there = free()
+    if not workers or there >= PLENTY:
+        return workers, ahead
+    one = math.ceil(_bytes_of_first(dataset, options) * MARGIN)
+    fit = there // max(one, 1) - 1  # the one that the main process has in hand
+    now = (workers, min(ahead, fit // workers)) if fit >= workers else (max(fit, 0), 1)
+    if now != (workers, ahead):
+        terminal.say(
+            f"{SHARED} has {there / 2**20:.1f} MB free, a batch needs up to {one / 2**20:.1f} MB: "
+            f"{now[0] or 'no'} workers, {now[1] if now[0] else 0} batches ahead of each in place of {workers} and {ahead}; "
+            "a larger one (docker run --shm-size 8g) makes training faster",
+            error=True,
+        )
+    return now
+
+
+def _bytes_of_first(dataset: Any, options: Mapping[str, Any]) -> int:
+    """How much of shared memory the first batch takes."""
+    if (blocks := options.get("batch_sampler")) is not None:
+        block = list(next(iter(blocks), []))
+        return bytes_of(dataset[block[0]]) * len(block) if block else 0
+    first = next(iter(options["sampler"]), None)
+    return 0 if first is None else bytes_of(dataset[first])
+
+
+def bytes_of(value: Any) -> int:
+    """Of all tensors in nested tuples, lists and dicts, each in whole pages."""
+    if isinstance(value, Tensor):
+        return -(-value.numel() * value.element_size() // 4096) * 4096
+    if isinstance(value, Mapping):
+        return sum(map(bytes_of, value.values()))
+    return sum(map(bytes_of, value)) if isinstance(value, tuple | list) else 0

@@ -1,0 +1,104 @@
+"""Batches from worker processes to the device, from any step on, ahead of the loop.
+
+Workers decode; crops are made by them on a CPU, and on the device, beside the step before, on a GPU.
+"""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from checkpoints import parent
+from pretrain.batches.dataset import Batch, Decoded, StepDataset, make_batch
+from pretrain.batches.feeding import fed
+
+
+class Loader:
+    """Batches on their device from step `first` up to `last`.
+
+    `waited` is the seconds the loop has stood still for them. On a GPU the next batch is copied and its crops are made on a
+    side stream while the loop works on the present one.
+    """
+
+    def __init__(self, steps: StepDataset, first: int, last: int, workers: int, device: torch.device) -> None:
+        self.device, self._steps = device, steps
+        self.waited = 0.0
+        self.stop: Sequence[int] = ()
+        """What has asked the run to stop: then no batch is waited for long."""
+        self._numbers, self._workers = range(first, last), workers
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = self._received()
+        return self._ahead(batches) if self.device.type == "cuda" else batches
+
+    def made(self) -> Iterator[Batch | Decoded]:
+        """Batches as they come from the workers. Raises Starved where none comes any more."""
+        return fed(
+            self._steps,
+            self._workers,
+            batch_size=None,
+            collate_fn=as_it_is,
+            sampler=self._numbers,
+            pin_memory=self.device.type == "cuda",
+            prepare=prepare_worker,
+            generator=torch.Generator(),  # its own: the global one belongs to the networks
+            asked_to_stop=lambda: bool(self.stop),
+            on_wait=self._count,
+        )
+
+    def _count(self, seconds: float) -> None:
+        self.waited += seconds
+
+    def _received(self) -> Iterator[Batch]:
+        """The same made ready on the device."""
+        return map(self._to_device, self.made())
+
+    def _to_device(self, batch: Batch | Decoded) -> Batch:
+        if isinstance(batch, Decoded):
+            steps, masks = self._steps, batch.masks.to(self.device)
+            try:
+                images = batch.images.to(self.device)
+            except RuntimeError:  # a JPEG that the device's decoder does not take: the CPU judges it
+                again = steps.get(batch.step, device_decodes=False)
+                assert isinstance(again, Decoded)
+                batch, images = again, again.images.to(self.device)
+            made = make_batch(images, batch.global_crops, batch.local_crops, masks, batch.bad, steps.mean, steps.std)
+            return made._replace(local_masks=batch.local_masks).to(self.device)
+        return batch.to(self.device)
+
+    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Each batch is asked for on a side stream before the one ahead of it is given out."""
+        side = torch.cuda.Stream(self.device)
+        ready: Batch | None = None
+        while True:
+            with torch.cuda.stream(side):
+                coming = next(batches, None)
+            if ready is not None:
+                yield ready
+            if coming is None:
+                return
+            torch.cuda.current_stream(self.device).wait_stream(side)
+            for tensor in coming.tensors():
+                tensor.record_stream(torch.cuda.current_stream(self.device))
+            ready = coming
+
+
+def as_it_is(batch: Any) -> Any:
+    """In place of torch's own rule, which makes tensors of all arrays."""
+    return batch
+
+
+def prepare_worker(_: int) -> None:
+    """One thread each; what asks a run to stop is the main process's to answer, and a worker ends when that has gone.
+
+    A group of its own keeps a worker from what is sent to the main process's group. SIGTERM itself must end it: that is how the
+    main process ends workers that it has forgotten.
+    """
+    parent.end_with_loader()
+    torch.set_num_threads(1)
+    os.setpgrp()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

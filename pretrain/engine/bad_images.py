@@ -1,0 +1,55 @@
+"""Images that could not be used: which, why, and how many there may be."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from checkpoints import escape
+from checkpoints.cli import WorkError
+from pretrain.engine import distributed
+
+
+class Bad(NamedTuple):
+    """An image that could not be used."""
+
+    number: int
+    name: str
+    reason: str
+
+
+def too_many(bad: Sequence[Bad], most: int) -> str:
+    """What to say when a source has too many bad images."""
+    count = f"{len(bad)} image{'s' * (len(bad) > 1)}"
+    listed = "".join(f"\n  {escape.terminal(name)}: {escape.terminal(reason)}" for _, name, reason in bad[:10])
+    return (
+        f"{count} could not be used, more than --max-bad {most}: repair or remove them, or allow more. The first of them:{listed}"
+    )
+
+
+class BadImages:
+    """The images of a run that could not be used, each counted once, in all processes together."""
+
+    def __init__(self, most: int, known: Iterable[Bad]) -> None:
+        self.most = most
+        self.all = {bad.name: bad for bad in known}
+        self._new: list[Bad] = []
+
+    def add(self, bad: Iterable[Bad]) -> None:
+        """What this process has met."""
+        self._new += bad
+
+    def take_new(self) -> list[Bad]:
+        """What is new in any process since the last call; all must call it together."""
+        new = {bad.name: bad for bad in distributed.gathered(self._new) if bad.name not in self.all}
+        self.all |= new
+        self._new = []
+        return list(new.values())
+
+    def check(self) -> None:
+        """Raise WorkError when there are more than may be."""
+        if len(self.all) > self.most:
+            raise WorkError(too_many(list(self.all.values()), self.most))
+
+
+def most_bad(given: int | None, images: int) -> int:
+    """How many images may be bad: what was given, else 0.1 %, at least 20."""
+    return max(20, images // 1000) if given is None else given

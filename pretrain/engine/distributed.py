@@ -1,0 +1,168 @@
+"""Several processes as one: everything above this file works the same with one process and with many."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from checkpoints.cli import WorkError
+
+LOST = re.compile("gloo|NCCL|Connection (closed|reset)|Timed out waiting|Broken pipe|barrier", re.IGNORECASE)
+"""What torch says when a partner is not there any more, or has not answered within torch's limit of 10 to 30 minutes."""
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes files and prints."""
+    return rank() == 0
+
+
+@contextmanager
+def processes() -> Iterator[torch.device]:
+    """Join the processes that `torchrun` started, if it did, and yield this process's device."""
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if "RANK" not in os.environ:
+        yield device
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+        dist.barrier()  # leave together: a process that is still talking when its partner has gone is aborted
+    except RuntimeError as error:
+        if isinstance(error, WorkError) or not LOST.search(str(error)):
+            raise
+        raise WorkError(
+            "another process of this run has ended or does not answer (what it has said, if anything, is above): "
+            "the same command goes on from the last checkpoint"
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def parallel(module: nn.Module, device: torch.device, *, some_unused: bool = False) -> nn.Module:
+    """The module with gradients averaged over processes during backward; as it is where `shard_` has seen to that.
+
+    `some_unused`: not every parameter takes part in every step.
+    """
+    if world_size() == 1 or isinstance(module, FSDPModule):
+        return module
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=some_unused, gradient_as_bucket_view=True)
+
+
+def shard_(network: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
+    """Spread weights, and with them gradients and optimizer states, over the processes (FSDP2), gathered block by block."""
+    mesh = init_device_mesh(device.type, (world_size(),))
+    for block in blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard_` has spread it."""
+    return isinstance(module, FSDPModule)
+
+
+def averaged(module: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Around a forward and backward: average gradients over processes `now`, or leave them to a later one."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(now)
+    return contextlib.nullcontext() if now or not isinstance(module, DistributedDataParallel) else module.no_sync()
+
+
+def local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """This process's part of tensors that are spread; others as they are."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def lengths(tensors: Sequence[Tensor]) -> Tensor:
+    """The Euclidean length of each tensor, whole ones or spread ones."""
+    found = torch.stack(torch._foreach_norm(local(tensors)))
+    if not any(isinstance(tensor, DTensor) for tensor in tensors):
+        return found
+    squares = found.square()
+    dist.all_reduce(squares)
+    return squares.sqrt()
+
+
+def full_tensor(value: Any) -> Any:
+    """Nested dicts and lists with spread tensors put together on the CPU; all processes must call it."""
+    if isinstance(value, DTensor):
+        return value.full_tensor().cpu()
+    if isinstance(value, dict):
+        return {key: full_tensor(one) for key, one in value.items()}
+    return [full_tensor(one) for one in value] if isinstance(value, list) else value
+
+
+def shard(value: Any, like: Tensor) -> Any:
+    """A whole tensor as `like` is spread; anything else as it is."""
+    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+
+
+def unwrap(module: nn.Module) -> Any:
+    """The module itself, whether or not `parallel` wrapped it."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def mean(tensor: Tensor) -> Tensor:
+    """The mean over processes of a tensor that each of them has."""
+    if world_size() == 1:
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def gathered(values: list[Any]) -> list[Any]:
+    """The lists of all processes, one after the other."""
+    if world_size() == 1:
+        return values
+    lists: list[list[Any]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(lists, values)
+    return [value for some in lists for value in some]
+
+
+def all_true(flag: Tensor) -> Tensor:
+    """Whether a flag [] is set in all processes, on its device."""
+    if world_size() == 1:
+        return flag
+    everywhere = flag.to(torch.uint8)
+    dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
+    return everywhere.bool()
+
+
+def any_true(*flags: bool) -> list[bool]:
+    """For each flag whether it is set in any process. Goes past the devices: none is waited for."""
+    if world_size() == 1:
+        return list(flags)
+    total = torch.tensor([float(flag) for flag in flags])
+    dist.all_reduce(total, op=dist.ReduceOp.MAX)
+    return [bool(value) for value in total.tolist()]

@@ -1,0 +1,262 @@
+"""The folder of any training: its options, its log, when it saves. What is in a checkpoint is not its matter."""
+
+import contextlib
+import json
+import math
+import os
+import re
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from checkpoints import checked, hold, places, reading, store, terminal
+from checkpoints.cli import UserError, WorkError
+from pretrain.engine import distributed, logs
+from pretrain.engine.bad_images import Bad
+from pretrain.engine.trackers import Track, tracker
+
+WRITTEN = ("config.json", "*.jsonl", "*.pt", "*.safetensors", "*.html", "events.out.tfevents.*")
+"""What is written in a training's folder."""
+LOGS = ("metrics.jsonl", "starts.jsonl")
+OWN_PART = re.compile(
+    r"\.(last|previous|refused-\d+-\d+|epoch-?\d+)\.pt\.\d+\.part|\.(backbone|best)\.safetensors\.\d+\.part|"
+    r"\.(config\.json|metrics\.jsonl|report\.html)\.\d+\.part"
+)
+"""Temporary files of ours (`store.write_bytes`): the name of a file that a run writes, and the process that was writing it."""
+BESIDE: tuple[str, ...] = (
+    "results",
+    "finetune",
+    "lr-*",
+    "wandb",
+    "mlruns",
+    "events.out.tfevents.*",
+    "*.log",
+    "nohup.out",
+    "slurm-*.out",
+)
+BESIDE += (hold.NAME, ".git*", ".DS_Store", ".nfs*")
+"""What may lie in a folder before a run begins there: what is made beside a run, output that was sent there."""
+
+
+class RunFolder:
+    """One training in one folder. Only the main process writes. `flag` is what the command calls the folder."""
+
+    flag = "--out"
+
+    def __init__(
+        self, folder: Path, values: Mapping[str, Any], steps_per_epoch: int, save_minutes: float, track: str = "none"
+    ) -> None:
+        """`values` are the training's options, as plain values."""
+        self.folder, self.values, self.steps_per_epoch, self.save_minutes = folder, values, steps_per_epoch, save_minutes
+        self.step = 0
+        self._saved_at = time.monotonic()
+        self._board: SummaryWriter | None = None
+        self._track_with = track
+        self._track: Track | None = None
+        self._place: int | None = None
+
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return any((self.folder / name).exists() for name in (store.LAST, store.PREVIOUS))
+
+    def begin(self) -> None:
+        """Make the folder and write the options down. Raises UserError where that cannot be, or would lead out of the folder."""
+        if not distributed.is_main():
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self.folder.iterdir():
+                if any(path.match(pattern) for pattern in WRITTEN):
+                    places.refuse_link(path)
+            content = json.dumps(self.values, indent=1) + "\n"
+            store.write_bytes(self.folder / "config.json", content.encode())
+            self._remove_leftovers()
+            self._forget_later_lines()
+            self._place = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.flag} {self.folder} ({error.strerror})") from error
+        weakref.finalize(self, os.close, self._place)
+        self._board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.step else None)
+        self._track = tracker(self._track_with, self.folder.name, self.values)
+
+    def _remove_leftovers(self) -> None:
+        """Own temporary files, of a process that was killed while it wrote: nobody else writes here now."""
+        for path in self.folder.iterdir():
+            if OWN_PART.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink()
+
+    def _forget_later_lines(self) -> None:
+        """Drop the log lines of steps that will be run again."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            text = reading.text(path, reading.MOST_LISTED)
+            lines = [line for line in text.splitlines() if self.step and _step_of(line) <= self.step]
+            store.write_bytes(path, "".join(line + "\n" for line in lines).encode())
+
+    def moved(self) -> bool:
+        """Whether the folder has been moved or removed since `begin`."""
+        if self._place is None:
+            return False
+        try:
+            return not os.path.samestat(os.fstat(self._place), os.stat(self.folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:  # of a network: who writes there will meet it
+            return False
+
+    def here(self) -> Path:
+        """The folder, where it is now; where it was, if it is nowhere. Raises WorkError where something else lies there then."""
+        if not self.moved():
+            return self.folder
+        assert self._place is not None
+        with contextlib.suppress(OSError):
+            found = Path(os.readlink(f"/proc/self/fd/{self._place}"))
+            if os.path.samestat(os.fstat(self._place), os.stat(found)):
+                return found
+        if os.path.lexists(self.folder):
+            raise WorkError(f"{self.folder} was removed during the run and something else lies there: what is not saved is lost")
+        return self.folder
+
+    def stay(self, step: int) -> None:
+        """Raise WorkError, in all processes, if the folder was moved or removed; what was done up to `step` has been saved."""
+        sentence = ""
+        if self.moved():
+            now = self.here()
+            sentence = (
+                f"{self.folder} was moved to {now} during the run: saved there after step {step}, {self.flag} {now} goes on"
+            )
+        elif self._place is not None and os.fstat(self._place).st_nlink == 0:
+            sentence = f"{self.folder} was removed during the run: saved in a new one after step {step}, without its earlier log"
+        for one in filter(None, distributed.gathered([sentence])):
+            raise WorkError(one)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of `metrics.jsonl` (null for what is not finite), and the same for TensorBoard."""
+        if not distributed.is_main():
+            return
+        rounded = {name: float(f"{value:.6g}") if math.isfinite(value) else None for name, value in values.items()}
+        self.note(step, rounded)
+        self._send(step, values)
+
+    def _send(self, step: int, values: Mapping[str, float]) -> None:
+        """To where else the log is shown. What cannot be reached is left out from then on: the run does not need it."""
+        try:
+            for name, value in values.items() if self._board else ():
+                assert self._board is not None
+                self._board.add_scalar(name, value, step)
+        except (OSError, ValueError) as error:
+            self._board = None
+            terminal.say(_left_out("TensorBoard's file", error), error=True)
+        try:
+            if self._track:
+                self._track(values, step)
+        except Exception as error:  # of other people's packages and servers
+            self._track = None
+            terminal.say(_left_out(f"--track {self._track_with}", error), error=True)
+
+    def note(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of `metrics.jsonl`. Raises WorkError where it cannot be written."""
+        if not distributed.is_main():
+            return
+        folder = self.here()
+        if folder.is_dir():  # else it was removed, which `stay` will say
+            store.append(folder / "metrics.jsonl", json.dumps({"step": step, **values}) + "\n")
+
+    def bad_images(self) -> list[Bad]:
+        """Those that were noted before."""
+        lines = (line for line in self.history() if "bad_image" in line)
+        return [Bad(line["number"], line["bad_image"], line["reason"]) for line in lines]
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; of a long one a sample, with all that is rare (`pretrain.engine.logs`)."""
+        path = self.folder / "metrics.jsonl"
+        return [line.value for line in logs.sampled(path)] if path.exists() else []
+
+    def time_to_save(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` steps."""
+        minutes = (time.monotonic() - self._saved_at) / 60
+        return step % self.steps_per_epoch == 0 or minutes >= self.save_minutes
+
+
+def _left_out(what: str, error: Exception) -> str:
+    return f"note: {what} takes no more values ({store.first_line(error)}): the run goes on, metrics.jsonl has them"
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, flag: str, *, told: bool) -> Iterator[None]:
+    """Inside, the folder is this training's alone; all processes call it together.
+
+    Raises WorkError where another training uses it, UserError where it holds what is none of a training's, unless `told`.
+    """
+    with contextlib.ExitStack() as stack:
+        error: UserError | WorkError | None = None
+        try:
+            if distributed.is_main():
+                if not told:
+                    refuse_foreign(folder, flag)
+                stack.enter_context(hold.held(folder / hold.NAME, f"{flag} {folder}", f"give another {flag}"))
+        except (UserError, WorkError) as found:
+            error = found
+        for one in distributed.gathered([error]):
+            if one is not None:
+                raise one
+        yield
+
+
+def refuse_foreign(folder: Path, flag: str) -> None:
+    """Raise UserError where a folder is neither a training's nor empty."""
+    try:
+        inside = sorted(path.name for path in folder.iterdir())
+    except OSError:  # nothing there; what else is wrong, the writer will meet
+        return
+    if any(name in inside for name in (store.LAST, store.PREVIOUS, *LOGS)) or _is_config(folder / "config.json"):
+        return
+    foreign = [name for name in inside if not (OWN_PART.fullmatch(name) or any(Path(name).match(one) for one in BESIDE))]
+    if foreign:
+        raise UserError(
+            f"{flag} {folder} holds no run but other files ({foreign[0]!r}{', ...' if len(foreign) > 1 else ''}): give another "
+            f"{flag}, or --allow-foreign-files true to put a run beside them"
+        )
+
+
+def _is_config(path: Path) -> bool:
+    """Whether it holds the options of a training of ours, which may have been killed before it saved."""
+    try:
+        found = json.loads(path.read_bytes()[: 1 << 20])
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"save_minutes", "log_every", "recipe"} <= found.keys()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def random_states() -> dict[str, Any]:
+    """Torch's generators: the only ones that are not addressed by seed and step (stochastic depth draws from them)."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_random_states(states: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError where they are none; `path` is for the message."""
+    try:
+        torch.set_rng_state(states["cpu"])
+        if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
+            torch.cuda.set_rng_state_all(states["cuda"])
+    except (RuntimeError, TypeError) as error:  # torch looks at every byte of them
+        raise UserError(f"{path}: random is no state of a generator ({store.first_line(error)}): {checked.CURE}") from error
+
+
+def set_scaler_state(scaler: torch.amp.GradScaler, state: Mapping[str, Any]) -> None:
+    """What a scaler has found out; how it goes about it stays its own. Nothing where none is used, then or now."""
+    if scaler.is_enabled() and state:
+        found = {name: state[name] for name in ("scale", "_growth_tracker")}
+        scaler.load_state_dict({**scaler.state_dict(), **found})

@@ -1,0 +1,160 @@
+"""Weighted k-nearest-neighbour classification (paper section 4.1), on features that are already there.
+
+q queries, t bank, d width, k neighbours.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from checkpoints.cli import UserError
+from pretrain.batches import augment
+from pretrain.evaluate import finite
+from pretrain.evaluate import views as eval_views
+from pretrain.images.decode import BadImage
+from pretrain.images.source import Images
+from pretrain.models.backbone import Backbone
+
+TEMPERATURE = 0.07
+KS = (10, 20, 100, 200)
+TOP = 5
+BLOCK = 1024
+"""Queries at a time."""
+PIECE = 65536
+"""Rows of the bank at a time."""
+
+
+def features(backbone: Backbone, images: Images, *, resize: int, crop: int, batch_size: int = 256) -> Float[Tensor, "q d"]:
+    """Last [CLS] token of every image, of length one, float32 on the CPU, on the probes' centre crop.
+
+    Raises WorkError naming an image whose token is not finite.
+    """
+    device, shape = next(backbone.parameters()).device, backbone.shape
+    blocks = []
+    for start in range(0, len(images), batch_size):
+        numbers = range(start, min(start + batch_size, len(images)))
+        views = [eval_views.evaluation_view(read(images, number), resize, crop, shape.mean, shape.std) for number in numbers]
+        batch = torch.stack(views)
+        with torch.inference_mode():
+            tokens = backbone(batch.to(device))[:, 0].float()
+            finite.checked(tokens, backbone, lambda row, numbers=numbers: images.where(numbers[row]))  # type: ignore[misc]
+            blocks.append(F.normalize(tokens, dim=1).cpu())
+    return torch.cat(blocks)
+
+
+def read(images: Images, number: int) -> np.ndarray:
+    """The pixels of an image that must be there. Raises UserError naming the one that is not."""
+    try:
+        return images[number]
+    except BadImage as error:
+        raise UserError(f"{images.where(number)} cannot be used ({error}): repair it or take it out") from error
+
+
+def pixels(
+    images: Images, mean: Sequence[float] = augment.MEAN, std: Sequence[float] = augment.STD, *, resize: int, crop: int
+) -> Float[Tensor, "q d"]:
+    """The baseline that has learnt nothing: each image's normalised pixels, of length one."""
+    views = [eval_views.evaluation_view(read(images, n), resize, crop, mean, std).flatten() for n in range(len(images))]
+    return F.normalize(torch.stack(views), dim=1)
+
+
+class Found(NamedTuple):
+    """The k nearest of each query, nearest first."""
+
+    similarity: Float[Tensor, "q k"]
+    row: Int[Tensor, "q k"]
+    """Of the bank."""
+
+
+Within = Callable[[Tensor, Tensor, int], Found]
+"""Finds the nearest of queries [q, d] in one piece of a bank [t, d]."""
+
+
+def by_product(queries: Float[Tensor, "q d"], bank: Float[Tensor, "t d"], count: int) -> Found:
+    """By blocked matrix products: memory is BLOCK x bank."""
+    parts = [(block @ bank.T).topk(count, dim=1) for block in queries.split(BLOCK)]
+    return Found(torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts]))
+
+
+def nearest(
+    queries: Float[Tensor, "q d"],
+    bank: Float[np.ndarray, "t d"] | Float[Tensor, "t d"],
+    count: int,
+    *,
+    within: Within = by_product,
+    others: bool = False,
+    unit: bool = False,
+) -> Found:
+    """The `count` of the bank (or all of it) with the greatest dot products, wherever the queries lie.
+
+    The bank may be an array on disk: it is read once, PIECE rows at a time, and memory does not grow with it. `unit`: its rows
+    are brought to length one. `others`: the queries are the bank itself, and nobody is his own neighbour.
+    """
+    wanted = min(count, len(bank) - others)
+    best: Found | None = None
+    for start in range(0, len(bank), PIECE):
+        some = bank[start : start + PIECE]
+        piece = (some if isinstance(some, Tensor) else torch.tensor(some)).to(queries.device)
+        piece = F.normalize(piece, dim=1) if unit else piece
+        found = within(queries, piece, min(wanted + others, len(piece)))
+        best = _merged(best, Found(found.similarity, found.row + start), wanted + others)
+    assert best is not None
+    return _without_self(best) if others else best
+
+
+def _merged(best: Found | None, more: Found, count: int) -> Found:
+    if best is None:
+        return more
+    similarity = torch.cat([best.similarity, more.similarity], dim=1)
+    top = similarity.topk(min(count, similarity.shape[1]), dim=1)
+    return Found(top.values, torch.cat([best.row, more.row], dim=1).gather(1, top.indices))
+
+
+def _without_self(found: Found) -> Found:
+    """Each row without its own number, or without its last where many are equally near and it is not among them."""
+    own = found.row == torch.arange(len(found.row), device=found.row.device)[:, None]
+    own[:, -1] |= ~own.any(dim=1)
+    return Found(*(values[~own].view(len(own), -1) for values in found))
+
+
+def vote(
+    queries: Float[Tensor, "q d"],
+    bank: Float[np.ndarray, "t d"] | Float[Tensor, "t d"],
+    labels: Int[Tensor, " t"],
+    classes: int,
+    ks: Sequence[int] = KS,
+    temperature: float = TEMPERATURE,
+) -> dict[int, Int[Tensor, "q top"]]:
+    """For each k the classes of every query, best first (five, or as many as there are). See `votes`."""
+    return votes(nearest(queries, bank, max(ks)), labels, classes, ks, temperature)
+
+
+def votes(
+    found: Found, labels: Int[Tensor, " t"], classes: int, ks: Sequence[int] = KS, temperature: float = TEMPERATURE
+) -> dict[int, Int[Tensor, "q top"]]:
+    """Each of the k nearest votes for its class with exp(similarity / temperature).
+
+    Classes with equal votes (none, say) stand in the order of their numbers, as in the original. A k larger than the bank
+    means the whole bank. Queries go in blocks: memory is BLOCK x classes. Raises UserError for a temperature with which a vote is
+    beyond float32: all such votes would be equal.
+    """
+    answers: dict[int, list[Tensor]] = {k: [] for k in ks}
+    for similarity, row in zip(found.similarity.split(BLOCK), found.row.split(BLOCK), strict=True):
+        weights, voted = (similarity / temperature).exp(), labels.to(row.device)[row]
+        if not weights.sum(dim=1).isfinite().all():
+            raise UserError(f"a temperature of {temperature:g} makes votes that are not finite: give a greater one")
+        for k in ks:
+            counted = torch.zeros(len(row), classes, dtype=weights.dtype, device=weights.device)
+            counted.scatter_add_(1, voted[:, :k], weights[:, :k])
+            answers[k].append(counted.sort(dim=1, descending=True, stable=True).indices[:, :TOP])
+    return {k: torch.cat(blocks) for k, blocks in answers.items()}
+
+
+def accuracy(answers: Int[Tensor, "q top"], labels: Int[Tensor, " q"], top: int = 1) -> float:
+    """Percent of queries whose class is among the first `top` answers."""
+    return 100.0 * (answers[:, :top].cpu() == labels[:, None]).any(dim=1).double().mean().item()

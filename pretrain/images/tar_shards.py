@@ -1,0 +1,216 @@
+"""Tar shards in the layout of WebDataset: files with one stem are one sample, an image and, if there is one, its class.
+
+The `webdataset` library expands names, runs what is to be fetched otherwise than by http, and groups files to samples. Its stream
+cannot begin at any step, so the shards are indexed once (headers only) and read by place; see docs/decisions.md.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+from webdataset.cache import islocal
+from webdataset.gopen import Pipe, gopen, rewrite_url
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import group_by_keys
+
+from checkpoints import download
+from checkpoints.cli import UserError, WorkError
+from checkpoints.once import make_once
+from checkpoints.places import cache_folder
+from checkpoints.store import first_line
+from pretrain.images.formats import check_size
+from pretrain.images.source import SUFFIXES, Content, Images, number_classes, state_of_files
+
+OPEN_FILES = 32
+"""Shards that each process keeps open at most: a thousand would reach the usual limit of a process."""
+WINDOW = 10_000
+"""The bounded buffer of the shuffle: an image moves at most this far from its place in the drawn order of shards."""
+CLASS_SUFFIXES = ("cls", "cls.txt", "label", "txt")
+LONGEST_LABEL = 200
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+"""Of which only the first can be read by place."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+IMAGE_SUFFIXES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
+
+
+class Place(NamedTuple):
+    """Where a file lies in its shard, in bytes."""
+
+    offset: int
+    size: int
+
+
+class Shards(Images):
+    """All samples of some tar files that hold an image; plain tar, as a compressed one cannot be read by place."""
+
+    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+        """`paths` are files of this machine, whatever their names look like. Raises UserError where one is missing."""
+        self.name = name
+        self._paths = [str(_there(path)) for path in paths]
+        places: list[Place] = []
+        keys: list[str] = []
+        labels: list[str | None] = []
+        starts = [0]
+        for path in self._paths:
+            for key, place, label in _samples(path):
+                keys.append(key)
+                places.append(place)
+                labels.append(label)
+            starts.append(len(places))
+        if not places:
+            raise UserError(f"there are no images in {name} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        self._starts, self._places, self._keys = np.array(starts), np.array(places), np.array(keys)
+        known = [label for label in labels if label is not None]
+        if len(known) == len(labels):
+            self.labels, self.classes = number_classes(known)
+        elif known:
+            raise UserError(f"{name}: {len(known)} of {len(labels)} samples have a class: give all of them one, or none")
+        self._files: dict[tuple[int, int], int] = {}  # the one that was used last comes last
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _shard(self, index: int) -> int:
+        return int(np.searchsorted(self._starts, index, side="right")) - 1
+
+    def content(self, index: int) -> Content:
+        offset, size = self._places[index].tolist()
+        check_size(size)
+        return os.pread(self._file(self._shard(index)), size, offset)
+
+    def _file(self, shard: int) -> int:
+        """The open file of a shard; of OPEN_FILES others the one that was not used for longest is closed."""
+        key = (os.getpid(), shard)  # a worker process must not share its parent's files
+        file = self._files.pop(key, None)
+        if file is None:
+            while len(self._files) >= OPEN_FILES:
+                os.close(self._files.pop(next(iter(self._files))))
+            file = os.open(self._paths[shard], os.O_RDONLY)
+        self._files[key] = file
+        return file
+
+    def where(self, index: int) -> str:
+        return f"{self._paths[self._shard(index)]}: {self._keys[index]}"
+
+    def fingerprint(self) -> str:
+        return state_of_files(self._paths)
+
+    def order(self, generator: np.random.Generator) -> np.ndarray:
+        """Shards in a drawn order, then every image moved by up to WINDOW places: reading stays almost sequential."""
+        shards = generator.permutation(len(self._paths))
+        numbers = np.concatenate([np.arange(self._starts[shard], self._starts[shard + 1]) for shard in shards])
+        return numbers[np.argsort(np.arange(len(numbers)) + generator.random(len(numbers)) * WINDOW)]
+
+
+def is_shards(source: str) -> bool:
+    """Whether `--data` names tar shards."""
+    return source.endswith(ARCHIVES) or (not islocal(source) and "tar" in source)
+
+
+def open_shards(source: str) -> Shards:
+    """Shards by a name that was typed, with brace patterns (`train-{000000..000146}.tar`), on this machine or by address.
+
+    Where one of them is there, all are paths. Raises UserError where a shard is missing or no plain tar file.
+    """
+    urls = list(expand_urls(source))
+    here = any(os.path.exists(url) for url in urls)
+    return Shards(source, [Path(url if here else _local(url)) for url in urls])
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"there is no shard {path}: check the pattern given to --data")
+    return path
+
+
+def _local(url: str) -> str:
+    """The path of a shard, fetched first if it must be. Raises UserError."""
+    if islocal(url):
+        return str(_there(Path(url.removeprefix("file:"))))
+    path = cache_folder("WDS_CACHE", "shards") / _cache_name(url)
+    try:
+        address = rewrite_url(url)
+        if urlsplit(address).scheme in ("http", "https"):
+            download.fetch(address, path, _check_whole, typed=True)
+        else:
+            make_once(path, partial(_run, url), _check_whole)
+    except WorkError:
+        raise
+    except UserError as error:
+        raise UserError(str(error).replace(f"{path}.part", f"from {download.shown(url)}")) from error
+    except Exception as error:  # commands, gsutil and the library's own checks fail in many ways
+        if isinstance(error, OSError) and (error.errno in FULL or str(path.parent) in str(error.filename)):
+            raise WorkError(download.cannot_store(url, error)) from error
+        raise UserError(f"the shard {download.shown(url)} could not be fetched ({first_line(error)})") from error
+    return str(path)
+
+
+def _run(url: str, part: Path) -> None:
+    """What webdataset's command for this address writes, `pipe:` before all. Raises OSError if the command fails."""
+    try:
+        with gopen(url) as stream, open(part, "wb") as file:
+            shutil.copyfileobj(stream, file, download.BLOCK)
+            if isinstance(stream, Pipe) and (status := stream.proc.wait()):  # the library lets some of them pass
+                raise OSError(f"the command has ended with {status}")
+    except Exception:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _cache_name(url: str) -> str:
+    """A name of its own for every address, without folders: a digest, and the address's end to be read."""
+    readable = download.shown(url).partition("?")[0][-60:]
+    tail = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "_" for letter in readable)
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:32]}-{tail}"
+
+
+def _check_whole(path: Path) -> None:
+    """Raise UserError unless a file is a plain tar up to its end mark, which is missing where one was cut between two files."""
+    for _ in _members(str(path), marked=True):
+        pass
+
+
+def _samples(path: str) -> Iterator[tuple[str, Place, str | None]]:
+    """Key, place of the image, and class of every sample in a shard that has an image."""
+    try:
+        with open(path, "rb") as file:
+            for sample in group_by_keys(_members(path)):
+                suffix = next((suffix for suffix in sample if suffix.rpartition(".")[2] in IMAGE_SUFFIXES), None)
+                if suffix is not None:
+                    label = next((sample[suffix] for suffix in CLASS_SUFFIXES if suffix in sample), None)
+                    yield sample["__key__"], sample[suffix], None if label is None else _text(file, label)
+    except OSError as error:
+        raise UserError(f"the shard {path} cannot be read ({first_line(error)})") from error
+
+
+def _members(path: str, *, marked: bool = False) -> Iterator[dict[str, Any]]:
+    """Every file of a tar as webdataset's grouping wants it, its place in place of its content.
+
+    Raises UserError for what is no tar, or stops being one before its end; `marked`: also where it has no end mark.
+    """
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            for member in archive:
+                if member.isreg():
+                    yield {"fname": member.name, "data": Place(member.offset_data, member.size), "__url__": path}
+                archive.members = []  # type: ignore[attr-defined]  # else they are all kept
+            with open(path, "rb") as file:  # tarfile takes any block that is no header for the end
+                file.seek(archive.offset)
+                last = file.read(tarfile.BLOCKSIZE)
+            if last.strip(b"\0") or len(last) < (tarfile.BLOCKSIZE if marked else 0):
+                raise tarfile.ReadError("it breaks off or is damaged after the last file that could be read")
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"the shard {path} is no plain, whole tar file ({first_line(error)}): unpack compressed ones") from error
+
+
+def _text(file: BinaryIO, place: Place) -> str:
+    file.seek(place.offset)
+    return file.read(min(place.size, LONGEST_LABEL)).decode("utf-8", "replace").strip()

@@ -1,0 +1,158 @@
+"""Backbones by shape, and from checkpoints of all kinds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor
+
+from checkpoints import published, zoo
+from checkpoints.architecture import SIZES, Architecture, possible, stored_architecture
+from checkpoints.cli import UserError
+from checkpoints.published import Contents
+from checkpoints.resolve import _shown_by, _timms_own, arch_of, backbone_part, load_strictly, refuse_misfits
+from checkpoints.store import first_line
+from pretrain.models.swin import Swin
+from pretrain.models.timm_vit import AnyViT
+from pretrain.models.vit import ViT, of_size
+
+Backbone = ViT | Swin | AnyViT
+"""All take images [b, c, h, w] and maybe a mask [b, gh, gw], and give tokens [b, t, d], [CLS] or what stands for it first."""
+KINDS: dict[str, type[ViT] | type[Swin] | type[AnyViT]] = {"vit": ViT, "swin": Swin, "timm": AnyViT}
+
+
+def make(
+    shape: Architecture, *, maskable: bool, drop_path: float = 0.0, fused: bool = True, checkpointed: bool = False
+) -> Backbone:
+    """A backbone of this shape with fresh weights; see `pretrain.models.vit.ViT` for the arguments."""
+    return KINDS[shape.kind](shape, maskable=maskable, drop_path=drop_path, fused=fused, checkpointed=checkpointed)
+
+
+class Loaded(NamedTuple):
+    """A backbone from disk and where it came from."""
+
+    backbone: Backbone
+    path: Path
+    epoch: int
+    contents: Contents
+    """Everything that the file holds."""
+
+
+def load_backbone(checkpoint: Path | None, *, runs: Path = Path("runs"), key: str = "teacher", full: bool = False) -> Loaded:
+    """A frozen backbone on the CPU from any checkpoint: see `open_checkpoint`.
+
+    `key` is `teacher` or `student`. Every weight must fit: a missing or surplus key is a UserError that names it.
+    """
+    path, contents = open_checkpoint(checkpoint, runs=runs, key=key, full=full)
+    return Loaded(backbone_of(contents, key, path).requires_grad_(False), path, contents.epoch, contents)
+
+
+def backbone_of(contents: Contents, key: str, path: Path) -> Backbone:
+    """The backbone of one network of a checkpoint, strictly loaded, in evaluation mode. `path` is for messages."""
+    weights = backbone_part(contents.network(key, path))
+    backbone = make(architecture_of_contents(contents, weights, path), maskable="masked_embed" in weights)
+    load_strictly(backbone, fitted(weights, backbone, path), path)
+    return backbone.eval()
+
+
+def open_checkpoint(
+    checkpoint: Path | None, *, runs: Path = Path("runs"), key: str = "teacher", full: bool = False
+) -> tuple[Path, Contents]:
+    """The file that is meant, and what it holds.
+
+    None is the newest run under `runs`; else a run's folder, a file of this project, a published one, a name of the zoo
+    (`checkpoints/zoo.json`), `timm:NAME` (its published weights) or `timm:NAME@FILE` (a file that holds that architecture). Of a
+    run's folder the backbone alone is read, or everything if `full`.
+    """
+    if checkpoint is not None and str(checkpoint).startswith("timm:") and not checkpoint.exists():
+        name, _, file = str(checkpoint).removeprefix("timm:").partition("@")
+        arch = arch_of(name)
+        return (Path(file), published.read(Path(file), arch)) if file else (checkpoint, _timms_own(name, arch))
+    path = zoo.find(checkpoint, runs, whole=full or key != "teacher", check=_as_listed)
+    return path, published.read(path)
+
+
+def _as_listed(entry: Mapping[str, Any], path: Path) -> str:
+    """In words what a file holds that an entry of the zoo stands for. Raises UserError if it holds anything else."""
+    contents = published.read(path)
+    key = next(iter(contents.networks)) if "teacher" not in contents.networks else "teacher"
+    shape = backbone_of(contents, key, path).shape
+    wanted = (entry["arch"], entry["patch_size"], entry.get("window", 0))
+    if (shape.arch, shape.patch_size, shape.window) != wanted:
+        raise UserError(f"{path} holds a {shape.arch} of patch size {shape.patch_size}, not a {wanted[0]} of {wanted[1]}")
+    if entry["holds"].startswith("student, teacher") and "student" not in contents.networks:
+        raise UserError(f"{path} holds one backbone, not {entry['holds']}")
+    return f"{contents.layout}, {shape.arch} of patch size {shape.patch_size}"
+
+
+def architecture_of_contents(contents: Contents, weights: dict[str, Tensor], path: Path) -> Architecture:
+    """The shape of a checkpoint's backbone: as it says, or read off its weights.
+
+    Raises UserError where it cannot be, or is not that of the weights, naming those that are missing, left over or of another
+    size: before any network is made.
+    """
+    if contents.shape is not None:
+        return agreed(stored_architecture(contents.shape, str(path)), weights, path)
+    return agreed(possible(_shown_by(weights, contents.arch, path), str(path)), weights, path)
+
+
+def agreed(shape: Architecture, weights: dict[str, Tensor], path: Path) -> Architecture:
+    """The same. Raises UserError where the weights are not those of such a network, of which only the outline is drawn."""
+    with torch.device("meta"):
+        outline = make(shape, maskable="masked_embed" in weights)
+    refuse_misfits(outline, fitted(weights, outline, path), path)
+    return shape
+
+
+def fitted(weights: dict[str, Tensor], backbone: Backbone, path: Path) -> dict[str, Tensor]:
+    """Weights as the backbone's class wants them: timm's own filter for those that only timm knows."""
+    if not isinstance(backbone, AnyViT) or any(name.startswith("model.") for name in weights):
+        return weights
+    try:
+        return backbone.from_timm(weights)
+    except Exception as error:  # a filter trusts the weights to be what it is for
+        raise UserError(f"{path} does not fit: timm cannot read it as {backbone.shape.arch} ({first_line(error)})") from error
+
+
+def starting_weights(
+    other: Backbone, shape: Architecture, path: Path, *, positions: Literal["scale", "size"] = "scale"
+) -> dict[str, Tensor]:
+    """The weights of another backbone for one with this shape.
+
+    Size of the images and number of channels may differ: a ViT's positions are resized, by the `scale` of the forward
+    (`ViT.position`) or by `size` (`of_size`), the patch embedding is repeated over the channels, or summed to one, by timm's
+    rule. Raises UserError where anything else differs.
+    """
+    theirs, ours = other.shape, shape
+    fields = ["patch_size", "embed_dim", "depth", "num_heads", "depths", "window"]
+    if (theirs.kind, theirs.kind == "timm" and theirs.arch) != (ours.kind, ours.kind == "timm" and ours.arch):
+        fields = ["arch"]
+    other_ones = [name for name in fields if getattr(theirs, name) != getattr(ours, name)]
+    if other_ones:
+        found = ", ".join(f"{name.replace('_', ' ')} {getattr(theirs, name)}" for name in other_ones)
+        raise UserError(f"{path} has {found}: give {flags_for(theirs)}")
+    if theirs.channels not in (3, ours.channels):
+        raise UserError(f"{path} has {theirs.channels} channels: only 3 can be changed to --channels {ours.channels}")
+    weights = {name: weight for name, weight in other.state_dict().items() if name != "masked_embed"}
+    side = ours.image_size // ours.patch_size
+    if isinstance(other, ViT):
+        resized = other.position(side, side) if positions == "scale" else of_size(other.pos_embed, side, side)
+        weights["pos_embed"] = resized.clone()
+    first = "model.patch_embed.proj.weight" if ours.kind == "timm" else "patch_embed.proj.weight"
+    weights[first] = adapt_input_conv(ours.channels, weights[first], base_chans=theirs.channels)
+    return weights
+
+
+def flags_for(shape: Architecture) -> str:
+    """The flags of `pretrain.train` that ask for this architecture."""
+    if shape.kind == "timm":
+        return f"--arch {shape.arch}"
+    if shape.kind == "swin":
+        return f"--arch {shape.arch} --patch-size {shape.patch_size} --window {shape.window}"
+    flags = f"--arch {shape.arch if shape.arch in SIZES else 'vit_small'} --patch-size {shape.patch_size}"
+    size = SIZES.get(shape.arch)
+    if size is None or (size.embed_dim, size.depth) != (shape.embed_dim, shape.depth):
+        flags += f" --width {shape.embed_dim} --depth {shape.depth}"
+    return flags

@@ -1,0 +1,99 @@
+"""Any ViT of timm with a class token, by its name there: registers, LayerScale, SwiGLU, rotary positions, as timm computes them.
+
+b images, t = 1 + patches, d width.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from checkpoints.architecture import Architecture, timm_model
+from checkpoints.cli import UserError
+from checkpoints.store import first_line
+
+
+class AnyViT(nn.Module):
+    """timm's model as images (and masks) to tokens, its weights under `model.` with timm's names.
+
+    Masks replace what the patch embedding gives, before positions are added, as everywhere. Registers are left out of the tokens.
+    The arguments are those of `pretrain.models.vit.ViT`.
+    """
+
+    def __init__(
+        self, shape: Architecture, *, maskable: bool, drop_path: float = 0.0, fused: bool = True, checkpointed: bool = False
+    ) -> None:
+        super().__init__()
+        self.shape, self.fused, self.recompute_activations = shape, fused, False
+        settings: dict[str, Any] = {"in_chans": shape.channels, "drop_path_rate": drop_path, "dynamic_img_size": True}
+        settings["global_pool"] = "token"  # else the last norm of some would stand behind a pooling that nobody asks for
+        try:
+            model: Any = timm_model(shape.arch, img_size=shape.image_size, **settings)
+        except UserError:
+            raise
+        except (TypeError, RuntimeError, AssertionError, ValueError) as error:
+            why = f"timm cannot make it for crops of several sizes ({first_line(error)})"
+            raise UserError(f"--arch {shape.arch}: {why}") from error
+        for part in model.modules():
+            if hasattr(part, "fused_attn"):
+                part.fused_attn = fused
+        model.set_grad_checkpointing(checkpointed)
+        self.model: Any = model
+        if maskable:
+            self.masked_embed = nn.Parameter(torch.zeros(1, shape.embed_dim))
+
+    @property
+    def blocks(self) -> Any:
+        """All blocks, first to last."""
+        return self.model.blocks
+
+    def forward(self, images: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b gh gw"] | None = None) -> Float[Tensor, "b t d"]:
+        """Tokens after the final norm, [CLS] first, registers left out."""
+        with self._masked(mask):
+            return self._without_registers(self.model.forward_features(images))
+
+    def forward_multi(self, groups: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
+        """The same for crops of several sizes, one after the other."""
+        return [self(images, mask) for images, mask in groups]
+
+    def last_blocks(self, images: Float[Tensor, "b c h w"], count: int) -> list[Float[Tensor, "b t d"]]:
+        """Tokens after each of the last `count` blocks, each through the final norm, the very last one last."""
+        found = self.model.forward_intermediates(
+            images, indices=count, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+        )
+        return [torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in found]
+
+    def raw_last(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """Patch tokens of the last block without the final norm."""
+        found = self.model.forward_intermediates(images, indices=1, norm=False, output_fmt="NLC", intermediates_only=True)
+        return found[0]
+
+    def from_timm(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under timm's or their authors' names -> ours, by timm's own filter for its pretrained files."""
+        known = sys.modules[type(self.model).__module__]
+        converted = known.checkpoint_filter_fn(dict(weights), self.model) if hasattr(known, "checkpoint_filter_fn") else weights
+        return {f"model.{name}": weight for name, weight in converted.items()}
+
+    def _without_registers(self, tokens: Tensor) -> Tensor:
+        return torch.cat([tokens[:, :1], tokens[:, self.model.num_prefix_tokens :]], dim=1)
+
+    @contextlib.contextmanager
+    def _masked(self, mask: Tensor | None) -> Iterator[None]:
+        """Inside, the patch embedding's answer has the mask token where `mask` is true."""
+        if mask is None:
+            yield
+            return
+
+        def replace(module: nn.Module, inputs: object, patches: Tensor) -> Tensor:
+            places = mask if patches.ndim == 4 else mask.flatten(1)  # [b, gh, gw, d], or [b, gh * gw, d]
+            return torch.where(places[..., None], self.masked_embed.to(patches.dtype), patches)
+
+        handle = self.model.patch_embed.register_forward_hook(replace)
+        try:
+            yield
+        finally:
+            handle.remove()

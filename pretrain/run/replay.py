@@ -1,0 +1,176 @@
+"""A step whose loss or gradients were not finite: written down whole, and repeated to see where it begins.
+
+`python -m pretrain.train --replay runs/NAME/refused-000123.pt`; of a run with --tokenizer, give that too: the file's own word for
+it is followed only to a file beside it.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from checkpoints import checked, store, terminal
+from checkpoints.architecture import stored_architecture
+from checkpoints.cli import DONE, UserError, WorkError
+from checkpoints.resolve import refuse_misfits
+from checkpoints.store import first_line
+from pretrain import config as options
+from pretrain.batches import masking
+from pretrain.batches.dataset import Batch, Placed
+from pretrain.engine import distributed, guard
+from pretrain.engine.precision import Precision
+from pretrain.method import ibot
+from pretrain.method.objective import Objective
+from pretrain.method.schedule import ScheduleValues
+from pretrain.run.checkpoint import Run
+from pretrain.setup.networks import build
+from pretrain.setup.objective import objective_of
+from pretrain.tokenizers import open as tokenizer_open
+
+FORMAT = "ibot-refused-step"
+PARTS = ("step", "now", "precision", "random", "batches", "student", "teacher", "shape", "fused", "config")
+MOST = 3
+"""Files in a run's folder: each holds both networks and a batch."""
+SHOWN = 5
+
+
+def capture(run: Run, attempt: guard.Attempt, precision: str, student: ibot.Student, teacher: ibot.Teacher) -> Path | None:
+    """Write all that is needed to repeat this process's share of the step; None where there are enough of them already."""
+    step, path = attempt.step, run.folder / f"refused-{attempt.step:06d}-{distributed.rank()}.pt"
+    mine, theirs = (distributed.full_tensor(network.state_dict()) for network in (student, teacher))
+    if len(list(run.folder.glob("refused-*.pt"))) >= MOST:
+        return None
+    content = {
+        "format": FORMAT,
+        "step": step,
+        "now": attempt.now._asdict(),
+        "precision": precision,
+        "random": attempt.random,
+        "batches": [_as_values(batch) for batch in attempt.batches],
+        "student": mine,
+        "teacher": theirs,
+        "shape": student.backbone.shape._asdict(),
+        "fused": student.backbone.fused,
+        "config": options.as_values(run.config),
+    }
+    store.save_file(path, content)
+    run.note(step, {"refused_step": step, "replay": str(path)})
+    return path
+
+
+def _as_values(batch: Batch) -> dict[str, Tensor]:
+    """What the losses depend on, apart: nested tuples would not be read again."""
+    values = {"crops": batch.crops, "local_crops": batch.local_crops, "grid": batch.masks.grid}
+    if batch.placed is not None:
+        values |= batch.placed._asdict()
+    return values | ({"local_grid": batch.local_masks.grid} if batch.local_masks is not None else {})
+
+
+def _as_batch(values: Mapping[str, Tensor]) -> Batch:
+    placed = Placed(values["box"], values["flip"]) if "box" in values else None
+    local = masking.as_masks(values["local_grid"]) if "local_grid" in values else None
+    return Batch(values["crops"], masking.as_masks(values["grid"]), values["local_crops"], (), placed, local)
+
+
+def show(path: Path, tokenizer: str | None = None) -> int:
+    """Repeat the step on the CPU and print what is not finite, in the order in which it comes about; an exit code.
+
+    `tokenizer` is what was given on this command line.
+    """
+    state = store.read_torch(path)
+    if state.get("format") != FORMAT:
+        raise UserError(f"{path} is not a refused step: give a refused-*.pt of a run's folder")
+    try:
+        return _shown(checked.mapping(state, str(path), PARTS), path, tokenizer)
+    except (UserError, WorkError):
+        raise
+    except Exception as error:  # whatever parts that do not go together lead to
+        raise UserError(f"{path} cannot be repeated: its parts do not go together ({first_line(error)})") from error
+
+
+def _shown(state: Mapping[str, Any], path: Path, tokenizer: str | None) -> int:
+    student, teacher, objective = _networks(state, path, tokenizer)
+    console = terminal.Console(soft_wrap=True)
+    console.print(f"step {state['step']} of {path}, learning rate {state['now']['lr']:.3g}, {state['precision']}")
+    findings: list[str] = []
+    for number, values in enumerate(state["batches"], start=1):
+        for name in ("crops", "local_crops"):
+            _look(f"{name} of batch {number}, as they came from the loader", values[name], findings)
+    for name, network in (("student", student), ("teacher", teacher)):
+        for key, weight in network.state_dict().items():
+            _look(f"{name} weight {key}", weight, findings)
+        _watch(name, network, findings)
+    losses = _step(state, student, teacher, objective)
+    for name, loss in losses._asdict().items():
+        _look(f"loss {name}", loss, findings)
+    for key, parameter in student.named_parameters():
+        if parameter.grad is not None:
+            _look(f"gradient of {key}", parameter.grad, findings)
+    console.print(f"losses: [CLS] {losses.cls.item():.4f}, patch {losses.patch.item():.4f}")
+    if not findings:
+        console.print("everything is finite here: the step went wrong by this machine's or precision's own rounding")
+    else:
+        console.print(f"not finite, first things first ({len(findings)} in all):")
+        for finding in findings[:SHOWN]:
+            console.print(f"  {finding}")
+    return DONE
+
+
+def _networks(state: Mapping[str, Any], path: Path, given: str | None) -> tuple[ibot.Student, ibot.Teacher, Objective]:
+    recorded = checked.mapping(state["config"], f"{path}: config")
+    values: dict[str, Any] = {**recorded, "init_from": None, "out": None, "replay": None}
+    stored = values.get("tokenizer")
+    values["tokenizer"] = given if given or stored is None else tokenizer_open.from_file(stored, file=path)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    config = options.Config(**values)
+    shape = stored_architecture(state["shape"], str(path))
+    objective = objective_of(config, shape, torch.device("cpu"))
+    build_ = partial(build, config, shape, fused=bool(state["fused"]), patch_prototypes=objective.patch_prototypes)
+    with torch.device("meta"):
+        outlines = build_()
+    for name, outline in zip(("student", "teacher"), outlines, strict=True):
+        refuse_misfits(outline, checked.mapping(state[name], f"{path}: {name}"), path, f": the {name}")
+    student, teacher = build_()
+    student.load_state_dict(state["student"])
+    teacher.load_state_dict(state["teacher"])
+    return student.train(), teacher.train(), objective
+
+
+def _step(state: Mapping[str, Any], student: ibot.Student, teacher: ibot.Teacher, objective: Objective) -> ibot.Losses:
+    now, config, parts = ScheduleValues(**state["now"]), state["config"], []
+    torch.set_rng_state(state["random"])
+    for values in state["batches"]:
+        batch = _as_batch(values)
+        masks = objective.masks(batch) if now.masking else None
+        with Precision(state["precision"], torch.device("cpu")).autocast():
+            answer = objective.teacher_forward(teacher, batch, masks)
+            logits = objective.student_forward(student, batch, masks)
+        targets = objective.targets(answer, batch, masks, teacher.centres, now)
+        losses = objective.losses(logits, targets, batch, masks, config["lambda_cls"], config["lambda_patch"])
+        (losses.total / len(state["batches"])).backward()
+        parts.append((losses, targets))
+    return ibot.merge_micro_batches(parts)[0]
+
+
+def _look(name: str, values: Tensor, findings: list[str]) -> None:
+    if values.is_floating_point() and not bool(values.isfinite().all()):
+        share = 100 * (1 - values.isfinite().double().mean().item())
+        findings.append(f"{name} {list(values.shape)}: {share:.3g} % is not finite")
+
+
+def _watch(name: str, network: nn.Module, findings: list[str]) -> None:
+    """Look at what every part of the network gives, as it gives it."""
+
+    def hook(part: str) -> Callable[..., None]:
+        def student_forward(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                _look(f"{name}: output of {part} ({type(module).__name__})", output, findings)
+
+        return student_forward
+
+    for part, module in network.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(hook(part))

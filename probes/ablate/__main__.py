@@ -1,0 +1,143 @@
+"""One command for one of the paper's ablations: `tools/ablate.sh --table T9`.
+
+Each row is trained and measured by processes of their own, one at a time; then the table stands beside the published one, with
+the rank correlation of the rows. What is done stays done, what fails does not stop the rest. See docs/ablations.md.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from checkpoints import escape, places
+from checkpoints.cli import FAILED, UserError, at_least, parse, run_command
+from pretrain.recipes.ablation_rows import Table
+from probes.ablate import table as ablate_table
+from probes.ablate.plan import Job, Setting, Words, plan, seconds, table_named
+from probes.shared import console
+from probes.shared.console import duration
+from probes.shared.subprocesses import Stopped, run_once
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train and measure every row of one of the paper's ablations, and set them beside the published numbers."""
+
+    table: str
+    """T9, T10_without_mcrop, T10_with_mcrop, T17, T18, T20, TE_dense_selfdistill, TE_center_temp, TE_loss_ratio, TE_out_dim,
+    TB_crop_scale, F8 or F11."""
+    data: str | None = None
+    """Images with labels, like --data of the probes: then the networks and epochs are the paper's. Default: the embedded sample,
+    small networks, minutes."""
+    epochs: int | None = None
+    """Of every row (default: the table's own; 6 on the sample)."""
+    rows: tuple[str, ...] = ()
+    """Only these, and what they need: --dry-run lists them."""
+    tokenizer: str | None = None
+    """dalle:FILE, or dalle to have it fetched, for the rows of BEiT; without it the sample has k-means of raw patches there."""
+    probe: tuple[Literal["knn", "linear", "cluster"], ...] = ()
+    """What is measured (default: what the table has published numbers of)."""
+    out: Path | None = None
+    """The folder for runs, records and the table (default: runs/ablations, with data, epochs and seed where they are given). Rows
+    of the same name in two tables are one training."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    dry_run: bool = False
+    """Say what would run, and run nothing."""
+
+
+def setting_of(options: Options, table: Table) -> Setting:
+    """Where and how. Raises UserError for values without meaning."""
+    at_least(1, options, "epochs")
+    if options.tokenizer is not None and options.tokenizer.partition(":")[0] != "dalle":
+        raise UserError(f"--tokenizer {options.tokenizer}: give dalle:FILE, or dalle; every other row names its own")
+    data = None if options.data == "sample" else options.data
+    parts = ["ablations", *([Path(data).stem] if data else [])]
+    parts += [f"{options.epochs}epochs"] * (options.epochs is not None) + [f"seed{options.seed}"] * (options.seed != 0)
+    usual = tuple(dict.fromkeys(ablate_table.PROBES[name][0] for name in ablate_table.columns(table)))
+    out = options.out or Path("runs") / "_".join(parts)
+    return Setting(out, data, options.epochs, options.tokenizer, options.probe or usual, options.seed)
+
+
+def show_plan(table: Table, jobs: Sequence[Job], setting: Setting) -> None:
+    """Rows, then their commands."""
+    rows = [[job.row.name, job.row.method, _why(job), job.lost or job.remark] for job in jobs]
+    about = f", about {duration(seconds(table, jobs, setting))} on two free cores" if setting.data is None else ""
+    console.table(f"{table.name}: {table.what}{about}", ["row", "published as", "why", "remark"], rows)
+
+
+def show_commands(jobs: Sequence[Job]) -> None:
+    """As they may be typed."""
+    for words in dict.fromkeys(words for job in jobs if not job.lost for words in (job.patches, job.train, *job.probes.values())):
+        if words:
+            console.say(f"python {escape.shell(words)}")
+
+
+def _why(job: Job) -> str:
+    return "asked for" if job.asked else "its checkpoint is another row's tokenizer"
+
+
+def run_job(job: Job, setting: Setting, fates: dict[str, str]) -> str:
+    """Do what one row needs; returns what went wrong. `fates` are those of the rows before."""
+    if job.lost:
+        return f"not run: {job.lost}"
+    if job.row.needs and fates.get(job.row.needs):
+        return f"not run: {job.row.needs} failed"
+    folder = places.below(setting.out, job.row.name)
+    places.below(setting.out, setting.patches.parent.name, setting.patches.name)
+    steps: list[tuple[str, Words, Path, Words]] = []
+    if job.patches:
+        steps.append(("tokenizer", job.patches, setting.patches.with_suffix(""), ()))
+    steps.append(("training", job.train, folder / "train", job.patches))
+    steps += [(f"{name} probe", words, folder / name, job.train) for name, words in job.probes.items()]
+    wrong = []
+    for what, words, name, key in steps:
+        ended = run_once(words, name, key)
+        console.say(f"    {what}: {ended.said}" + (f", {duration(ended.seconds)}" if ended.seconds else ""))
+        if not ended.ok:
+            wrong.append(f"{what} {ended.said.partition(' (')[0]}")
+            if words in (job.patches, job.train):
+                break
+    return "; ".join(wrong)
+
+
+def run_all(jobs: Sequence[Job], setting: Setting) -> dict[str, str]:
+    """What went wrong with each row, by name; empty where nothing did."""
+    fates: dict[str, str] = {}
+    for number, job in enumerate(jobs, 1):
+        console.say(f"[{number} of {len(jobs)}] {job.row.name}: {job.row.method}" + ("" if job.asked else f" ({_why(job)})"))
+        fates[job.row.name] = run_job(job, setting, fates)
+        if fates[job.row.name].startswith("not run"):
+            console.say(f"    {fates[job.row.name]}")
+    return fates
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse(Options, arguments, prog="python -m probes.ablate")
+    began = time.perf_counter()
+    table = table_named(options.table)
+    setting = setting_of(options, table)
+    jobs = plan(table, setting, options.rows)
+    show_plan(table, jobs, setting)
+    if options.dry_run:
+        show_commands(jobs)
+        return 0
+    try:
+        setting.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to --out {setting.out} ({error.strerror})") from error
+    try:
+        fates = run_all(jobs, setting)
+    except Stopped as stop:
+        console.say(f"stopped; the same command goes on: python -m probes.ablate {escape.shell(arguments)}")
+        return stop.code
+    every = {job.row.name: job for job in plan(table, setting)}
+    lines = [ablate_table.line(table, every[row.name], setting.out, fates.get(row.name, "")) for row in table.rows]
+    ablate_table.finish(table, lines, setting, time.perf_counter() - began)
+    return FAILED if any(fate and not job.lost for job, fate in zip(jobs, fates.values(), strict=True)) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,195 @@
+"""How fast are images: `tools/bench.sh data`.
+
+Images/s of one core for decoding alone, for multi-crop as the original composes it from Pillow and torchvision, and for
+ours; on a GPU also the time of making a batch's crops beside that of a training step.
+"""
+
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter, ImageOps
+from rich.table import Table
+from torchvision import transforms
+
+from checkpoints import terminal
+from checkpoints.cli import UserError, at_least, parse, run_command
+from pretrain import config as options
+from pretrain import train
+from pretrain.batches import augment, masking, resample
+from pretrain.batches.augment import BLUR_SIGMA, BRIGHTNESS, CONTRAST, FLIP, GREY, HUE, JITTER, MEAN, SATURATION, STD
+from pretrain.batches.dataset import Batch, StepDataset, make_batch
+from pretrain.engine import guard as health
+from pretrain.engine import optim
+from pretrain.engine.precision import Precision
+from pretrain.images.open import open_images
+from pretrain.images.source import Images, InMemory, usable
+from pretrain.setup.networks import build
+
+
+@dataclass(frozen=True)
+class Options:
+    """Speed of images: 2 x 224 + 10 x 96 crops, one core."""
+
+    data: str = "sample"
+    """Images, as for training; photographs say most."""
+    images: int = 96
+    """How many of them, all held in memory."""
+    batch_size: int = 32
+    """Images that are augmented together, as a worker does."""
+    rounds: int = 5
+    """Each variant runs so often, in turn; the median counts."""
+    recipe: str = "ibot_vits16"
+    """Whose crops, and on a GPU whose training step."""
+    gpu_batch_size: int = 128
+    """Images of the batch on a GPU."""
+
+
+class Timed(NamedTuple):
+    """A variant and its seconds for all images, a number a round."""
+
+    name: str
+    seconds: list[float]
+
+    def images_per_second(self, images: int) -> float:
+        return images / statistics.median(self.seconds)
+
+
+def composed(view: augment.View) -> transforms.Compose:
+    """One view as the original puts it together (paper App. B, as DINO)."""
+
+    def blur(image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(*BLUR_SIGMA)))
+
+    jitter = transforms.ColorJitter(BRIGHTNESS, CONTRAST, SATURATION, HUE)
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(view.size, view.scale, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.RandomHorizontalFlip(FLIP),
+            transforms.RandomApply([jitter], JITTER),
+            transforms.RandomGrayscale(GREY),
+            transforms.RandomApply([blur], view.blur),
+            transforms.RandomApply([ImageOps.solarize], view.solarize),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+
+
+def held(images: Images, count: int) -> Images:
+    """The first usable images, their files in memory."""
+    contents = [images.content(number) for number in islice(usable(images), count)]
+    return InMemory(images.name, contents, images.channels)
+
+
+def take_turns(variants: dict[str, Callable[[], object]], rounds: int) -> list[Timed]:
+    """Run every variant once to warm up, then all of them in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, variant in variants.items():
+            start = time.perf_counter()
+            variant()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return [Timed(name, values) for name, values in seconds.items()]
+
+
+def cpu_variants(images: Images, views: augment.MultiCrop, steps: StepDataset) -> dict[str, Callable[[], object]]:
+    """The three ways on one core, each from files in memory to crops."""
+    kinds = [*views.global_views, *[views.local_view] * views.locals]
+    composition = [composed(view) for view in kinds]
+
+    def with_pillow() -> None:
+        for number in range(len(images)):
+            picture = Image.fromarray(images[number])
+            crops = [chain(picture) for chain in composition]
+        torch.stack(crops[: len(views.global_views)])
+
+    return {
+        "decode alone": lambda: [images[number] for number in range(len(images))],
+        "Pillow and torchvision, as the original": with_pillow,
+        "ours": lambda: [steps[step] for step in range(steps.steps_per_epoch)],
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    chosen = parse(Options, arguments, prog="tools/bench.sh data")
+    at_least(1, chosen, "images", "batch_size", "rounds", "gpu_batch_size")
+    torch.set_num_threads(1)
+    config = options.read_command_line(["--recipe", chosen.recipe, "--data", chosen.data])
+    images = held(open_images(chosen.data), chosen.images)
+    batch_size = min(chosen.batch_size, len(images))
+    if not batch_size:
+        raise UserError(f"{images.name} has no usable image")
+    views, side = options.views(config), config.global_crops_size // config.patch_size
+    settings = options.masks(config)
+    steps = StepDataset(images, views, settings, (side, side), batch_size, 0)
+    timed = take_turns(cpu_variants(images, views, steps), chosen.rounds)
+    counts = {"ours": steps.steps_per_epoch * batch_size}
+    speeds = {one.name: one.images_per_second(counts.get(one.name, len(images))) for one in timed}
+    table = Table(title=f"{len(images)} images of {images.name}, one core, median of {chosen.rounds}", title_justify="left")
+    for heading in ("from files in memory to crops", "images/s", "ms an image", "against Pillow"):
+        table.add_column(heading, justify="left" if heading.startswith("from") else "right")
+    for name, speed in speeds.items():
+        ratio = "" if "alone" in name else f"{speed / speeds['Pillow and torchvision, as the original']:.2f} x"
+        table.add_row(name, f"{speed:.0f}", f"{1000 / speed:.2f}", ratio)
+    console = terminal.Console(width=110)
+    console.print(table)
+    if torch.cuda.is_available():
+        console.print(gpu_line(images, config, chosen.gpu_batch_size))
+    else:
+        console.print("GPU: none here, not measured")
+
+
+def gpu_line(images: Images, config: options.Config, batch_size: int) -> str:
+    """Milliseconds of making a batch's crops on the GPU, beside those of a training step."""
+    device, views, side = torch.device("cuda"), options.views(config), config.global_crops_size // config.patch_size
+    generator = np.random.default_rng(0)
+    pixels = [images[number % len(images)] for number in range(batch_size)]
+    size = np.array([array.shape[1] for array in pixels]), np.array([array.shape[0] for array in pixels])
+    kinds = [*((view, 1) for view in views.global_views), (views.local_view, views.locals)]
+    drawn = [(augment.draw(generator, view, count, batch_size), view.size) for view, count in kinds]
+    crops = [augment.Crops(draws, augment.boxes(draws, *size), side) for draws, side in drawn]
+    masks = masking.draw(generator, options.masks(config), len(views.global_views), batch_size, side, side).to(device)
+    packed = resample.pack(pixels)
+    packed = packed._replace(data=packed.data.pin_memory())
+
+    def make() -> Batch:
+        return make_batch(packed.to(device), crops[:-1], crops[-1], masks, [], MEAN, STD)
+
+    shape = options.shape(config)
+    student, teacher = build(config, shape)
+    student.to(device).train()
+    teacher.to(device).train()
+    optimizer, guard = optim.build_optimizer(config.optimizer, student), health.Guard()
+    precision = Precision("auto", device)
+    now, batch = options.schedule(config, 1000, 1).at(0), make()
+
+    def step() -> None:
+        train.train_step(student, teacher, optimizer, [batch], now, train.LossWeights(), guard, precision)
+
+    times = {}
+    for name, act in (("crops", make), ("step", step)):
+        for _ in range(3):
+            act()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(10):
+            act()
+        torch.cuda.synchronize()
+        times[name] = (time.perf_counter() - start) * 100
+    return (
+        f"{torch.cuda.get_device_name()}: crops of {batch_size} images, the copy included, {times['crops']:.1f} ms; "
+        f"a training step {times['step']:.1f} ms; {100 * times['crops'] / times['step']:.0f} %"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,296 @@
+"""Frozen features of any images from any checkpoint: computed once, kept on disk, never stale.
+
+One forward gives what all probes need of an image: the [CLS] tokens of the last four blocks, each after the final norm, and
+the mean of the last block's patch tokens; on request the patch tokens, their mean before the final norm, or the mean of those
+that [CLS] looks at. They lie as arrays in a folder whose name is the digest of all that decides them: the backbone's weights,
+the images, how they are seen, the precision. A changed weight or file is another folder. What was interrupted is continued.
+
+n images, w width of four [CLS] side by side, d width of the last block, t patches.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.lib.format import open_memmap
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from checkpoints import places, reading, store
+from checkpoints.cli import UserError, WorkError
+from checkpoints.places import cache_folder
+from pretrain.batches.feeding import fed
+from pretrain.engine import distributed
+from pretrain.evaluate import finite
+from pretrain.evaluate import views as eval_views
+from pretrain.images.decode import BadImage
+from pretrain.images.source import Images, digest
+from pretrain.models.backbone import Backbone
+from pretrain.models.vit import ViT
+from probes.shared import console
+from probes.shared.subject import Common, View
+
+VERSION = 1
+"""Of what is stored; a change of the forward or of the view must raise it."""
+BLOCKS = 4
+FEW = 4000
+"""Images that are decoded in this process, as starting others takes longer."""
+ABOUT, DONE = "about.json", "done.npy"
+
+
+class Features(NamedTuple):
+    """Of n images in their order; arrays on disk that are read where they are touched, by the name of what they hold."""
+
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def cls(self) -> Float[np.ndarray, "n d"]:
+        """[CLS] of the last block."""
+        return side_by_side(self.arrays, "cls")[0]
+
+    def width(self, kind: str) -> int:
+        """Of `rows`."""
+        return sum(part.shape[1] for part in side_by_side(self.arrays, kind))
+
+    def rows(self, kind: str, numbers: np.ndarray | slice) -> Float[Tensor, "b _"]:
+        """Features of some images, of one kind (see `side_by_side`)."""
+        return torch.cat([torch.tensor(part[numbers]) for part in side_by_side(self.arrays, kind)], dim=1)
+
+
+STANDARD = ("blocks", "mean")
+
+
+def side_by_side(arrays: Mapping[str, Any], kind: str) -> list[Any]:
+    """What stands side by side in a kind of features: `cls`, `cls4`, `cls+mean`, or an array by its own name."""
+    if kind == "cls4":
+        return [arrays["blocks"]]
+    if kind in ("cls", "cls+mean"):
+        last = arrays["blocks"][:, -arrays["mean"].shape[1] :]
+        return [last, arrays["mean"]] if kind == "cls+mean" else [last]
+    return [arrays[kind]]
+
+
+def array_of(features: str) -> str:
+    """A kind of features by the name that --features has for it; records state the kind."""
+    return {"patches": "raw_mean", "patches_norm": "mean"}.get(features, features)
+
+
+def needed(kind: str) -> tuple[str, ...]:
+    """The arrays behind a kind of features."""
+    return STANDARD if kind in ("cls", "cls4", "cls+mean", "mean") else (kind,)
+
+
+def extract(backbone: Backbone, images: Images, view: View, options: Common, arrays: tuple[str, ...] = STANDARD) -> Features:
+    """Features of all images, from the cache where they are there. All processes must call it, and all get everything.
+
+    `arrays` as in `represent`. Raises UserError naming an image that cannot be read, WorkError one whose features are not finite.
+    """
+    about = description(backbone, images, view, options.precision, arrays)
+    folder = (options.cache or cache_folder("IBOT_FEATURES", "features")) / digest([json.dumps(about, sort_keys=True).encode()])
+    were_there = folder.is_dir()
+    if not were_there:
+        _fill(folder, about, backbone, images, view, options, arrays)
+    found = Features({name: _kept(folder / f"{name}.npy", len(images)) for name in arrays})
+    for name, array in found.arrays.items() if were_there else ():  # new ones have been looked at as they came about
+        _refuse_not_finite(folder / f"{name}.npy", array)
+    return found
+
+
+def _refuse_not_finite(path: Path, array: np.ndarray) -> None:
+    for start in range(0, len(array), FEW):
+        if not np.isfinite(array[start : start + FEW]).all():
+            raise UserError(f"{path} holds features that are not finite: delete {path.parent}, and they are computed again")
+
+
+def _kept(path: Path, rows: int, mode: Literal["r", "r+"] = "r", dtype: type = np.float32) -> np.memmap:
+    """An array on disk. Raises UserError where it is not what was kept there."""
+    if mode == "r+":
+        places.refuse_link(path)
+    try:
+        reading.opened(path).close()
+        found = np.load(path, mmap_mode=mode)
+        if (
+            isinstance(found, np.memmap)
+            and found.dtype == dtype
+            and found.ndim > (dtype == np.float32)
+            and len(found) == rows
+            and found.size
+        ):
+            return found
+        why = f"it has {list(found.shape)} of {found.dtype}" if isinstance(found, np.ndarray) else "it is an archive"
+    except (OSError, ValueError, EOFError) as error:
+        why = store.first_line(error)
+    raise UserError(f"{path} is not the features that were kept there ({why}): delete {path.parent}, and they are computed again")
+
+
+def description(backbone: Backbone, images: Images, view: View, precision: str, arrays: Sequence[str]) -> dict[str, Any]:
+    """All that decides the features, as plain values."""
+    return {
+        "version": VERSION,
+        "weights": weights_digest(backbone),
+        "shape": {name: one for name, one in backbone.shape._asdict().items() if name != "value_range" or one},
+        "images": images.fingerprint(),
+        "channels": images.channels,
+        "view": list(view),
+        "precision": precision,
+        "arrays": list(arrays),
+    }
+
+
+def weights_digest(backbone: Backbone) -> str:
+    """Of all that decides what a backbone says of an image."""
+    return store.checksum({name: weight for name, weight in backbone.state_dict().items() if name != "masked_embed"})
+
+
+def represent(backbone: Backbone, crops: Float[Tensor, "b c h w"], arrays: Sequence[str]) -> dict[str, Tensor]:
+    """The features of a batch, by name, float32.
+
+    `blocks` [b, w]: [CLS] (Swin: mean token) of the last four blocks, side by side, the last one at the end. `mean` [b, d]: mean
+    of the last block's patch tokens. `patches` [b, t, d]: those. `raw_mean` [b, d]: their mean before the final norm (the
+    original's average pooling, whose norm is the identity). `partsK` [b, d]: mean of the K patch tokens, without the final norm,
+    at which the last [CLS] looks most (paper Figure 5).
+    """
+    found: dict[str, Tensor] = {}
+    if {"blocks", "mean", "patches"} & set(arrays):
+        outputs = backbone.last_blocks(crops, BLOCKS)
+        last = outputs[-1][:, 1:]
+        found = {"blocks": torch.cat([tokens[:, 0] for tokens in outputs], dim=1), "mean": last.mean(dim=1), "patches": last}
+    if "raw_mean" in arrays:
+        found["raw_mean"] = backbone.raw_last(crops).mean(dim=1)
+    counts = {name: int(name.removeprefix("parts")) for name in arrays if name.startswith("parts")}
+    if counts:
+        assert isinstance(backbone, ViT)
+        tokens, attention = backbone.raw_patches(crops)
+        order = attention.float().argsort(dim=1, descending=True)[:, :, None].expand_as(tokens)
+        ranked = tokens.gather(1, order)
+        found |= {name: ranked[:, :count].mean(dim=1) for name, count in counts.items()}
+    return {name: found[name].float() for name in arrays}
+
+
+def _fill(
+    folder: Path, about: dict[str, Any], backbone: Backbone, images: Images, view: View, options: Common, names: Sequence[str]
+) -> None:
+    """Compute what is not there yet, block by block, each process its share; the folder appears when all is done.
+
+    Raises WorkError naming an image whose features are not finite, and where there is no room.
+    """
+    partial = places.below(folder.parent, f"{folder.name}.partial")
+    size, block = len(images), options.batch_size
+    starts = list(range(0, size, block))
+    try:
+        if distributed.is_main():
+            _lay_out(partial, about, backbone, images, view, names)
+        distributed.barrier()
+        arrays = {name: _kept(places.below(partial, f"{name}.npy"), size, "r+") for name in names}
+        done = _kept(places.below(partial, DONE), size, "r+", np.bool_)
+        missing = [start for start in starts if not done[start : start + block].all()]
+        distributed.barrier()  # only now may rows be written: everyone has seen the same ones missing
+        mine, there = missing[distributed.rank() :: distributed.world_size()], len(starts) - len(missing)
+        what = f"features of {images.name}" + (f" ({there} of {len(starts)} blocks were there)" if there else "")
+        for start, crops in console.steps(what, _batches(images, mine, view, backbone, options), len(mine)):
+            rows = slice(start, start + len(crops))
+            for name, values in _forward(backbone, crops, options.precision, names).items():
+                finite.checked(values, backbone, lambda row, start=start: images.where(start + row))  # type: ignore[misc]
+                arrays[name][rows] = values.numpy()
+            for array in arrays.values():
+                array.flush()
+            done[rows] = True
+        distributed.barrier()
+        if distributed.is_main():
+            _appear(partial, folder)
+        distributed.barrier()
+    except OSError as error:
+        why = error.strerror or store.first_line(error)
+        raise WorkError(
+            f"features could not be written to {folder.parent} ({why}): make room, or give another --cache"
+        ) from error
+
+
+def _lay_out(partial: Path, about: dict[str, Any], backbone: Backbone, images: Images, view: View, names: Sequence[str]) -> None:
+    """Empty arrays of the right sizes, unless an interrupted pass has left its own."""
+    if (partial / ABOUT).is_file():
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    device, shape = next(backbone.parameters()).device, backbone.shape
+    with torch.inference_mode():
+        one = represent(backbone, torch.zeros(1, shape.channels, view.crop, view.crop, device=device), names)
+    for name, values in one.items():
+        open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.float32, shape=(len(images), *values.shape[1:])).flush()
+    open_memmap(partial / DONE, mode="w+", dtype=np.bool_, shape=(len(images),)).flush()
+    store.write_bytes(partial / ABOUT, json.dumps(about | {"name": images.name}, indent=1).encode())
+
+
+def _appear(partial: Path, folder: Path) -> None:
+    """The finished features under their own name; another command may have been as quick."""
+    try:
+        os.rename(partial, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _forward(backbone: Backbone, crops: Tensor, precision: str, names: Sequence[str]) -> dict[str, Tensor]:
+    device = next(backbone.parameters()).device
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        found = represent(backbone, crops.to(device, non_blocking=True), names)
+    return {name: values.cpu() for name, values in found.items()}
+
+
+class _Views(Dataset[Any]):
+    """Each image as the probe sees it, or a sentence about why it cannot be seen."""
+
+    def __init__(self, images: Images, view: View, backbone: Backbone) -> None:
+        self._images, self._view = images, view
+        self._spread = backbone.shape.mean, backbone.shape.std
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            return eval_views.evaluation_view(self._images[index], *self._view, *self._spread)
+        except BadImage as error:
+            return unusable(self._images, index, error)
+
+
+def _batches(
+    images: Images, starts: Sequence[int], view: View, backbone: Backbone, options: Common
+) -> Iterator[tuple[int, Float[Tensor, "b c h w"]]]:
+    """Blocks of views with the number of their first image."""
+    blocks = [range(start, min(start + options.batch_size, len(images))) for start in starts]
+    workers = worker_count(options, len(images))
+    loader = fed(
+        _Views(images, view, backbone),
+        workers,
+        ahead=2,
+        batch_sampler=blocks,
+        collate_fn=together,
+        pin_memory=next(backbone.parameters()).is_cuda,
+    )
+    for start, batch in zip(starts, loader, strict=True):
+        if isinstance(batch, str):
+            raise UserError(batch)
+        yield start, batch
+
+
+def together(views: list[Tensor | str]) -> Tensor | str:
+    """A batch, or the sentence about the first image that cannot be used; an exception would lose its words on the way."""
+    bad = next((view for view in views if isinstance(view, str)), None)
+    return bad if bad is not None else torch.stack([view for view in views if isinstance(view, Tensor)])
+
+
+def unusable(images: Images, index: int, error: BadImage) -> str:
+    """What to say of an image that cannot be read."""
+    return f"{images.where(index)} cannot be used ({error}): repair it or take it out"
+
+
+def worker_count(options: Common, images: int) -> int:
+    """Processes that decode."""
+    if options.workers is not None:
+        return options.workers
+    return 0 if images <= FEW else max(1, (os.cpu_count() or 1) // distributed.world_size())

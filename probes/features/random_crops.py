@@ -1,0 +1,85 @@
+"""Random resized crops for the linear probe: torchvision's default box, bilinear, perhaps mirrored.
+
+b images of a batch, c channels, s pixels of a crop's side.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from checkpoints.architecture import Architecture
+from checkpoints.cli import UserError
+from pretrain.batches import augment, color_ops
+from pretrain.batches.feeding import fed
+from pretrain.images.decode import BadImage
+from pretrain.images.source import Images
+from probes.features.cache import together, unusable, worker_count
+from probes.shared.subject import Common
+
+SCALE = (0.08, 1.0)
+"""Share of the area that a crop has: torchvision's default, as in the original."""
+
+
+Steps = Callable[[int], list[np.ndarray]]
+"""The numbers of the images of every step of an epoch."""
+
+
+class _Plan:
+    """Epoch and number of every crop, step by step, as a loader asks for them."""
+
+    def __init__(self, epochs: range, steps: Steps) -> None:
+        self._epochs, self._steps = epochs, steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch in self._epochs:
+            for numbers in self._steps(epoch):
+                yield [(epoch, number) for number in numbers.tolist()]
+
+
+def random_crops(
+    images: Images, epochs: range, steps: Steps, size: int, shape: Architecture, options: Common
+) -> Iterator[Float[Tensor, "b c s s"]]:
+    """A crop of each image of each step of all epochs, one step after the other; the processes that decode live through them all.
+
+    Raises UserError naming an image that cannot be read.
+    """
+    loader = fed(
+        _Crops(images, size, shape, options.seed),
+        worker_count(options, len(images)),
+        ahead=2,
+        batch_sampler=_Plan(epochs, steps),
+        collate_fn=together,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for crops in loader:
+        if isinstance(crops, str):
+            raise UserError(crops)
+        yield crops
+
+
+class _Crops(Dataset[Any]):
+    """What is drawn depends on the seed, the epoch and the image's number alone."""
+
+    def __init__(self, images: Images, size: int, shape: Architecture, seed: int) -> None:
+        self._images, self._size, self._shape, self._seed = images, size, shape, seed
+
+    def __getitem__(self, place: tuple[int, int]) -> Tensor | str:
+        epoch, index = place
+        try:
+            pixels = self._images[index]
+        except BadImage as error:
+            return unusable(self._images, index, error)
+        generator = np.random.default_rng([self._seed, 2, epoch, index])
+        draws = augment.draw(generator, augment.View(self._size, SCALE, 0.0, 0.0), 1, 1)
+        height, width, _ = pixels.shape
+        left, upper, w, h = augment.boxes(draws, np.array([width]), np.array([height]))[0, 0].tolist()
+        cut = torch.from_numpy(pixels[upper : upper + h, left : left + w].copy()).permute(2, 0, 1)[None]
+        cut = cut.float() / 255 if cut.dtype == torch.uint8 else cut
+        crop = F.interpolate(cut, size=(self._size, self._size), mode="bilinear", antialias=True, align_corners=False)
+        return color_ops.normalise(crop.flip(3) if draws.flip[0, 0] else crop, self._shape.mean, self._shape.std)[0]

@@ -1,0 +1,189 @@
+"""The batch of any step of fine-tuning: timm's augmentation, mixup and repeated augmentation, addressed by seed and step.
+
+b images, c channels, h w pixels, k classes.
+"""
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from timm.data import Mixup, create_transform
+from timm.data.distributed_sampler import RepeatAugSampler
+from timm.data.mixup import mixup_target
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from checkpoints.architecture import Architecture
+from checkpoints.cli import UserError, WorkError
+from pretrain.batches.feeding import fed
+from pretrain.batches.loader import as_it_is, prepare_worker
+from pretrain.engine import distributed
+from pretrain.engine.bad_images import Bad, too_many
+from pretrain.images.decode import BadImage, Pixels
+from pretrain.images.source import Images
+from probes.finetune.options import Options
+
+ORDER, CHANGES = 0, 1
+COLOUR_JITTER = 0.4
+"""timm leaves it out where there is RandAugment, so it is the paper's flag but not its augmentation."""
+TRAINING_INTERPOLATION = "bicubic"
+
+
+class Batch(NamedTuple):
+    """One process's share of a forward."""
+
+    images: Float[Tensor, "b c h w"]
+    targets: Float[Tensor, "b k"]
+    """Each row sums to one."""
+    bad: Sequence[Bad] = ()
+    """Images that others had to stand in for."""
+
+
+@contextlib.contextmanager
+def drawn_from(*seed: int) -> Iterator[None]:
+    """Inside, the three generators that timm's augmentation draws from begin at `seed`; afterwards they are as they were."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    words = [int(word) for word in np.random.SeedSequence(seed).generate_state(3)]
+    random.seed(words[0])
+    np.random.seed(words[1])  # timm draws from this one
+    torch.default_generator.manual_seed(words[2])
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def training_view(options: Options, shape: Architecture) -> Any:
+    """timm's augmentation of one picture."""
+    return create_transform(
+        options.input_size or shape.image_size,
+        is_training=True,
+        scale=options.crop_scale,
+        color_jitter=COLOUR_JITTER,
+        auto_augment=options.randaugment or None,
+        interpolation=TRAINING_INTERPOLATION,
+        mean=shape.mean,
+        std=shape.std,
+        re_prob=options.erasing or 0.0,
+        re_mode="pixel",
+    )
+
+
+def picture(pixels: Pixels) -> Image.Image:
+    """As timm's augmentation takes it."""
+    return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels * 255 + 0.5).clip(0, 255).astype(np.uint8))
+
+
+class Steps(Dataset[Batch]):
+    """Batches by their number: `accumulate` of them make a step of this process."""
+
+    def __init__(self, images: Images, classes: int, shape: Architecture, options: Options, most_bad: int) -> None:
+        """Raises UserError where the processes cannot share a step, or the images are fewer than one."""
+        self.images, self.classes, self.most_bad = images, classes, most_bad
+        self.seed, self.repeats, self.smoothing, self.accumulate = (
+            options.seed,
+            options.repeats,
+            options.smoothing,
+            options.accumulate,
+        )
+        self.rank, self.world_size = distributed.rank(), distributed.world_size()
+        self.batch_size, rest = divmod(options.batch_size, self.world_size * options.accumulate)
+        if rest or not self.batch_size:
+            raise UserError(
+                f"--batch-size {options.batch_size} cannot be shared by {self.world_size} processes in {options.accumulate} parts"
+            )
+        if (options.mixup or options.cutmix) and self.batch_size % 2:
+            raise UserError(f"mixup needs an even number of images in a forward, not {self.batch_size}: change --batch-size")
+        self.steps_per_epoch = len(images) // options.batch_size
+        if self.repeats > 1:
+            self.steps_per_epoch = len(self._sampler()) // (self.batch_size * self.accumulate)
+        if not self.steps_per_epoch:
+            few = f"{images.name}: {len(images)} images, fewer than one step of {options.batch_size}"
+            raise UserError(f"{few}: lower --batch-size (and --lr with it)")
+        self._view = training_view(options, shape)
+        mixes = {"mixup_alpha": options.mixup, "cutmix_alpha": options.cutmix}
+        mixing = bool(options.mixup or options.cutmix)
+        self._mix = Mixup(**mixes, label_smoothing=options.smoothing, num_classes=classes) if mixing else None
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=int))
+
+    def _sampler(self) -> RepeatAugSampler:
+        """Every image `repeats` times in a row, dealt out to the processes; cut to an epoch's length."""
+        return RepeatAugSampler(range(len(self.images)), self.world_size, self.rank, num_repeats=self.repeats)
+
+    def order(self, epoch: int) -> Int[np.ndarray, " n"]:
+        """The images of an epoch that are this process's, one batch after the other."""
+        if self.repeats > 1:
+            sampler = self._sampler()
+            sampler.set_epoch(epoch + (self.seed << 20))
+            return np.fromiter(sampler, dtype=int)
+        whole = self.images.order(np.random.default_rng([self.seed, ORDER, epoch]))
+        return whole[: len(whole) // self.world_size * self.world_size].reshape(-1, self.world_size)[:, self.rank]
+
+    def chosen(self, number: int) -> Int[np.ndarray, " b"]:
+        """The images of a batch."""
+        epoch, position = divmod(number, self.steps_per_epoch * self.accumulate)
+        if self._order[0] != epoch:
+            self._order = epoch, self.order(epoch)
+        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+
+    def __getitem__(self, number: int) -> Batch:
+        bad: list[Bad] = []
+        with drawn_from(self.seed, CHANGES, number, self.rank):
+            found = [self._picture(int(index), bad) for index in self.chosen(number)]
+            images = torch.stack([self._view(one) for one, _ in found])
+            labels = torch.tensor([label for _, label in found])
+            if self._mix is None:
+                return Batch(images, mixup_target(labels, self.classes, smoothing=self.smoothing), bad)
+            images, targets = self._mix(images, labels)
+            return Batch(images, targets, bad)
+
+    def _picture(self, index: int, bad: list[Bad]) -> tuple[Image.Image, int]:
+        """The image, or the next good one, and its class. Raises WorkError when too many are bad."""
+        assert self.images.labels is not None
+        for _ in range(self.most_bad + 1):
+            try:
+                return picture(self.images[index]), int(self.images.labels[index])
+            except BadImage as error:
+                bad.append(Bad(index, self.images.where(index), str(error)))
+                index = (index + 1) % len(self.images)
+        raise WorkError(too_many(bad, self.most_bad))
+
+
+def workers(options: Options) -> int:
+    """Worker processes that help more than they take from the training's own threads."""
+    return max(1, min(10, (os.cpu_count() or 2) - 1)) if options.workers is None else options.workers
+
+
+class Loader:
+    """Batches from `first` up to `last`, made by worker processes ahead of the loop, which waited so many seconds."""
+
+    def __init__(self, numbered: Dataset[Any], first: int, last: int, workers: int, device: torch.device) -> None:
+        self.waited = 0.0
+        self.stop: Sequence[int] = ()
+        """What has asked the run to stop: then no batch is waited for long."""
+        self._batches = fed(
+            numbered,
+            workers,
+            batch_size=None,
+            collate_fn=as_it_is,
+            sampler=range(first, last),
+            pin_memory=device.type == "cuda",
+            prepare=prepare_worker,
+            generator=torch.Generator(),  # its own: the global one belongs to the network
+            asked_to_stop=lambda: bool(self.stop),
+            on_wait=self._count,
+        )
+
+    def _count(self, seconds: float) -> None:
+        self.waited += seconds
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._batches

@@ -1,0 +1,213 @@
+"""What a fine-tuning leaves: the record, per-class accuracy as a table of text, the confusion of classes as a picture.
+
+n test images, a answers, k classes.
+"""
+
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from rich.table import Table
+from torch import Tensor
+
+from checkpoints import escape, store, terminal
+from checkpoints.architecture import Architecture
+from checkpoints.cli import UserError
+from checkpoints.figures import Figure, FigureCanvasAgg, PowerNorm
+from pretrain.engine import distributed
+from pretrain.models.backbone import Loaded
+from probes.finetune.checkpoint import Tested
+from probes.finetune.data import Data
+from probes.finetune.dataset import COLOUR_JITTER, TRAINING_INTERPOLATION
+from probes.finetune.evaluate import resized_side
+from probes.finetune.options import Options, as_values
+from probes.finetune.recipes import RECIPES, table_of
+from probes.shared import record as results
+
+NAMED_UP_TO = 25
+"""Classes: more have no room for their names and numbers in the picture."""
+PAIRS, LONGEST_NAME = 40, 18
+
+
+class Measured(NamedTuple):
+    """A run with one learning rate."""
+
+    lr: float
+    tests: list[Tested]
+    answers: dict[str, Int[Tensor, "n a"]]
+    """Of the `best` epoch and of the `last`."""
+    skipped: int = 0
+    """Steps that were not taken: their gradients were not finite."""
+
+    def best(self) -> Tested:
+        """The test with the highest top-1, the first of equals."""
+        return max(self.tests, key=lambda test: test.top1)
+
+
+class Summary(NamedTuple):
+    """What was measured, in percent, and where its record lies."""
+
+    metrics: dict[str, float]
+    record: Path
+
+
+def name_of(options: Options) -> str:
+    """What tells this fine-tuning of a checkpoint from others."""
+    parts: list[str] = [options.recipe, options.data_set or ""]
+    parts += [f"{options.percent:g}percent" if options.percent else "", options.names.stem if options.names else ""]
+    parts += ["kept" if options.keep_head_layer else "", "scratch" if options.from_scratch else ""]
+    return "-".join(part for part in parts if part)
+
+
+def protocol(options: Options, shape: Architecture, diverged: list[float]) -> dict[str, Any]:
+    """All that decides the numbers: every option, what follows from them, and what is the same in every fine-tuning.
+
+    `diverged`: the learning rates that have no result.
+    """
+    size = options.input_size or shape.image_size
+    resized = "as trained" if size == shape.image_size else options.positions or "in the forward"
+    return {
+        **as_values(options),
+        "source": RECIPES[options.recipe].source,
+        "reported": "best epoch, best learning rate",
+        "diverged": diverged,
+        "pretrained_size": shape.image_size,
+        "position_embeddings": "none" if shape.kind == "swin" else resized,
+        "test_resize": resized_side(options, shape),
+        "test_crop": size,
+        "train_interpolation": TRAINING_INTERPOLATION,
+        "colour_jitter": 0.0 if options.randaugment else COLOUR_JITTER,
+        "optimizer": "AdamW, betas 0.9 0.999, eps 1e-8",
+    }
+
+
+def write(
+    options: Options, loaded: Loaded, data: Data, runs: list[Measured], diverged: list[float], seconds: float, device: str
+) -> Summary:
+    """Print a table, write the record and what goes beside it. Raises UserError where that cannot be."""
+    best = max(runs, key=lambda run: run.best().top1)
+    out = options.out or results.default_path(loaded, f"finetune-{name_of(options)}")
+    summary = Summary(metrics(runs, best), out)
+    if not distributed.is_main():
+        return summary
+    show(runs, data, seconds)
+    results.write(
+        out,
+        probe="finetune",
+        table=table_of(options.recipe, loaded.backbone.shape.embed_dim),
+        loaded=loaded,
+        data={"train": data.train.name, "val": data.test.name, "train_images": len(data.train), "val_images": len(data.test)},
+        protocol=protocol(options, loaded.backbone.shape, diverged) | {"share": data.share.name, "labels": data.share.about},
+        metrics=summary.metrics,
+        seconds=seconds,
+        device=device,
+    )
+    labels, classes = np.asarray(data.test.labels), [str(name) for name in data.classes]
+    first, last = (best.answers[which][:, 0].numpy() for which in ("best", "last"))
+    files = {
+        ".csv": by_class(labels, first, last, classes).encode(),
+        ".png": picture(confusion(labels, first, len(classes)), classes),
+    }
+    for suffix, content in files.items():
+        path = out.with_suffix(suffix)
+        try:
+            store.write_bytes(path, content)
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}): give another --out") from error
+    terminal.say(f"classes in {out.with_suffix('.csv').name} and {out.with_suffix('.png').name} beside it")
+    return summary
+
+
+def metrics(runs: list[Measured], best: Measured) -> dict[str, float]:
+    """The record's numbers: best and last epoch of the best learning rate, and every rate's own."""
+    top, last = best.best(), best.tests[-1]
+    numbers = {"top1": top.top1, "top5": top.top5, "best_epoch": float(top.epoch), "best_lr": best.lr}
+    numbers |= {"last_top1": last.top1, "last_top5": last.top5, "last_epoch": float(last.epoch)}
+    numbers |= {"skipped_steps": float(best.skipped)} if best.skipped else {}
+    averaged = [test.ema_top1 for test in best.tests if test.ema_top1 is not None]
+    numbers |= {"ema_top1": max(averaged), "ema_last_top1": averaged[-1]} if averaged else {}
+    for run in runs if len(runs) > 1 else []:
+        numbers |= {f"top1_lr{run.lr:g}": run.best().top1, f"last_top1_lr{run.lr:g}": run.tests[-1].top1}
+    return numbers
+
+
+def show(runs: list[Measured], data: Data, seconds: float) -> None:
+    """A table: best and last epoch for every learning rate."""
+    table = Table(title=f"fine-tuned on {len(data.train)} images, top-1 % on {data.test.name}", title_justify="left")
+    for column in ("learning rate", "best", "in epoch", "top-5", "last", "last, averaged weights"):
+        table.add_column(column, justify="right")
+    for run in runs:
+        top, last = run.best(), run.tests[-1]
+        averaged = "" if last.ema_top1 is None else f"{last.ema_top1:.1f}"
+        table.add_row(f"{run.lr:g}", f"{top.top1:.1f}", str(top.epoch), f"{top.top5:.1f}", f"{last.top1:.1f}", averaged)
+    console = terminal.Console()
+    console.print(table)
+    console.print(f"{seconds:.0f} s")
+
+
+def confusion(labels: Int[np.ndarray, " n"], answers: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, "k k"]:
+    """Percent of a class's images (row) that were taken for each class (column); NaN where it has none."""
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (labels, answers), 1)
+    total = counts.sum(axis=1, keepdims=True)
+    return np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
+
+
+def by_class(labels: Int[np.ndarray, " n"], best: Int[np.ndarray, " n"], last: Int[np.ndarray, " n"], classes: list[str]) -> str:
+    """A line a class: its test images, top-1 percent in the best and the last epoch, what it is mistaken for most."""
+    rows: list[list[object]] = [["class", "images", "top1_best_epoch", "top1_last_epoch", "mistaken_for", "mistaken_percent"]]
+    first, final = (confusion(labels, answers, len(classes)) for answers in (best, last))
+    for number, name in enumerate(classes):
+        count = int((labels == number).sum())
+        if not count:
+            rows.append([name, 0, "", "", "", ""])
+            continue
+        others = first[number].copy()
+        others[number] = 0
+        most = int(others.argmax())
+        mistaken = [classes[most], f"{others[most]:.2f}"] if others[most] else ["", "0.00"]
+        rows.append([name, count, f"{first[number, number]:.2f}", f"{final[number, number]:.2f}", *mistaken])
+    return escape.csv_text(rows)
+
+
+def picture(shares: Float[np.ndarray, "k k"], classes: list[str]) -> bytes:
+    """The confusion of classes as PNG: with names and numbers where there is room, and the pairs most often confused beside it.
+
+    Blue to yellow (cividis) keeps its order for every kind of colour vision; the scale shows small shares too.
+    """
+    few = len(classes) <= NAMED_UP_TO
+    figure = Figure(figsize=(13, 8) if few else (19.5, 13), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, beside = figure.subplots(1, 2, width_ratios=(3, 1) if few else (5, 1))
+    drawn = axes.imshow(shares, cmap="cividis", norm=PowerNorm(0.4, 0, 100), interpolation="none" if few else "antialiased")
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("class")
+    axes.set_title("test images of a class (row) taken for a class (column), %")
+    if few:
+        _write_in(axes, shares, classes)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, ticks=[0, 1, 5, 20, 50, 100])
+    beside.axis("off")
+    beside.text(0, 1, escape.plot("\n".join(["most often taken for another:", *_pairs(shares, classes)])), va="top", fontsize=9)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=150)
+    return stream.getvalue()
+
+
+def _write_in(axes: Any, shares: np.ndarray, classes: list[str]) -> None:
+    names = [escape.plot(name[:LONGEST_NAME]) for name in classes]
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.5), strict=True):
+        colour = "black" if shares[row, column] > 20 else "white"
+        axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
+
+
+def _pairs(shares: np.ndarray, classes: list[str]) -> list[str]:
+    others = np.nan_to_num(shares.copy())
+    np.fill_diagonal(others, 0)
+    order = np.argsort(-others, axis=None, kind="stable")[:PAIRS]
+    rows, columns = np.unravel_index(order, others.shape)
+    found, short = zip(rows, columns, strict=True), [escape.terminal(name[:LONGEST_NAME]) for name in classes]
+    return [f"{others[row, column]:3.0f} %  {short[row]} > {short[column]}" for row, column in found if others[row, column] > 0]

@@ -1,0 +1,221 @@
+"""Fine-tuning: a step, its schedule, the loop over epochs and what is measured."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from checkpoints import places, store, terminal
+from pretrain.batches.feeding import saved_if_starved
+from pretrain.engine import bad_images, distributed, optim
+from pretrain.engine import guard as health
+from pretrain.engine.precision import Precision
+from pretrain.images import values
+from pretrain.models.backbone import Loaded, load_backbone
+from pretrain.setup.networks import compile_blocks
+from pretrain.train import in_groups, stop_requested
+from probes.finetune import report
+from probes.finetune.checkpoint import Lines, Network, Run
+from probes.finetune.data import Data, open_data
+from probes.finetune.dataset import Batch, Loader, Steps, workers
+from probes.finetune.evaluate import Evaluator
+from probes.finetune.model import Classifier, classifier, optimizer_of
+from probes.finetune.options import Options, settled
+from probes.finetune.report import Measured, Summary
+from probes.finetune.watch import Diverged, Watch
+
+
+class Loss(NamedTuple):
+    """Of one step; the mean over its parts."""
+
+    total: Tensor
+
+
+class StepOutput(NamedTuple):
+    """What a step leaves for the log."""
+
+    accepted: bool | Bool[Tensor, ""]
+    loss: Tensor
+    gradient: Tensor
+    """Mean length of the tensors' gradients."""
+
+
+def train_step(
+    model: nn.Module, network: Network, batches: Sequence[Batch], guard: health.Guard, precision: Precision
+) -> StepOutput:
+    """One optimisation step on all of the batches as one. `model` is the network's, or one wrapped by `distributed.parallel`."""
+    device = network.model.head.weight.device
+    losses = []
+    for number, batch in enumerate(batches, start=1):
+        images, targets = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.targets))
+        with distributed.averaged(model, number == len(batches)):
+            with precision.autocast():
+                scores = model(images)
+            loss = F.cross_entropy(scores.float(), targets)
+            precision.scaler.scale(loss / len(batches)).backward()
+        losses.append(loss.detach())
+    total = torch.stack(losses).mean()
+    precision.scaler.unscale_(network.optimizer)
+    lengths = optim.norms_of(optim.gradients_of(network.model.parameters()))
+    accepted = guard.accepts(Loss(total), lengths)
+    optim.step_(network.optimizer, precision.scaler, accepted)
+    if network.ema:  # after a refused step towards weights that have not moved
+        network.ema.update(network.model)
+    precision.scaler.update()
+    network.optimizer.zero_grad(set_to_none=True)
+    return StepOutput(accepted, total, lengths.mean())
+
+
+def schedule_of(optimizer: torch.optim.Optimizer, options: Options, steps_per_epoch: int) -> CosineLRScheduler:
+    """timm's cosine. `--lr-moves step`: over what follows the warm-up (as BEiT); else by epoch, warm-up counted in (as DeiT)."""
+    by_step = options.lr_moves == "step"
+    unit, epochs, warm = (steps_per_epoch if by_step else 1), options.epochs or 1, options.warmup_epochs or 0
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=(epochs - warm if by_step else epochs) * unit,
+        lr_min=options.min_lr,
+        warmup_t=warm * unit,
+        warmup_lr_init=options.warmup_lr,
+        warmup_prefix=by_step,
+        t_in_epochs=not by_step,
+    )
+
+
+def set_rate(schedule: CosineLRScheduler, step: int, steps_per_epoch: int, options: Options) -> None:
+    """Give the optimizer the learning rate of a step, counted from 0.
+
+    `--lr-moves deit`: DeiT's loop asks the schedule for epoch e when that is over; the first epoch has the warm-up's first rate.
+    """
+    epoch = step // steps_per_epoch
+    schedule.step_update(step)
+    schedule.step(max(epoch - 1, 0) if options.lr_moves == "deit" else epoch)
+
+
+def train(  # noqa: PLR0915  # the loop is read from top to bottom
+    options: Options, loaded: Loaded, data: Data, folder: Path, device: torch.device
+) -> Measured | None:
+    """A whole run with one learning rate, from where it stands to its end; None if it was asked to stop before."""
+    (lr,) = options.lr
+    precision = Precision(options.precision, device)
+    model = classifier(loaded, len(data.classes), options, fused=precision.fused_attention).to(device).train()
+    bad_allowed = bad_images.most_bad(options.max_bad, len(data.train))
+    steps = Steps(data.train, len(data.classes), model.backbone.shape, options, bad_allowed)
+    total = steps.steps_per_epoch * (options.epochs or 1)
+    optimizer = optimizer_of(model, options, lr)
+    schedule = schedule_of(optimizer, options, steps.steps_per_epoch)
+    network = Network(model, optimizer, precision.scaler, ModelEmaV3(model, decay=options.ema) if options.ema else None)
+    torch.manual_seed(options.seed + distributed.rank())
+
+    run = Run(folder, options, store.sha256(loaded.path) if loaded.path.is_file() else str(loaded.path), steps.steps_per_epoch)
+    remarks = run.resume(network)
+    run.begin()
+    lines = Lines(run, total, heading(options, loaded, data, f"{device.type} {precision.name}"), remarks)
+    if run.step >= total:
+        lines.finished_before()
+        return Measured(lr, run.tests, run.answers, run.skipped)
+    compile_(model, options, steps.batch_size, device, lines)
+
+    watch = Watch(run.step, steps.steps_per_epoch, skipped=run.skipped, late=device.type == "cuda")
+    parallel = distributed.parallel(model, device)
+    bad = bad_images.BadImages(bad_allowed, run.bad_images())
+    exam = Evaluator(data, options, model.backbone.shape, precision, bad)
+    loader = Loader(steps, run.step * options.accumulate, total * options.accumulate, workers(options), device)
+    done = run.step
+
+    def save(best: bool = False) -> None:
+        watch.check()
+        run.skipped = watch.skipped
+        run.save(done, network, list(data.classes), best=best)
+
+    with stop_requested() as stop, lines, saved_if_starved(save, lambda: done, run.step, stop):
+        loader.stop = stop
+        for done, batches in enumerate(in_groups(loader, options.accumulate), start=run.step + 1):
+            step, epoch, ended = done - 1, done // steps.steps_per_epoch, done % steps.steps_per_epoch == 0
+            set_rate(schedule, step, steps.steps_per_epoch, options)
+            outcome = train_step(parallel, network, batches, watch, precision)
+            bad.add(one for batch in batches for one in batch.bad)
+            if ended or done % options.log_every == 0:
+                watch.check()
+                lines.bad(done, bad.take_new())
+                values = {"loss": distributed.mean(outcome.loss).item(), "gradient": outcome.gradient.item()}
+                counts = {"lr": optimizer.param_groups[-1]["lr"], "skipped_steps": watch.skipped, "bad_images": len(bad.all)}
+                lines.log(done, values | counts, loader.waited)
+                bad.check()
+            best = False
+            if done == total or (ended and epoch % options.test_every == 0):
+                began = time.perf_counter()
+                found, answers = exam.of(network, epoch)
+                best = run.tested(found, answers) or not run.has_best()
+                lines.bad(done, bad.take_new())
+                lines.tested(done, found, time.perf_counter() - began)
+            stopping, saving = distributed.any_true(bool(stop) or terminal.gone() or run.moved(), run.time_to_save(done))
+            if stopping or saving or best or done == total:
+                save(best)
+            if stopping or done == total:
+                run.stay(done)
+            if stopping and done < total:
+                lines.interrupted(done)
+                return None
+    if done < total:  # asked to stop while no batch came
+        lines.interrupted(done)
+        return None
+    return Measured(lr, run.tests, run.answers, run.skipped)
+
+
+def heading(options: Options, loaded: Loaded, data: Data, machine: str) -> str:
+    """What a run says first."""
+    start = "random weights of the shape of" if options.from_scratch else "from"
+    return (
+        f"fine-tuning {start} {loaded.path}, recipe {options.recipe}, learning rate {options.lr[0]:g}, on {data.train.name}: "
+        f"{len(data.train)} images in {len(data.classes)} classes, {options.epochs} epochs in steps of {options.batch_size}; "
+        f"{machine}"
+    )
+
+
+def compile_(model: Classifier, options: Options, images: int, device: torch.device, lines: Lines) -> None:
+    """Compile the blocks if asked for, or on a GPU, and say so if they stay as they were."""
+    if options.compile == "off" or (options.compile == "auto" and device.type == "cpu"):
+        return
+    size = options.input_size or model.backbone.shape.image_size
+    remark = compile_blocks(model, [torch.zeros(images, 3, size, size, device=device)])
+    if remark:
+        lines.say(remark)
+
+
+def measure(options: Options, device: torch.device) -> Summary | None:
+    """Fine-tune with every learning rate of the options, test, write the record; None if it was asked to stop before the end.
+
+    Of several rates those that diverge are left out and named in the record; Diverged is raised where none is left. Raises
+    UserError for options that do not fit the checkpoint or the data, before anything is trained.
+    """
+    began = time.perf_counter()
+    loaded = load_backbone(options.ckpt, key=options.key, full=options.keep_head_layer)
+    shape = loaded.backbone.shape
+    options = settled(options, shape.embed_dim, shape.image_size, shape.kind)
+    values.refuse_range(shape, loaded.path)
+    data = open_data(options, shape.channels)
+    folder = options.folder or places.below(loaded.path.parent, "finetune", report.name_of(options))
+    runs, diverged = [], []
+    for lr in options.lr:
+        inside = places.below(folder, f"lr-{lr:g}") if len(options.lr) > 1 else folder
+        try:
+            measured = train(dataclasses.replace(options, lr=(lr,)), loaded, data, inside, device)
+        except Diverged as error:
+            diverged.append(lr)
+            if len(diverged) == len(options.lr):
+                raise
+            if distributed.is_main():
+                terminal.say(f"learning rate {lr:g} is left out: {error}")
+            continue
+        if measured is None:
+            return None
+        runs.append(measured)
+    return report.write(options, loaded, data, runs, diverged, time.perf_counter() - began, device.type)

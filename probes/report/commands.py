@@ -1,0 +1,147 @@
+"""How to repeat what a report shows: command lines made from options that were written down, versions, checksums."""
+
+import importlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from checkpoints import escape, store
+from checkpoints.cli import command_module
+from pretrain import config as options
+from pretrain.config import Config
+from probes.report import page as report_page
+from probes.report.page import Row, Section
+from probes.report.run import Run
+from probes.shared.record import PACKAGES
+
+NOT_OURS = frozenset({"recipe", "out", "replay", "allow_config_change", "report", "serve"})
+"""Options that say nothing of what was computed, or are said otherwise."""
+FILES = (store.BACKBONE, store.LAST, "config.json", "metrics.jsonl")
+PROBES = frozenset(
+    {"knn", "linear", "logistic", "semi", "cluster", "parts", "segment", "finetune", "video", "retrieval", "robustness"}
+)
+"""Measurements that are commands of this folder under their own names."""
+NO_FILES = {"head": ("trained on the spot",), "class_map": ("ImageNet-9's", "the sample's")}
+"""What records of `probes.robustness` say in place of a file: the default, so that no flag says it."""
+TOOLS = {"transfer_coco": "tools/transfer_coco.sh", "transfer_ade20k": "tools/transfer_ade20k.sh"}
+
+
+def training(run: Run) -> str:
+    """The command that trains this run again: its recipe, and what differs from it."""
+    recipe = run.config.get("recipe")
+    values = options.RECIPES.get(recipe, {}) if recipe else {}
+    usual = options.as_values(Config(recipe=recipe if values else None, **values))
+    words = ["tools/pretrain.sh", *(["--recipe", str(recipe)] if values else [])]
+    for name, value in run.config.items():
+        if name in usual and name not in NOT_OURS and value != usual[name]:
+            words += _flag(name, _typed(value) if name in ("data", "val") and value is not None else value)
+    return escape.shell([*words, "--out", str(run.folder)])
+
+
+def measuring(record: Mapping[str, Any]) -> str:
+    """The command that measures this record again, as far as it tells its options."""
+    probe, data, checkpoint = record["probe"], record["data"], Path(record["checkpoint"]["path"])
+    if probe not in PROBES and probe not in TOOLS:
+        return f"# no command of this project measures {escape.terminal(str(probe))}"
+    named = checkpoint.parent if checkpoint.name in (store.LAST, store.BACKBONE) else checkpoint
+    words = [*_command_of(probe), "--ckpt", str(named), *_data(data)]
+    usual = _options_of(probe)
+    for name, value in record["protocol"].items():
+        if name in usual and value != _plain(usual[name]) and value not in NO_FILES.get(name, ()):
+            words += _flag(name, value)
+    return escape.shell(words)
+
+
+def _command_of(probe: str) -> list[str]:
+    return [TOOLS[probe]] if probe in TOOLS else ["python", "-m", f"probes.{probe}"]
+
+
+def _options_of(probe: str) -> dict[str, Any]:
+    """A probe's flags with their defaults, none where it is a tool.
+
+    Only modules named in PROBES are imported, whatever a record says.
+    """
+    if probe not in PROBES:
+        return {}
+    module = importlib.import_module("probes.finetune.options" if probe == "finetune" else command_module(f"probes.{probe}"))
+    return {field.name: field.default for field in fields(module.Options)}
+
+
+def _typed(name: Any) -> str:
+    """What a file calls its images, to be typed; a command in its place is not offered to anybody's shell."""
+    return "DATA" if str(name).startswith("pipe:") else str(name)
+
+
+def _data(data: Mapping[str, Any]) -> list[str]:
+    """`--data` and `--val` from the names of both parts."""
+    train, val = _typed(data.get("train", data.get("root", ""))), _typed(data.get("val", ""))
+    if not train or train.startswith("sample"):
+        return []
+    if not val or train == val:
+        return ["--data", train]
+    one, other = Path(train).parent, Path(val).parent
+    return ["--data", str(one)] if one == other else ["--data", train, "--val", val]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    values = value if isinstance(value, list) else [value]
+    return [f"--{name.replace('_', '-')}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def repeat(runs: Sequence[Run], records: Sequence[Mapping[str, Any]], paths: Sequence[Path], data: str | None = None) -> Section:
+    """All commands. `data` was given to this page."""
+    again = escape.shell(["python", "-m", "probes.report", *(str(path) for path in paths), *(["--data", data] if data else [])])
+    groups = {
+        "Training": [training(run) for run in runs],
+        "Measurements": list(dict.fromkeys(measuring(record) for record in records)),
+        "This page": [again],
+    }
+    parts = (f"<h3>{name}</h3>{report_page.commands(lines)}" for name, lines in groups.items() if lines)
+    return Section("repeat", "The same again", "".join(parts))
+
+
+def provenance(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> Section:
+    """Checksums of files and of the checkpoints that were measured; versions of what computed it all."""
+    rows = [
+        Row([str(run.folder / name), store.sha256(run.folder / name)])
+        for run in runs
+        for name in FILES
+        if (run.folder / name).is_file()
+    ]
+    measured = {str(record["checkpoint"]["path"]): record["checkpoint"].get("sha256") for record in records}
+    rows += [Row([f"{path}, when it was measured", str(digest)]) for path, digest in measured.items() if digest]
+    files = report_page.table("Checksums (SHA-256)", ["file", "digest"], rows, "files")
+    return Section("versions", "Versions and checksums", files + _versions(runs, records))
+
+
+def _versions(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> str:
+    """A column for all that was computed by the same versions."""
+    columns = [("this page", {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES})]
+    columns += [(f"training of {run.name}", run.starts[-1]["versions"]) for run in runs if run.starts]
+    columns += [(str(record["probe"]), record["versions"]) for record in records]
+    together: list[tuple[list[str], Mapping[str, Any]]] = []
+    for who, versions in columns:
+        group = next((names for names, same in together if same == versions), None)
+        if group is None:
+            together.append(([who], versions))
+        elif who not in group:
+            group.append(who)
+    packages = dict.fromkeys(name for _, versions in together for name in versions)
+    lines = [Row([name, *(str(versions.get(name, "")) for _, versions in together)]) for name in packages]
+    return report_page.table("Versions", ["package", *(", ".join(names) for names, _ in together)], lines)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except ImportError:
+        return "not installed"

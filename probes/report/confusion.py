@@ -1,0 +1,59 @@
+"""Which classes are taken for which: a matrix for few classes, the most frequent mistakes for many.
+
+q queries.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from checkpoints.escape import html as escape
+from probes.report import page as report_page
+from probes.report.page import Row
+
+MATRIX = 20
+"""Most classes of a matrix that can be read."""
+MISTAKES = 20
+"""Rows of the list."""
+
+
+def confusion(truth: Int[np.ndarray, " q"], answers: Int[np.ndarray, " q"], classes: Sequence[str], title: str) -> str:
+    """HTML; class numbers index `classes`."""
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(counts, (truth, answers), 1)
+    right = 100 * np.trace(counts) / max(counts.sum(), 1)
+    few = len(classes) <= MATRIX
+    how = " A row for each true class, a column for each answer; framed is right." if few else ""
+    lead = report_page.paragraph(f"{title}: {right:.1f} % right.{how}", "soft")
+    return lead + (_matrix(counts, classes) if few else _mistakes(counts, classes))
+
+
+def _matrix(counts: np.ndarray, classes: Sequence[str]) -> str:
+    """The number in a cell says what its shade does."""
+    head = "".join(f'<th scope="col" class="across">{escape(name)}</th>' for name in classes)
+    rows = []
+    for number, (name, row) in enumerate(zip(classes, counts, strict=True)):
+        shares = row / max(row.sum(), 1)
+        cells = "".join(
+            f'<td{" class=right" if place == number else ""} style="--share:{share:.2f}">{count or ""}</td>'
+            for place, (count, share) in enumerate(zip(row.tolist(), shares.tolist(), strict=True))
+        )
+        rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
+    table = (
+        f'<table class="matrix"><caption>Images by class</caption><thead><tr><th scope="col">truth</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+    return report_page.scrolling("Confusion matrix", table)
+
+
+def _mistakes(counts: np.ndarray, classes: Sequence[str]) -> str:
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(wrong, axis=None, kind="stable")[::-1][:MISTAKES]
+    rows = []
+    for truth, answer in (np.unravel_index(place, wrong.shape) for place in order):
+        if wrong[truth, answer]:
+            share = 100 * wrong[truth, answer] / counts[truth].sum()
+            rows.append(Row([classes[truth], classes[answer], f"{wrong[truth, answer]}", f"{share:.0f}"]))
+    caption = f"The most frequent mistakes among {len(classes)} classes"
+    return report_page.table(caption, ["truth", "answer", "images", "% of the class"], rows)

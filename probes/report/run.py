@@ -1,0 +1,166 @@
+"""What a run's folder says of the run: its settings, its course, what went wrong. Reads text files only, so that it is quick."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from checkpoints import reading
+from checkpoints.cli import UserError
+from checkpoints.escape import html as escape
+from pretrain.curves import PANELS, series
+from probes.report import page as report_page
+from probes.report import plots as report_plots
+from probes.report.page import Section
+from probes.report.plots import Line, Mark, Plot
+
+MORE_PANELS = (
+    ("learning rate", ("lr",)),
+    ("images per second", ("images_per_second",)),
+)
+"""Beside those of `pretrain.curves`."""
+UNIFORM = frozenset({"entropy", "spread"})
+
+
+class Run(NamedTuple):
+    """A run's folder as it was read."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    lines: Sequence[Mapping[str, Any]]
+    """Of its log."""
+    starts: Sequence[Mapping[str, Any]]
+    """When and where it was begun or taken up; empty for one from before this was written down."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it holds a run."""
+    return (folder / "metrics.jsonl").is_file() and (folder / "config.json").is_file()
+
+
+def read(folder: Path) -> Run:
+    """A run's text files; a last line that is still being written is left out. Raises UserError where they cannot be read."""
+    try:
+        config = reading.values(folder / "config.json")
+        starts = folder / "starts.jsonl"
+        return Run(folder, config, _lines(folder / "metrics.jsonl"), _lines(starts) if starts.is_file() else [])
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{folder} holds no readable run ({error}): give a run's folder") from error
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    *whole, _ = reading.text(path, reading.MOST_LISTED).split("\n")
+    return [json.loads(line) for line in whole if line]
+
+
+def summary(run: Run) -> list[tuple[str, str]]:
+    """Facts in a table's order."""
+    config, last = run.config, _last(run, "epoch")
+    arch = f"{config.get('arch')}, patches of {config.get('patch_size')}"
+    arch += "".join(f", {name} {config[name]}" for name in ("width", "depth") if config.get(name))
+    rows = [("recipe", str(config.get("recipe") or "none")), ("architecture", arch), ("data", str(config.get("data")))]
+    asked = f"{config['steps']} steps" if config.get("steps") else f"{config.get('epochs')} epochs"
+    rows.append(("length", f"{last.get('epoch', 0):.4g} epochs, {last.get('step', 0):,} steps of {asked} asked for"))
+    rows += _work(run)
+    bad, alarmed = (sum(name in line for line in run.lines) for name in ("bad_image", "alarm"))
+    skipped = sum(count for _, count in refused(run))
+    rows.append(("refused steps, unusable images, alarms", f"{skipped:.0f}, {bad}, {alarmed}"))
+    if last.get("memory_mb"):
+        rows.append(("memory at most", f"{last['memory_mb']:,.0f} MB"))
+    return rows
+
+
+def _work(run: Run) -> list[tuple[str, str]]:
+    """Images, time and machine, of which only `starts.jsonl` knows."""
+    if not run.starts:
+        return [("images, time, machine", "not written down by this run")]
+    seen, seconds = work(run)
+    latest = run.starts[-1]
+    machine = f"{latest['device']}, {latest['cores']} cores, {latest['processes']} process{'es' * (latest['processes'] > 1)}"
+    began = f"{run.starts[0]['time']}" + (f", taken up {len(run.starts) - 1} times" if len(run.starts) > 1 else "")
+    return [
+        ("images seen", f"{seen:,}"),
+        ("time in steps", _clock(seconds)),
+        ("begun", began),
+        ("machine", machine),
+        ("precision", str(latest["precision"])),
+    ]
+
+
+def work(run: Run) -> tuple[int, float]:
+    """Images seen and seconds in training steps, by the log: k-NN, checkpoints and pauses do not count."""
+    seen, seconds, before = 0, 0.0, 0
+    each = run.config.get("batch_size_per_gpu", 0) * run.config.get("accumulate", 1)
+    for line in run.lines:
+        if not line.get("images_per_second"):
+            continue
+        begun = [start for start in run.starts if start["step"] < line["step"]]
+        images = (line["step"] - before) * each * (begun or run.starts)[-1]["processes"]
+        seen, seconds, before = seen + images, seconds + images / line["images_per_second"], line["step"]
+    return seen, seconds
+
+
+def alarms(run: Run) -> list[Mark]:
+    """What the run has said of its own health, and the steps that it refused."""
+    found = [Mark(float(line["step"]), str(line["alarm"])) for line in run.lines if "alarm" in line]
+    reason = "refused (loss or gradients were not finite)"
+    found += [Mark(step, f"{count:.0f} {reason}") for step, count in refused(run)]
+    return sorted(found, key=lambda mark: mark.x)
+
+
+def refused(run: Run) -> list[tuple[float, float]]:
+    """Steps of the log and how many were refused since the line before; the log counts anew when a run is taken up."""
+    counted = [(float(line["step"]), float(line["skipped_steps"])) for line in run.lines if "skipped_steps" in line]
+    before = [0.0, *(count for _, count in counted)]
+    new = [(step, count - last if count >= last else count) for (step, count), last in zip(counted, before[:-1], strict=True)]
+    return [(step, count) for step, count in new if count]
+
+
+def plots(run: Run) -> list[Plot]:
+    """The run's curves; what it has not measured is left out."""
+    lines, marks = [dict(line) for line in run.lines], alarms(run)
+    uniform = math.log(run.config["out_dim"]) if run.config.get("out_dim", 0) > 1 else None
+    found = []
+    for title, names in (*PANELS, *MORE_PANELS):
+        drawn = [Line(name, *series(lines, name)) for name in names]
+        drawn = [line for line in drawn if line.x]
+        level = ("uniform", uniform) if uniform and UNIFORM & {line.name for line in drawn} else None
+        if drawn:
+            found.append(Plot(title, "step", drawn, marks, level))
+    return found
+
+
+def knn(run: Run) -> tuple[float, float] | None:
+    """The k-NN curve's first and last value."""
+    _, values = series([dict(line) for line in run.lines], "knn")
+    return (values[0], values[-1]) if values else None
+
+
+def course(run: Run, number: int = 0) -> Section:
+    """The curves, with what went wrong before them; `number` tells several runs of a page apart."""
+    marks = alarms(run)
+    told = "".join(f"<li>\N{BLACK DOWN-POINTING TRIANGLE} step {mark.x:g}: {escape(mark.text)}</li>" for mark in marks)
+    warning = f'<ul class="alarms">{told}</ul>' if told else ""
+    lead = report_page.paragraph(
+        "What each curve means, and what a healthy one looks like, is told in docs/reading-the-curves.md. "
+        "The k-NN curve is measured on a part of the data: a course, not a result.",
+        "soft",
+    )
+    drawn = "".join(report_plots.figure(plot, f"{number}-{place}") for place, plot in enumerate(plots(run)))
+    nothing = report_page.paragraph("The log has no measurement yet.")
+    body = f'{warning}{lead}<div class="plots">{drawn}</div>' if drawn else warning + nothing
+    return Section(f"curves-{number}", f"Curves of {run.name}", body)
+
+
+def _last(run: Run, name: str) -> Mapping[str, Any]:
+    return next((line for line in reversed(run.lines) if line.get(name) is not None), {})
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

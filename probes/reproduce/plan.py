@@ -1,0 +1,160 @@
+"""What `probes.reproduce` runs: an order in which every step finds what it reads, and why the others are left out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from checkpoints.cli import UserError
+from pretrain.models.backbone import Loaded
+from probes.features.attention import require_attention
+from probes.linear import head as linear_head
+from probes.paper import protocols, published
+from probes.reproduce.steps import START, Step, real, sample
+from probes.robustness import class_maps
+from probes.shared import record as results
+
+
+class Asked(NamedTuple):
+    """What to measure."""
+
+    data: Mapping[str, Any]
+    """Folders and names by flag; without any, the sample is meant."""
+    tables: Sequence[str]
+    """Only what fills these, if there are any."""
+    few: bool
+    """The lists of few labels are given."""
+    key: str
+    out: Path
+
+
+class Planned(NamedTuple):
+    """A step with its data and an estimate."""
+
+    step: Step
+    data: str
+    seconds: float
+    head: Path | None = None
+    """A linear head from before, where none is trained in this plan."""
+
+
+class Left(NamedTuple):
+    """A step that cannot run, though its data is there."""
+
+    step: Step
+    reason: str
+
+
+class Plan(NamedTuple):
+    """What runs, in this order; what does not for want of data; what does not for other reasons."""
+
+    planned: list[Planned]
+    missing: list[Step]
+    left: list[Left]
+    unanswered: list[str]
+    """Flags and tables that were asked for and for which nothing runs."""
+
+
+def make(asked: Asked, loaded: Loaded, speed: float) -> Plan:
+    """Raises UserError for unknown tables."""
+    rehearsal = not any(asked.data.values())
+    steps = sample() if rehearsal else real(loaded.backbone.shape.arch, asked.few)
+    wanted = [step for step in steps if _wanted(step, asked.tables)]
+    given = [step for step in wanted if rehearsal or asked.data[step.needs]]
+    ready, left = _apart(given, asked, loaded)
+    if "linear" not in {step.name for step in ready} and any(step.after for step in ready):
+        head, reason = (None, "") if rehearsal else kept_head(asked, loaded)
+        source = [step for step in steps if step.name == "linear" and (rehearsal or asked.data[step.needs])]
+        if head is None and not source:
+            left += [Left(step, reason) for step in ready if step.after]
+            ready = [step for step in ready if not step.after]
+        elif head is None:
+            ready += source
+    else:
+        head = None
+    planned = [
+        Planned(step, "the sample" if rehearsal else str(asked.data[step.needs]), START + step.images / speed) for step in ready
+    ]
+    planned = [one._replace(head=head) if one.step.after else one for one in planned]
+    missing = [step for step in wanted if step not in given]
+    return Plan(list(in_order(planned)), missing, left, _unanswered(asked, wanted, ready))
+
+
+def _wanted(step: Step, tables: Sequence[str]) -> bool:
+    return not tables or bool(_ids(tables) & set(step.tables))
+
+
+def _ids(tables: Sequence[str]) -> set[str]:
+    try:
+        return {name.partition("_")[0] for name in published.chosen(tables)}
+    except KeyError as error:
+        raise UserError(f"there is no table {error.args[0]}: python -m probes.tables --every lists them") from error
+
+
+def _apart(steps: Sequence[Step], asked: Asked, loaded: Loaded) -> tuple[list[Step], list[Left]]:
+    """Those that this checkpoint can have, and the others."""
+    reasons = {step.name: lacking(step, asked.key, loaded) for step in steps}
+    left = [Left(step, reasons[step.name]) for step in steps if reasons[step.name]]
+    return [step for step in steps if not reasons[step.name]], left
+
+
+def lacking(step: Step, key: str, loaded: Loaded) -> str:
+    """Why this checkpoint cannot have the step, or nothing."""
+    if step.lacking:
+        return step.lacking
+    if step.vit_only:
+        try:
+            require_attention(loaded.backbone)
+        except UserError as error:
+            return str(error)
+    network = loaded.contents.network(key, loaded.path)
+    if step.full and not any(name.startswith("head.") for name in network):
+        return "the checkpoint has no projection head: give a full one (last.pt, checkpoint.pth)"
+    return ""
+
+
+def kept_head(asked: Asked, loaded: Loaded) -> tuple[Path | None, str]:
+    """A linear head of this very backbone by Table 1's protocol, from an earlier call or beside the checkpoint; or why not."""
+    earlier = asked.out / f"{record_name('linear', asked.key)}_head.safetensors"
+    reasons = []
+    for path in (earlier, results.default_path(loaded, "linear_head", ".safetensors")):
+        if path.is_file():
+            reason = _otherwise(path, loaded)
+            if not reason:
+                return path, ""
+            reasons.append(reason)
+    return None, "; ".join(reasons) or "there is no linear head of this checkpoint: give --imagenet, on which it is trained"
+
+
+def _otherwise(path: Path, loaded: Loaded) -> str:
+    """In what a head's protocol is not Table 1's, or nothing."""
+    try:
+        head = linear_head.read_head(path, loaded.backbone, class_maps.imagenet())
+    except UserError as error:
+        return str(error)
+    record = {"checkpoint": {"arch": loaded.backbone.shape.arch}, "protocol": {"linear_head": head.protocol}}
+    found = protocols.differences((protocols.linear_head,), record)
+    return f"{path} is not by Table 1's protocol ({', '.join(found).replace('linear_head.', '')})" if found else ""
+
+
+def record_name(step: str, key: str) -> str:
+    """A record's file name, without its ending: the student's have one of their own."""
+    return step if key == "teacher" else f"{step}_{key}"
+
+
+def in_order(planned: Sequence[Planned]) -> Iterator[Planned]:
+    """The cheapest first among those whose sources have run."""
+    waiting = sorted(planned, key=lambda one: one.seconds)
+    while waiting:
+        names = {one.step.name for one in waiting}
+        now = next(one for one in waiting if not names & set(one.step.after))
+        waiting.remove(now)
+        yield now
+
+
+def _unanswered(asked: Asked, wanted: Sequence[Step], ready: Sequence[Step]) -> list[str]:
+    running = {step.needs for step in ready}
+    flags = [f"--{name}" for name, value in asked.data.items() if value and name not in running]
+    flags = [flag for flag in flags if any(f"--{step.needs}" == flag for step in wanted)]
+    filled = {table for step in ready for table in step.tables}
+    tables = _ids(asked.tables) if asked.tables else set()
+    return flags + sorted(f"--table {name}" for name in tables if name not in filled)

@@ -1,0 +1,124 @@
+"""Robustness of a frozen backbone with a linear head (paper, Table 8, Fig. 9 and 10).
+
+`python -m probes.robustness --suite in9|ina|inr|sketch|inc|occlusion|shuffle --ckpt runs/sample`
+
+The head is the one that --head names, the one that `probes.linear` kept beside the checkpoint, or is trained on the spot on the
+training images of --train (`probes/linear/head.py`).
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from checkpoints import terminal
+from checkpoints.cli import UserError, at_least, parse, run_command
+from pretrain.evaluate.views import evaluation_resize
+from probes.linear.head import ON_THE_SPOT, Classifier, Head, View, linear_head, read_head
+from probes.robustness import class_maps, suites
+from probes.robustness.suites import Options
+from probes.shared import record
+from probes.shared.console import table
+from probes.shared.frozen import Subject, subject
+from probes.visualize import gallery
+
+TABLES = {"shuffle": "F10_shuffle", "inr": "", "sketch": ""}
+"""The paper's table of a suite where it is not Table 8; it has none of ImageNet-R and -Sketch."""
+
+
+def check(options: Options) -> None:
+    """Raise UserError for flags that do not go together."""
+    if options.corrupt and options.suite != "inc":
+        raise UserError("--corrupt is for --suite inc")
+    at_least(1, options, "train_images")
+    for flag, path in (("head", options.head), ("class-map", options.class_map)):
+        if path is not None and not path.is_file():
+            raise UserError(f"--{flag}: there is no file {path}")
+
+
+class Found(NamedTuple):
+    """A head and, in words, where it is from."""
+
+    head: Head
+    source: str
+
+
+def head_for(options: Options, who: Subject, crop: int) -> Found:
+    """The head that --head names, the one that `probes.linear` kept of this very backbone, or one trained now."""
+    if options.head is not None:
+        return Found(read_head(options.head, who.backbone, class_maps.imagenet()), str(options.head))
+    kept = record.default_path(who.loaded, "linear_head", ".safetensors")
+    own_classes = options.data == "sample" and options.suite == "in9"
+    if options.train is None and not own_classes and kept.is_file():
+        try:
+            return Found(read_head(kept, who.backbone, class_maps.imagenet()), str(kept))
+        except UserError as error:
+            terminal.say(f"note: {error}")
+    images = suites.training_images(options)
+    head = linear_head(who.backbone, images, View(evaluation_resize(crop), crop), options.batch_size, options.seed)
+    return Found(head, ON_THE_SPOT)
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(Options, arguments, prog="python -m probes.robustness")
+    check(options)
+    began = time.perf_counter()
+    who = subject(options)
+    crop, stride = options.crop or who.backbone.shape.image_size, who.backbone.shape.stride
+    if crop % stride:
+        raise UserError(f"--crop {crop} is not divisible by {stride}, the pixels of a token's side")
+    task = suites.prepare(options, who)
+    found = head_for(options, who, crop)
+    terminal.say(f"linear head: {found.source}, {len(found.head.classes)} classes")
+    view = View(evaluation_resize(crop) if task.resized else crop, crop, Image.Resampling.BILINEAR)
+    metrics, pictures = task.measure(Classifier(who.backbone, found.head), view)
+    seconds = time.perf_counter() - began
+    table(
+        f"{options.suite}, %: {who.loaded.path}",
+        ("", "value"),
+        ([name, f"{value:.1f}"] for name, value in metrics.items() if not name.endswith("_loss")),
+    )
+    path = options.out or record.default_path(who.loaded, f"robustness_{options.suite}")
+    for picture in pictures:
+        beside = path.with_name(f"{path.stem}_{picture.name}.png")
+        gallery.hang_one(beside, picture)
+        terminal.say(f"drawn to {beside}")
+    data = {"root": options.data, "train": options.train, "val_images": task.images}
+    terminal.say(f"{seconds:.0f} s")
+    for where, (place, numbers) in records(options, path, metrics).items():
+        record.write(
+            where,
+            probe="robustness",
+            table=place,
+            loaded=who.loaded,
+            data=data,
+            protocol=protocol(options, found, view, task.about),
+            metrics=numbers,
+            seconds=seconds,
+            device=who.device.type,
+        )
+
+
+def protocol(options: Options, found: Found, view: View, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of how it was measured; `about` is the suite's own part."""
+    head = found.head
+    said: dict[str, Any] = {"suite": options.suite, "features": head.features, "head": found.source}
+    said |= {"linear_head": dict(head.protocol), "classes": len(head.classes), "resize": view.resize, "crop": view.crop}
+    return said | {"key": options.key, "untrained": False, "batch_size": options.batch_size, "seed": options.seed} | dict(about)
+
+
+def records(options: Options, path: Path, metrics: Mapping[str, float]) -> dict[Path, tuple[str, dict[str, float]]]:
+    """Table and numbers by file; dropped patches are two records, as the paper has a table and a figure of them."""
+    table = TABLES.get(options.suite, "T8_robustness")
+    if options.suite != "occlusion":
+        return {path: (table, dict(metrics))}
+    by_chance = {name: value for name, value in metrics.items() if name.startswith("random_")}
+    rest = {name: value for name, value in metrics.items() if name not in by_chance}
+    return {path: (table, rest), path.with_name(f"{path.stem}_random{path.suffix}"): ("F9_random_drop", by_chance)}
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

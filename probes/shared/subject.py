@@ -1,0 +1,179 @@
+"""What the frozen probes share: which backbone, which images, how the images are seen, who speaks."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from checkpoints.architecture import Architecture
+from checkpoints.cli import UserError, at_least
+from pretrain.engine import distributed
+from pretrain.evaluate.views import evaluation_resize
+from pretrain.images import values
+from pretrain.images.open import has_part, open_images
+from pretrain.images.source import Images, aligned, subset
+from pretrain.models.backbone import Loaded, load_backbone, make
+from probes.shared import record
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options that every frozen probe has."""
+
+    ckpt: Path | None = None
+    """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json, timm:NAME (default: the newest run)."""
+    data: str = "sample"
+    """`sample`, or what pretraining takes, with parts train and val (or test): a folder of both (ImageNet's), hf:NAME, ..."""
+    val: str | None = None
+    """The test images where --data has no such part."""
+    key: Literal["teacher", "student"] = "teacher"
+    """Which network (the published IN-22K numbers are the student's)."""
+    crop: int | None = None
+    """Pixels of the centre crop (default: what the checkpoint was trained on)."""
+    resize: int | None = None
+    """Pixels of the shorter side before the crop (default: crop x 256 / 224; the crop itself below 160)."""
+    limit: int | None = None
+    """Use at most this many images of each part, drawn from --seed."""
+    batch_size: int = 256
+    """Images a forward, in each process."""
+    workers: int | None = None
+    """Processes that decode images (default: one a core, none for few images)."""
+    device: str | None = None
+    """`cpu`, `cuda`, `cuda:1`, ... (default: a GPU where there is one)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone's forward; the paper's is float32."""
+    cache: Path | None = None
+    """Where features are kept for the next probe (default: $IBOT_FEATURES, else the user's cache folder)."""
+    untrained: bool = False
+    """The same architecture with fresh weights from --seed in place of the checkpoint's: what the probe gives for nothing."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    out: Path | None = None
+    """The record (default: results/PROBE.json beside the checkpoint, PROBE_untrained.json with --untrained)."""
+
+
+class View(NamedTuple):
+    """How an image is seen: shorter side to `resize`, bicubic, then the centre `crop`, in pixels."""
+
+    resize: int
+    crop: int
+
+
+class Parts(NamedTuple):
+    """Labelled images to learn from and to test on, their classes numbered alike."""
+
+    train: Images
+    val: Images
+
+
+class Subject(NamedTuple):
+    """What is measured, and on what."""
+
+    loaded: Loaded
+    device: torch.device
+    view: View
+
+
+@contextlib.contextmanager
+def subject(options: Common, full: bool = False) -> Iterator[Subject]:
+    """Inside, all processes are joined and the frozen backbone lies on its device; `full`: of a run, everything is read.
+
+    Raises UserError for impossible options.
+    """
+    check(options)
+    with distributed.processes() as own:
+        device = own if options.device is None else named_device(options.device)
+        loaded = load_backbone(options.ckpt, key=options.key, full=full)
+        view = view_of(loaded.backbone.shape, options)
+        found = Subject(loaded._replace(backbone=loaded.backbone.to(device)), device, view)
+        yield untrained(found, options.seed) if options.untrained else found
+
+
+def untrained(subject: Subject, seed: int) -> Subject:
+    """The same architecture with fresh weights."""
+    torch.manual_seed(seed)
+    fresh = make(subject.loaded.backbone.shape, maskable=False).to(subject.device).eval().requires_grad_(False)
+    return subject._replace(loaded=subject.loaded._replace(backbone=fresh))
+
+
+def record_path(options: Common, subject: Subject, name: str) -> Path:
+    """Where the record goes."""
+    return options.out or record.default_path(subject.loaded, f"{name}_untrained" if options.untrained else name)
+
+
+def check(options: Common) -> None:
+    """Raise UserError for values without meaning."""
+    at_least(1, options, "limit", "batch_size")
+    at_least(0, options, "workers")
+
+
+def named_device(name: str) -> torch.device:
+    """Raises UserError for a device that is not there."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} cannot be used here: give cpu, or cuda where there is a GPU") from error
+    return device
+
+
+def view_of(shape: Architecture, options: Common) -> View:
+    """What the flags say, or what the checkpoint was trained on. Raises UserError where patches do not fit."""
+    crop = options.crop or shape.image_size
+    resize = options.resize or evaluation_resize(crop)
+    if crop % shape.patch_size or resize < crop:
+        raise UserError(f"--crop {crop} must be divisible by the patch size {shape.patch_size} and at most --resize {resize}")
+    return View(resize, crop)
+
+
+def labelled_parts(options: Common, shape: Architecture) -> Parts:
+    """Training and test images. Raises UserError where labels are missing or the test images have classes of their own."""
+    seen = shape.channels, shape.value_range
+    train = open_images(options.data, "train", *seen)
+    val = open_images(options.val, None, *seen) if options.val else open_images(options.data, "val", *seen)
+    for images in (train, val):
+        values.refuse_others(images)
+    val = aligned(labelled(val), labelled(train))
+    return Parts(limited(train, options), limited(val, options))
+
+
+def has_two_parts(options: Common) -> bool:
+    """Whether there are images apart to test on."""
+    return options.val is not None or has_part(options.data, "val")
+
+
+def labelled(images: Images) -> Images:
+    """The same images. Raises UserError where they have no labels."""
+    if images.labels is None:
+        raise UserError(f"{images.name} has no labels: this probe needs class sub-folders, or a label column")
+    return images
+
+
+def limited(images: Images, options: Common) -> Images:
+    """At most `--limit` of them."""
+    return images if options.limit is None or options.limit >= len(images) else subset(images, options.limit, options.seed)
+
+
+def labels_of(images: Images) -> torch.Tensor:
+    """Class numbers [n] of labelled images."""
+    return torch.as_tensor(np.asarray(images.labels, dtype=np.int64))
+
+
+def class_count(parts: Parts) -> int:
+    """As many classes as the highest number says."""
+    return 1 + max(int(np.max(part.labels)) for part in parts if part.labels is not None)
+
+
+def about_data(parts: Parts) -> dict[str, object]:
+    """What a record says of the images."""
+    return {"train": parts.train.name, "val": parts.val.name, "train_images": len(parts.train), "val_images": len(parts.val)}
+
+
+def about_view(options: Common, view: View) -> dict[str, object]:
+    """What a record says of how they were seen."""
+    what: dict[str, object] = {"resize": view.resize, "crop": view.crop, "key": options.key, "precision": options.precision}
+    return what | {"untrained": True} if options.untrained else what
