@@ -37,7 +37,7 @@ class Bounds(NamedTuple):
         if math.isinf(self.most) or (self.most == MOST and not value > MOST):
             return f"{flag} must be {low}, not {shown(value)}"
         high = f"{'less than' if self.below else 'at most'} {self.most:.10g}"
-        if self.above:
+        if self.above and self.most <= 100:  # shares and percents: the value first, to be seen beside its range
             return f"{flag} {shown(value)} must be {low} and {high}"
         return f"{flag} must be {low} and {high}, not {shown(value)}"
 

@@ -40,21 +40,21 @@ def held(lock: Path, what: str, cure: str) -> Iterator[None]:
     Raises WorkError that names the process which has it, UserError where the folder cannot be written. What a process has left
     that was killed is no obstacle. A file system without locks is named on stderr, and the work goes on.
     """
-    made = not lock.parent.exists()
+    made = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = taken(lock)
     except OSError as error:
-        raise UserError(f"cannot write to {lock.parent} ({error.strerror}): see to the folder, or {cure}") from error
+        raise UserError(f"cannot write to {what} ({error.strerror}): see to the folder, or {cure}") from error
     if file is None:
         raise WorkError(f"{what} is in use by {_holder(lock)}: wait until that has ended, or {cure}")
     try:
         yield
     finally:
         release(lock, file)
-        if made:
-            with contextlib.suppress(OSError):  # it is used now
-                lock.parent.rmdir()
+        with contextlib.suppress(OSError):  # the first that is used now ends it
+            for folder in made:
+                folder.rmdir()
 
 
 def taken(lock: Path, wait: Callable[[str], None] | None = None) -> int | None:

@@ -182,19 +182,19 @@ import sys
 import torch
 from pretrain.engine import distributed, guard as health, optim
 from pretrain.batches import masking
-from checkpoints.architecture import Shape
+from checkpoints.architecture import Architecture
 from pretrain.models.vit import ViT
 from pretrain.method.heads import Head
 from pretrain.method.ibot import Student, Teacher
 from pretrain.engine.precision import Precision
-from pretrain.method.schedule import Now
+from pretrain.method.schedule import ScheduleValues
 from pretrain.batches.dataset import Batch
-from pretrain.train import Weights, train_step
+from pretrain.train import LossWeights, train_step
 from pretrain.run.diagnostics import diagnostics_of
 
 def train(device):
     torch.manual_seed(0)
-    shape = Shape("vit_tiny", 8, 24, 3, 64, 2, 1)
+    shape = Architecture("vit_tiny", 8, 24, 3, 64, 2, 1)
     head = dict(out_dim=12, patch_out_dim=12, hidden_dim=16, bottleneck_dim=8, shared=True, norm_last_layer=False)
     student, teacher = Student(ViT(shape, maskable=True), Head(64, **head)), Teacher(ViT(shape, maskable=False), Head(64, **head))
     teacher.copy(student)
@@ -208,8 +208,8 @@ def train(device):
         crops, grid, local = torch.randn(2, 8, 3, 24, 24), torch.rand(2, 8, 3, 3) < 0.3, torch.randn(2, 8, 3, 16, 16)
         mine = slice(distributed.rank() * 8 // distributed.world_size(), (distributed.rank() + 1) * 8 // distributed.world_size())
         batch = Batch(crops[:, mine], masking.as_masks(grid[:, mine]), local[:, mine])
-        now = Now(0, 0.1, 0.1, 0.9, 0.04, 0.07, step == 0, True)
-        outcome = train_step(parallel, teacher, optimizer, [batch], now, Weights(), guard, Precision("fp32", device))
+        now = ScheduleValues(0, 0.1, 0.1, 0.9, 0.04, 0.07, step == 0, True)
+        outcome = train_step(parallel, teacher, optimizer, [batch], now, LossWeights(), guard, Precision("fp32", device))
     signs = diagnostics_of(student, teacher, outcome.losses, outcome.logits, outcome.answer, outcome.targets, 1.0)
     weights = distributed.full_tensor({"s": student.state_dict(), "t": teacher.state_dict()})
     if distributed.is_main():

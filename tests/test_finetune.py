@@ -407,7 +407,7 @@ def test_every_kind_of_backbone_begins_with_its_weights_and_takes_a_larger_input
 def network_of(kind: str = "vit", ema: float = 0.0) -> Network:
     torch.manual_seed(0)
     model = Classifier(make(SHAPES[kind], maskable=False), 4)
-    average = finetune.ModelEmaV3(model, decay=ema) if ema else None
+    average = finetune_train.ModelEmaV3(model, decay=ema) if ema else None
     return Network(model, torch.optim.SGD(model.parameters(), lr=0.1), Precision("fp32", torch.device("cpu")).scaler, average)
 
 

@@ -160,10 +160,10 @@ def test_a_process_ends_although_it_has_forgotten_its_workers() -> None:
     script = (
         "import builtins, numpy as np, torch; from pretrain.batches import augment, masking\n"
         "from pretrain.batches.loader import Loader\n"
-        "from pretrain.images.source import Sample; from pretrain.batches.dataset import Steps\n"
+        "from pretrain.images.source import Sample; from pretrain.batches.dataset import StepDataset\n"
         "view = augment.View(16, (0.5, 1.0), 0.0, 0.0)\n"
         "views, masks = augment.MultiCrop((view,), view, 1), masking.MaskSettings((0.0,), (0.0,), 'rand')\n"
-        "steps = Steps(Sample('val'), views, masks, (2, 2), 4, 0)\n"
+        "steps = StepDataset(Sample('val'), views, masks, (2, 2), 4, 0)\n"
         "builtins.kept = iter(Loader(steps, 0, 100, 2, torch.device('cpu'))); next(builtins.kept); print('ends')"
     )
     done = subprocess.run(**command("-c", script), check=False, timeout=60)

@@ -3,6 +3,7 @@
 `tools/transfer_coco.sh` and `tools/transfer_ade20k.sh` set the environment up and start one process for each GPU.
 """
 
+import contextlib
 import copy
 import importlib
 import json
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 
-from checkpoints import places, reading, terminal
+from checkpoints import hold, places, reading, terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
 from pretrain.batches.feeding import as_raised
 from pretrain.models.backbone import load_backbone
@@ -243,7 +244,9 @@ def run(options: Options) -> int:
 
     from transfer import hooks  # noqa: F401, PLC0415 (it registers itself)
 
-    ratio = state_the_rate(config)
+    ratio, stack = state_the_rate(config), contextlib.ExitStack()
+    if os.environ.get("RANK", "0") == "0":  # MMEngine has not joined the processes yet
+        stack.enter_context(hold.held(Path(config.work_dir) / hold.NAME, f"--out {config.work_dir}", "give another --out"))
     try:
         runner = Runner.from_cfg(config)
         if not torch.cuda.is_available():
@@ -258,6 +261,8 @@ def run(options: Options) -> int:
         raise WorkError(
             "the GPU has too little memory: --cfg-options train_dataloader.batch_size=1, or a smaller config"
         ) from error
+    finally:
+        stack.close()
     if is_main():
         counts = {f"{name}_images": len(getattr(runner, f"{loader}_dataloader").dataset) for name, loader in LOADERS}
         report(options, config, loaded, numbers, ratio, time.perf_counter() - began, counts)

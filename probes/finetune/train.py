@@ -18,6 +18,7 @@ from pretrain.batches.feeding import saved_if_starved
 from pretrain.engine import bad_images, distributed, optim
 from pretrain.engine import guard as health
 from pretrain.engine.precision import Precision
+from pretrain.engine.run_folder import claimed
 from pretrain.images import values
 from pretrain.models.backbone import Loaded, load_backbone
 from pretrain.setup.networks import compile_blocks
@@ -207,7 +208,8 @@ def measure(options: Options, device: torch.device) -> Summary | None:
     for lr in options.lr:
         inside = places.below(folder, f"lr-{lr:g}") if len(options.lr) > 1 else folder
         try:
-            measured = train(dataclasses.replace(options, lr=(lr,)), loaded, data, inside, device)
+            with claimed(inside, "--folder", told=options.allow_foreign_files):
+                measured = train(dataclasses.replace(options, lr=(lr,)), loaded, data, inside, device)
         except Diverged as error:
             diverged.append(lr)
             if len(diverged) == len(options.lr):

@@ -27,7 +27,7 @@ from checkpoints.cli import run_command
 from pretrain.batches import augment, masking
 from pretrain.batches.loader import Loader, as_it_is
 from pretrain.images.source import Images
-from pretrain.batches.dataset import Steps
+from pretrain.batches.dataset import StepDataset
 
 class Large(Images):
     name = "large"
@@ -38,7 +38,7 @@ class Large(Images):
 def main(_):
     view = augment.View(112, (0.5, 1.0), 0.0, 0.0)
     views, masks = augment.MultiCrop((view,), view, 1), masking.MaskSettings((0.0,), (0.0,), "rand")
-    steps = Steps(Large(), views, masks, (2, 2), 8, 0, make_crops=False)
+    steps = StepDataset(Large(), views, masks, (2, 2), 8, 0, make_crops=False)
     loader = Loader(steps, 0, 1000, 2, torch.device("cpu")).made()
     other = DataLoader([np.zeros(500_000) for _ in range(64)], batch_size=None, collate_fn=as_it_is, num_workers=2)
     for one in (iter(loader), iter(other)):

@@ -378,11 +378,11 @@ OPENERS = {
 TYPED = {"options.data", "options.val", "options.ckpt", "options.train", "options.distractors", "whiten"}
 TYPED |= {"config.data", "config.knn_data", "chosen.data", "options.file"}
 HANDED_ON = {
-    ("checkpoints/export.py", "file"): "what this command has written itself",
+    ("transfer/exports/targets.py", "file"): "what this command has written itself",
     ("pretrain/models/backbone.py", "checkpoint"): "as it was called",
     ("pretrain/setup/init_from.py", "path"): "--init-from, by train.py",
     ("pretrain/setup/objective.py", "config.tokenizer"): "typed; of a replay through tokenizers.from_file",
-    ("pretrain/engine/guard.py", "source"): "--data or --knn-data, by prepare.py",
+    ("pretrain/evaluate/online_knn.py", "source"): "--data or --knn-data, by prepare.py",
     ("pretrain/images/hubs.py", "source"): "as it was called",
     ("pretrain/images/open.py", "source"): "as it was called",
     ("pretrain/method/targets.py", "Path(checkpoint)"): "--tokenizer, by comparisons.py",
