@@ -72,17 +72,15 @@ def append(path: Path, text: str) -> None:
     """Write at the end of a file. Raises UserError where a link or no plain file lies there, WorkError where writing fails."""
     places.refuse_link(path)
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
-        try:
-            before, content = os.fstat(file).st_size, text.encode("utf-8", "backslashreplace")
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        with os.fdopen(number, "ab", buffering=0) as file:
+            before, content = os.fstat(number).st_size, text.encode("utf-8", "backslashreplace")
             try:
                 while content:
-                    content = content[os.write(file, content) :]
+                    content = content[file.write(content) :]
             except OSError:
-                os.ftruncate(file, before)  # no half a line
+                os.ftruncate(number, before)  # no half a line
                 raise
-        finally:
-            os.close(file)
     except OSError as error:
         raise WorkError(cannot_write(path, error)) from error
 
