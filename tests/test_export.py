@@ -204,7 +204,7 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pyt
         name = real(source, folder)
         weights = load_file(folder / name)
         weights["norm.bias"] += 1e-3
-        export.save_file(weights, folder / name)
+        targets.save_file(weights, folder / name)
         return name
 
     monkeypatch.setitem(targets.TARGETS, "timm", targets.TARGETS["timm"]._replace(write=spoilt))

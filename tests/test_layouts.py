@@ -180,7 +180,7 @@ def test_timms_own_weights_are_asked_for_and_their_absence_explained(monkeypatch
         torch.manual_seed(0)
         return real(name, **settings)
 
-    monkeypatch.setattr("pretrain.models.backbone.timm.create_model", offline)
+    monkeypatch.setattr("checkpoints.resolve.timm.create_model", offline)
     loaded = load_backbone(Path("timm:vit_tiny_patch16_224"))
     assert loaded.backbone.shape == shape_of("vit_tiny", 16, 224) and loaded.contents.lacks()
 

@@ -41,7 +41,7 @@ def crops(count: int = 3, side: int = 32) -> Tensor:
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    return augment.changes.normalise(pixels, MEAN, STD)
+    return augment.color_ops.normalise(pixels, MEAN, STD)
 
 
 @pytest.fixture(scope="module")
