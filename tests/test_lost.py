@@ -119,7 +119,8 @@ def test_a_folder_that_vanishes_is_one_sentence(folders: Path, tmp_path: Path, m
 
     monkeypatch.setattr(train.Progress, "log", remove)
     assert run_command(train.main, [*SMALL, "--data", str(folders), "--out", str(tmp_path / "run"), "--steps", "5"]) == FAILED
-    assert "metrics.jsonl could not be written" in capsys.readouterr().err
+    assert f"was moved to {tmp_path / 'gone'} during the run" in capsys.readouterr().err
+    assert (tmp_path / "run").read_text() == "a file in its place"
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:

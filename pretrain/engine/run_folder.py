@@ -24,7 +24,7 @@ WRITTEN = ("config.json", "*.jsonl", "*.pt", "*.safetensors", "*.html", "events.
 """What is written in a training's folder."""
 LOGS = ("metrics.jsonl", "starts.jsonl")
 OWN_PART = re.compile(
-    r"\.(last|previous|refused-\d+-\d+|epoch-?\d+)\.pt\.\d+\.part|\.(backbone|best)\.safetensors\.\d+\.part|"
+    r"\.(last|previous|refused-\d+-\d+|epoch-\d+(-\d+)?)\.pt\.\d+\.part|\.(backbone|best)\.safetensors\.\d+\.part|"
     r"\.(config\.json|metrics\.jsonl|report\.html)\.\d+\.part"
 )
 """Temporary files of ours (`store.write_bytes`): the name of a file that a run writes, and the process that was writing it."""
@@ -59,6 +59,7 @@ class RunFolder:
         self._track_with = track
         self._track: Track | None = None
         self._place: int | None = None
+        self._anew = False
 
     def begun(self) -> bool:
         """Whether there is a checkpoint to go on from."""
@@ -110,30 +111,47 @@ class RunFolder:
             return False
 
     def here(self) -> Path:
-        """The folder, where it is now; where it was, if it is nowhere. Raises WorkError where something else lies there then."""
+        """The folder, where it is now; where it was, if it was removed. Raises WorkError where something else lies there then."""
         if not self.moved():
             return self.folder
+        found = self._where()
+        if found is None and not self._anew:
+            if os.path.lexists(self.folder):
+                raise WorkError(f"{self.folder} was removed during the run, another lies there: what is not saved is lost")
+            self._anew = True
+        return found or self.folder
+
+    def _where(self) -> Path | None:
+        """Where the folder is now, as the system knows it; None where it was removed."""
         assert self._place is not None
         with contextlib.suppress(OSError):
             found = Path(os.readlink(f"/proc/self/fd/{self._place}"))
             if os.path.samestat(os.fstat(self._place), os.stat(found)):
                 return found
-        if os.path.lexists(self.folder):
-            raise WorkError(f"{self.folder} was removed during the run and something else lies there: what is not saved is lost")
-        return self.folder
+        return None
 
     def stay(self, step: int) -> None:
         """Raise WorkError, in all processes, if the folder was moved or removed; what was done up to `step` has been saved."""
         sentence = ""
         if self.moved():
-            now = self.here()
+            now = self._where()
             sentence = (
-                f"{self.folder} was moved to {now} during the run: saved there after step {step}, {self.flag} {now} goes on"
+                f"{self.folder} was removed during the run: saved in a new one after step {step}, without its earlier log"
+                if now is None
+                else f"{self.folder} was moved to {now} during the run: saved there after step {step}, {self.flag} {now} goes on"
             )
-        elif self._place is not None and os.fstat(self._place).st_nlink == 0:
-            sentence = f"{self.folder} was removed during the run: saved in a new one after step {step}, without its earlier log"
+        elif self._board:
+            self._flush(self._board)
         for one in filter(None, distributed.gathered([sentence])):
             raise WorkError(one)
+
+    def _flush(self, board: SummaryWriter) -> None:
+        """TensorBoard's own thread writes every two minutes, and ends with the process."""
+        try:
+            board.flush()
+        except (OSError, ValueError) as error:
+            self._board = None
+            terminal.say(_left_out("TensorBoard's file", error), error=True)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One line of `metrics.jsonl` (null for what is not finite), and the same for TensorBoard."""
@@ -145,6 +163,8 @@ class RunFolder:
 
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         """To where else the log is shown. What cannot be reached is left out from then on: the run does not need it."""
+        if self.moved():  # TensorBoard opens its file by name, in whatever lies there now
+            self._board = None
         try:
             for name, value in values.items() if self._board else ():
                 assert self._board is not None
