@@ -6,6 +6,7 @@ One loop for all of them; what differs stands in `probes/finetune/recipes.py`. R
 import sys
 from collections.abc import Sequence
 
+from checkpoints import terminal
 from checkpoints.cli import DONE, INTERRUPTED, run_command
 from pretrain.engine import distributed
 from probes.finetune.options import read_command_line
@@ -14,7 +15,7 @@ from probes.finetune.train import measure
 
 def main(arguments: Sequence[str]) -> int:
     options = read_command_line(arguments)
-    with distributed.processes() as device:
+    with terminal.lasting(), distributed.processes() as device:
         return INTERRUPTED if measure(options, device) is None else DONE
 
 
