@@ -29,6 +29,12 @@ from checkpoints.once import make_once
 BLOCK = 1 << 20
 PATIENCE = 30
 """Seconds without an answer."""
+MOST = 1 << 36
+"""Bytes of one file, 64 GiB: twenty times the largest published checkpoint, and more than a shard."""
+SPARE = 1 << 30
+"""Bytes of the disk that an answer of unknown length leaves to others."""
+SLOWEST, WINDOW = 1 << 20, 300.0
+"""Bytes that must come within so many seconds."""
 PAUSES = (0.0, 1.0, 3.0)
 """Seconds before each try."""
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -140,7 +146,7 @@ def _try(address: str, typed: bool, part: Path) -> None:
     try:
         with _opener().open(request, timeout=PATIENCE) as answer:
             size = _continues(answer, have, kept) if answer.status == 206 else _begins(answer, address, part)
-            _receive(answer, part, size)
+            _receive(answer, part, size, min(MOST, shutil.disk_usage(part.parent).free - SPARE) if size is None else size)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code != 416 or not kept:
@@ -165,6 +171,8 @@ def _begins(answer: Any, address: str, part: Path) -> int | None:
     length = re.fullmatch(NUMBER, answer.headers.get("Content-Length", "").strip())
     if length is None:
         raise Refused("the server does not say how long it is")
+    if int(length[1]) > MOST:
+        raise Refused(f"it is larger than {MOST >> 30} GiB")
     size, etag = int(length[1]), answer.headers.get("ETag", "").strip()
     free = shutil.disk_usage(part.parent).free
     if size > free:
@@ -183,18 +191,25 @@ def _continues(answer: Any, have: int, kept: Kept | None) -> int:
     raise Changed("the server gave another part than the one asked for")
 
 
-def _receive(answer: Any, part: Path, size: int | None) -> None:
-    """Append what comes to the part. Raises ConnectionError where it is not all."""
+def _receive(answer: Any, part: Path, size: int | None, most: int) -> None:
+    """Append what comes to the part. Raises ConnectionError where it is not all, Refused for more than `most` bytes."""
     columns = (terminal.Description(), BarColumn(), TimeRemainingColumn())
     with open(part, "ab") as file, terminal.bar(*columns, console=terminal.Console(stderr=True), transient=True) as bar:
         have = file.tell()
         task = bar.add_task(f"fetching {part.name.removesuffix('.part')}", total=size, completed=have)
-        while block := answer.read(BLOCK):
-            file.write(block)
+        since, had = time.monotonic(), have
+        while block := answer.read1(BLOCK):
             have += len(block)
-            bar.advance(task, len(block))
             if size is not None and have > size:
                 raise Changed(f"more than {size} bytes came")
+            if have > most:
+                raise Refused(f"it does not say how long it is, and has more than {max(most, 0) >> 20:,} MB")
+            file.write(block)
+            bar.advance(task, len(block))
+            if time.monotonic() - since > WINDOW:
+                if have - had < SLOWEST:
+                    raise ConnectionError(f"fewer than {SLOWEST >> 20} MB came in {WINDOW / 60:.0f} minutes")
+                since, had = time.monotonic(), have
     if size is not None and have != size:
         raise ConnectionError(f"only {have} of {size} bytes came")
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -207,6 +208,50 @@ def test_what_is_not_the_file_is_not_kept(server: Server, tmp_path: Path, how: s
     assert not list((tmp_path / "cache").iterdir())
     server.script, server.asked = [whole(NEW)], []
     assert load_backbone(Path("little")).path.read_bytes() == NEW
+
+
+def endless(answer: Answer) -> None:
+    """Pieces without an end, by a server that never says how many there are."""
+    answer.send_response(200)
+    answer.send_header("Transfer-Encoding", "chunked")
+    answer.end_headers()
+    try:
+        while True:
+            answer.wfile.write(b"10000\r\n" + bytes(65536) + b"\r\n")
+    except OSError:
+        pass
+
+
+def dripping(answer: Answer) -> None:
+    """A byte now and then, so that no single wait is long."""
+    answer.send_response(200)
+    answer.send_header("Content-Length", str(len(NEW)))
+    answer.end_headers()
+    try:
+        for start in range(len(NEW)):
+            answer.wfile.write(NEW[start : start + 1])
+            time.sleep(0.01)
+    except OSError:
+        pass
+
+
+@pytest.mark.parametrize("how", ["most", "spare", "claimed", "slow"])
+def test_an_answer_without_an_end_fills_no_disk_and_no_day(
+    how: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """46c01a2 read on until the disk was full, or for ever."""
+    free = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(download, "MOST", 3 << 20 if how == "most" else 1 << 60)
+    monkeypatch.setattr(download, "SPARE", free - (3 << 20) if how == "spare" else 0)
+    if how == "claimed":
+        monkeypatch.setattr(download, "MOST", 1 << 10)
+    if how == "slow":
+        monkeypatch.setattr(download, "WINDOW", 0.2)
+    server.script = [whole(NEW) if how == "claimed" else dripping if how == "slow" else endless]
+    said = {"claimed": "it is larger than", "slow": "fewer than 1 MB came"}.get(how, "has more than")
+    with pytest.raises(WorkError, match=said):
+        load_backbone(Path("little"))
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_file_of_another_digest_than_the_known_one_is_refused(
