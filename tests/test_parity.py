@@ -80,7 +80,7 @@ def test_parity_vit_last_blocks_and_attention(parity: Read) -> None:
     expected = [given[name] for name in sorted(given) if name.startswith("intermediate.")]
     for ours, theirs in zip(vit.last_blocks(given["x"], len(expected)), expected, strict=True):
         assert_close(ours, theirs, **CLOSE)
-    assert_close(vit.get_last_selfattention(given["x"]), given["get_last_selfattention"], **CLOSE)
+    assert_close(vit.get_last_selfattention(given["x"]), given["last_attention"], **CLOSE)
 
 
 @torch.no_grad()
