@@ -108,7 +108,10 @@ def test_the_environment_that_is_set_up_keeps_the_current_folder_off_the_path(tm
 
 def test_processes_and_matplotlib_come_in_by_one_door_each() -> None:
     """46c01a2 started six children by `sys.executable -m` and imported matplotlib in seven files."""
-    doors = {r"sys\.executable": {"start.py", "subprocesses.py", "progress.py"}, r"(?m)^\s*(import|from) matplotlib": {"figures.py"}}
+    doors = {
+        r"sys\.executable": {"start.py", "subprocesses.py", "progress.py"},
+        r"(?m)^\s*(import|from) matplotlib": {"figures.py"},
+    }
     for what, known in doors.items():
         files = {path.name for floor in FLOORS for path in (ROOT / floor).rglob("*.py") if re.search(what, path.read_text())}
         assert files == known, what
