@@ -122,7 +122,8 @@ def main(arguments: Sequence[str]) -> None:
         shape = subject.loaded.backbone.shape
         source, part = (options.val, None) if options.val else (options.data, options.part)
         part = part if part is None or has_part(source, part) else None
-        images = common.limited(common.labelled(open_images(source, part, shape.channels, shape.value_range)), options)
+        images = open_images(source, part, shape.channels, shape.value_range)
+        images = common.limited(common.of_several_classes(images), options)
         values.refuse_others(images)
         ways = {"head": by_head, "kmeans": by_kmeans}
         labels = common.labels_of(images).numpy()

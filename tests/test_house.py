@@ -24,7 +24,7 @@ ROOMS = {
         "tokenizers": "evaluate images models",
         "evaluate": "batches images models engine",
         "batches": "images engine",
-        "images": "sample",
+        "images": "sample engine",
         "sample": "",
         "models": "",
         "recipes": "",

@@ -17,12 +17,13 @@ from braceexpand import braceexpand
 
 from checkpoints import places, terminal
 from checkpoints.cli import UserError
+from pretrain.images import folders, tally
+from pretrain.images.folders import PARTS, parts_of
 from pretrain.images.hubs import has_hub_part, is_hub, open_hub
-from pretrain.images.source import LIST_SUFFIXES, Images, Parquet, Sample, folder, path_list
+from pretrain.images.source import LIST_SUFFIXES, Images, Parquet, Sample, path_list
 from pretrain.images.tar_shards import ARCHIVES, Shards, is_shards, open_shards
 from pretrain.images.values import ValueRange
 
-PARTS = {"train": ("train",), "val": ("val", "test", "validation")}
 LEAST, MOST = 8, 256
 """Pixels of the sample's sides; its images are held in memory."""
 TAKES = (
@@ -36,10 +37,11 @@ def open_images(source: str, part: str | None = "train", channels: int = 3, valu
 
     Where the source is divided (sub-folders or files named train, and val, test or validation), `part` says which half;
     None, or a source that is not divided, gives all of it. `value_range` is the checkpoint's (see
-    `pretrain.images.values`). Raises UserError when nothing readable is there.
+    `pretrain.images.values`). What was found is said in one line. Raises UserError when nothing readable is there.
     """
     images = _open(source, part)
     images.channels, images.value_range = channels, value_range
+    tally.say(images)
     return images
 
 
@@ -59,8 +61,12 @@ def _open(source: str, part: str | None) -> Images:
     if is_hub(source):
         return open_hub(source, part)
     path, there = Path(source), os.path.exists(source)
-    if there and path.is_dir() and part in parts_of(path):
-        return _open_files(parts_of(path)[part])
+    parts = parts_of(path) if there and path.is_dir() else {}
+    if part in parts:
+        images = _open_files(parts[part])
+        images.tally = images.tally or tally.Tally()
+        folders.note_beside(path, parts, images.tally)
+        return images
     if part == "val":
         raise UserError(f"{source} has no part named {', '.join(PARTS['val'])} to test on: name one with --val")
     if there:
@@ -106,32 +112,11 @@ def has_part(source: str, part: str) -> bool:
     return is_sample(source) or (os.path.isdir(source) and part in parts_of(Path(source)))
 
 
-def parts_of(path: Path) -> dict[str, list[Path]]:
-    """Which parts a folder is divided into, as sub-folders, parquet files, shards or lists."""
-    parts: dict[str, list[Path]] = {}
-    for part, names in PARTS.items():
-        for name in names:
-            patterns = [f"{name}*.parquet", f"{name}*.tar", *(f"{name}{suffix}" for suffix in sorted(LIST_SUFFIXES))]
-            kinds = (sorted(path.glob(pattern)) for pattern in patterns)
-            files = next((files for files in kinds if files), [])
-            if (path / name).is_dir():
-                parts[part] = [path / name]
-            elif files:
-                parts[part] = files
-            if part in parts:
-                break
-    return parts if "train" in parts else {}
-
-
 def _open_files(paths: list[Path]) -> Images:
     """A folder, or files of one kind."""
     first = paths[0]
     if first.is_dir():
-        for suffix in (".parquet", ".tar"):
-            files = sorted(first.glob(f"*{suffix}"))
-            if files:
-                return _open_files(files)
-        return folder(first)
+        return _open_folder(first)
     if first.suffix == ".parquet":
         return Parquet(paths)
     if first.name.endswith(ARCHIVES):
@@ -139,3 +124,15 @@ def _open_files(paths: list[Path]) -> Images:
     if first.suffix in LIST_SUFFIXES and len(paths) == 1:
         return path_list(first, inside=True)  # it was not typed: it came with the folder
     raise UserError(f"{first} is neither a list of paths nor parquet nor a .tar: {TAKES}")
+
+
+def _open_folder(path: Path) -> Images:
+    """The archives in a folder, or its images. Raises UserError where either could be meant."""
+    root = folders.unwrapped(path)
+    files = folders.archives(root)
+    if files and folders.in_place_of(root, files):
+        images = _open_files(files)
+        images.tally = images.tally or tally.Tally()
+        folders.note_pictures(root, files, images.tally)
+        return images
+    return folders.folder(path)

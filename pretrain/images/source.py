@@ -20,10 +20,12 @@ from pretrain.images.decode import LazyImage, Pixels
 from pretrain.images.formats import BadImage, read_file
 from pretrain.images.parquet import Cells, Groups, cells, image_column, label_column, numbered
 from pretrain.images.path_lists import Paths
+from pretrain.images.tally import Tally
 from pretrain.images.values import ValueRange
 from pretrain.sample import classification, scene
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".gif", ".npy"})
+SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .tif .tiff .bmp .ppm .pgm .pbm .pnm .gif .npy".split())
+"""Of the formats that are read (`pretrain/images/formats.py`) and of arrays; a file's first bytes say what it is."""
 LIST_SUFFIXES = frozenset({".txt", ".tsv", ".lst"})
 Content = bytes | np.ndarray | Image.Image
 
@@ -36,6 +38,8 @@ class Images(ABC):
     classes: Sequence[str] = ()
     channels: int = 3
     value_range: ValueRange = ()
+    tally: Tally | None = None
+    """What was found beside them; None where a source has nothing else."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -163,7 +167,7 @@ class Sample(InMemory):
 class Files(Images):
     """Image files by path, with a class name each or without."""
 
-    def __init__(self, name: str, paths: Iterable[Path] | Paths, labels: Sequence[str] | None) -> None:
+    def __init__(self, name: str, paths: Iterable[str | Path] | Paths, labels: Sequence[str] | None) -> None:
         self.name = name
         self._paths = paths if isinstance(paths, Paths) else Paths(paths)
         if labels is not None:
@@ -189,16 +193,6 @@ def number_classes(labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     names = sorted(known, key=lambda name: (int(name) if whole else 0, name))
     numbers = {name: number for number, name in enumerate(names)}
     return np.array([numbers[label] for label in labels]), names
-
-
-def folder(path: Path) -> Files:
-    """Image files of a folder. Its sub-folders are the classes, unless images lie in the folder itself (no labels then)."""
-    paths = sorted(found for found in path.rglob("*") if found.suffix.lower() in SUFFIXES and found.is_file())
-    if not paths:
-        raise UserError(f"there are no images in {path} (looked for {', '.join(sorted(SUFFIXES))}, sub-folders included)")
-    inside = [found.relative_to(path).parts for found in paths]
-    labelled = all(len(parts) > 1 for parts in inside)
-    return Files(str(path), paths, [parts[0] for parts in inside] if labelled else None)
 
 
 def path_list(path: Path, *, inside: bool = False) -> Files:

@@ -1,25 +1,22 @@
-"""Tar shards in the layout of WebDataset: files with one stem are one sample, an image and, if there is one, its class.
+"""Tar shards in the layout of WebDataset: images and, if there are any, their classes (`pretrain/images/tar_samples.py`).
 
-The `webdataset` library expands names, runs what is to be fetched otherwise than by http, and groups files to samples. Its stream
-cannot begin at any step, so the shards are indexed once (headers only) and read by place; see docs/decisions.md.
+The `webdataset` library expands names and runs what is to be fetched otherwise than by http. Its stream cannot begin at any step,
+so the shards are indexed once (headers only) and read by place; see docs/decisions.md.
 """
 
 import errno
 import hashlib
 import os
 import shutil
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 from webdataset.cache import islocal
 from webdataset.gopen import Pipe, gopen, rewrite_url
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import group_by_keys
 
 from checkpoints import download
 from checkpoints.cli import UserError, WorkError
@@ -28,24 +25,18 @@ from checkpoints.places import cache_folder
 from checkpoints.store import first_line
 from pretrain.images.formats import check_size
 from pretrain.images.source import SUFFIXES, Content, Images, number_classes, state_of_files
+from pretrain.images.tally import Tally
+from pretrain.images.tar_headers import members
+from pretrain.images.tar_samples import Place, pictures, several
 
 OPEN_FILES = 32
 """Shards that each process keeps open at most: a thousand would reach the usual limit of a process."""
 WINDOW = 10_000
 """The bounded buffer of the shuffle: an image moves at most this far from its place in the drawn order of shards."""
-CLASS_SUFFIXES = ("cls", "cls.txt", "label", "txt")
-LONGEST_LABEL = 200
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 """Of which only the first can be read by place."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 IMAGE_SUFFIXES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
-
-
-class Place(NamedTuple):
-    """Where a file lies in its shard, in bytes."""
-
-    offset: int
-    size: int
 
 
 class Shards(Images):
@@ -55,24 +46,32 @@ class Shards(Images):
         """`paths` are files of this machine, whatever their names look like. Raises UserError where one is missing."""
         self.name = name
         self._paths = [str(_there(path)) for path in paths]
+        self.tally = Tally()
         places: list[Place] = []
-        keys: list[str] = []
+        names: list[str] = []
         labels: list[str | None] = []
-        starts = [0]
+        starts, pairs = [0], 0
         for path in self._paths:
-            for key, place, label in _samples(path):
-                keys.append(key)
-                places.append(place)
-                labels.append(label)
+            found = pictures(path, self.tally)
+            names += [picture.name for picture in found]
+            places += [picture.place for picture in found]
+            labels += [picture.label for picture in found]
+            pairs += several(names[starts[-1] :])
             starts.append(len(places))
         if not places:
-            raise UserError(f"there are no images in {name} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-        self._starts, self._places, self._keys = np.array(starts), np.array(places), np.array(keys)
+            more = f"; {self.tally.ignored} are not used: {self.tally.why()}" if self.tally.ignored else ""
+            raise UserError(f"there are no images in {name} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}){more}")
+        self._starts, self._places = np.array(starts), np.array(places)
+        encoded = [os.fsencode(name) for name in names]
+        self._names = np.frombuffer(b"".join(encoded), np.uint8)  # one after the other: shared by worker processes
+        self._ends = np.cumsum([0, *map(len, encoded)])
+        if pairs:
+            self.tally.remarks.append(f"{pairs} samples hold several images, and all are used")
         known = [label for label in labels if label is not None]
         if len(known) == len(labels):
             self.labels, self.classes = number_classes(known)
         elif known:
-            raise UserError(f"{name}: {len(known)} of {len(labels)} samples have a class: give all of them one, or none")
+            self.tally.remarks.append(f"only {len(known)} of {len(labels)} images have a class, and so none is used")
         self._files: dict[tuple[int, int], int] = {}  # the one that was used last comes last
 
     def __len__(self) -> int:
@@ -98,7 +97,8 @@ class Shards(Images):
         return file
 
     def where(self, index: int) -> str:
-        return f"{self._paths[self._shard(index)]}: {self._keys[index]}"
+        name = os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]].tobytes())
+        return f"{self._paths[self._shard(index)]}: {name}"
 
     def fingerprint(self) -> str:
         return state_of_files(self._paths)
@@ -174,43 +174,5 @@ def _cache_name(url: str) -> str:
 
 def _check_whole(path: Path) -> None:
     """Raise UserError unless a file is a plain tar up to its end mark, which is missing where one was cut between two files."""
-    for _ in _members(str(path), marked=True):
+    for _ in members(str(path)):
         pass
-
-
-def _samples(path: str) -> Iterator[tuple[str, Place, str | None]]:
-    """Key, place of the image, and class of every sample in a shard that has an image."""
-    try:
-        with open(path, "rb") as file:
-            for sample in group_by_keys(_members(path)):
-                suffix = next((suffix for suffix in sample if suffix.rpartition(".")[2] in IMAGE_SUFFIXES), None)
-                if suffix is not None:
-                    label = next((sample[suffix] for suffix in CLASS_SUFFIXES if suffix in sample), None)
-                    yield sample["__key__"], sample[suffix], None if label is None else _text(file, label)
-    except OSError as error:
-        raise UserError(f"the shard {path} cannot be read ({first_line(error)})") from error
-
-
-def _members(path: str, *, marked: bool = False) -> Iterator[dict[str, Any]]:
-    """Every file of a tar as webdataset's grouping wants it, its place in place of its content.
-
-    Raises UserError for what is no tar, or stops being one before its end; `marked`: also where it has no end mark.
-    """
-    try:
-        with tarfile.open(path, mode="r:") as archive:
-            for member in archive:
-                if member.isreg():
-                    yield {"fname": member.name, "data": Place(member.offset_data, member.size), "__url__": path}
-                archive.members = []  # type: ignore[attr-defined]  # else they are all kept
-            with open(path, "rb") as file:  # tarfile takes any block that is no header for the end
-                file.seek(archive.offset)
-                last = file.read(tarfile.BLOCKSIZE)
-            if last.strip(b"\0") or len(last) < (tarfile.BLOCKSIZE if marked else 0):
-                raise tarfile.ReadError("it breaks off or is damaged after the last file that could be read")
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"the shard {path} is no plain, whole tar file ({first_line(error)}): unpack compressed ones") from error
-
-
-def _text(file: BinaryIO, place: Place) -> str:
-    file.seek(place.offset)
-    return file.read(min(place.size, LONGEST_LABEL)).decode("utf-8", "replace").strip()

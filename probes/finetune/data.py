@@ -13,6 +13,7 @@ import numpy as np
 from checkpoints import places, reading
 from checkpoints.cli import UserError
 from checkpoints.store import first_line
+from pretrain.images import tally
 from pretrain.images.hubs import is_hub, open_hub
 from pretrain.images.open import open_images
 from pretrain.images.source import Content, Files, Images, aligned, subset
@@ -72,6 +73,10 @@ def open_data(options: Options, channels: int) -> Data:
         if images.labels is None:
             raise UserError(f"{images.name} has no labels: fine-tuning needs class sub-folders, or a label column")
     assert train.labels is not None and test.labels is not None
+    if len(np.unique(train.labels)) < 2:
+        raise UserError(
+            f"{train.name} has one class only, and fine-tuning needs two or more: give the folder that holds the class folders"
+        )
     test, classes = aligned(test, train), train.classes
     assert test.labels is not None
     if int(test.labels.max()) >= len(classes):
@@ -84,15 +89,24 @@ def open_data(options: Options, channels: int) -> Data:
 
 def _open(source: str, part: str) -> Images:
     """One part of `--data`, data sets with a layout of their own included."""
+    images = _published(source, part)
+    if images is None:
+        return open_images(source, part)
+    tally.say(images)
+    return images
+
+
+def _published(source: str, part: str) -> Images | None:
+    """One part of a data set with a layout of its own, or None for any other source."""
     if is_hub(source) and source.partition("@")[0] == FLOWERS:
         return Joined([open_hub(source, "train"), open_hub(source, "val")]) if part == "train" else open_hub(source, "test")
     if is_hub(source):
-        return open_images(source, part)
+        return None
     folder = Path(source)
     if (folder / CARS).is_file():
         return cars(folder, part)
     year = next((year for year in YEARS if (folder / f"train{year}.json").is_file()), None)
-    return open_images(source, part) if year is None else inaturalist(folder, part, year)
+    return None if year is None else inaturalist(folder, part, year)
 
 
 def cars(folder: Path, part: str) -> Images:

@@ -86,7 +86,10 @@ def _meant(line: PurePosixPath, same: Sequence[tuple[int, PurePosixPath]]) -> li
 
 
 def _path(where: str) -> PurePosixPath:
-    """The file in what a source calls an image: its path, or `SOURCE row NUMBER (PATH)`."""
+    """The file in what a source calls an image: its path, `SOURCE row NUMBER (PATH)`, or `SHARD.tar: MEMBER`."""
+    _, shard, member = where.rpartition(".tar: ")
+    if shard:
+        return PurePosixPath(member)
     _, row, inside = where.partition(" row ")
     number, bracket, path = inside.partition(" (")
     told = path.removesuffix(")") if row and bracket and number.isdigit() and path.endswith(")") else where

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from checkpoints.cli import UserError
-from pretrain.images.source import Images, folder
+from pretrain.images import folders
+from pretrain.images.source import Images
 from pretrain.sample.shifts import IN9
 from probes.linear.head import Classifier, Head, View, batches, columns
 
@@ -29,7 +30,7 @@ def open_variants(root: Path) -> dict[str, Images]:
         raise UserError(
             f"{root} has no {', '.join(f'{variant}/val' for variant in absent)}: give --data the folder of ImageNet-9's variants"
         )
-    return {variant: folder(root / variant / "val") for variant in IN9}
+    return {variant: folders.said(root / variant / "val") for variant in IN9}
 
 
 def labels_of(images: Images, count: int) -> Int[Tensor, " b"]:

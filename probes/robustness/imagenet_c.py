@@ -14,7 +14,8 @@ from PIL import Image
 
 from checkpoints.cli import UserError
 from pretrain.evaluate.views import evaluation_box
-from pretrain.images.source import Content, Images, folder
+from pretrain.images import folders
+from pretrain.images.source import Content, Images
 from pretrain.sample.corruptions import EXTRA, NAMES, SEVERITIES, STANDARD, corrupt
 from probes.linear.head import Classifier, View, batches, columns
 
@@ -60,7 +61,7 @@ def open_layout(root: Path) -> Callable[[str, int], Images]:
         raise UserError(
             f"{root} lacks {len(absent)} of {len(NAMES) * len(SEVERITIES)} folders of ImageNet-C, the first is {absent[0]}"
         )
-    return lambda name, severity: folder(root / name / str(severity))
+    return lambda name, severity: folders.said(root / name / str(severity))
 
 
 def error(classifier: Classifier, images: Images, view: View, batch_size: int) -> float:

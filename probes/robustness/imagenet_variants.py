@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from checkpoints.cli import UserError
-from pretrain.images.source import Images, folder
+from pretrain.images import folders
+from pretrain.images.source import Images
 from probes.linear.head import Classifier, View, batches, columns
 from probes.robustness import class_maps
 
@@ -22,7 +23,7 @@ def open_folder(suite: str, root: Path) -> Images:
     """`CLASS/*`. Raises UserError where classes of the data set are missing (folders named by synsets)."""
     if not root.is_dir():
         raise UserError(f"there is no folder {root}: give --data the folder of {NAMES[suite]}, which holds a folder a class")
-    images = folder(root)
+    images = folders.said(root)
     if images.labels is None:
         raise UserError(f"{root} has no class folders: give --data the folder of {NAMES[suite]}")
     known = class_maps.imagenet() if suite == "sketch" else class_maps.shipped()[NAMES[suite]]["classes"]

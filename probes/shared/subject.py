@@ -137,7 +137,7 @@ def labelled_parts(options: Common, shape: Architecture) -> Parts:
     val = open_images(options.val, None, *seen) if options.val else open_images(options.data, "val", *seen)
     for images in (train, val):
         values.refuse_others(images)
-    val = aligned(labelled(val), labelled(train))
+    val = aligned(labelled(val), of_several_classes(train))
     return Parts(limited(train, options), limited(val, options))
 
 
@@ -150,6 +150,17 @@ def labelled(images: Images) -> Images:
     """The same images. Raises UserError where they have no labels."""
     if images.labels is None:
         raise UserError(f"{images.name} has no labels: this probe needs class sub-folders, or a label column")
+    return images
+
+
+def of_several_classes(images: Images) -> Images:
+    """The same images. Raises UserError where they have no labels, or one class only: whatever is told apart, it is 100 %."""
+    labels = np.unique(np.asarray(labelled(images).labels))
+    if len(labels) < 2:
+        raise UserError(
+            f"{images.name} has one class only ({images.classes[int(labels[0])]}), and a probe needs two or more: "
+            "give the folder that holds the class folders"
+        )
     return images
 
 

@@ -17,6 +17,7 @@ from checkpoints.cli import UserError
 from pretrain.batches.color_ops import normalise
 from pretrain.evaluate import finite
 from pretrain.evaluate import knn as neighbours
+from pretrain.images import tally
 from pretrain.images.open import has_part, open_images
 from pretrain.images.source import SUFFIXES, Files, Images, Subset, subset
 from pretrain.models.backbone import Backbone
@@ -54,7 +55,9 @@ def pictures_of(options: Drawing, count: int) -> Images:
     """
     path = Path(options.data)
     if path.suffix.lower() in SUFFIXES and path.is_file():
-        return Files(path.name, [path], None)
+        one = Files(path.name, [path], None)
+        tally.say(one)
+        return one
     images = open_images(options.data, options.part if has_part(options.data, options.part) else None)
     if options.images:
         if not 0 <= min(options.images) <= max(options.images) < len(images):

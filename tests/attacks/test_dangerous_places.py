@@ -83,10 +83,9 @@ PLACES: dict[str, dict[str, str]] = {
     "checkpoints/architecture.py": {"the network": "timm.create_model by a name of timm's own list, without weights"},
     "pretrain/images/tar_shards.py": {
         "the network": "webdataset's gopen for commands and addresses that were typed; http and https go through download",
-        "an archive": "reads headers; members are read by place, nothing is unpacked to disk",
         "a deletion": "its own part of a download",
     },
-    "pretrain/images/source.py": {"glob": "lists a folder; each name is a path"},
+    "pretrain/images/folders.py": {"glob": "lists a data set's folder; each name is a path"},
     "pretrain/images/stacks.py": {"Image.open": "tifffile, of bytes with a TIFF's magic, after its header was judged"},
     "pretrain/engine/trackers.py": {"code from text": "wandb or mlflow, by --track of this call"},
     "probes/bench/knn.py": {

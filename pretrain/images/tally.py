@@ -1,0 +1,113 @@
+"""What was found where images were looked for, and the one line that every command says of it.
+
+Nothing vanishes without a word: a file with a picture's suffix is used, counted or named.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from checkpoints import terminal
+from pretrain.engine import distributed
+
+if TYPE_CHECKING:
+    from pretrain.images.source import Images
+
+UNREAD = frozenset(
+    ".jp2 .j2k .jpx .jpf .jxl .avif .heic .heif .svg .psd .tga .pcx .ico .icns .eps .exr .hdr .pfm .dds .dib .sgi .xbm .xpm "
+    ".fits .fit .dcm .npz .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .svs .ndpi .czi .lif".split()
+)
+"""Of pictures in formats that are not read (docs/security.md); they are counted by name."""
+SYSTEM = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+"""Folders that systems leave in everybody's."""
+SHOWN = 3
+"""Kinds, names or remarks of a sort that stand in the line."""
+
+
+class Tally:
+    """Pictures that are not used, by reason; other files, by suffix; links; and what else is to be said."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self.others: Counter[str] = Counter()
+        self.links = 0
+        self.remarks: list[str] = []
+
+    @property
+    def ignored(self) -> int:
+        """How many pictures are not used."""
+        return self.reasons.total()
+
+    def ignore(self, why: str, example: str, count: int = 1) -> None:
+        """Note pictures that are not used; the first example of a reason is named."""
+        if count:
+            self.reasons[why] += count
+            self.examples.setdefault(why, example)
+
+    def other(self, name: str) -> None:
+        """Note a file that is no picture."""
+        self.others[suffix_of(name) or "no suffix"] += 1
+
+    def why(self) -> str:
+        """The reasons, most frequent first: `3 hidden (.ipynb_checkpoints/a.jpg)`."""
+        return "; ".join(f"{count} {why} ({self.examples[why]})" for why, count in self.reasons.most_common())
+
+
+def suffix_of(name: str) -> str:
+    """The last suffix of a file's name, in small letters."""
+    return os.path.splitext(name)[1].lower()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is its system's own and no part of a data set."""
+    return name.startswith(".") or name in SYSTEM
+
+
+def names_a_picture(name: str, suffixes: Iterable[str]) -> bool | None:
+    """Whether a file's name says that it is a picture that can be read; None where only its first bytes can say."""
+    suffix = suffix_of(name)
+    if suffix in suffixes:
+        return True
+    return False if suffix[1:].isalpha() else None
+
+
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\x93NUMPY")
+MAGIC_BYTES = 16
+
+
+def begins_a_picture(start: bytes) -> bool:
+    """Whether a file's first MAGIC_BYTES are those of a format that is read."""
+    if start.startswith(MAGIC) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP"):
+        return True
+    if start.startswith(b"BM"):
+        return start[6:10] == bytes(4)
+    return start[:1] == b"P" and start[1:2] in b"123456" and start[2:3].isspace()
+
+
+def line(images: "Images") -> str:
+    """`DIR: 48 images in 3 classes, 2 ignored (why), 0 links, labels yes`, and what else there is to say."""
+    tally = images.tally or Tally()
+    classes = 0 if images.labels is None else len(np.unique(images.labels))
+    why = f" ({tally.why()})" if tally.ignored else ""
+    found = f"{images.name}: {_count(len(images), 'image')} in {_count(classes, 'class')}, {tally.ignored} ignored{why}"
+    labels = "no" if images.labels is None else "yes"
+    parts = [f"{found}, {_count(tally.links, 'link')}, labels {labels}", *tally.remarks]
+    if tally.others:
+        kinds = [f"{count} {suffix}" for suffix, count in tally.others.most_common(SHOWN)]
+        more = len(tally.others) - len(kinds)
+        parts.append(f"no images: {', '.join(kinds)}" + (f" and {more} other kinds" if more else ""))
+    return "; ".join(parts)
+
+
+def say(images: "Images") -> None:
+    """That line, by the main process."""
+    if distributed.is_main():
+        terminal.say(line(images))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what if number == 1 else what + ('es' if what.endswith('s') else 's')}"

@@ -1,0 +1,507 @@
+"""What vanishes without a word: odd layouts of folders and shards, the images that are used of each and what is said of the rest.
+
+Of each layout the exact names of the images, their classes, and the line (issue 20, 9 and 5).
+"""
+
+import io
+import os
+import re
+import socket
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pictures import encoded, noise
+
+from checkpoints.cli import UserError
+from pretrain.images import tar_headers
+from pretrain.images.formats import BadImage
+from pretrain.images.open import has_part, open_images
+from probes.finetune.subsets import named
+from probes.shared import subject
+
+PICTURE = encoded(noise(1)[0])
+BLOCK = tarfile.BLOCKSIZE
+
+
+def put(root: Path, *names: str, content: bytes = PICTURE) -> None:
+    """Files of this content, by names with braces: `cat/{0..3}.png`."""
+    for name in names:
+        first, last = (int(number) for number in (re.findall(r"\{(\d+)\.\.(\d+)\}", name) or [(0, 0)])[0])
+        for number in range(first, last + 1):
+            path = root / re.sub(r"\{.*\}", str(number), name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+class Layout(NamedTuple):
+    """How to write it; images used; the classes; parts of the line that is said."""
+
+    write: Callable[[Path], None]
+    used: int
+    classes: str | None
+    said: tuple[str, ...]
+
+
+CLASSES = "cat/{0..3}.png", "dog/{0..3}.png", "eel/{0..3}.png"
+
+
+def with_classes(*more: str, content: bytes = PICTURE) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        put(root, *CLASSES)
+        put(root, *more, content=content)
+
+    return write
+
+
+def link(name: str, target: str, *, before: tuple[str, ...] = CLASSES) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        put(root, *before)
+        put(root.parent / "elsewhere", "{0..1}.png")
+        (root / name).symlink_to(target)
+
+    return write
+
+
+def special(kind: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        put(root, *CLASSES)
+        if kind == "pipe":
+            os.mkfifo(root / "cat" / "x.png")
+        elif kind == "socket":
+            here = os.getcwd()
+            os.chdir(root / "cat")  # a socket's path is short
+            with socket.socket(socket.AF_UNIX) as opened:
+                opened.bind("x.png")
+            os.chdir(here)
+        else:
+            (root / "cat" / "x.png").symlink_to("/dev/zero")
+
+    return write
+
+
+def archive(name: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        put(root, *CLASSES)
+        write_tar(root / name, [("a.png", PICTURE)])
+
+    return write
+
+
+THREE = "12 images in 3 classes"
+FOLDERS = {
+    "class folders": Layout(with_classes(), 12, "cat dog eel", (f"{THREE}, 0 ignored, 0 links, labels yes",)),
+    "a class called train": Layout(with_classes("train/{0..3}.png"), 16, "cat dog eel train", ("16 images in 4 classes, 0",)),
+    "classes called train and validate": Layout(
+        with_classes("train/{0..3}.png", "validate/1.png"), 17, "cat dog eel train validate", ("17 images in 5 classes",)
+    ),
+    "a class called val": Layout(with_classes("val/{0..3}.png"), 16, "cat dog eel val", ("16 images in 4 classes",)),
+    "checkpoints of notebooks": Layout(
+        with_classes(".ipynb_checkpoints/a-checkpoint.png"),
+        12,
+        "cat dog eel",
+        (f"{THREE}, 1 ignored (1 hidden (.ipynb_checkpoints/a-checkpoint.png)), 0 links",),
+    ),
+    "checkpoints in a class": Layout(with_classes("cat/.ipynb_checkpoints/a.png"), 12, "cat dog eel", ("1 ignored (1 hidden",)),
+    "macOS's folder": Layout(with_classes("__MACOSX/cat/._0.png"), 12, "cat dog eel", (f"{THREE}, 1 ignored (1 hidden",)),
+    "macOS's files": Layout(with_classes("cat/._{0..3}.png", content=b"x"), 12, "cat dog eel", (f"{THREE}, 4 ignored",)),
+    "Synology's thumbnails": Layout(with_classes("cat/@eaDir/x.jpg"), 12, "cat dog eel", (f"{THREE}, 1 ignored",)),
+    "a repository": Layout(with_classes(".git/objects/pack", content=b"x"), 12, "cat dog eel", (f"{THREE}, 0 ignored",)),
+    "one wrapper": Layout(
+        lambda root: put(root / "archive", *CLASSES), 12, "cat dog eel", (THREE, "archive, which is all that lies in")
+    ),
+    "three wrappers": Layout(lambda root: put(root / "a" / "b" / "c", *CLASSES), 12, "cat dog eel", (THREE, "a/b/c")),
+    "a wrapper beside macOS's": Layout(
+        lambda root: put(root, "flowers/a/1.png", "flowers/b/2.png", "__MACOSX/flowers/._a.png", "README.md"),
+        2,
+        "a b",
+        ("2 images in 2 classes",),
+    ),
+    "a wrapper around parts": Layout(
+        lambda root: put(root / "data", "train/a/1.png", "train/b/2.png", "val/a/3.png"), 2, "a b", ("the parts are those in",)
+    ),
+    "one class": Layout(lambda root: put(root, "cat/{0..3}.png"), 4, "cat", ("4 images in 1 class,", "labels yes")),
+    "one class by years": Layout(lambda root: put(root, "a/b/c/{0..3}.png"), 4, "a", ("4 images in 1 class,",)),
+    "a stray picture": Layout(
+        with_classes("overview.png"), 12, "cat dog eel", ("1 ignored (1 beside the class folders (overview.png))", "labels yes")
+    ),
+    "three stray pictures": Layout(with_classes("x{0..2}.png"), 12, "cat dog eel", (f"{THREE}, 3 ignored",)),
+    "pictures at all depths": Layout(
+        with_classes("x{0..20}.png"), 33, None, ("33 images in 0 classes, 0 ignored", "labels no", "21 of the images lie beside")
+    ),
+    "a flat folder": Layout(
+        lambda root: put(root, "{0..5}.png"), 6, None, ("6 images in 0 classes, 0 ignored, 0 links, labels no",)
+    ),
+    "a leftover tar": Layout(archive("photos.tar"), 12, "cat dog eel", (THREE, "photos.tar beside the images is not used")),
+    "a leftover tar called train": Layout(archive("train.tar"), 12, "cat dog eel", (THREE, "train.tar beside the images")),
+    "another archive": Layout(with_classes("cats.zip", content=b"PK"), 12, "cat dog eel", (THREE, "no images: 1 .zip")),
+    "JPEG's other suffixes": Layout(with_classes("cat/a.jfif", "cat/b.jpe", "cat/c.JPEG"), 15, "cat dog eel", ("15 images",)),
+    "grey maps": Layout(with_classes("cat/a.pgm", "dog/b.pnm", "dog/b.pbm"), 15, "cat dog eel", ("15 images", "0 ignored")),
+    "formats that are not read": Layout(
+        with_classes("cat/a.jp2", "cat/b.avif", "dog/c.avif", "dog/d.HEIC"),
+        12,
+        "cat dog eel",
+        (f"{THREE}, 4 ignored", "2 in a format that is not read, .avif (cat/b.avif)", "1 in a format that is not read, .jp2"),
+    ),
+    "names without suffix": Layout(with_classes("cat/0001", "dog/IMG.2024.05.0001"), 14, "cat dog eel", ("14 images",)),
+    "texts without suffix": Layout(with_classes("cat/LICENSE", content=b"text"), 12, "cat dog eel", (THREE, "1 no suffix")),
+    "captions": Layout(with_classes("cat/{0..3}.txt", content=b"a cat"), 12, "cat dog eel", (THREE, "no images: 4 .txt")),
+    "names with dots": Layout(lambda root: put(root, "a/x.2024.{0..3}.png", "b/y.{0..3}.png"), 8, "a b", ("8 images in 2",)),
+    "a link to a folder": Layout(
+        link("fox", "../elsewhere"), 14, "cat dog eel fox", ("14 images in 4 classes, 0 ignored, 1 link",)
+    ),
+    "a link to a class": Layout(
+        link("ape", "cat"), 12, "cat dog eel", (THREE, "0 links", "ape is a link to a folder that is read")
+    ),
+    "a link to itself": Layout(link("cat/loop", ".."), 12, "cat dog eel", (THREE, "is read already, or lies above")),
+    "a link to all": Layout(link("root", "/"), 12, "cat dog eel", (THREE, "or lies above")),
+    "a link to a file": Layout(link("cat/x.png", "../../elsewhere/0.png"), 13, "cat dog eel", ("13 images", "1 link,")),
+    "a link to nothing": Layout(
+        link("cat/x.png", "gone.png"), 12, "cat dog eel", ("1 ignored (1 a link to nothing (cat/x.png))",)
+    ),
+    "two links in a circle": Layout(link("cat/x.png", "x.png"), 12, "cat dog eel", ("1 ignored",)),
+    "a pipe": Layout(special("pipe"), 12, "cat dog eel", (THREE, "1 no plain file, but a pipe, socket or device (cat/x.png)")),
+    "a socket": Layout(special("socket"), 12, "cat dog eel", (THREE, "1 no plain file")),
+    "a link to a device": Layout(special("device"), 12, "cat dog eel", (THREE, "1 no plain file")),
+    "a folder called like a picture": Layout(with_classes("cat/x.png/0.png"), 13, "cat dog eel", ("13 images in 3",)),
+    "parts and more": Layout(
+        lambda root: put(root, "train/a/1.png", "train/b/2.png", "val/a/3.png", "extra/{0..4}.png", "fig.png"),
+        2,
+        "a b",
+        ("2 images in 2 classes, 6 ignored (6 beside the parts",),
+    ),
+    "parts and annotations": Layout(
+        lambda root: put(root, "train/a/1.png", "train/b/2.png", "meta/readme.txt"),
+        2,
+        "a b",
+        ("2 images in 2 classes, 0 ignored",),
+    ),
+}
+
+
+def classes_of(root: Path) -> tuple[int, str | None]:
+    images = open_images(str(root))
+    names = {images.where(index) for index in range(len(images))}
+    assert len(names) == len(images)
+    assert all(images[index].shape == (20, 24, 3) for index in range(len(images)))
+    return len(images), None if images.labels is None else " ".join(images.classes)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_is_used_as_said(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layout = FOLDERS[name]
+    layout.write(tmp_path / "data")
+    assert classes_of(tmp_path / "data") == (layout.used, layout.classes)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and said.startswith(str(tmp_path / "data"))
+    for words in layout.said:
+        assert words in said, said
+
+
+AMBIGUOUS = {
+    "two archives beside classes": (lambda root: (archive("a.tar")(root), archive("b.tar")(root)), "which are meant"),
+    "parquet beside classes": (with_classes("x.parquet", content=b"PAR1"), "which are meant"),
+    "parquet and shards": (lambda root: put(root, "a.parquet", "b.tar", content=b"x"), "both parquet files and shards"),
+    "a nested train beside nested folders": (
+        lambda root: put(root, "train/a/1.png", "train/b/1.png", "more/a/2.png"),
+        "may be the part to train on",
+    ),
+    "only hidden images": (lambda root: put(root, ".x/1.png", "._2.png"), "no images in .* 2 are not used: 2 hidden"),
+    "only formats that are not read": (lambda root: put(root, "a/1.avif"), r"1 in a format that is not read, \.avif"),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_what_could_mean_two_things_is_asked(name: str, tmp_path: Path) -> None:
+    write, message = AMBIGUOUS[name]
+    write(tmp_path)
+    with pytest.raises(UserError, match=message):
+        open_images(str(tmp_path))
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]], **how: int) -> None:
+    """Names and contents in this order; a name `a -> b` is a hard link, `a ~> b` a symbolic one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **how) as file:  # type: ignore[call-overload]
+        for name, content in members:
+            name, hard, target = name.partition(" -> ")
+            name, symbolic, other = (name, "", "") if hard else name.partition(" ~> ")
+            member = tarfile.TarInfo(name)
+            member.linkname = target or other
+            member.type = tarfile.LNKTYPE if hard else tarfile.SYMTYPE if symbolic else tarfile.REGTYPE
+            member.size = 0 if member.linkname else len(content)
+            file.addfile(member, io.BytesIO(content))
+
+
+def with_labels(name: str, count: int = 64, suffix: str = ".cls") -> list[tuple[str, bytes]]:
+    members: list[tuple[str, bytes]] = []
+    for number in range(count):
+        stem = name.format(number)
+        members += [(f"{stem}.png", PICTURE), (f"{stem}{suffix}", str(number % 2).encode())]
+    return members
+
+
+PAIRS = [(f"{number:03}.{kind}", PICTURE) for number in range(32) for kind in ("png", "jpg")]
+ALL = "64 images in 2 classes, 0 ignored, 0 links, labels yes"
+SHARDS: dict[str, tuple[list[tuple[str, bytes]], int, str | None, tuple[str, ...]]] = {
+    "plain": (with_labels("{:06}"), 64, "0 1", (ALL,)),
+    "dates in names": (with_labels("IMG.2024.05.{:04}"), 64, "0 1", (ALL,)),
+    "tiles": (with_labels("slide1.tile{:03}"), 64, "0 1", (ALL,)),
+    "decimals": (with_labels("scan_{}.5"), 64, "0 1", (ALL,)),
+    "folders with dots": (with_labels("./v1.0/x.y/{:03}"), 64, "0 1", (ALL,)),
+    "capital suffixes": ([(name.upper(), content) for name, content in with_labels("a{:03}")], 64, "0 1", (ALL,)),
+    "two images a sample": (PAIRS, 64, None, ("64 images in 0 classes", "32 samples hold several images, and all are used")),
+    "left and right": (
+        [
+            (f"{number}.{name}", PICTURE if name != "cls" else b"a")
+            for number in range(3)
+            for name in ("left.png", "right.png", "cls")
+        ],
+        6,
+        "a",
+        ("6 images in 1 class,",),
+    ),
+    "maps": (
+        [(f"{number}{suffix}", PICTURE) for number in range(3) for suffix in (".jpg", ".seg.png")],
+        3,
+        None,
+        ("3 ignored (3 a map of another image (.seg.png) (",),
+    ),
+    "labels apart": (sorted(with_labels("{:06}"), key=lambda member: member[0][-3:]), 64, "0 1", (ALL,)),
+    "captions": (
+        with_labels("{:03}", suffix=".txt"),
+        64,
+        None,
+        ("64 images in 0 classes", "labels no", "(.txt) are taken for captions", "no images: 64 .txt"),
+    ),
+    "captions and classes": (
+        [*with_labels("{:03}", 4), *((f"{number:03}.txt", b"words") for number in range(4))],
+        4,
+        "0 1",
+        ("4 images in 2 classes", "no images: 4 .txt"),
+    ),
+    "classes of some": (
+        [*with_labels("{:03}", 4), ("x.png", PICTURE)],
+        5,
+        None,
+        ("5 images in 0 classes", "only 4 of 5 images have a class"),
+    ),
+    "hard links": (
+        [("a.png", PICTURE), ("b.png -> a.png", b""), ("c.png -> b.png", b"")],
+        3,
+        None,
+        ("3 images in 0 classes, 0 ignored, 2 links",),
+    ),
+    "symbolic links": (
+        [("d/a.png", PICTURE), ("d/b.png ~> a.png", b""), ("c.png ~> gone.png", b"")],
+        2,
+        None,
+        ("2 images in 0 classes, 1 ignored (1 a link to nothing in its shard", "1 link,"),
+    ),
+    "links in a circle": ([("a.png", PICTURE), ("b.png ~> c.png", b""), ("c.png ~> b.png", b"")], 1, None, ("2 ignored",)),
+    "the same name twice": ([("a.png", PICTURE), ("a.png", PICTURE)], 1, None, ("1 of a name that came before in the shard",)),
+    "macOS's files": ([("a.png", PICTURE), ("._a.png", b"x"), ("__MACOSX/a.png", b"x")], 1, None, ("2 ignored (2 hidden",)),
+    "formats that are not read": ([("a.png", PICTURE), ("b.avif", b"x")], 1, None, ("1 in a format that is not read, .avif",)),
+    "JPEG's other suffixes": ([("a.jfif", PICTURE), ("b.jpe", PICTURE), ("c.pgm", PICTURE)], 3, None, ("3 images",)),
+    "names without suffix": ([("0001", PICTURE), ("0002", PICTURE), ("notes", b"text")], 2, None, ("2 images",)),
+    "long names": (
+        [(f"{'n' * 300}/{number}.png", PICTURE) for number in range(3)],
+        3,
+        None,
+        ("3 images in 0 classes, 0 ignored",),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["gnu", "pax"])
+@pytest.mark.parametrize("name", SHARDS)
+def test_a_shard_is_used_as_said(name: str, form: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members, used, classes, words = SHARDS[name]
+    write_tar(tmp_path / "s.tar", members, format=form)
+    assert classes_of(tmp_path) == (used, classes)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    for word in words:
+        assert word in said, said
+
+
+def raw(count: int = 32) -> bytearray:
+    """A shard of so many images, a header and content in whole blocks each."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as opened:
+        for number in range(count):
+            member = tarfile.TarInfo(f"{number:03}.png")
+            member.size = len(PICTURE)
+            opened.addfile(member, io.BytesIO(PICTURE))
+    return bytearray(file.getvalue())
+
+
+EACH = BLOCK + -(-len(PICTURE) // BLOCK) * BLOCK
+AT = 5 * EACH
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def padded(content: bytes) -> bytes:
+    return content + bytes(-len(content) % BLOCK)
+
+
+def put_in(*blocks: bytes) -> bytes:
+    return bytes(raw()[:AT]) + b"".join(blocks) + bytes(raw()[AT:])
+
+
+def over(content: bytes) -> bytes:
+    return bytes(raw()[:AT]) + content + bytes(raw()[AT + len(content) :])
+
+
+SPARSE = bytearray(header("sparse.png", 0, tarfile.GNUTYPE_SPARSE))
+SPARSE[482:483] = b"\1"
+SPARSE[148:156] = b" " * 8
+SPARSE[148:156] = f"{sum(SPARSE):06o}\0 ".encode()
+BROKEN = "with a broken extended header"
+DAMAGE: dict[str, tuple[bytes, int, str]] = {
+    "a header of letters": (over(b"x" * BLOCK), 31, "1 with a damaged header"),
+    "a header of zeros": (over(bytes(BLOCK)), 31, "1 with a damaged header"),
+    "a wrong sum": (over(header("005.png", len(PICTURE))[:148] + b"0000000\0"), 31, "1 with a damaged header"),
+    "a hundred bytes less": (bytes(raw()[:AT]) + bytes(raw()[AT + 100 :]), 31, "1 with a damaged header"),
+    "a hundred bytes more": (put_in(b"x" * 100), 32, "1 with a damaged header"),
+    "the first header": (b"x" * BLOCK + bytes(raw()[BLOCK:]), 31, "1 with a damaged header"),
+    "the last header": (
+        bytes(raw()[: 31 * EACH]) + b"x" * BLOCK + bytes(raw()[31 * EACH + BLOCK :]),
+        31,
+        "1 with a damaged header",
+    ),
+    "three headers": (over((b"x" * BLOCK + bytes(raw()[AT + BLOCK : AT + EACH])) * 3), 29, "1 with a damaged header"),
+    "an absurd size": (put_in(header("big.png", 1 << 60)), 32, "1 of an impossible size of 1152921504606846976 bytes"),
+    "an absurd size at the end": (
+        bytes(raw()[: 32 * EACH]) + header("big.png", 1 << 40) + bytes(2 * BLOCK),
+        32,
+        "impossible size",
+    ),
+    "a negative size": (put_in(header("n.png", 0)[:124] + b"\xff" * 12 + header("n.png", 0)[136:]), 32, "with a damaged header"),
+    "a sparse file": (put_in(bytes(SPARSE), bytes(BLOCK)), 32, "1 sparse"),
+    "a sparse file of pax": (
+        put_in(header("p", 22, tarfile.XHDTYPE), padded(b"22 GNU.sparse.major=1\n"), header("s.png", 0)),
+        32,
+        "1 sparse",
+    ),
+    "pax that is no text": (put_in(header("p", 9, tarfile.XHDTYPE), padded(b"\xff" * 9), header("s.png", 0)), 32, BROKEN),
+    "pax with a length of nothing": (
+        put_in(header("p", 9, tarfile.XHDTYPE), padded(b"0 path=x\n"), header("s.png", 0)),
+        32,
+        BROKEN,
+    ),
+    "pax with an endless length": (put_in(header("p", 9, tarfile.XHDTYPE), padded(b"99999 a=b"), header("s.png", 0)), 32, BROKEN),
+    "pax with a size of letters": (
+        put_in(header("p", 9, tarfile.XHDTYPE), padded(b"9 size=x\n"), header("s.png", 0)),
+        32,
+        BROKEN,
+    ),
+    "pax of an absurd size": (put_in(header("p", 1 << 50, tarfile.XHDTYPE)), 32, "1 of an impossible size"),
+    "pax of 4 GB": (put_in(header("p", 1 << 32, tarfile.XHDTYPE)), 32, "1 of an impossible size"),
+    "a long name of nothing": (put_in(header("l", 0, tarfile.GNUTYPE_LONGNAME), header("s.png", 0)), 32, BROKEN),
+    "a name of 100 kB": (
+        put_in(header("l", 100_000, tarfile.GNUTYPE_LONGNAME), padded(b"n" * 100_000), header("s.png", 0)),
+        32,
+        BROKEN,
+    ),
+    "a long name of an absurd size": (put_in(header("l", 1 << 50, tarfile.GNUTYPE_LONGNAME)), 32, "1 of an impossible size"),
+    "a pipe": (put_in(header("s.png", 0, tarfile.FIFOTYPE)), 32, "1 no plain file, but a pipe or device"),
+    "a device": (put_in(header("s.png", 0, tarfile.CHRTYPE)), 32, "1 no plain file, but a pipe or device"),
+    "an unknown kind": (put_in(header("s.png", 0, b"Q")), 32, "1 of the unknown kind b'Q'"),
+    "a volume in the middle": (bytes(raw(16)[: 16 * EACH]) + bytes(2 * BLOCK) + bytes(raw()[16 * EACH :]), 32, "0 ignored"),
+    "words behind the end": (bytes(raw()) + b"x" * 600 + bytes(2 * BLOCK), 32, "1 with a damaged header"),
+    "half a block behind the end": (bytes(raw()) + bytes(100), 32, "0 ignored"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_one_bad_member_is_passed_over_and_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, used, words = DAMAGE[name]
+    (tmp_path / "s.tar").write_bytes(content)
+    assert classes_of(tmp_path) == (used, None)
+    assert words in capsys.readouterr().out
+
+
+CUT = [0, 100, BLOCK, AT, AT + 100, AT + BLOCK, AT + BLOCK + 100, 31 * EACH, 32 * EACH - 1, 32 * EACH]
+
+
+@pytest.mark.parametrize("length", CUT)
+def test_a_shard_that_is_cut_off_anywhere_is_refused(length: int, tmp_path: Path) -> None:
+    """On 46c01a2 one that is cut between two members was read as a whole one."""
+    (tmp_path / "s.tar").write_bytes(raw()[:length])
+    with pytest.raises(UserError, match="no plain, whole tar file"):
+        open_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("start", [b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PK\3\4"])
+def test_a_compressed_shard_is_refused_at_once(start: bytes, tmp_path: Path) -> None:
+    (tmp_path / "s.tar").write_bytes(start + bytes(raw()))
+    with pytest.raises(UserError, match="it is compressed"):
+        open_images(str(tmp_path / "s.tar"))
+
+
+def test_a_shard_that_is_damaged_in_more_than_a_fifth_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.tar").write_bytes(bytes(raw()[:EACH]) + b"x" * (20 * EACH) + bytes(raw()[21 * EACH :]))
+    assert 0.2 < 20 / 32 and tar_headers.MOST_LOST == 0.2
+    with pytest.raises(UserError, match="of its bytes are damaged"):
+        open_images(str(tmp_path))
+
+
+ROWS = ["/dev/zero", "{outside}/0.png", "x\0y.png", "n" * 5000, "pipe.png", "socket.png", "{here}/device.png", "gone.png", ""]
+
+
+@pytest.mark.parametrize("name", ROWS, ids=lambda name: name[:12].replace("\0", "0"))
+def test_a_row_of_parquet_that_names_no_file_below_its_folder_is_a_bad_image(name: str, tmp_path: Path) -> None:
+    here = tmp_path / "data"
+    put(here, "good.png")
+    put(tmp_path / "outside", "0.png")
+    os.mkfifo(here / "pipe.png")
+    (here / "device.png").symlink_to("/dev/zero")
+    name = name.replace("{outside}", str(tmp_path / "outside")).replace("{here}", str(here))
+    rows = [{"bytes": None, "path": path} for path in (name, str(here / "good.png"))]
+    pq.write_table(
+        pa.table({"image": pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}), here / "x.parquet"
+    )
+    images = open_images(str(here))
+    with pytest.raises(BadImage):
+        images[0]
+    assert len(images) == 2 and images[1].shape == (20, 24, 3) and images.fingerprint()
+
+
+def test_equal_names_in_several_classes_need_their_class(tmp_path: Path) -> None:
+    for name in ("folders", "shard"):
+        (tmp_path / name).mkdir()
+    put(tmp_path / "folders", *CLASSES)
+    write_tar(tmp_path / "shard" / "s.tar", [(f"{kind}/{number}.png", PICTURE) for kind in ("cat", "dog") for number in range(4)])
+    for name in ("folders", "shard"):
+        images = open_images(str(tmp_path / name))
+        (tmp_path / "list.txt").write_text("cat/0.png\ndog/0.png\ndog/1.png\n")
+        assert named(images, tmp_path / "list.txt").tolist() == [0, 4, 5]
+        (tmp_path / "list.txt").write_text("0.png\n")
+        with pytest.raises(UserError, match=r"0.png in .* is the name of \d images of .*: write CLASS/0.png"):
+            named(images, tmp_path / "list.txt")
+
+
+def test_one_class_only_is_an_error_in_a_probe(tmp_path: Path) -> None:
+    put(tmp_path, "cat/{0..3}.png")
+    images = open_images(str(tmp_path))
+    with pytest.raises(UserError, match=r"has one class only \(cat\), and a probe needs two or more"):
+        subject.of_several_classes(images)
+    put(tmp_path, "dog/0.png")
+    assert len(subject.of_several_classes(open_images(str(tmp_path)))) == 5
+
+
+def test_parts_of_a_folder_with_a_class_called_train(tmp_path: Path) -> None:
+    put(tmp_path, *CLASSES, "train/{0..3}.png")
+    assert not has_part(str(tmp_path), "train") and not has_part(str(tmp_path), "val")
+    put(tmp_path, "test/cat/0.png")
+    assert has_part(str(tmp_path), "val")
