@@ -227,11 +227,11 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], **how: int) -> None:
     """Names and contents in this order; a name `a -> b` is a hard link, `a ~> b` a symbolic one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", **how) as file:  # type: ignore[call-overload]
-        for name, content in members:
-            name, hard, target = name.partition(" -> ")
-            name, symbolic, other = (name, "", "") if hard else name.partition(" ~> ")
+        for words, content in members:
+            hard, symbolic = " -> " in words, " ~> " in words
+            name, _, target = words.partition(" -> " if hard else " ~> ")
             member = tarfile.TarInfo(name)
-            member.linkname = target or other
+            member.linkname = target
             member.type = tarfile.LNKTYPE if hard else tarfile.SYMTYPE if symbolic else tarfile.REGTYPE
             member.size = 0 if member.linkname else len(content)
             file.addfile(member, io.BytesIO(content))

@@ -103,17 +103,19 @@ def _walk(root: str, seen: set[tuple[int, int]], links: list[str], found: list[s
         if identity is None or identity in seen:
             continue
         seen.add(identity)
+        inside = []
         for entry in _entries(here, tally):
             if entry.is_dir(follow_symlinks=False):
                 if is_hidden(entry.name):
                     _count_hidden(entry.path, tally, start)
                 else:
-                    todo.append(entry.path)
-            elif entry.is_symlink() and entry.is_dir():
+                    inside.append(entry.path)
+            elif entry.is_symlink() and os.path.isdir(entry.path):
                 if not is_hidden(entry.name):
                     links.append(entry.path)
             elif _is_used(entry, tally, start):
                 found.append(entry.path)
+        todo += reversed(inside)
 
 
 def _entries(path: str, tally: Tally | None = None) -> list["os.DirEntry[str]"]:
@@ -133,8 +135,8 @@ def _is_used(entry: "os.DirEntry[str]", tally: Tally, start: int) -> bool:
     pictured = named or suffix_of(entry.name) in UNREAD
     if is_hidden(entry.name):
         tally.ignore("hidden", short, int(pictured))
-    elif not entry.is_file():
-        why = "a link to nothing" if entry.is_symlink() else "no plain file, but a pipe, socket or device"
+    elif not os.path.isfile(entry.path):
+        why = "no plain file, but a pipe, socket or device" if os.path.exists(entry.path) else "a link to nothing"
         tally.ignore(why, short, int(pictured))
     elif named or (named is None and _begins_a_picture(entry.path)):
         tally.links += entry.is_symlink()
@@ -170,8 +172,8 @@ def _count_hidden(path: str, tally: Tally, start: int) -> None:
 def _below(path: Path) -> tuple[list[Path], list[Path]]:
     """Folders and files in a folder that belong to a data set, by name, links followed."""
     visible = [entry for entry in _entries(str(path)) if not is_hidden(entry.name)]
-    folders = [Path(entry.path) for entry in visible if entry.is_dir()]
-    return folders, [Path(entry.path) for entry in visible if not entry.is_dir()]
+    folders = [Path(entry.path) for entry in visible if os.path.isdir(entry.path)]
+    return folders, [Path(entry.path) for entry in visible if not os.path.isdir(entry.path)]
 
 
 def _holds_pictures(path: Path, deep: bool = True) -> bool:

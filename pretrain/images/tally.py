@@ -72,7 +72,7 @@ def names_a_picture(name: str, suffixes: Iterable[str]) -> bool | None:
     suffix = suffix_of(name)
     if suffix in suffixes:
         return True
-    return False if suffix[1:].isalpha() else None
+    return False if suffix[1:].isalpha() or suffix in UNREAD else None
 
 
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\x93NUMPY")

@@ -59,6 +59,8 @@ class _Reader:
     def __init__(self, path: str, file: BinaryIO) -> None:
         self._path, self._file = path, file
         self._length = os.fstat(file.fileno()).st_size
+        self._full = self._length - self._zeros_at_end()
+        self._ended = False
         self._place = self._lost = self._good = 0
         self._before: dict[str, str] = {}
         self._shared: dict[str, str] = {}
@@ -75,26 +77,24 @@ class _Reader:
     def members(self) -> Iterator[Member]:
         if self._read(0, 8).startswith(COMPRESSED):
             raise self._refuse("it is compressed")
-        end = 0
-        while True:
+        while not self._ended:
             block = self._read(self._place, BLOCK)
             if block and not block.strip(b"\0"):
-                end, start, self._place = self._place, self._place, self._after_zeros(self._place)
+                start, self._place = self._place, self._after_zeros(self._place)
                 if self._place >= self._length:
                     break
                 if self._header(self._place) is None:  # a header that was overwritten, or something behind the end
                     yield self._damaged(start, self._search(self._place))
             elif (header := self._header(self._place)) is not None:
                 self._good += 1
-                end = self._place
                 found = self._extended(header) if header.type in PAX or header.type in NAMES else self._member(header)
                 if found is not None:
                     yield found
             elif self._place + BLOCK > self._length:
                 raise self._refuse(f"it breaks off after {self._good} members and has no end mark")
             else:
-                yield self._damaged(self._place, self._search(self._place + BLOCK))
-        if self._lost > MOST_LOST * max(end, 1):
+                yield self._damaged(self._place, self._search(self._place))
+        if self._lost > MOST_LOST * self._full:
             raise self._refuse(f"{self._lost} of its bytes are damaged")
 
     def _header(self, place: int) -> tarfile.TarInfo | None:
@@ -103,6 +103,11 @@ class _Reader:
             return tarfile.TarInfo.frombuf(self._read(place, BLOCK), "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError):
             return None
+
+    def _zeros_at_end(self) -> int:
+        """How many empty bytes the file ends with, of which tar pads with some thousand."""
+        tail = self._read(max(self._length - SEARCH, 0), SEARCH)
+        return len(tail) - len(tail.rstrip(b"\0"))
 
     def _after_zeros(self, place: int) -> int:
         """Where the first block that is not empty begins."""
@@ -113,12 +118,12 @@ class _Reader:
         return self._length
 
     def _search(self, start: int) -> int:
-        """Where the next good header begins, at whatever byte; the file's length where there is none."""
+        """Where the next good header begins behind `start`, at whatever byte; the file's length where there is none."""
         place = start
         while block := self._read(place, SEARCH + MAGIC_AT + 8):
             for match in MAGIC.finditer(block):
                 found = place + match.start() - MAGIC_AT
-                if found >= start and self._header(found) is not None:
+                if found > start and self._header(found) is not None:
                     return found
             place += SEARCH
         return self._length
@@ -127,14 +132,15 @@ class _Reader:
         """Go on at `end`. Raises UserError where that is the end of a file that was cut off."""
         if end >= self._length and self._read(max(self._length - BLOCK, 0), BLOCK).strip(b"\0"):
             raise self._refuse(f"it breaks off or is damaged after {self._good} members")
-        self._lost += end - start
+        self._ended = end >= self._length
+        self._lost += max(min(end, self._full) - start, 0)
         self._place, self._before, self._fault = end, {}, None
         return Member(f"the member at byte {start}", fault="with a damaged header")
 
     def _too_long(self, header: tarfile.TarInfo, size: int) -> Member:
         """A member that claims to be longer than the rest of the file; the next header may follow its own."""
         start = self._place
-        found = self._search(start + BLOCK)
+        found = self._search(start)
         self._damaged(start, found)
         return Member(header.name, fault=f"of an impossible size of {size} bytes")
 
