@@ -15,12 +15,14 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny
 from pictures import encoded, noise
 
-from checkpoints.cli import UserError
+from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain.images import tar_headers
 from pretrain.images.formats import BadImage
 from pretrain.images.open import has_part, open_images
+from probes import knn
 from probes.finetune.subsets import named
 from probes.shared import subject
 
@@ -505,3 +507,27 @@ def test_parts_of_a_folder_with_a_class_called_train(tmp_path: Path) -> None:
     assert not has_part(str(tmp_path), "train") and not has_part(str(tmp_path), "val")
     put(tmp_path, "test/cat/0.png")
     assert has_part(str(tmp_path), "val")
+
+
+def test_commands_say_what_they_found_and_refuse_one_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("train", "val"):
+        put(tmp_path / "data" / part, *CLASSES, "cat/.hidden.png")
+    put(tmp_path / "one", "train/cat/{0..3}.png", "val/cat/{0..3}.png")
+    tiny.write(tmp_path / "tiny.safetensors")
+    about = [
+        "--ckpt",
+        str(tmp_path / "tiny.safetensors"),
+        "--cache",
+        str(tmp_path / "cache"),
+        "--out",
+        str(tmp_path / "knn.json"),
+    ]
+    assert run_command(knn.main, [*about, "--data", str(tmp_path / "data")]) == DONE
+    said = capsys.readouterr().out
+    for part in ("train", "val"):
+        assert (
+            f"{tmp_path}/data/{part}: 12 images in 3 classes, 1 ignored (1 hidden (cat/.hidden.png)), 0 links, labels yes" in said
+        )
+    (tmp_path / "knn.json").unlink()
+    assert run_command(knn.main, [*about, "--data", str(tmp_path / "one")]) == WRONG_COMMAND
+    assert "has one class only (cat)" in capsys.readouterr().err and not (tmp_path / "knn.json").exists()

@@ -1,6 +1,7 @@
 """A folder of images: which files below it are used, what its sub-folders mean, and what else lies there.
 
-Files and folders of the system are left out, links are followed once, and all that is not used is counted (`pretrain/images/tally.py`).
+Files and folders of the system are left out, links are followed once, and all that is not used is counted
+(`pretrain/images/tally.py`).
 """
 
 import itertools
