@@ -31,7 +31,7 @@ ROOMS = {
         "engine": "",
     },
     "probes": {
-        "reproduce": "robustness linear paper features shared",
+        "reproduce": "robustness finetune linear retrieval video paper features shared",
         "ablate": "tables paper shared",
         "live": "report",
         "report": "tables paper features shared",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import drawn_world
 import pytest
 import tiny
 import torch
@@ -16,7 +17,6 @@ from checkpoints.architecture import Architecture, shape_of
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, command_module, parse, run_command
 from checkpoints.published import Contents
 from pretrain.models.backbone import Loaded, load_backbone, make
-from pretrain.sample import __main__ as draw
 from probes.features.cache import weights_digest
 from probes.finetune.options import as_values, settled
 from probes.linear.head import FOUR, features
@@ -25,8 +25,10 @@ from probes.paper.cells import CELLS, Cell
 from probes.reproduce import __main__ as reproduce
 from probes.reproduce import plan as reproduce_plan
 from probes.reproduce.__main__ import Options
+from probes.reproduce.look import Look
 from probes.reproduce.plan import Plan, Planned, lacking
 from probes.reproduce.steps import FEW, START, Step, real, sample
+from probes.robustness import suites
 from probes.shared.subprocesses import Ended
 from transfer import data as dense
 from transfer.train import CONFIGS
@@ -45,7 +47,8 @@ def small(path: Path) -> Loaded:
 
 
 def plan(options: Options, loaded: Loaded, speed: float = 1000.0, out: Path = Path("nowhere")) -> Plan:
-    return reproduce_plan.make(reproduce.asked_for(options, out), loaded, speed)
+    """Of folders whose content is not looked at."""
+    return reproduce_plan.make(reproduce.asked_for(options, out), loaded, speed, lambda step, data: Look())
 
 
 def names_of(plan: Plan) -> list[str]:
@@ -155,15 +158,17 @@ def checkpoint_of(arch: str, path: Path, *, head: bool = True) -> Loaded:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A handful of drawn images in the layouts of all data sets."""
-    root = tmp_path_factory.mktemp("folders")
-    kinds = {"imagenet": "out", "landmarks": "roxford"}
-    names = ("imagenet", "coco", "ade20k", "in9", "ina", "inr", "sketch", "inc", "davis", "landmarks", "copydays")
-    flags = [word for name in names for word in (f"--{kinds.get(name, name)}", str(root / name))]
-    draw.main([*flags, "--count", "20", "--size", "32"])
-    few = {name: root / name for name in ("1percent.txt", "10percent.txt")}
-    for path in few.values():
-        path.write_text("0.png")
-    return {name: root / name for name in names} | few
+    return drawn_world.write(tmp_path_factory.mktemp("folders") / "data")
+
+
+def flags_of(folders: Mapping[str, Path], transfers: str = "ds") -> list[str]:
+    """The command line that names all of them; `transfers` stands for all of Table 7's data sets but iNaturalist 2018."""
+    given = {name: path for name, path in folders.items() if name not in ("ds", *drawn_world.FEW)}
+    given |= dict.fromkeys(("cifar10", "cifar100", "flowers", "cars", "inat19"), folders[transfers])
+    return [
+        *(word for name, path in given.items() for word in (f"--{name}", str(path))),
+        *("--few", *(str(folders[name]) for name in drawn_world.FEW)),
+    ]
 
 
 def options_of(words: Sequence[str]) -> Any:
@@ -234,10 +239,9 @@ def test_the_whole_plan_runs_in_an_order_in_which_every_step_finds_what_it_reads
     monkeypatch.setattr(reproduce, "calibrate", lambda *_: 1000.0)
     monkeypatch.setattr(reproduce, "run_once", run)
     monkeypatch.setattr(reproduce, "finish", lambda out: [])
-    given = {name: str(path) for name, path in folders.items() if not name.endswith(".txt")}
-    given |= dict.fromkeys(("cifar10", "cifar100", "flowers", "cars", "inat18", "inat19"), given["imagenet"])
-    flags = [word for name, value in given.items() for word in (f"--{name}", value)]
-    flags += ["--few", *(str(folders[name]) for name in ("1percent.txt", "10percent.txt"))]
+    monkeypatch.setattr(suites, "_another", lambda asked: (small_of("vit_small"), asked))
+    whole = folders | {"inat18": folders["imagenet"]} | dict(zip(drawn_world.FEW, every_name_of(folders, tmp_path), strict=True))
+    flags = flags_of(whole, transfers="imagenet")
     ended = run_command(reproduce.main, ["--ckpt", str(loaded.path), "--out", str(tmp_path / "out"), "--device", "cpu", *flags])
     printed = capsys.readouterr().out
     expected = {step.name: lacking(step, "teacher", loaded) for step in real(arch, few=True)}
@@ -247,6 +251,7 @@ def test_the_whole_plan_runs_in_an_order_in_which_every_step_finds_what_it_reads
     has_coco = (CONFIGS / "coco" / f"cascade_{protocols.MODEL[arch]}_1x.py").is_file()
     assert ended == (DONE if has_coco else FAILED)
     assert has_coco or "nothing runs for it: --coco, --ade20k" in printed
+    assert "fewer than a step" not in printed
     assert ("parts" in ran) == arch.startswith("vit")
     checkpoint = {"arch": arch, "patch_size": ARCHS[arch], "window": 7}
     commands = {name: stated(options, loaded.backbone.shape.embed_dim) for name, options in ran.items()}
@@ -259,6 +264,15 @@ def test_the_whole_plan_runs_in_an_order_in_which_every_step_finds_what_it_reads
                 name for name, (its, protocol) in commands.items() if its == probe and fills(its, protocol, cell, checkpoint)
             ]
             assert len(filling) == 1, (probe, cell.tables, cell.column, cell.row, filling)
+
+
+def every_name_of(folders: Mapping[str, Path], tmp_path: Path) -> list[Path]:
+    """Lists of few labels that are long enough for a batch of the recipe."""
+    names = "\n".join(path.name for path in folders["imagenet"].glob("train/*/*.png"))
+    paths = [tmp_path / name for name in drawn_world.FEW]
+    for path in paths:
+        path.write_text(names)
+    return paths
 
 
 def test_what_a_checkpoint_cannot_have_is_said_with_the_reason(tmp_path: Path) -> None:
@@ -298,7 +312,7 @@ def test_the_student_is_measured_under_names_of_its_own(vit: Path, tmp_path: Pat
 
 
 def test_lists_of_few_labels_go_to_every_step_that_learns_from_few(
-    vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    vit: Path, folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On 46c01a2 there was no way to give them, and drawn shares were compared."""
     few = tuple(tmp_path / f"{{{share}}}percent.txt" for share in (1, 10))
@@ -312,7 +326,7 @@ def test_lists_of_few_labels_go_to_every_step_that_learns_from_few(
         f"finetune_{n}pct{end}": one for n, one in zip((1, 10), few, strict=True) for end in ("", "_bare")
     }
     flags = ["--ckpt", str(vit), "--device", "cpu", "--dry-run"]
-    assert run_command(reproduce.main, [*flags, "--imagenet", str(tmp_path)]) == DONE
+    assert run_command(reproduce.main, [*flags, "--imagenet", str(folders["imagenet"])]) == DONE
     assert "without --few, labels are drawn from the seed" in capsys.readouterr().out
     for wrong, said in (
         (["--imagenet", str(tmp_path), "--few", str(vit)], "--few takes two files"),

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 from checkpoints import places, reading, store
 from checkpoints.cli import UserError, WorkError
 from probes.shared import label_maps
+from probes.shared.dense_layout import ADE20K, COCO
 from probes.shared.label_maps import Zero
 from transfer import annotations as json_of_coco
 
-COCO = {"train": ("annotations/instances_train2017.json", "train2017"), "val": ("annotations/instances_val2017.json", "val2017")}
-ADE20K = {"train": "training", "val": "validation"}
 MORE_CLASSES = "name them in classes.txt beside images/, one a line, or give a config with as many"
 PARTS = ("train_dataloader", "val_dataloader", "test_dataloader")
 

@@ -67,6 +67,11 @@ def open_data(options: Options, channels: int) -> Data:
     """What the options ask for. Raises UserError where labels are missing, classes differ, or channels are not three."""
     if channels != 3:
         raise UserError(f"this backbone sees {channels} channels: fine-tuning augments pictures with three")
+    return shared(options, *open_parts(options))
+
+
+def open_parts(options: Options) -> tuple[Images, Images]:
+    """All labelled images to learn from and to test on. Raises UserError where labels are missing, or classes differ."""
     train = _open(options.data, "train")
     test = open_images(options.val, None) if options.val else _open(options.data, "val")
     for images in (train, test):
@@ -81,7 +86,12 @@ def open_data(options: Options, channels: int) -> Data:
     assert test.labels is not None
     if int(test.labels.max()) >= len(classes):
         raise UserError(f"{test.name} has labels up to {int(test.labels.max())}, {train.name} only {len(classes)} classes")
-    whole = len(train)
+    return train, test
+
+
+def shared(options: Options, train: Images, test: Images) -> Data:
+    """The part of the training images that the options keep. Raises UserError for a list that names others."""
+    whole, classes = len(train), train.classes
     train = part_of(train, options.percent, options.names, options.seed)
     share = share_of(whole, len(train), options.percent, options.names)
     return Data(subset(train, options.limit, options.seed) if options.limit else train, test, classes, share)

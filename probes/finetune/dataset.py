@@ -82,6 +82,18 @@ def picture(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels * 255 + 0.5).clip(0, 255).astype(np.uint8))
 
 
+def sampler_of(images: int, repeats: int) -> RepeatAugSampler:
+    """Every image `repeats` times in a row, dealt out to the processes; cut to an epoch's length, a multiple of 256 images."""
+    return RepeatAugSampler(range(images), distributed.world_size(), distributed.rank(), num_repeats=repeats)
+
+
+def steps_in(images: int, options: Options) -> int:
+    """Whole steps in an epoch of so many images."""
+    if options.repeats > 1:
+        return len(sampler_of(images, options.repeats)) // (options.batch_size // distributed.world_size())
+    return images // options.batch_size
+
+
 class Steps(Dataset[Batch]):
     """Batches by their number: `accumulate` of them make a step of this process."""
 
@@ -102,26 +114,22 @@ class Steps(Dataset[Batch]):
             )
         if (options.mixup or options.cutmix) and self.batch_size % 2:
             raise UserError(f"mixup needs an even number of images in a forward, not {self.batch_size}: change --batch-size")
-        self.steps_per_epoch = len(images) // options.batch_size
-        if self.repeats > 1:
-            self.steps_per_epoch = len(self._sampler()) // (self.batch_size * self.accumulate)
+        self.steps_per_epoch = steps_in(len(images), options)
         if not self.steps_per_epoch:
             few = f"{images.name}: {len(images)} images, fewer than one step of {options.batch_size}"
-            raise UserError(f"{few}: lower --batch-size (and --lr with it)")
+            rounded = self.repeats > 1 and not len(sampler_of(len(images), self.repeats))
+            more = f"; --repeats {self.repeats} takes images by 256: give --repeats 1 with fewer" if rounded else ""
+            raise UserError(f"{few}: lower --batch-size (and --lr with it){more}")
         self._view = training_view(options, shape)
         mixes = {"mixup_alpha": options.mixup, "cutmix_alpha": options.cutmix}
         mixing = bool(options.mixup or options.cutmix)
         self._mix = Mixup(**mixes, label_smoothing=options.smoothing, num_classes=classes) if mixing else None
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=int))
 
-    def _sampler(self) -> RepeatAugSampler:
-        """Every image `repeats` times in a row, dealt out to the processes; cut to an epoch's length."""
-        return RepeatAugSampler(range(len(self.images)), self.world_size, self.rank, num_repeats=self.repeats)
-
     def order(self, epoch: int) -> Int[np.ndarray, " n"]:
         """The images of an epoch that are this process's, one batch after the other."""
         if self.repeats > 1:
-            sampler = self._sampler()
+            sampler = sampler_of(len(self.images), self.repeats)
             sampler.set_epoch(epoch + (self.seed << 20))
             return np.fromiter(sampler, dtype=int)
         whole = self.images.order(np.random.default_rng([self.seed, ORDER, epoch]))

@@ -105,14 +105,20 @@ def batches(images: Images, view: View, shape: Architecture, size: int, what: st
 
 def columns(head: Head, classes: Sequence[str], name: str) -> list[int]:
     """The head's numbers of these classes. Raises UserError for one that it does not know."""
+    require_known(head.classes, classes, name)
     numbers = {known: number for number, known in enumerate(head.classes)}
-    strangers = [one for one in classes if one not in numbers]
-    if strangers:
-        known = f"{', '.join(head.classes[:3])}, ..."
-        raise UserError(
-            f"{name}: the linear head does not know {', '.join(strangers[:3])} (it knows {known}): are these its classes?"
-        )
     return [numbers[one] for one in classes]
+
+
+def require_known(known: Sequence[str], classes: Sequence[str], name: str) -> None:
+    """Raise UserError where a head that knows some classes is asked for others."""
+    among = set(known)
+    strangers = [one for one in classes if one not in among]
+    if strangers:
+        shown = f"{', '.join(known[:3])}, ..."
+        raise UserError(
+            f"{name}: the linear head does not know {', '.join(strangers[:3])} (it knows {shown}): are these its classes?"
+        )
 
 
 def linear_head(backbone: Backbone, images: Images, view: View, batch_size: int, seed: int) -> Head:

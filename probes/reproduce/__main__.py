@@ -17,9 +17,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from checkpoints import escape, places, start, store
-from checkpoints.cli import FAILED, UserError, parse, run_command
+from checkpoints.cli import DONE, FAILED, UserError, parse, run_command
 from pretrain.models.backbone import Backbone, load_backbone
 from probes.reproduce import plan as reproduce_plan
+from probes.reproduce.look import Looker
 from probes.reproduce.plan import Asked, Plan, Planned, record_name
 from probes.reproduce.steps import FEW
 from probes.shared import console
@@ -146,6 +147,9 @@ def show_plan(plan: Plan, speed: float, few: bool) -> None:
     if plan.left:
         rows = [[one.step.name, " ".join(one.step.tables), one.reason] for one in plan.left]
         console.table("left out", ["step", "tables", "reason"], rows)
+    for one in plan.planned:
+        if one.look.note:
+            console.say(one.look.note)
     heads = {one.head for one in plan.planned if one.head}
     for head in heads:
         console.say(f"linear head from before: {head}")
@@ -159,7 +163,7 @@ def command(one: Planned, options: Options, ckpt: Path, out: Path) -> list[str]:
     known: dict[str, Any] = {"ckpt": ckpt, "data": one.data, "out": out / f"{name}.json", "folder": out / name}
     known |= {"head": head_of(one, options, out)}
     known |= dict(zip(("few_1", "few_10"), options.few, strict=False))
-    words = [word.format(**known) for word in one.step.words]
+    words = [*(word.format(**known) for word in one.step.words), *one.look.words]
     return words if options.key == "teacher" else [*words, "--key", options.key]
 
 
@@ -211,12 +215,14 @@ def main(arguments: Sequence[str]) -> int:
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     speed = calibrate(loaded.backbone, named_device(options.device or usual))
     out = options.out or places.below(loaded.path.parent, record_name("reproduced", options.key))
-    plan = reproduce_plan.make(asked_for(options, out), loaded, speed)
+    look = Looker(loaded, options.few, fetch=not options.dry_run)
+    plan = reproduce_plan.make(asked_for(options, out), loaded, speed, look)
     show_plan(plan, speed, bool(options.few))
     if plan.unanswered:
         console.say(f"asked for, but nothing runs for it: {', '.join(plan.unanswered)}")
+    undone = bool(plan.unanswered) or any(one.unfit for one in plan.left)
     if options.dry_run or not plan.planned:
-        return FAILED if plan.unanswered and not options.dry_run else 0
+        return FAILED if undone and not options.dry_run else DONE
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -232,7 +238,7 @@ def main(arguments: Sequence[str]) -> int:
         console.say(f"left out, for the reasons above: {' '.join(one.step.name for one in plan.left)}")
     if unwritten:
         console.say(f"not written, for the reason above: {'; '.join(unwritten)}")
-    return FAILED if lost or unwritten or plan.unanswered else 0
+    return FAILED if lost or unwritten or undone else DONE
 
 
 if __name__ == "__main__":

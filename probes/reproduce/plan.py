@@ -1,6 +1,6 @@
 """What `probes.reproduce` runs: an order in which every step finds what it reads, and why the others are left out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,9 +9,13 @@ from pretrain.models.backbone import Loaded
 from probes.features.attention import require_attention
 from probes.linear import head as linear_head
 from probes.paper import protocols, published
+from probes.reproduce.look import Look
 from probes.reproduce.steps import START, Step, real, sample
 from probes.robustness import class_maps
 from probes.shared import record as results
+
+LookAt = Callable[[Step, str], Look]
+"""At a step's data: `probes/reproduce/look.py`."""
 
 
 class Asked(NamedTuple):
@@ -35,13 +39,24 @@ class Planned(NamedTuple):
     seconds: float
     head: Path | None = None
     """A linear head from before, where none is trained in this plan."""
+    look: Look = Look()
+    """What its data is good for."""
 
 
 class Left(NamedTuple):
-    """A step that cannot run, though its data is there."""
+    """A step that cannot run, though its data was given."""
 
     step: Step
     reason: str
+    unfit: bool = False
+    """The data is the reason, not the checkpoint."""
+
+
+class KeptHead(NamedTuple):
+    """A linear head from before."""
+
+    path: Path
+    classes: tuple[str, ...]
 
 
 class Plan(NamedTuple):
@@ -54,29 +69,67 @@ class Plan(NamedTuple):
     """Flags and tables that were asked for and for which nothing runs."""
 
 
-def make(asked: Asked, loaded: Loaded, speed: float) -> Plan:
-    """Raises UserError for unknown tables."""
+def make(asked: Asked, loaded: Loaded, speed: float, look: LookAt) -> Plan:
+    """`look` says what a step's data is good for. Raises UserError for unknown tables."""
     rehearsal = not any(asked.data.values())
     steps = sample() if rehearsal else real(loaded.backbone.shape.arch, asked.few)
     wanted = [step for step in steps if _wanted(step, asked.tables)]
     given = [step for step in wanted if rehearsal or asked.data[step.needs]]
-    ready, left = _apart(given, asked, loaded)
-    if "linear" not in {step.name for step in ready} and any(step.after for step in ready):
-        head, reason = (None, "") if rehearsal else kept_head(asked, loaded)
-        source = [step for step in steps if step.name == "linear" and (rehearsal or asked.data[step.needs])]
-        if head is None and not source:
-            left += [Left(step, reason) for step in ready if step.after]
-            ready = [step for step in ready if not step.after]
-        elif head is None:
-            ready += source
-    else:
-        head = None
-    planned = [
-        Planned(step, "the sample" if rehearsal else str(asked.data[step.needs]), START + step.images / speed) for step in ready
-    ]
-    planned = [one._replace(head=head) if one.step.after else one for one in planned]
+
+    def planned_of(step: Step) -> Planned:
+        data = "the sample" if rehearsal else str(asked.data[step.needs])
+        return Planned(step, data, START + step.images / speed, look=look(step, data))
+
+    possible, left = _apart(given, asked, loaded)
+    ready, unfit = _fit([planned_of(step) for step in possible])
+    left += unfit
+    if any(one.step.after for one in ready):
+        sources = [planned_of(step) for step in steps if step.name == "linear" and (rehearsal or asked.data[step.needs])]
+        ready, without = _headed(ready, sources, asked, loaded)
+        left += without
     missing = [step for step in wanted if step not in given]
-    return Plan(list(in_order(planned)), missing, left, _unanswered(asked, wanted, ready))
+    return Plan(list(in_order(ready)), missing, left, _unanswered(asked, wanted, [one.step for one in ready]))
+
+
+def _fit(planned: Sequence[Planned]) -> tuple[list[Planned], list[Left]]:
+    """Those whose data can serve, and the others."""
+    left = [Left(one.step, one.look.reason, unfit=True) for one in planned if one.look.reason]
+    return [one for one in planned if not one.look.reason], left
+
+
+def _headed(
+    ready: Sequence[Planned], sources: Sequence[Planned], asked: Asked, loaded: Loaded
+) -> tuple[list[Planned], list[Left]]:
+    """With the head that suites read: trained in this plan (`sources`), or kept. Suites that it does not suit are left out."""
+    usable, lost = _fit(sources)
+    alone = [one for one in ready if not one.step.after]
+    reading = [one for one in ready if one.step.after]
+    kept = None
+    if usable:
+        known, alone = usable[0].look.classes, [*(one for one in alone if one.step.name != "linear"), *usable]
+    else:
+        kept, reason = (None, "") if not any(asked.data.values()) else kept_head(asked, loaded)
+        if kept is None:
+            why = f"it needs linear ({lost[0].reason})" if lost else reason
+            return alone, [Left(one.step, why, unfit=bool(lost)) for one in reading]
+        known = kept.classes
+    reading = [one._replace(head=kept.path if kept else None) for one in reading]
+    return _knowing(alone, reading, known)
+
+
+def _knowing(
+    alone: Sequence[Planned], reading: Sequence[Planned], known: Sequence[str] | None
+) -> tuple[list[Planned], list[Left]]:
+    """Without the suites that ask for classes which the head does not know."""
+    found, left = list(alone), []
+    for one in reading:
+        try:
+            for name, classes in one.look.asks.items():
+                linear_head.require_known(known or (), classes, name)
+            found.append(one)
+        except UserError as error:
+            left.append(Left(one.step, str(error), unfit=True))
+    return found, left
 
 
 def _wanted(step: Step, tables: Sequence[str]) -> bool:
@@ -112,28 +165,30 @@ def lacking(step: Step, key: str, loaded: Loaded) -> str:
     return ""
 
 
-def kept_head(asked: Asked, loaded: Loaded) -> tuple[Path | None, str]:
+def kept_head(asked: Asked, loaded: Loaded) -> tuple[KeptHead | None, str]:
     """A linear head of this very backbone by Table 1's protocol, from an earlier call or beside the checkpoint; or why not."""
     earlier = asked.out / f"{record_name('linear', asked.key)}_head.safetensors"
     reasons = []
     for path in (earlier, results.default_path(loaded, "linear_head", ".safetensors")):
         if path.is_file():
-            reason = _otherwise(path, loaded)
-            if not reason:
-                return path, ""
-            reasons.append(reason)
+            found = _by_protocol(path, loaded)
+            if isinstance(found, KeptHead):
+                return found, ""
+            reasons.append(found)
     return None, "; ".join(reasons) or "there is no linear head of this checkpoint: give --imagenet, on which it is trained"
 
 
-def _otherwise(path: Path, loaded: Loaded) -> str:
-    """In what a head's protocol is not Table 1's, or nothing."""
+def _by_protocol(path: Path, loaded: Loaded) -> KeptHead | str:
+    """The head, or in what its protocol is not Table 1's."""
     try:
         head = linear_head.read_head(path, loaded.backbone, class_maps.imagenet())
     except UserError as error:
         return str(error)
     record = {"checkpoint": {"arch": loaded.backbone.shape.arch}, "protocol": {"linear_head": head.protocol}}
     found = protocols.differences((protocols.linear_head,), record)
-    return f"{path} is not by Table 1's protocol ({', '.join(found).replace('linear_head.', '')})" if found else ""
+    if found:
+        return f"{path} is not by Table 1's protocol ({', '.join(found).replace('linear_head.', '')})"
+    return KeptHead(path, head.classes)
 
 
 def record_name(step: str, key: str) -> str:

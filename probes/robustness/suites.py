@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -75,6 +75,8 @@ class Task(NamedTuple):
     measure: Callable[[Classifier, View], Measured]
     about: Mapping[str, Any] = {}
     """What a record says of it besides."""
+    asks: Mapping[str, Sequence[str]] = {}
+    """Classes that the head must know, by what they are for."""
 
 
 def prepare(options: Options, who: Subject) -> Task:
@@ -125,12 +127,15 @@ def _in9(options: Options, who: Subject) -> Task:
     else:
         variants, members = imagenet9.open_variants(Path(options.data)), class_maps.superclasses(options.class_map)
     parts = {name: limited(images, options) for name, images in variants.items()}
+    for images in parts.values():
+        imagenet9.labels_of(images, len(members))
 
     def measure(classifier: Classifier, view: View) -> Measured:
         return Measured(imagenet9.measure(classifier, parts, members, view, options.batch_size), [])
 
     own = "the sample's" if options.data == "sample" else class_maps.name(options.class_map)
-    return Task(sum(len(images) for images in parts.values()), False, measure, {"class_map": own})
+    asks = {f"members of {name}": own_classes for name, own_classes in members.items()}
+    return Task(sum(len(images) for images in parts.values()), False, measure, {"class_map": own}, asks)
 
 
 def _shifted(options: Options, who: Subject) -> Task:
@@ -144,7 +149,7 @@ def _shifted(options: Options, who: Subject) -> Task:
     def measure(classifier: Classifier, view: View) -> Measured:
         return Measured(imagenet_variants.measure(suite, classifier, images, view, options.batch_size), [])
 
-    return Task(len(images), True, measure)
+    return Task(len(images), True, measure, asks={images.name: images.classes})
 
 
 def _inc(options: Options, who: Subject) -> Task:
@@ -166,8 +171,8 @@ def _inc(options: Options, who: Subject) -> Task:
             found["clean_error"] = imagenet_c.error(classifier, clean, view, options.batch_size)
         return Measured(found, [])
 
-    count = len(clean if clean is not None else opened(*pairs[0])) * len(pairs)
-    return Task(count, False, measure, {"corrupt": clean is not None})
+    first = clean if clean is not None else opened(*pairs[0])
+    return Task(len(first) * len(pairs), False, measure, {"corrupt": clean is not None}, {first.name: first.classes})
 
 
 def _shuffle(options: Options, who: Subject) -> Task:
@@ -184,7 +189,8 @@ def _shuffle(options: Options, who: Subject) -> Task:
         curve = occlusion_plots.draw_grids(numbers, caption)
         return Measured(numbers, [Shown("curve", curve, caption), Shown("examples", examples, caption)])
 
-    return Task(len(images), True, measure, {"same_for_batch": options.same_for_batch})
+    about = {"same_for_batch": options.same_for_batch}
+    return Task(len(images), True, measure, about, {images.name: images.classes})
 
 
 def _shuffled(grid: tuple[int, int], draw: dict[str, Any], crops: Tensor, numbers: range) -> Tensor:
@@ -206,7 +212,7 @@ def _occlusion(options: Options, who: Subject) -> Task:
         return Measured(occlusion.salient_numbers(curves) | occlusion.random_numbers(curves), pictures)
 
     about = {"saliency": saliency.name, "saliency_head": saliency.head, "same_for_batch": options.same_for_batch}
-    return Task(len(images), True, measure, about)
+    return Task(len(images), True, measure, about, {images.name: images.classes})
 
 
 def _dropped(kind: str, saliency: Saliency, more: dict[str, Any], crops: Tensor, numbers: range) -> Tensor:

@@ -37,6 +37,7 @@ from probes.linear import protocol
 from probes.report import __main__ as report
 from probes.reproduce import __main__ as reproduce
 from probes.retrieval import __main__ as retrieval
+from probes.retrieval.tasks import Options as RetrievalOptions
 from probes.robustness import __main__ as robustness
 from probes.robustness.suites import Options as SuiteOptions
 from probes.shared import record, subject, subprocesses
@@ -243,7 +244,7 @@ COMMANDS: list[tuple[Callable[..., Any], list[str], type]] = [
     (segment.main, [], segment.Options),
     (finetune.main, [], FinetuneOptions),
     (robustness.main, [], SuiteOptions),
-    (retrieval.main, [], retrieval.Options),
+    (retrieval.main, [], RetrievalOptions),
     (video.main, [], video.Options),
     (visualize.main, ["attention"], attention_maps.Attention),
     (report.main, [], report.Options),

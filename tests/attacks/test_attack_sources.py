@@ -35,7 +35,7 @@ from pretrain.tokenizers import __main__ as tokenizers
 from pretrain.tokenizers import open as tokenizer_open
 from probes.finetune import data as finetune_data
 from probes.report import __main__ as report
-from probes.retrieval import __main__ as retrieval
+from probes.retrieval import tasks
 from probes.video import davis
 from transfer import data as dense
 from transfer import train as transfer
@@ -332,7 +332,7 @@ def test_published_lists_name_nothing_outside_of_their_folder(name: str, tmp_pat
     with refused:
         finetune_data.cars(here, "train")
     with refused:
-        retrieval._files(here, [name.removesuffix(".png")], "queries")
+        tasks._files(here, [name.removesuffix(".png")], "queries")
     for part in (davis.IMAGES, davis.MASKS, davis.LIST.parent):
         (here / part).mkdir(parents=True)
     (here / davis.LIST).write_text(f"{name.rpartition('/')[0] + '/../../..'}\n")

@@ -1,0 +1,160 @@
+"""What a step's data is good for, found out while the plan is made: each is opened as the step's own command opens it.
+
+What cannot serve is a reason to leave the step out. Where the images to learn from are fewer than a step of the recipe takes,
+the plan gives the command a smaller one, in words that stand on its command line and in its record.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from checkpoints import zoo
+from checkpoints.cli import UserError, WorkError, parse
+from pretrain.images.hubs import is_hub
+from pretrain.images.open import has_part, open_images
+from pretrain.images.tar_shards import is_shards
+from pretrain.models.backbone import Loaded
+from probes.finetune import data as tuned_data
+from probes.finetune import subsets
+from probes.finetune.dataset import sampler_of, steps_in
+from probes.finetune.options import Options as Tuning
+from probes.finetune.options import read_command_line, settled
+from probes.reproduce.steps import FEW, Step
+from probes.retrieval import tasks
+from probes.robustness import suites
+from probes.shared import dense_layout
+from probes.shared import subject as common
+from probes.shared.frozen import Subject
+from probes.video import davis
+
+PLACE = "x"
+"""Stands for paths of a command line that say nothing of the data."""
+DENSE = ("coco", "ade20k")
+RATES = ("lr", "min_lr", "warmup_lr")
+PAIR = 2
+"""Images that mixup takes at least."""
+
+
+class Look(NamedTuple):
+    """What was found."""
+
+    reason: str = ""
+    """Why the data cannot serve, or nothing."""
+    words: tuple[str, ...] = ()
+    """Flags that fit the step to its data."""
+    note: str = ""
+    """One line on what these change."""
+    classes: tuple[str, ...] | None = None
+    """Those that a head trained on the data knows."""
+    asks: Mapping[str, Sequence[str]] = {}
+    """Classes that the linear head must know, by what they are for."""
+
+
+class Looker:
+    """Looks at the data of steps. Sources that are fetched (`hf:`, `torchvision:`, shards elsewhere) are left to the step itself.
+
+    `fetch`: DINO's ViT-S/16 may be fetched, to know whether it is to be had.
+    """
+
+    def __init__(self, loaded: Loaded, few: Sequence[Path], fetch: bool) -> None:
+        self._loaded, self._few, self._fetch = loaded, few, fetch
+        self._open_parts = functools.cache(self._opened)
+        self._open_tuned = functools.cache(lambda data: tuned_data.open_parts(Tuning(data=data)))
+
+    def __call__(self, step: Step, data: str) -> Look:
+        """Never raises: what an opener raises is the reason."""
+        module = step.words[1] if step.words[0] == "-m" else ""
+        looks: dict[str, Callable[[Step, str, list[str]], Look]] = {
+            "probes.finetune": self._tuned,
+            "probes.robustness": self._suite,
+            "probes.retrieval": self._retrieved,
+            "probes.video": self._clips,
+            "probes.cluster": self._tested,
+        }
+        elsewhere = is_hub(data) or (is_shards(data) and not Path(data).exists())
+        if elsewhere or (step.needs == "sample" and step.name != "occlusion"):  # the sample is always there
+            return Look()
+        look = self._dense if step.needs in DENSE else looks.get(module, self._labelled)
+        try:
+            return look(step, data, self._line(step, data))
+        except (UserError, WorkError, OSError) as error:
+            return Look(reason=str(error))
+
+    def _line(self, step: Step, data: str) -> list[str]:
+        """The step's command line, but for the paths that say nothing of its data."""
+        known = dict.fromkeys(("ckpt", "out", "folder", "head"), PLACE) | {"data": data}
+        known |= {name: str(path) for name, path in zip(("few_1", "few_10"), self._few, strict=False)}
+        return [word.format(**known) for word in step.words[2:]]
+
+    def _labelled(self, step: Step, data: str, line: list[str]) -> Look:
+        """Probes that learn from one part and test on the other."""
+        parts = self._open_parts(data)
+        for names in self._few if step.name in FEW else ():
+            subsets.named(parts.train, names)
+        return Look(classes=tuple(parts.train.classes))
+
+    def _opened(self, data: str) -> common.Parts:
+        return common.labelled_parts(common.Common(data=data), self._loaded.backbone.shape)
+
+    def _tested(self, step: Step, data: str, line: list[str]) -> Look:
+        """Test images alone."""
+        common.labelled(open_images(data, "val" if has_part(data, "val") else None))
+        return Look()
+
+    def _tuned(self, step: Step, data: str, line: list[str]) -> Look:
+        shape = self._loaded.backbone.shape
+        options = settled(read_command_line(line), shape.embed_dim, shape.image_size, shape.kind)
+        train, test = self._open_tuned(data)
+        return fitted(step.name, len(tuned_data.shared(options, train, test).train), options)
+
+    def _suite(self, step: Step, data: str, line: list[str]) -> Look:
+        options = parse(suites.Options, line)
+        who, note = Subject(self._loaded, next(self._loaded.backbone.parameters()).device), ""
+        if step.needs == "sample":
+            suites.open_saliency(options, who)
+            return Look()
+        if step.name == "occlusion" and not self._fetch and not (zoo.cache() / f"{suites.DINO}.pth").is_file():
+            options = dataclasses.replace(options, suite="shuffle")  # the same images, without asking for DINO
+            note = f"{step.name}: {suites.DINO} says what is salient and is fetched first"
+        task = suites.prepare(options, who)
+        return Look(note=note, asks=task.asks)
+
+    def _retrieved(self, step: Step, data: str, line: list[str]) -> Look:
+        tasks.open_task(parse(tasks.Options, line), self._loaded.backbone)
+        return Look()
+
+    def _clips(self, step: Step, data: str, line: list[str]) -> Look:
+        davis.open_clips(data, None)
+        return Look()
+
+    def _dense(self, step: Step, data: str, line: list[str]) -> Look:
+        lacking = dense_layout.lacking(step.needs, Path(data))
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        return Look(reason=f"{data} lacks {lacking[0]}{more}" if lacking else "")
+
+
+def fitted(name: str, images: int, options: Tuning) -> Look:
+    """Nothing where an epoch of so many images has a step of the recipe's; else a smaller one, all rates in proportion.
+
+    The original scales its rates with the images of a step too. Repeated augmentation is left out below the 256 images it takes.
+    """
+    if steps_in(images, options):
+        return Look()
+    whole = len(sampler_of(images, options.repeats)) if options.repeats > 1 else images
+    once = whole < PAIR
+    size = (images if once else whole) // PAIR * PAIR
+    if not size:
+        return Look(reason=f"{images} image to learn from: mixup takes {PAIR}")
+    scale = size / options.batch_size
+    words = ["--batch-size", str(size)]
+    for rate in RATES:
+        values = getattr(options, rate)
+        values = values if isinstance(values, tuple) else (values,)
+        words += [f"--{rate.replace('_', '-')}", *(f"{value * scale:.6g}" for value in values)]
+    said = f"{name}: {images} images, fewer than a step of {options.batch_size}: --batch-size {size}"
+    if once and options.repeats > 1:
+        words += ["--repeats", "1"]
+        said += f" and --repeats 1, not {options.repeats}"
+    return Look(words=tuple(words), note=f"{said}, learning rates times {size}/{options.batch_size}; not compared with the paper")

@@ -1,0 +1,14 @@
+"""Where COCO's and ADE20K's files lie, for those that plan with them and for those that read them."""
+
+from pathlib import Path
+
+COCO = {"train": ("annotations/instances_train2017.json", "train2017"), "val": ("annotations/instances_val2017.json", "val2017")}
+ADE20K = {"train": "training", "val": "validation"}
+
+
+def lacking(task: str, root: Path) -> list[str]:
+    """Annotation files and folders that are not there; what is in them is not looked at."""
+    if task == "coco":
+        return [name for file, folder in COCO.values() for name in (file, folder) if not (root / name).exists()]
+    names = [f"{kind}/{part}" for part in ADE20K.values() for kind in ("images", "annotations")]
+    return [name for name in names if not (root / name).is_dir()]
