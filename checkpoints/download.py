@@ -22,7 +22,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from rich.progress import BarColumn, TimeRemainingColumn
 
-from checkpoints import store, terminal
+from checkpoints import reading, store, terminal
 from checkpoints.cli import UserError, WorkError
 from checkpoints.once import make_once
 
@@ -224,7 +224,7 @@ def _note(part: Path) -> Path:
 def _kept(part: Path) -> Kept | None:
     """What the note beside a part says."""
     try:
-        found = Kept(**json.loads(_note(part).read_bytes()))
+        found = Kept(**reading.values(_note(part)))
         good = isinstance(found.size, int) and isinstance(found.etag, str) and STRONG.fullmatch(found.etag) and part.is_file()
         return found if good else None
     except (OSError, ValueError, TypeError):

@@ -3,19 +3,14 @@
 Such a file comes before the user's own. Older releases evaluate a part of it as Python, and it may have all text set by TeX.
 """
 
-import os
+from checkpoints.elsewhere import elsewhere
 
-_here = os.open(os.curdir, getattr(os, "O_PATH", os.O_RDONLY))
-os.chdir(os.path.dirname(os.path.abspath(__file__)))
-try:
+with elsewhere():
     import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
     from matplotlib.patches import ConnectionPatch
-finally:
-    os.fchdir(_here)
-    os.close(_here)
 
 __all__ = ["Axes", "ConnectionPatch", "Figure", "FigureCanvasAgg", "PowerNorm", "mpl"]

@@ -27,11 +27,16 @@ def leave_current_folder() -> None:
     here, named = os.path.realpath(os.curdir), os.environ.get("PYTHONPATH", "").split(os.pathsep)
     kept = [entry for entry in named if os.path.isabs(entry) and os.path.realpath(entry) not in (here, ROOT)]
     off = {here, os.path.dirname(FILE), *(os.path.realpath(entry) for entry in named if entry not in kept)}
-    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry) not in off]
+    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry) not in off and not _lies_here(entry)]
     if ROOT not in map(os.path.realpath, sys.path):  # it is, for good, where it is one of the interpreter's own folders
         sys.path.insert(0, ROOT)
         kept.insert(0, ROOT)
     os.environ |= {"PYTHONPATH": os.pathsep.join(kept), "PYTHONSAFEPATH": "1"}
+
+
+def _lies_here(entry: str) -> bool:
+    """An installer's placeholder on the path is relative; somebody may have made a folder of that name."""
+    return not os.path.isabs(entry) and os.path.lexists(entry)
 
 
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}

@@ -10,3 +10,6 @@ if sys.argv[:1] == ["-m"]:  # so Python says while it looks for the module that 
     from checkpoints.start import wait_quietly
 
     wait_quietly()  # torch is not imported yet
+from checkpoints import elsewhere
+
+elsewhere.prepare()

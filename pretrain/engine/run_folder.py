@@ -247,8 +247,8 @@ def refuse_foreign(folder: Path, flag: str) -> None:
 def _is_config(path: Path) -> bool:
     """Whether it holds the options of a training of ours, which may have been killed before it saved."""
     try:
-        found = json.loads(path.read_bytes()[: 1 << 20])
-    except (OSError, ValueError, RecursionError):
+        found = reading.values(path, 1 << 20)
+    except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"save_minutes", "log_every", "recipe"} <= found.keys()
 

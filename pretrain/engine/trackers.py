@@ -1,11 +1,12 @@
 """The log sent to where a team looks: Weights & Biases or MLflow, where the package is installed."""
 
-import importlib
+import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from checkpoints import escape
+from checkpoints import elsewhere, escape, places
 from checkpoints.cli import UserError
 
 FORBIDDEN = re.compile(r"[/\\#?%:]")
@@ -14,12 +15,24 @@ Track = Callable[[Mapping[str, float], int], None]
 """Takes one line of the log and its step."""
 
 
+def look_through(name: str) -> None:
+    """Raise UserError for files of the current folder that would decide where the package sends its key, or writes."""
+    settings = next((file for file in (Path("wandb/settings"), Path(".wandb/settings")) if os.path.lexists(file)), None)
+    if name == "wandb" and settings is not None and not os.environ.get("WANDB_DIR"):
+        raise UserError(f"{settings} would choose the server that W&B sends your key to: remove it, or set WANDB_DIR to mean it")
+    if name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):
+        places.refuse_link(Path("mlflow.db"))
+        places.refuse_link(Path("mlruns"))
+        places.refuse_links(Path("mlruns"))
+
+
 def tracker(name: str, run: str, config: Mapping[str, Any]) -> Track:
     """`none`, `wandb` or `mlflow`, as each is set up on this machine. Raises UserError where the package is missing."""
     if name == "none":
         return lambda values, step: None
+    look_through(name)
     try:
-        package = importlib.import_module(name)
+        package: Any = elsewhere.imported(name)
     except ImportError as error:
         raise UserError(f"--track {name} needs the package: pip install {name}") from error
     if name == "wandb":

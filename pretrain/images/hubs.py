@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from checkpoints import once
+from checkpoints import elsewhere, once
 from checkpoints.cli import UserError
 from checkpoints.places import cache_folder
 from checkpoints.store import first_line
@@ -47,7 +47,7 @@ def open_hugging_face(name: str, part: str | None) -> Images:
     Raises UserError where the library is missing or finds no such data set.
     """
     try:
-        import datasets  # noqa: PLC0415  # optional, and slow to import
+        datasets: Any = elsewhere.imported("datasets")  # optional, and slow to import
     except ImportError as error:
         raise UserError("hf: needs the library `datasets`: pip install datasets") from error
     path, _, configuration = name.partition("@")

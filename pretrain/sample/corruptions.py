@@ -5,6 +5,7 @@ Source: Hendrycks and Dietterich, Benchmarking Neural Network Robustness (arXiv 
 
 import contextlib
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from checkpoints import elsewhere
 from checkpoints.cli import UserError
 
 STANDARD = (
@@ -31,12 +33,14 @@ def _functions() -> dict[str, Callable[..., Any]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries underneath, about themselves
-            from imagecorruptions import corruption_dict  # noqa: PLC0415 (an extra, and slow)
+            library: Any = elsewhere.imported("imagecorruptions")  # an extra, and slow
+            settings: Any = elsewhere.imported("numba.core.config")
     except ImportError as error:
         raise UserError(
             "corruptions need the library imagecorruptions (imagecorruptions-imaug): tools/setup.sh robustness"
         ) from error
-    return dict(corruption_dict)
+    settings._config_fname = os.devnull  # numba would look into the current folder again whenever it compiles
+    return dict(library.corruption_dict)
 
 
 def corrupt(image: UInt8[np.ndarray, "h w 3"], name: str, severity: int, seed: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:

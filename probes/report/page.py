@@ -86,6 +86,7 @@ def document(title: str, lead: str, sections: Sequence[Section], foot: str, *, p
         f'<h2 id="{section.name}-title">{escape(section.title)}</h2>\n{section.body}</section>'
         for section in sections
     )
+    style = STYLE.read_text(encoding="utf-8")
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -95,7 +96,7 @@ def document(title: str, lead: str, sections: Sequence[Section], foot: str, *, p
 <title>{escape(title)}</title>
 <link rel="icon" href="data:,">
 <style>
-{STYLE.read_text(encoding="utf-8")}</style>
+{style}</style>
 </head>
 <body>
 <a class="skip" href="#content">Skip to the content</a>

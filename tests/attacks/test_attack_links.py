@@ -17,7 +17,7 @@ from checkpoints import export, inspect, places, store, zoo
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain import config as options
 from pretrain import curves, train
-from pretrain.engine import provenance
+from pretrain.engine import provenance, run_folder
 from pretrain.engine.run_folder import RunFolder
 from pretrain.images import hubs
 from pretrain.images.open import open_images
@@ -111,6 +111,10 @@ def test_a_pipe_in_the_place_of_a_log_is_refused_and_waited_for_by_nobody(outsid
         RunFolder(Path("run"), {}, 1, 1.0).begin()
     with pytest.raises(UserError, match="is no plain file"):
         store.append(Path("run/starts.jsonl"), "x")
+    Path("other").mkdir()
+    os.mkfifo("other/config.json")
+    with pytest.raises(UserError, match=r"other holds no run but other files \('config.json'\)"):
+        run_folder.refuse_foreign(Path("other"), "--out")
 
 
 PROBES: dict[str, tuple[Callable[..., Any], str, str]] = {

@@ -27,6 +27,7 @@ WORDS = {
     "glob": r"\br?glob(?:\.glob)?\(|\bscandir\b|\blistdir\b|\bos\.walk\b",
     "a link": r"\bsymlink\w*\b|\breadlink\b|\bos\.link\b",
     "a deletion": r"\brmtree\b|\bunlink\(|\bos\.remove\b",
+    "a whole file": r"\.read_text\(|\.read_bytes\(",
     "an archive": r"\bextractall\b|\bunpack_archive\b|\bZipFile\b|\btarfile\.open\b",
 }
 
@@ -35,6 +36,7 @@ PLACES: dict[str, dict[str, str]] = {
         "the network": "the one place of ours that fetches: addresses of zoo.json or typed ones, https alone",
         "a deletion": "its own .part and the note beside it",
     },
+    "checkpoints/elsewhere.py": {"code from text": "libraries by names that stand in this code, or wandb and mlflow by --track"},
     "checkpoints/export.py": {"a deletion": "the folder that this export began and could not finish"},
     "transfer/exports/reload.py": {
         "the network": "timm.create_model with a file that was just written; it fetches nothing without pretrained=True",
@@ -56,6 +58,7 @@ PLACES: dict[str, dict[str, str]] = {
         "a link": "a second name for the run's own last.pt, where nothing lies under that name",
         "a deletion": "its own temporary file",
     },
+    "checkpoints/zoo.py": {"a whole file": "the list of published checkpoints, which is this project's own"},
     "checkpoints/torch_pickle.py": {"an archive": "reads members of a torch file into memory; nothing is unpacked to disk"},
     "checkpoints/resolve.py": {"the network": "timm's published weights, only for a timm:NAME that was typed"},
     "probes/bench/step.py": {
@@ -86,12 +89,15 @@ PLACES: dict[str, dict[str, str]] = {
         "a deletion": "its own part of a download",
     },
     "pretrain/images/folders.py": {"glob": "lists a data set's folder; each name is a path"},
+    "pretrain/engine/provenance.py": {"a whole file": "/proc/cpuinfo"},
     "pretrain/images/stacks.py": {"Image.open": "tifffile, of bytes with a TIFF's magic, after its header was judged"},
-    "pretrain/engine/trackers.py": {"code from text": "wandb or mlflow, by --track of this call"},
     "probes/bench/knn.py": {
         "a process": "the bench again, for each row of its table",
         "np.load": "features that the bench has just drawn, without objects",
     },
+    "probes/paper/published.py": {"a whole file": "the paper's tables, which are this project's own file"},
+    "probes/report/page.py": {"a whole file": "the page's style sheet, which is this project's own file"},
+    "probes/robustness/class_maps.py": {"a whole file": "ImageNet's classes, which are this project's own file"},
     "probes/retrieval/copydays.py": {"glob": "lists a data set's folder; each name is a path"},
     "probes/video/davis.py": {"glob": "lists a clip's frames; each name is a path"},
     "probes/features/cache.py": {
@@ -108,7 +114,7 @@ PLACES: dict[str, dict[str, str]] = {
         "a deletion": "its own mark of a step whose files are gone",
     },
     "probes/tables.py": {"glob": "records below the folders that were named"},
-    "tools/draw_imports.py": {"glob": "lists the code"},
+    "tools/draw_imports.py": {"glob": "lists the code", "a whole file": "the code and the page that it draws"},
     "transfer/hooks.py": {"Image.open": "a test image that was decoded before, through the same door (transfer/pictures.py)"},
     "transfer/resume.py": {"code from text": "mmengine's modules by names that stand in this code"},
     "transfer/train.py": {
@@ -180,6 +186,7 @@ def test_no_shell_is_ever_started_by_our_code() -> None:
         ("urllib.request.urlopen(address)", "the network"),
         ("sorted(folder.glob(pattern))", "glob"),
         ("os.symlink(a, b)", "a link"),
+        ("json.loads(path.read_text())", "a whole file"),
     ],
 )
 def test_the_search_sees_what_it_looks_for(tmp_path: Path, line: str, kind: str) -> None:

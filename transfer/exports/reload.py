@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from checkpoints import layouts
+from checkpoints import elsewhere, layouts
 from checkpoints.cli import UserError
 
 Shape = Mapping[str, Any]
@@ -26,7 +26,7 @@ def needed(module: str, extra: str) -> Any:
     from checkpoints import figures  # noqa: F401, PLC0415  # before a library imports matplotlib by itself
 
     try:
-        return importlib.import_module(module)
+        return elsewhere.imported(module)
     except ImportError as error:
         raise UserError(f"this needs {module}: run tools/setup.sh {extra}, or pip install {module}") from error
 
@@ -38,7 +38,7 @@ def mmpretrain() -> Any:
         needed("mmpretrain", "transfer")
         dependency = importlib.import_module("mmpretrain.utils.dependency")
         dependency.WITH_MULTIMODAL = False  # type: ignore[attr-defined]
-        return importlib.import_module("mmpretrain.models")
+        return elsewhere.imported("mmpretrain.models")
 
 
 def timm_name(shape: Shape) -> str:

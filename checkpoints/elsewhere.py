@@ -1,0 +1,45 @@
+"""What libraries load while they are imported is not taken from the current folder: they are imported from another one.
+
+It may hold somebody's data, and matplotlib would take a `matplotlibrc` from it, numba its settings, and torch the driver itself:
+NVIDIA's libcusparseLt.so.0 has an empty entry in its list of folders to search (DT_RPATH), which stands for the current one and
+comes before the system's, so that importing torch would run a `libcuda.so.1` that lies there.
+"""
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[None]:
+    """Inside, the current folder is the topmost one, into which only the system's owner puts files.
+
+    Not this project's own, which holds an `inspect.py`. Not where another thread opens files by relative names.
+    """
+    before = os.open(os.curdir, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY)
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+def imported(module: str) -> object:
+    """A library by its name."""
+    with elsewhere():
+        return importlib.import_module(module)
+
+
+def prepare() -> None:
+    """Before a package of ours imports anything: torch is there, and for commands the path has no part of the current folder."""
+    if sys.argv[:1] == ["-m"]:  # so Python says while it looks for the module that it is to run
+        sys.path[:] = absolute(sys.path)
+    imported("torch")
+
+
+def absolute(path: list[str]) -> list[str]:
+    """Python's path without folders of the current one: installers' placeholders are relative, and somebody may have made one."""
+    return [entry for entry in path if os.path.isabs(entry) or not os.path.lexists(entry)]
