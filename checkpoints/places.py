@@ -76,6 +76,12 @@ def refuse_link(path: Path) -> None:
         raise UserError(f"{path} is no plain file, and so it is not written to: remove it, or write elsewhere")
 
 
+def refuse_other_names(path: Path) -> None:
+    """Raise UserError where a file is known by other names too (hard links): to write into it would change them."""
+    if os.path.lexists(path) and os.lstat(path).st_nlink > 1 and not path.is_dir():
+        raise UserError(f"{path} has another name elsewhere, whose content would be changed: remove it, or write elsewhere")
+
+
 def refuse_links(folder: Path) -> None:
     """The same for everything below a folder in which a library writes under names of its own."""
     for inside, folders, files in os.walk(folder):

@@ -23,6 +23,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
-from checkpoints import checked, places, torch_pickle
+from checkpoints import checked, places, reading, torch_pickle
 from checkpoints.cli import UserError, WorkError
 from checkpoints.plain_pickle import NotPlain
 
@@ -68,10 +69,25 @@ def new_file(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
 
 
+def take_apart(path: Path) -> None:
+    """Where a file has other names (hard links), give this one a copy of its own: what is written to it stays in its folder.
+
+    Raises OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        found = os.lstat(path)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+            with reading.opened(path) as old, new_file(temporary) as file:
+                shutil.copyfileobj(old, file)
+            os.replace(temporary, path)
+
+
 def append(path: Path, text: str) -> None:
     """Write at the end of a file. Raises UserError where a link or no plain file lies there, WorkError where writing fails."""
     places.refuse_link(path)
     try:
+        take_apart(path)
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         with os.fdopen(number, "ab", buffering=0) as file:
             before, content = os.fstat(number).st_size, text.encode("utf-8", "backslashreplace")

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 
-from checkpoints import hold, places, reading, terminal
+from checkpoints import hold, places, reading, store, terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
 from pretrain.batches.feeding import as_raised
 from pretrain.models.backbone import load_backbone
@@ -207,8 +207,14 @@ def prepare(options: Options, loaded: Any) -> Any:
 
 
 def look_through(folder: Path) -> None:
-    """Raise UserError where a link lies in the folder, or its word for the last checkpoint leads out: MMEngine follows both."""
+    """Raise UserError where a link lies in the folder, or its word for the last checkpoint leads out: MMEngine follows both.
+
+    Files that have other names (hard links) are taken apart: MMEngine writes into what is there.
+    """
     places.refuse_links(folder)
+    for inside, _, files in os.walk(folder):
+        for name in files:
+            store.take_apart(Path(inside, name))
     last = folder / "last_checkpoint"
     if last.is_file():
         try:

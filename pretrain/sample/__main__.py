@@ -21,6 +21,7 @@ from PIL import Image
 
 from checkpoints import store, terminal
 from checkpoints.cli import UserError, parse, run_command
+from pretrain.sample import picture_files
 from pretrain.sample.classification import COUNTS, classification, contact_sheet
 from pretrain.sample.scene import CATEGORIES, CLASSES, SEED, SIZE
 
@@ -73,9 +74,7 @@ def write_folders(options: Options, out: Path) -> int:
     for part in COUNTS:
         drawn = classification(part, options.count, options.size or SIZE, options.seed)
         for index, (image, label) in enumerate(zip(drawn.images, drawn.labels, strict=True)):
-            path = out / part / drawn.classes[label] / f"{index:05d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
+            picture_files.save(image, out, part, drawn.classes[label], f"{index:05d}.png")
         total += len(drawn.images)
     return total
 

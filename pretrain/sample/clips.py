@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from checkpoints import store
-from pretrain.sample import palette
+from pretrain.sample import palette, picture_files
 from pretrain.sample.scene import CATEGORIES, SEED, Scene, SceneObject, draw_scene, render
 
 SIZE = 128
@@ -89,19 +88,16 @@ def write_davis(root: Path, count: int = COUNT, size: int = SIZE, seed: int = SE
     for number in range(count):
         clip = draw(number, size, seed=seed)
         names.append(clip.name)
-        images, masks = (root / kind / "480p" / clip.name for kind in ("JPEGImages", "Annotations"))
-        for folder in (images, masks):
-            folder.mkdir(parents=True, exist_ok=True)
         for frame, (image, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
-            Image.fromarray(image).save(images / f"{frame:05d}.jpg", quality=95)
-            save_mask(masks / f"{frame:05d}.png", mask)
+            picture_files.save(image, root, "JPEGImages", "480p", clip.name, f"{frame:05d}.jpg", quality=95)
+            save_mask(mask, root, "Annotations", "480p", clip.name, f"{frame:05d}.png")
         total += len(clip.frames)
-    store.write_bytes(root / "ImageSets" / "2017" / "val.txt", "".join(f"{name}\n" for name in names).encode())
+    picture_files.save_text("".join(f"{name}\n" for name in names).encode(), root, "ImageSets", "2017", "val.txt")
     return total
 
 
-def save_mask(path: Path, mask: UInt8[np.ndarray, "h w"]) -> None:
-    """An indexed PNG, as DAVIS has them."""
+def save_mask(mask: UInt8[np.ndarray, "h w"], folder: Path, *names: str) -> None:
+    """An indexed PNG, as DAVIS has them. Raises UserError as `picture_files.save`."""
     image = Image.fromarray(mask)
     image.putpalette(palette.table())
-    image.save(path)
+    picture_files.save(image, folder, *names)

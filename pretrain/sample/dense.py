@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image
 
-from checkpoints import store
+from pretrain.sample import picture_files
 from pretrain.sample.scene import CATEGORIES, CLASSES, SEED, Picture, Scene, draw_scene, render
 
 SIZE = 72
@@ -42,10 +41,9 @@ def write_coco(root: Path, counts: dict[str, int], size: int = SIZE, seed: int =
     for part, count in counts.items():
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        (root / f"{part}2017").mkdir(parents=True, exist_ok=True)
         for number in range(count):
             dense, name = draw(part, number, size, seed), f"{number:012d}.jpg"
-            Image.fromarray(dense.picture.image).save(root / f"{part}2017" / name, quality=95)
+            picture_files.save(dense.picture.image, root, f"{part}2017", name, quality=95)
             images.append({"id": number, "file_name": name, "height": size, "width": size})
             for thing, what in enumerate(dense.scene.things):
                 mask = dense.picture.owner == thing
@@ -53,7 +51,7 @@ def write_coco(root: Path, counts: dict[str, int], size: int = SIZE, seed: int =
                     numbers = {"id": len(annotations) + 1, "image_id": number, "category_id": what.kind + 1, "iscrowd": 0}
                     annotations.append(numbers | outline(mask))
         content = {"images": images, "annotations": annotations, "categories": categories}
-        store.write_bytes(root / "annotations" / f"instances_{part}2017.json", json.dumps(content).encode())
+        picture_files.save_text(json.dumps(content).encode(), root, "annotations", f"instances_{part}2017.json")
 
 
 def outline(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
@@ -74,12 +72,10 @@ def write_ade20k(root: Path, counts: dict[str, int], size: int = SIZE, seed: int
     """
     for part, count in counts.items():
         folder = {"train": "training", "val": "validation"}[part]
-        for kind in ("images", "annotations"):
-            (root / kind / folder).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             dense = draw(part, number, size, seed)
-            Image.fromarray(dense.picture.image).save(root / "images" / folder / f"{number:05d}.jpg", quality=95)
-            Image.fromarray(label_map(dense)).save(root / "annotations" / folder / f"{number:05d}.png")
+            picture_files.save(dense.picture.image, root, "images", folder, f"{number:05d}.jpg", quality=95)
+            picture_files.save(label_map(dense), root, "annotations", folder, f"{number:05d}.png")
 
 
 def label_map(dense: Dense) -> UInt8[np.ndarray, "h w"]:

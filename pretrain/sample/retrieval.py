@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
-from checkpoints import store
+from pretrain.sample import picture_files
 from pretrain.sample.scene import CATEGORIES, SEED, Scene, SceneObject, draw_background, draw_object, draw_scene, render
 
 SIZE = 64
@@ -154,14 +154,13 @@ def _strong(generator: np.random.Generator, image: Picture) -> Picture:
 
 def write_roxford(root: Path, count: int = LANDMARKS, size: int = SIZE, seed: int = SEED) -> int:
     """`roxford5k/gnd_roxford5k.pkl` and `roxford5k/jpg/*.jpg`; the number of pictures."""
-    drawn, folder = landmarks(count, size, seed), root / "roxford5k"
-    (folder / "jpg").mkdir(parents=True, exist_ok=True)
+    drawn = landmarks(count, size, seed)
     for names, images in ((drawn.names, drawn.images), (drawn.query_names, drawn.queries)):
         for name, image in zip(names, images, strict=True):
-            Image.fromarray(image).save(folder / "jpg" / f"{name}.jpg", quality=95)
+            picture_files.save(image, root, "roxford5k", "jpg", f"{name}.jpg", quality=95)
     truth: list[dict[str, Any]] = [{"bbx": [0.0, 0.0, float(size), float(size)], **one} for one in drawn.truth]
     content = {"gnd": truth, "imlist": drawn.names, "qimlist": drawn.query_names}
-    store.write_bytes(folder / "gnd_roxford5k.pkl", pickle.dumps(content, protocol=2))
+    picture_files.save_text(pickle.dumps(content, protocol=2), root, "roxford5k", "gnd_roxford5k.pkl")
     return len(drawn.names) + len(drawn.query_names)
 
 
@@ -169,7 +168,6 @@ def write_copydays(root: Path, count: int = ORIGINALS, size: int = SIZE, seed: i
     """`original/*.jpg`, `strong/*.jpg`, `jpegqual/N/*.jpg`, `crops/N/*.jpg`; the number of pictures."""
     blocks = copies(count, size, seed).blocks
     for block, pictures in blocks.items():
-        (root / block).mkdir(parents=True, exist_ok=True)
         for name, image in pictures.items():
-            Image.fromarray(image).save(root / block / name, quality=95)
+            picture_files.save(image, root, *block.split("/"), name, quality=95)
     return sum(len(pictures) for pictures in blocks.values())

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from checkpoints import store
 from checkpoints.cli import UserError
-from pretrain.sample import corruptions
+from pretrain.sample import corruptions, picture_files
 from pretrain.sample.classification import Drawn, classification
 from pretrain.sample.scene import (
     CATEGORIES,
@@ -142,12 +140,10 @@ def _sketch(generator: np.random.Generator, kind: int, size: int) -> UInt8[np.nd
     return np.repeat(np.where(steps > 40, 20, 255)[..., None], 3, axis=2).astype(np.uint8)
 
 
-def write_classes(root: Path, drawn: Drawn) -> int:
-    """Class folders of PNG files; their number."""
+def write_classes(root: Path, drawn: Drawn, *inside: str) -> int:
+    """Class folders of PNG files, in a folder `inside` the one that was named; their number."""
     for index, (image, label) in enumerate(zip(drawn.images, drawn.labels, strict=True)):
-        path = root / drawn.classes[label] / f"{index:05d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+        picture_files.save(image, root, *inside, drawn.classes[label], f"{index:05d}.png")
     return len(drawn.images)
 
 
@@ -155,10 +151,10 @@ def write_in9(root: Path, count: int = COUNTS["in9"], size: int = SIZE, seed: in
     """`VARIANT/val/CLASS/*.png`, `train/CLASS/*.png` to learn from, and the classes' map `in_to_in9.json`."""
     if count < 2 * FOREGROUNDS:
         raise UserError(f"--count must be {2 * FOREGROUNDS} or more: backgrounds come from other pictures of the same class")
-    total = sum(write_classes(root / variant / "val", in9(variant, count, size, seed)) for variant in IN9)
+    total = sum(write_classes(root, in9(variant, count, size, seed), variant, "val") for variant in IN9)
     classes = {name: [CLASSES[kind]] for kind, name in enumerate(CLASSES[:FOREGROUNDS])}
-    store.write_bytes(root / "in_to_in9.json", json.dumps({"source": "the embedded sample", "classes": classes}).encode())
-    return total + write_classes(root / "train", in9_train(count * COUNTS["in9_train"] // COUNTS["in9"], size, seed))
+    picture_files.save_text(json.dumps({"source": "the embedded sample", "classes": classes}).encode(), root, "in_to_in9.json")
+    return total + write_classes(root, in9_train(count * COUNTS["in9_train"] // COUNTS["in9"], size, seed), "train")
 
 
 def write_shifted(suite: str, root: Path, count: int, size: int = SIZE, seed: int = SEED) -> int:
@@ -172,5 +168,5 @@ def write_inc(root: Path, count: int = COUNTS["inc"], size: int = SIZE, seed: in
     for name in corruptions.NAMES:
         for severity in corruptions.SEVERITIES:
             images = [corruptions.corrupt(image, name, severity, (0, index)) for index, image in enumerate(clean.images)]
-            total += write_classes(root / name / str(severity), Drawn(np.stack(images), clean.labels, clean.classes))
+            total += write_classes(root, Drawn(np.stack(images), clean.labels, clean.classes), name, str(severity))
     return total

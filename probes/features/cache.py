@@ -112,6 +112,7 @@ def _kept(path: Path, rows: int, mode: Literal["r", "r+"] = "r", dtype: type = n
     """An array on disk. Raises UserError where it is not what was kept there."""
     if mode == "r+":
         places.refuse_link(path)
+        places.refuse_other_names(path)
     try:
         reading.opened(path).close()
         found = np.load(path, mmap_mode=mode)

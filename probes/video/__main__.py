@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from checkpoints import places, terminal
+from checkpoints import terminal
 from checkpoints.cli import UserError, parse, run_command
 from pretrain.models.backbone import Backbone, make
 from pretrain.sample import clips as sample_clips
@@ -76,9 +76,7 @@ def score(clips: Sequence[Clip], said: Callable[[Clip], np.ndarray], what: str, 
         scores += video_scores.score_clip(mine, np.stack([davis.read_mask(mask) for mask in clip.masks]))
         if masks is not None:
             for frame, mask in enumerate(mine):
-                path = places.below(masks, clip.name, f"{frame:05d}.png")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                sample_clips.save_mask(path, mask)
+                sample_clips.save_mask(mask, masks, clip.name, f"{frame:05d}.png")
     if not scores:
         raise UserError("no clip has an object in its first frame: these are no masks of DAVIS-2017")
     return video_scores.summary(scores)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -23,6 +24,7 @@ from pretrain.images import hubs
 from pretrain.images.open import open_images
 from pretrain.run import replay
 from pretrain.sample import __main__ as sample
+from pretrain.sample import clips, scene, shifts
 from pretrain.tokenizers import __main__ as tokenizers
 from probes import cluster, knn, live, logistic, parts, segment, semi, tables
 from probes.ablate import __main__ as ablate
@@ -192,6 +194,57 @@ def test_a_log_of_a_command_and_a_gallery_are_written_through_no_link(outside: P
     Path("run/metrics.jsonl").write_text(SECRET)
     assert run_command(curves.main, ["--runs", "run"]) == DONE
     assert not Path("curves.png").is_symlink() and Path("curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+LAYOUTS = {
+    "out": ("train/striped_disc/00000.png", "val"),
+    "coco": ("annotations/instances_train2017.json", "train2017", "annotations"),
+    "ade20k": ("images/training/00000.jpg", "annotations", "annotations/validation"),
+    "davis": ("Annotations/480p/clip_00/00000.png", "JPEGImages", "ImageSets", "ImageSets/2017/val.txt"),
+    "roxford": ("roxford5k", "roxford5k/gnd_roxford5k.pkl", "roxford5k/jpg"),
+    "copydays": ("original", "jpegqual", "crops", "strong"),
+    "in9": ("train", "original/val", "in_to_in9.json"),
+    "ina": ("striped_disc", "striped_disc/00000.png"),
+    "inr": (scene.CLASSES[shifts.SUBSETS["inr"][0]],),
+    "sketch": ("striped_disc",),
+    "inc": ("gaussian_noise", "gaussian_noise/1"),
+}
+COUNTS = {"in9": 18}
+
+
+@pytest.mark.parametrize(("layout", "planted"), [(layout, name) for layout, names in LAYOUTS.items() for name in names])
+def test_a_data_set_is_drawn_through_no_link(
+    layout: str, planted: str, outside: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """46c01a2 wrote pictures and lists where the links led."""
+    planted = planted.replace("clip_00", clips.draw(0).name)
+    if layout == "inc":
+        pytest.importorskip("imagecorruptions")
+        monkeypatch.setattr(shifts.corruptions, "NAMES", ("gaussian_noise",))
+        monkeypatch.setattr(shifts.corruptions, "SEVERITIES", (1,))
+    link(Path("drawn") / planted, outside / ("new.png" if "." in planted else ""))
+    words = [f"--{layout}", "drawn", "--count", str(COUNTS.get(layout, 10)), "--size", "32"]
+    assert run_command(sample.main, words) == WRONG_COMMAND
+    assert f"error: drawn/{planted} is a link to" in capsys.readouterr().err
+
+
+def test_what_has_another_name_is_taken_apart_or_refused(outside: Path) -> None:
+    """46c01a2 wrote into hard links, as a tar may bring them along: logs, records of starts, pictures, a dense task's files."""
+    names = ["run/metrics.jsonl", "drawn/train/striped_disc/00000.png", "work/last_checkpoint", "masks/clip/00000.png"]
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(outside / "file", name)
+    store.append(Path(names[0]), "more")
+    assert Path(names[0]).read_text() == f"{SECRET}more"
+    assert run_command(sample.main, ["--out", "drawn", "--count", "10", "--size", "16"]) == DONE
+    (Path("work") / "run.log").write_text("x")
+    with pytest.raises(UserError, match="last_checkpoint"):
+        transfer.look_through(Path("work"))
+    (Path("work") / "last_checkpoint").write_text("run.log")
+    clips.save_mask(np.zeros((8, 8), dtype=np.uint8), Path("masks"), "clip", "00000.png")
+    os.link(outside / "file", "part.npy")
+    with pytest.raises(UserError, match="has another name elsewhere"):
+        cache._kept(Path("part.npy"), 1, "r+")
 
 
 @pytest.mark.parametrize("planted", ["blocks.npy", "done.npy", ""])

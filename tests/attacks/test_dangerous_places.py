@@ -3,6 +3,7 @@
 A new place fails here until somebody has thought about what a hostile file, name or server could do with it.
 """
 
+import functools
 import io
 import re
 import tokenize
@@ -119,7 +120,7 @@ PLACES: dict[str, dict[str, str]] = {
     "transfer/resume.py": {"code from text": "mmengine's modules by names that stand in this code"},
     "transfer/train.py": {
         "code from text": "packages by names that stand in this code; a typed --config is a program (docs/security.md)",
-        "glob": "this project's own configs",
+        "glob": "this project's own configs; walks the folder to take hard links apart, opens nothing else",
     },
 }
 """File -> kind of place -> why it is there and why it is safe."""
@@ -143,6 +144,7 @@ def code_of(path: Path) -> str:
     return "".join("".join(row) for row in lines)
 
 
+@functools.cache
 def places() -> dict[str, set[str]]:
     """What is in the code: file -> kinds of places."""
     found: dict[str, set[str]] = {}
