@@ -104,8 +104,10 @@ def append(path: Path, text: str) -> None:
 def save_run(folder: Path, state: Mapping[str, Any]) -> Path:
     """Write `state` as the run's newest checkpoint and keep the one before it as `previous.pt`.
 
-    A damaged one is not kept. Raises WorkError where that cannot be done; what was there before is then untouched.
+    A damaged one is not kept. Raises WorkError where that cannot be done, or a weight or moment is not finite; what was there
+    before is then untouched.
     """
+    _refuse_not_finite(folder / LAST, state)
     content, last = {"format": FORMAT, "version": VERSION, **state}, folder / LAST
     keep = folder / PREVIOUS if _is_whole(last) else None
     save_file(last, {**content, "checksum": checksum(content)}, keep=keep)
@@ -140,6 +142,25 @@ def _read_run(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not agree with its checksum")
     _whole.add(known)
     return state
+
+
+def _refuse_not_finite(path: Path, content: Mapping[str, Any]) -> None:
+    """Raise WorkError where a tensor of nested dicts and lists holds what is not finite."""
+    name = _not_finite(content, "")
+    if name:
+        raise WorkError(
+            f"{name} is not finite: {path} is not written, what was saved before stays; the training has diverged, begin again "
+            "from there with a lower --lr"
+        )
+
+
+def _not_finite(value: Any, name: str) -> str:
+    """The name of the first such tensor, or nothing."""
+    if isinstance(value, torch.Tensor):
+        return name if value.is_floating_point() and not bool(torch.isfinite(value).all()) else ""
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    found = (_not_finite(one, f"{name}.{key}" if name else str(key)) for key, one in parts)
+    return next(filter(None, found), "")
 
 
 def keep(folder: Path, epoch: int) -> Path:
@@ -280,8 +301,10 @@ def read_object(path: Path, allowed: Sequence[Any] = (), classes: torch_pickle.C
 def save_backbone(path: Path, weights: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
     """Backbone weights as safetensors; `about` (plain values) becomes the file's metadata under the key `about`.
 
-    In the same text stands a checksum of itself and of all weights: one key, as safetensors keeps several in no order.
+    In the same text stands a checksum of itself and of all weights: one key, as safetensors keeps several in no order. Raises
+    WorkError where a weight is not finite.
     """
+    _refuse_not_finite(path, weights)
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     sealed = {**about, "version": SEALED}
     seal = checksum({"about": json.dumps(sealed), "weights": tensors})

@@ -430,16 +430,21 @@ FREE_TO_CHANGE = frozenset(
     "allow_config_change allow_foreign_files".split()
 )
 """Options that a continued run may change: none of them touches its numbers."""
+NEVER_TO_CHANGE = frozenset(
+    "arch patch_size window width depth channels global_crops_size out_dim patch_out_dim shared_head shared_head_teacher "
+    "head_hidden_dim head_bottleneck_dim norm_last_layer targets separate_layers".split()
+)
+"""Options that a continued run cannot change even with --allow-config-change: they decide which weights there are."""
 
 
-def differences(config: Config, stored: Mapping[str, Any]) -> list[str]:
-    """What a run's stored options have otherwise, in words. An option that is newer than the run was at its default."""
+def differences(config: Config, stored: Mapping[str, Any]) -> dict[str, str]:
+    """What a run's stored options have otherwise: option -> words. An option that is newer than the run was at its default."""
     now, default = as_values(config), as_values(Config())
-    return [
-        f"--{name.replace('_', '-')} was {stored.get(name, default[name])}, now {now[name]}"
+    return {
+        name: f"--{name.replace('_', '-')} was {stored.get(name, default[name])}, now {now[name]}"
         for name in now
         if name not in FREE_TO_CHANGE and stored.get(name, default[name]) != now[name]
-    ]
+    }
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def train(config: Config, device: torch.device) -> int:
     precision = Precision(config.precision, device)
     objective = objective_of(config, shape, device)
     student, teacher = build(config, shape, fused=precision.fused_attention, patch_prototypes=objective.patch_prototypes)
-    run = Run(config, steps.steps_per_epoch, objective.digest)
+    run = Run(config, steps.steps_per_epoch, objective.digest, prepare.identity_of(images))
     ranges = values.check(images, config.value_range, begun=run.begun())
     start = begin(config.init_from, student, teacher, heads=config.init_heads) if config.init_from and not run.begun() else None
     student.to(device).train()

@@ -371,8 +371,8 @@ def test_recipes_are_possible_and_the_default_depends_on_what_is_given() -> None
 def test_an_option_newer_than_a_run_was_at_its_default() -> None:
     stored = options.as_values(Config())
     del stored["targets"]
-    assert options.differences(Config(), stored) == []
-    assert options.differences(Config(targets="hard"), stored) == ["--targets was online, now hard"]
+    assert options.differences(Config(), stored) == {}
+    assert options.differences(Config(targets="hard"), stored) == {"targets": "--targets was online, now hard"}
 
 
 @pytest.mark.parametrize("head", [{}, {"shared": False}], ids=["shared", "semi-shared"])

@@ -319,16 +319,6 @@ def test_features_that_are_not_finite_are_refused_wherever_they_come_about(tmp_p
         finite.checked(torch.full((1, 2), 1e30), tiny(), finite.of_batch)
 
 
-def test_kept_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    """On 46c01a2 they were read as they were."""
-    backbone, images, options = tiny(), pictures(), Common(cache=tmp_path)
-    features.extract(backbone, images, VIEW, options)
-    kept = next(tmp_path.glob("*/mean.npy"))
-    np.load(kept, mmap_mode="r+")[3, 5] = np.nan
-    with pytest.raises(UserError, match=f"{kept} holds features that are not finite: delete {kept.parent}"):
-        features.extract(backbone, images, VIEW, options)
-
-
 @pytest.mark.parametrize(
     ("main", "more"),
     [

@@ -1,6 +1,7 @@
 """Turned files, ranges of values, sources of any size: each kind tried on many instances."""
 
 import io
+import json
 import re
 import tracemalloc
 from pathlib import Path
@@ -12,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 from PIL import Image
+from test_commands import SMALL
 
 from checkpoints.architecture import shape_of, stored_architecture
-from checkpoints.cli import UserError, WorkError
+from checkpoints.cli import DONE, UserError, WorkError, run_command
+from pretrain import train
 from pretrain.batches import augment, masking
 from pretrain.batches.dataset import StepDataset
 from pretrain.engine import logs
@@ -303,3 +306,32 @@ def test_images_of_8_bit_and_floats_in_one_batch_are_the_same_brightness() -> No
     steps = StepDataset(images, augment.MultiCrop((view,), view, 0), masking.MaskSettings((0.0,), (0.0,), "rand"), (1, 1), 2, 0)
     pixels = steps._decode(steps.chosen(0), steps._draw(np.random.default_rng(0)), device_decodes=False).pixels
     assert all(np.allclose(array, 128 / 255) for array in pixels)
+
+
+@pytest.mark.parametrize("kind", ["npy", "tif"])
+@pytest.mark.parametrize(("value", "dtype"), [(3e38, "float32"), (-3e38, "float32"), (2e6, "float32"), (1e300, "float64")])
+def test_an_image_near_the_limits_of_its_type_is_bad_and_named(
+    value: float, dtype: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On 46c01a2 its batch was not finite: a refused step without a name, again in every epoch."""
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        pixels = generator.random((24, 24, 3)).astype(dtype)
+        if number == 9:  # not one of those that are looked at before the first step
+            pixels[3, 4] = value
+        path = tmp_path / "data" / f"{number:02}.{kind}"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, pixels) if kind == "npy" else tifffile.imwrite(path, pixels, photometric="rgb")
+    flags = [*SMALL, "--knn-every", "0", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--epochs", "1"]
+    assert run_command(train.main, flags) == DONE
+    said = capsys.readouterr().out
+    assert f"09.{kind}" in said and "far outside 0 to 1" in said
+    assert all(json.loads(line).get("skipped_steps", 0) == 0 for line in (tmp_path / "run" / "metrics.jsonl").open())
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64", "uint32", "float32", "uint16"])
+def test_a_value_range_keeps_what_its_type_can_tell_apart(dtype: str) -> None:
+    """Large numbers that differ little: in float32 they would be one."""
+    low = 60_000 if dtype == "uint16" else 8_000_000 if dtype == "float32" else 2_000_000_000
+    levels = values.to_unit(np.arange(low, low + 5).astype(dtype), (low, low + 4))
+    assert levels.dtype == np.float32 and levels.tolist() == [0, 0.25, 0.5, 0.75, 1]

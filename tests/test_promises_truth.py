@@ -7,20 +7,28 @@ import pkgutil
 import re
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
+import torch
+from test_commands import SMALL
 
 import checkpoints
 import pretrain
 import probes
 import transfer
-from checkpoints import bounds
-from checkpoints.cli import WRONG_COMMAND, UserError, parse, run_command
+from checkpoints import bounds, export, inspect, store
+from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, parse, run_command
 from pretrain import train
 from pretrain.tokenizers import __main__ as tokenizers
-from probes import knn
+from probes import cluster, knn, logistic, parts, segment, semi
+from probes.finetune import __main__ as finetune
+from probes.linear import __main__ as linear
+from probes.retrieval import __main__ as retrieval
 from probes.robustness import __main__ as robustness
+from probes.video import __main__ as video
 from probes.visualize import __main__ as visualize
 
 FREE = {"lr": "a rate of several that diverges is left out by name", "share": "its command says so", "value_range": "any two"}
@@ -119,3 +127,113 @@ def test_a_senseless_value_is_one_sentence_before_any_work(main: Any, flags: str
     assert run_command(main, flags.split()) == WRONG_COMMAND
     said = capsys.readouterr().err
     assert said.startswith("error: --") and flags.split(maxsplit=1)[0] in said and said.count("\n") == 1
+
+
+def poisoned(kind: str, value: float, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint of one of the layouts that are read, with one weight that is not finite; whole otherwise."""
+    weights = dict(tiny.backbone().state_dict())
+    weights["blocks.1.mlp.fc1.weight"] = weights["blocks.1.mlp.fc1.weight"].clone()
+    weights["blocks.1.mlp.fc1.weight"][3, 4] = value
+    about = {"key": "teacher", "epoch": 3, "step": 30, "shape": tiny.TINY._asdict()}
+    with monkeypatch.context() as inside:
+        inside.setattr(store, "_refuse_not_finite", lambda *_: None)
+        if kind == "backbone.safetensors":
+            store.save_backbone(root / kind, weights, about)
+        elif kind == "teacher.pth":
+            torch.save({"teacher": {f"backbone.{name}": one for name, one in weights.items()}}, root / kind)
+        else:
+            torch.save(weights, root / kind)
+    return root / kind
+
+
+COMMANDS: dict[str, tuple[Any, str]] = {
+    "knn": (knn.main, ""),
+    "linear": (linear.main, "--epochs 1"),
+    "linear cached": (linear.main, "--mode cached --epochs 1"),
+    "logistic": (logistic.main, ""),
+    "cluster": (cluster.main, ""),
+    "parts": (parts.main, ""),
+    "semi": (semi.main, "--frozen"),
+    "semi cached": (semi.main, "--frozen --mode cached"),
+    "segment": (segment.main, ""),
+    "finetune": (finetune.main, ""),
+    "robustness": (robustness.main, "--suite occlusion"),
+    "retrieval": (retrieval.main, "--suite copydays"),
+    "video": (video.main, ""),
+    "attention": (visualize.main, "attention"),
+    "inspect": (inspect.main, ""),
+    "export": (export.main, "--to huggingface --out exported"),
+    "export to timm": (export.main, "--to timm --out exported"),
+}
+POSITIONAL = ("inspect",)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", ["backbone.safetensors", "teacher.pth"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_works_with_weights_that_are_not_finite(
+    command: str, kind: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """46c01a2: 100.0 for all 45 rates of the linear probe, k-NN 33.3, chance of the others, all with a record and exit code 0."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = poisoned(kind, value, tmp_path, monkeypatch)
+    main, more = COMMANDS[command]
+    asked = [*more.split(), *([str(file)] if command in POSITIONAL else ["--ckpt", str(file)])]
+    assert run_command(main, asked) in (WRONG_COMMAND, FAILED)
+    said = capsys.readouterr()
+    assert "NaN or infinite numbers" in said.err, said
+    assert said.err.count("\n") == 1 and "blocks.1.mlp.fc1.weight" in said.err
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [kind]
+
+
+def test_no_training_begins_with_weights_that_are_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = poisoned("backbone.safetensors", math.nan, tmp_path, monkeypatch)
+    assert run_command(train.main, [*SMALL, "--init-from", str(file), "--out", str(tmp_path / "run")]) == WRONG_COMMAND
+    assert "finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["student", "teacher", "optimizer"])
+def test_weights_that_are_not_finite_are_never_saved(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """46c01a2 wrote them over `last.pt` and then over `previous.pt`."""
+    flags = [*SMALL, "--knn-every", "0", "--out", str(tmp_path / "run"), "--save-minutes", "0"]
+    real = train.train_step
+
+    def broken(model: Any, teacher: Any, optimizer: Any, batches: Any, now: Any, *rest: Any) -> Any:
+        outcome = real(model, teacher, optimizer, batches, now, *rest)
+        steps.append(now)
+        if len(steps) == 3:
+            tensors = {
+                "student": model.backbone.norm.bias.data,
+                "teacher": teacher.backbone.norm.bias.data,
+                "optimizer": next(one["exp_avg"] for one in optimizer.state.values()).view(-1),
+            }
+            tensors[where][0] = math.nan
+        return outcome
+
+    steps: list[Any] = []
+    monkeypatch.setattr(train, "train_step", broken)
+    assert run_command(train.main, [*flags, "--steps", "5"]) == FAILED
+    said = capsys.readouterr().err
+    assert where in said and "is not finite" in said and "last.pt is not written" in said and said.count("\n") == 1
+    found = store.load_run(tmp_path / "run")
+    assert found is not None and found.state["step"] == 2 and not found.passed_over
+    monkeypatch.setattr(train, "train_step", real)
+    assert run_command(train.main, [*flags, "--steps", "5"]) == DONE
+
+
+@pytest.mark.parametrize("flag", ["--lr 1e25", "--weight-decay 1e30", "--lr 1e9"])
+def test_a_rate_that_makes_weights_infinite_never_replaces_a_good_checkpoint(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*SMALL, "--knn-every", "0", "--out", str(tmp_path / "run"), "--save-minutes", "0", "--warmup-epochs", "0"]
+    assert run_command(train.main, [*flags, "--steps", "2"]) == DONE
+    code = run_command(train.main, [*flags, "--steps", "12", *flag.split(), "--allow-config-change", "true"])
+    found = store.load_run(tmp_path / "run")
+    assert found is not None and store._not_finite(found.state, "") == ""
+    said = capsys.readouterr().err
+    assert code in (DONE, FAILED, WRONG_COMMAND) and "Traceback" not in said

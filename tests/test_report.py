@@ -246,7 +246,7 @@ def test_the_commands_on_the_page_mean_what_was_run(run: Path) -> None:
     found = report_run.read(run)
     line = shlex.split(commands.training(found))
     assert line[0] == "tools/pretrain.sh"
-    assert options.differences(options.read_command_line(line[1:]), found.config) == []
+    assert options.differences(options.read_command_line(line[1:]), found.config) == {}
     record = json.loads((run / "results" / "knn.json").read_text())
     words = shlex.split(commands.measuring(record))
     assert words[:3] == ["python", "-m", "probes.knn"]

@@ -16,8 +16,9 @@ from checkpoints import elsewhere, once
 from checkpoints.cli import UserError
 from checkpoints.places import cache_folder
 from checkpoints.store import first_line
+from pretrain.images.digests import digest
 from pretrain.images.formats import BadImage, guarded, reason
-from pretrain.images.source import Content, Images, Parquet, digest
+from pretrain.images.source import Content, Images, Parquet
 
 SPLITS = {"train": ("train", "training", "trainval"), "val": ("val", "test", "validation", "valid"), "test": ("test",)}
 
@@ -35,10 +36,15 @@ class HuggingFace(Parquet):
         names = next((f.names for key, f in split.features.items() if key == "label" and hasattr(f, "names")), None)
         if names:
             self.classes = list(names)
+        self._files = [Path(file["filename"]) for file in split.cache_files]
         self._fingerprint = str(split._fingerprint)
 
+    def files(self) -> Sequence[str] | None:
+        return super().files() or None  # of what is in memory alone there are none
+
     def fingerprint(self) -> str:
-        return digest([self._fingerprint.encode()])
+        """Of the library's own, which tells selections from one file apart, and of the files."""
+        return digest([self._fingerprint.encode(), super().fingerprint().encode()])
 
 
 def open_hugging_face(name: str, part: str | None) -> Images:

@@ -29,6 +29,11 @@ class Cells(NamedTuple):
     bytes_: pa.ChunkedArray | None
     paths: pa.ChunkedArray | None
 
+    @property
+    def whole(self) -> bool:
+        """Whether every row holds its image, and none only names a file."""
+        return self.bytes_ is not None and not self.bytes_.null_count
+
     def at(self, row: int) -> tuple[bytes | None, str | None]:
         """A row's content and the name it gives its file."""
         content, path = (None if column is None else column[row].as_py() for column in self)

@@ -1,8 +1,6 @@
 """What a source of images is, and those that lie on this machine: folders, lists of paths, parquet files, the embedded sample."""
 
 import errno
-import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from checkpoints.cli import UserError
 from checkpoints.store import first_line
 from pretrain.images import path_lists
 from pretrain.images.decode import LazyImage, Pixels
+from pretrain.images.digests import digest, of_files
 from pretrain.images.formats import BadImage, read_file
 from pretrain.images.parquet import Cells, Groups, cells, image_column, label_column, numbered
 from pretrain.images.path_lists import Paths
@@ -67,39 +66,23 @@ class Images(ABC):
         """Every number once, as an epoch should go through them."""
         return generator.permutation(len(self))
 
+    def files(self) -> Sequence[str] | None:
+        """The files that hold all images, each content once; None where they are not (only) in files of their own."""
+        return None
+
     def fingerprint(self) -> str:
-        """Hex digest that changes when any image does: of all contents, or of what stands for them."""
-        return digest(_content_or_error(self, index) for index in range(len(self)))
+        """Hex digest that changes when any image does: of all contents, or of what stands for them (`digests.of_files`)."""
+        files = self.files()
+        return digest(content_or_error(self, index) for index in range(len(self))) if files is None else of_files(files)
 
 
-def digest(parts: Iterable[bytes]) -> str:
-    """Of the parts one after the other, each with its length."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(f"{len(part)} ".encode())
-        found.update(part)
-    return found.hexdigest()
-
-
-def _content_or_error(images: Images, index: int) -> bytes:
+def content_or_error(images: Images, index: int) -> bytes:
+    """An image's bytes, or its pixels', or what is wrong with it."""
     try:
         content = images.content(index)
     except (OSError, BadImage) as error:  # it will be named when its turn comes
-        return str(error).encode()
+        return str(error).encode("utf-8", "backslashreplace")
     return content if isinstance(content, bytes) else np.ascontiguousarray(content).tobytes()
-
-
-def state_of_files(paths: Iterable[str | Path]) -> str:
-    """Digest of names, sizes and times of change; a file that is missing counts as such."""
-    return digest(_state(str(path)).encode() for path in paths)
-
-
-def _state(path: str) -> str:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return f"{path} missing"
-    return f"{path} {found.st_size} {found.st_mtime_ns}"
 
 
 class Subset(Images):
@@ -182,8 +165,8 @@ class Files(Images):
     def where(self, index: int) -> str:
         return self._paths[index]
 
-    def fingerprint(self) -> str:
-        return state_of_files(self._paths)
+    def files(self) -> Sequence[str]:
+        return self._paths
 
 
 def number_classes(labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -250,9 +233,8 @@ class Parquet(Images):
     def order(self, generator: np.random.Generator) -> np.ndarray:
         return self._rows.order(generator) if isinstance(self._rows, Groups) else super().order(generator)
 
-    def fingerprint(self) -> str:
-        bytes_inside = isinstance(self._rows, Groups) and self._rows.whole
-        return state_of_files(self._files) if bytes_inside else super().fingerprint()
+    def files(self) -> Sequence[str] | None:
+        return [str(file) for file in self._files] if self._rows.whole else None
 
 
 class Spread(NamedTuple):

@@ -24,7 +24,7 @@ from checkpoints.once import make_once
 from checkpoints.places import cache_folder
 from checkpoints.store import first_line
 from pretrain.images.formats import check_size
-from pretrain.images.source import SUFFIXES, Content, Images, number_classes, state_of_files
+from pretrain.images.source import SUFFIXES, Content, Images, number_classes
 from pretrain.images.tally import Tally
 from pretrain.images.tar_headers import members
 from pretrain.images.tar_samples import Place, pictures, several
@@ -100,8 +100,8 @@ class Shards(Images):
         name = os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]].tobytes())
         return f"{self._paths[self._shard(index)]}: {name}"
 
-    def fingerprint(self) -> str:
-        return state_of_files(self._paths)
+    def files(self) -> Sequence[str]:
+        return self._paths
 
     def order(self, generator: np.random.Generator) -> np.ndarray:
         """Shards in a drawn order, then every image moved by up to WINDOW places: reading stays almost sequential."""

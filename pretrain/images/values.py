@@ -17,6 +17,8 @@ ValueRange = tuple[float, ...]
 """Least and largest value, or nothing: whole numbers are then 0..65535, others 0..1."""
 LOOKED_AT = 16
 """Images, evenly spread, whose values are looked at before the first step."""
+MOST = 1e6
+"""Of a value that is taken as it is: larger ones make sums and squares of a network's first layers overflow."""
 SLACK = 1e-3
 """What a resized or compressed image may be beyond 0..1."""
 
@@ -27,12 +29,16 @@ def to_unit(array: np.ndarray, value_range: ValueRange = ()) -> np.ndarray:
         return array.astype(np.float32, order="C")  # in this order at once, so that no copy follows
     if array.dtype.kind not in "uif" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
         raise BadImage(f"its numbers ({array.dtype}) are not all finite")
-    levels = array.astype(np.float32, order="C")
     if value_range:
         low, high = value_range
-        levels -= np.float32(low)
-        levels /= np.float32(high - low)
-        return levels.clip(0, 1, out=levels)
+        exact = np.float32 if array.dtype.itemsize < 4 or array.dtype == np.float32 else np.float64
+        scaled = array.astype(exact, order="C")
+        scaled -= exact(low)
+        scaled /= exact(high - low)
+        return scaled.clip(0, 1, out=scaled).astype(np.float32, copy=False)
+    if array.dtype.kind == "f" and array.size and max(float(array.max()), -float(array.min())) > MOST:
+        raise BadImage(f"its numbers reach from {array.min():g} to {array.max():g}, far outside 0 to 1")
+    levels = array.astype(np.float32, order="C")
     if array.dtype.kind in "ui":  # Pillow widens 16 bit to 32
         levels /= np.float32(65535)
     return levels

@@ -17,16 +17,19 @@ from pretrain.config import Config
 from pretrain.engine import distributed
 from pretrain.engine.optim import restore_
 from pretrain.engine.run_folder import RunFolder, random_states, set_random_states, set_scaler_state
+from pretrain.images import identity
 from pretrain.method.ibot import Student, Teacher
 
 
 class Run(RunFolder):
     """One training in one folder. Only the main process writes."""
 
-    def __init__(self, config: Config, steps_per_epoch: int, tokenizer: str = "") -> None:
-        """`tokenizer`: a digest of what --tokenizer names."""
+    def __init__(
+        self, config: Config, steps_per_epoch: int, tokenizer: str = "", images: Mapping[str, str] | None = None
+    ) -> None:
+        """`tokenizer`: a digest of what --tokenizer names; `images`: what is remembered of the data."""
         super().__init__(folder_of(config), options.as_values(config), steps_per_epoch, config.save_minutes, config.track)
-        self.config, self.tokenizer = config, tokenizer
+        self.config, self.tokenizer, self.images = config, tokenizer, images or {}
 
     def resume(
         self, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
@@ -65,15 +68,31 @@ class Run(RunFolder):
 
     def _other_options(self, state: Mapping[str, Any]) -> list[str]:
         """In what this run differs from the stored one, as remarks. Raises UserError for what nobody allowed."""
-        changed, allowed = options.differences(self.config, state["config"]), self.config.allow_config_change
+        found, allowed = options.differences(self.config, state["config"]), self.config.allow_config_change
+        changed = list(found.values())
+        fixed = [words for name, words in found.items() if name in options.NEVER_TO_CHANGE]
+        if fixed and allowed:
+            raise UserError(
+                f"{self.folder} holds a run with other weights ({'; '.join(fixed)}): these options cannot change; give them as "
+                f"they were, or another --out, where --init-from {self.folder} begins with what fits"
+            )
         if state.get("tokenizer", "") != self.tokenizer and not changed:
             changed = [f"what --tokenizer {self.config.tokenizer} names is another file now"]
-        if changed and not allowed:
+        known = identity.remembered(state.get("data", {}), f"{self.folder}: data")
+        images = [] if "data" in found else identity.differences(self.images, known)
+        if (changed or images) and not allowed:
+            what = "options" if changed else "images"
+            words = "; ".join([*changed, *(f"--data {self.config.data} has {one}" for one in images)])
             raise UserError(
-                f"{self.folder} holds a run with other options ({'; '.join(changed)}): give the same options, another --out "
-                "to begin a new run, or --allow-config-change true to go on with the new ones"
+                f"{self.folder} holds a run with other {what} ({words}): give the same, another --out to begin a new run, or "
+                "--allow-config-change true to go on with what there is now"
             )
         remarks = [f"options have changed: {'; '.join(changed)}"] if changed else []
+        remarks += [f"the images have changed: {'; '.join(images)}"] if images else []
+        if self.images and not known:
+            remarks.append(
+                "the checkpoint is of a version that did not look at the images: whether they have changed is not known"
+            )
         now, before = distributed.world_size(), state["processes"]
         if now != before:
             remarks.append(
@@ -110,6 +129,7 @@ class Run(RunFolder):
             "random": states,
             "config": options.as_values(self.config),
             "tokenizer": self.tokenizer,
+            "data": dict(self.images),
             "shape": shape._asdict(),
         }
         folder = self.here()

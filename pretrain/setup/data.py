@@ -15,6 +15,7 @@ from pretrain.config import Config
 from pretrain.engine import bad_images, distributed
 from pretrain.evaluate import online_knn as curve
 from pretrain.images.decode import BadImage
+from pretrain.images.identity import identity
 from pretrain.images.open import open_images
 from pretrain.images.source import Images, spread_of
 from pretrain.method.ibot import Student, Teacher
@@ -57,6 +58,12 @@ def data(config: Config, device: torch.device) -> Data:
         local_grid=options.local_grid(config),
     )
     return Data(images, shape, steps)
+
+
+def identity_of(images: Images) -> dict[str, str]:
+    """What a checkpoint remembers of a run's images (`pretrain.images.identity`); the main process looks for all."""
+    found = [identity(images)._asdict() if distributed.is_main() else None]
+    return next(one for one in distributed.gathered(found) if one is not None)
 
 
 LOOKED_AT, DARK = 8, 32

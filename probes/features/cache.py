@@ -8,21 +8,20 @@ the images, how they are seen, the precision. A changed weight or file is anothe
 n images, w width of four [CLS] side by side, d width of the last block, t patches.
 """
 
+import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from checkpoints import places, reading, store
+from checkpoints import once, places, store
 from checkpoints.cli import UserError, WorkError
 from checkpoints.places import cache_folder
 from pretrain.batches.feeding import fed
@@ -30,9 +29,11 @@ from pretrain.engine import distributed
 from pretrain.evaluate import finite
 from pretrain.evaluate import views as eval_views
 from pretrain.images.decode import BadImage
-from pretrain.images.source import Images, digest
+from pretrain.images.digests import digest
+from pretrain.images.source import Images
 from pretrain.models.backbone import Backbone
 from pretrain.models.vit import ViT
+from probes.features import kept
 from probes.shared import console
 from probes.shared.subject import Common, View
 
@@ -41,7 +42,6 @@ VERSION = 1
 BLOCKS = 4
 FEW = 4000
 """Images that are decoded in this process, as starting others takes longer."""
-ABOUT, DONE = "about.json", "done.npy"
 
 
 class Features(NamedTuple):
@@ -89,45 +89,35 @@ def needed(kind: str) -> tuple[str, ...]:
 def extract(backbone: Backbone, images: Images, view: View, options: Common, arrays: tuple[str, ...] = STANDARD) -> Features:
     """Features of all images, from the cache where they are there. All processes must call it, and all get everything.
 
-    `arrays` as in `represent`. Raises UserError naming an image that cannot be read, WorkError one whose features are not finite.
+    `arrays` as in `represent`. Raises UserError naming an image that cannot be read, WorkError one whose features are not finite,
+    and where there is no room. Kept ones that do not agree with their checksum are computed again, which is said.
     """
     about = description(backbone, images, view, options.precision, arrays)
     folder = (options.cache or cache_folder("IBOT_FEATURES", "features")) / digest([json.dumps(about, sort_keys=True).encode()])
-    were_there = folder.is_dir()
-    if not were_there:
-        _fill(folder, about, backbone, images, view, options, arrays)
-    found = Features({name: _kept(folder / f"{name}.npy", len(images)) for name in arrays})
-    for name, array in found.arrays.items() if were_there else ():  # new ones have been looked at as they came about
-        _refuse_not_finite(folder / f"{name}.npy", array)
-    return found
-
-
-def _refuse_not_finite(path: Path, array: np.ndarray) -> None:
-    for start in range(0, len(array), FEW):
-        if not np.isfinite(array[start : start + FEW]).all():
-            raise UserError(f"{path} holds features that are not finite: delete {path.parent}, and they are computed again")
-
-
-def _kept(path: Path, rows: int, mode: Literal["r", "r+"] = "r", dtype: type = np.float32) -> np.memmap:
-    """An array on disk. Raises UserError where it is not what was kept there."""
-    if mode == "r+":
-        places.refuse_link(path)
-        places.refuse_other_names(path)
     try:
-        reading.opened(path).close()
-        found = np.load(path, mmap_mode=mode)
-        if (
-            isinstance(found, np.memmap)
-            and found.dtype == dtype
-            and found.ndim > (dtype == np.float32)
-            and len(found) == rows
-            and found.size
-        ):
-            return found
-        why = f"it has {list(found.shape)} of {found.dtype}" if isinstance(found, np.ndarray) else "it is an archive"
-    except (OSError, ValueError, EOFError) as error:
-        why = store.first_line(error)
-    raise UserError(f"{path} is not the features that were kept there ({why}): delete {path.parent}, and they are computed again")
+        if not _kept_by_all(folder, arrays, len(images)):
+            with _alone(folder):
+                if not _kept_by_all(folder, arrays, len(images)):  # another command may have made them meanwhile
+                    _fill(folder, about, backbone, images, view, options, arrays)
+        found = kept.finished(folder, arrays, len(images), looked_at=True)
+    except OSError as error:
+        why = error.strerror or store.first_line(error)
+        raise WorkError(
+            f"features could not be written to {folder.parent} ({why}): make room, or give another --cache"
+        ) from error
+    if found is None:
+        raise WorkError(f"{folder} was changed meanwhile: start again")
+    return Features(found)
+
+
+def _kept_by_all(folder: Path, arrays: Sequence[str], rows: int) -> bool:
+    """Whether the features are there and whole; the main process looks for all."""
+    return distributed.any_true(distributed.is_main() and kept.finished(folder, arrays, rows) is not None)[0]
+
+
+def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Other commands wait until this one has made the features."""
+    return once.alone(folder) if distributed.is_main() else contextlib.nullcontext()
 
 
 def description(backbone: Backbone, images: Images, view: View, precision: str, arrays: Sequence[str]) -> dict[str, Any]:
@@ -179,63 +169,37 @@ def _fill(
 ) -> None:
     """Compute what is not there yet, block by block, each process its share; the folder appears when all is done.
 
-    Raises WorkError naming an image whose features are not finite, and where there is no room.
+    Raises WorkError naming an image whose features are not finite, OSError where there is no room.
     """
     partial = places.below(folder.parent, f"{folder.name}.partial")
     size, block = len(images), options.batch_size
     starts = list(range(0, size, block))
-    try:
-        if distributed.is_main():
-            _lay_out(partial, about, backbone, images, view, names)
-        distributed.barrier()
-        arrays = {name: _kept(places.below(partial, f"{name}.npy"), size, "r+") for name in names}
-        done = _kept(places.below(partial, DONE), size, "r+", np.bool_)
-        missing = [start for start in starts if not done[start : start + block].all()]
-        distributed.barrier()  # only now may rows be written: everyone has seen the same ones missing
-        mine, there = missing[distributed.rank() :: distributed.world_size()], len(starts) - len(missing)
-        what = f"features of {images.name}" + (f" ({there} of {len(starts)} blocks were there)" if there else "")
-        for start, crops in console.steps(what, _batches(images, mine, view, backbone, options), len(mine)):
-            rows = slice(start, start + len(crops))
-            for name, values in _forward(backbone, crops, options.precision, names).items():
-                finite.checked(values, backbone, lambda row, start=start: images.where(start + row))  # type: ignore[misc]
-                arrays[name][rows] = values.numpy()
-            for array in arrays.values():
-                array.flush()
-            done[rows] = True
-        distributed.barrier()
-        if distributed.is_main():
-            _appear(partial, folder)
-        distributed.barrier()
-    except OSError as error:
-        why = error.strerror or store.first_line(error)
-        raise WorkError(
-            f"features could not be written to {folder.parent} ({why}): make room, or give another --cache"
-        ) from error
+    missing: list[int] = []
+    if distributed.is_main():
+        shapes = _shapes(backbone, view, names)
+        done = kept.lay_out(partial, about | {"name": images.name}, shapes, size)
+        missing = [start for start in starts if not all(done[start : start + block])]
+    missing = distributed.gathered(missing)
+    rows = kept.Rows(partial, names, size)
+    mine, there = missing[distributed.rank() :: distributed.world_size()], len(starts) - len(missing)
+    what = f"features of {images.name}" + (f" ({there} of {len(starts)} blocks were there)" if there else "")
+    for start, crops in console.steps(what, _batches(images, mine, view, backbone, options), len(mine)):
+        found = _forward(backbone, crops, options.precision, names)
+        for values in found.values():
+            finite.checked(values, backbone, lambda row, start=start: images.where(start + row))  # type: ignore[misc]
+        rows.write(slice(start, start + len(crops)), {name: values.numpy() for name, values in found.items()})
+    distributed.barrier()
+    if distributed.is_main():
+        kept.seal(partial, folder, names)
+    distributed.barrier()
 
 
-def _lay_out(partial: Path, about: dict[str, Any], backbone: Backbone, images: Images, view: View, names: Sequence[str]) -> None:
-    """Empty arrays of the right sizes, unless an interrupted pass has left its own."""
-    if (partial / ABOUT).is_file():
-        return
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+def _shapes(backbone: Backbone, view: View, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Of one image's features."""
     device, shape = next(backbone.parameters()).device, backbone.shape
     with torch.inference_mode():
         one = represent(backbone, torch.zeros(1, shape.channels, view.crop, view.crop, device=device), names)
-    for name, values in one.items():
-        open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.float32, shape=(len(images), *values.shape[1:])).flush()
-    open_memmap(partial / DONE, mode="w+", dtype=np.bool_, shape=(len(images),)).flush()
-    store.write_bytes(partial / ABOUT, json.dumps(about | {"name": images.name}, indent=1).encode())
-
-
-def _appear(partial: Path, folder: Path) -> None:
-    """The finished features under their own name; another command may have been as quick."""
-    try:
-        os.rename(partial, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        shutil.rmtree(partial, ignore_errors=True)
+    return {name: tuple(values.shape[1:]) for name, values in one.items()}
 
 
 def _forward(backbone: Backbone, crops: Tensor, precision: str, names: Sequence[str]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from pretrain.engine import distributed
 from pretrain.engine.console import Screen, clock
 from pretrain.engine.optim import restore_
 from pretrain.engine.run_folder import RunFolder, random_states, set_random_states, set_scaler_state
+from pretrain.images import identity
 from pretrain.run.progress import memory
 from probes.finetune.model import Classifier, about
 from probes.finetune.options import Options, as_values, differences
@@ -52,10 +53,13 @@ class Run(RunFolder):
 
     flag = "--folder"
 
-    def __init__(self, folder: Path, options: Options, checkpoint: str, steps_per_epoch: int) -> None:
-        """`checkpoint`: digest of the file that the weights come from, or the name of what is no file."""
+    def __init__(
+        self, folder: Path, options: Options, checkpoint: str, steps_per_epoch: int, images: Mapping[str, str] | None = None
+    ) -> None:
+        """`checkpoint`: digest of the file that the weights come from, or the name of what is no file; `images`: the `identity`
+        of what it learns from."""
         super().__init__(folder, as_values(options) | {"checkpoint": checkpoint}, steps_per_epoch, options.save_minutes)
-        self.options = options
+        self.options, self.images = options, images or {}
         self.tests: list[Tested] = []
         self.skipped = 0
         self.answers: dict[str, Int[Tensor, "n a"]] = {}
@@ -81,10 +85,11 @@ class Run(RunFolder):
             checked.network(state[name], f"{found.path}: {name}")
         now = {**self.values, "steps_per_epoch": self.steps_per_epoch}
         changed = differences(now, state["config"] | {"steps_per_epoch": state["steps_per_epoch"]})
+        if not changed:
+            known = identity.remembered(state.get("data", {}), f"{self.folder}: data")
+            changed = [f"--data {self.options.data} has {one}" for one in identity.differences(self.images, known)]
         if changed:
-            raise UserError(
-                f"{self.folder} holds a run with other options ({'; '.join(changed)}): give the same, or another --folder"
-            )
+            raise UserError(f"{self.folder} holds another run ({'; '.join(changed)}): give the same, or another --folder")
         remarks = [f"{found.passed_over}: {found.path} is used"] if found.passed_over else []
         load_strictly(network.model, state["model"], found.path)
         restore_(network.optimizer, state["optimizer"], f"{found.path}: optimizer")
@@ -158,6 +163,7 @@ class Run(RunFolder):
             "answers": self.answers,
             "skipped": self.skipped,
             "classes": classes,
+            "data": dict(self.images),
             "config": self.values,
             "shape": shape._asdict(),
         }

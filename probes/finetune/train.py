@@ -21,6 +21,7 @@ from pretrain.engine.precision import Precision
 from pretrain.engine.run_folder import claimed
 from pretrain.images import values
 from pretrain.models.backbone import Loaded, load_backbone
+from pretrain.setup.data import identity_of
 from pretrain.setup.networks import compile_blocks
 from pretrain.train import in_groups, stop_requested
 from probes.finetune import report
@@ -115,7 +116,8 @@ def train(  # noqa: PLR0915  # the loop is read from top to bottom
     network = Network(model, optimizer, precision.scaler, ModelEmaV3(model, decay=options.ema) if options.ema else None)
     torch.manual_seed(options.seed + distributed.rank())
 
-    run = Run(folder, options, store.sha256(loaded.path) if loaded.path.is_file() else str(loaded.path), steps.steps_per_epoch)
+    begins_with = store.sha256(loaded.path) if loaded.path.is_file() else str(loaded.path)
+    run = Run(folder, options, begins_with, steps.steps_per_epoch, identity_of(data.train))
     remarks = run.resume(network)
     run.begin()
     lines = Lines(run, total, heading(options, loaded, data, f"{device.type} {precision.name}"), remarks)

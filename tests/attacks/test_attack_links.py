@@ -248,19 +248,27 @@ def test_what_has_another_name_is_taken_apart_or_refused(outside: Path) -> None:
 
 
 @pytest.mark.parametrize("planted", ["blocks.npy", "done.npy", ""])
-def test_features_are_written_through_no_link_in_a_shared_cache(planted: str, outside: Path, tmp_path: Path) -> None:
+def test_features_are_written_through_no_link_in_a_shared_cache(
+    planted: str, outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On 46c01a2 the rows of a file elsewhere were overwritten by features."""
     write_flat(Path("images"), noise(4, 40))
-    how = subject.Common(workers=0, cache=Path("cache"))
+    how = subject.Common(workers=0, cache=Path("cache"), batch_size=2)
     arguments = (tiny.backbone(), open_images("images"), subject.View(32, 32), how, ("blocks",))
-    cache.extract(*arguments)
-    (made,) = Path("cache").iterdir()
-    victim, partial = tmp_path / "victim", made.with_suffix(".partial")
-    made.rename(partial)
+    forward, seen = cache._forward, []
+
+    def interrupted(*given: Any) -> Any:
+        seen.append(given)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return forward(*given)
+
+    monkeypatch.setattr(cache, "_forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cache.extract(*arguments)
+    (partial,) = Path("cache").glob("*.partial")
+    victim = tmp_path / "victim"
     if planted:
-        content = bytearray((partial / cache.DONE).read_bytes())
-        content[-4:] = bytes(4)
-        (partial / cache.DONE).write_bytes(content)
         (partial / planted).rename(victim)
         link(partial / planted, victim)
     else:

@@ -1,0 +1,75 @@
+"""Whether a training goes on with the images that it began with: what its checkpoint remembers of them."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from checkpoints import checked
+from pretrain.images import digests
+from pretrain.images.source import Images, content_or_error
+
+SAMPLED, SIZED = 256, 20_000
+"""Images whose content is looked at, files whose size is, where there is too much to look at everything; evenly spaced."""
+ALL, SOME = "all contents", f"sizes and {SAMPLED} contents"
+
+
+class Identity(NamedTuple):
+    """What is the same for the same images in the same order, wherever they lie; digests but for the first and the last."""
+
+    images: str
+    """How many."""
+    labels: str
+    classes: str
+    contents: str
+    compared: str
+    """What `contents` is of."""
+
+
+def identity(images: Images) -> Identity:
+    """Of a source."""
+    labels = b"" if images.labels is None else np.ascontiguousarray(images.labels, np.int64).tobytes()
+    classes = digests.digest(name.encode("utf-8", "backslashreplace") for name in images.classes)
+    return Identity(str(len(images)), digests.digest([labels]), classes, *_contents(images))
+
+
+def _contents(images: Images) -> tuple[str, str]:
+    files = images.files()
+    if files is None:
+        few = len(images) <= SAMPLED
+        return digests.digest(content_or_error(images, index) for index in _spaced(len(images), SAMPLED)), ALL if few else SOME
+    if len(files) <= SIZED:
+        kept = [digests.state(path) for path in files]
+        if sum(found.st_size for found in kept if found) <= digests.AFFORDED:
+            return digests.of_files(files), ALL
+    else:
+        kept = [digests.state(files[index]) for index in _spaced(len(files), SIZED)]
+    sizes = (str(found.st_size if found else None).encode() for found in kept)
+    sampled = (content_or_error(images, index) for index in _spaced(len(images), SAMPLED))
+    return digests.digest([*sizes, *sampled]), SOME
+
+
+def _spaced(count: int, most: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+
+
+def differences(now: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
+    """In what images differ from those that a checkpoint remembers, if it remembers any; for a sentence."""
+    if not before or not now or dict(now) == dict(before):
+        return []
+    if now["images"] != before["images"]:
+        return [f"{now['images']} images, there were {before['images']}"]
+    words = {
+        "labels": "other labels",
+        "classes": "other names of classes",
+        "contents": f"other images ({now['compared']} compared)",
+    }
+    return [word for name, word in words.items() if now[name] != before[name]] or ["more or fewer bytes"]
+
+
+def remembered(value: object, where: str) -> dict[str, str]:
+    """The identity that a checkpoint holds, or nothing, of one from before there was one. Raises UserError where it is none."""
+    found = checked.mapping(value, where)
+    if found and found.keys() != set(Identity._fields):
+        checked.refuse(where, ", ".join(sorted(map(str, found)))[:200], f"{', '.join(Identity._fields)}")
+    return {name: checked.text(one, f"{where}: {name}") for name, one in found.items()}
