@@ -326,12 +326,14 @@ def test_an_image_near_the_limits_of_its_type_is_bad_and_named(
     assert run_command(train.main, flags) == DONE
     said = capsys.readouterr().out
     assert f"09.{kind}" in said and "far outside 0 to 1" in said
-    assert all(json.loads(line).get("skipped_steps", 0) == 0 for line in (tmp_path / "run" / "metrics.jsonl").open())
+    assert all(
+        json.loads(line).get("skipped_steps", 0) == 0 for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int64", "uint32", "float32", "uint16"])
 def test_a_value_range_keeps_what_its_type_can_tell_apart(dtype: str) -> None:
     """Large numbers that differ little: in float32 they would be one."""
     low = 60_000 if dtype == "uint16" else 8_000_000 if dtype == "float32" else 2_000_000_000
-    levels = values.to_unit(np.arange(low, low + 5).astype(dtype), (low, low + 4))
+    levels = values.to_unit(np.arange(low, low + 5).astype(dtype), (float(low), float(low + 4)))
     assert levels.dtype == np.float32 and levels.tolist() == [0, 0.25, 0.5, 0.75, 1]
