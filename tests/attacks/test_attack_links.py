@@ -31,7 +31,7 @@ from probes.ablate import __main__ as ablate
 from probes.bench import data as bench_data
 from probes.bench import knn as bench_knn
 from probes.bench import step as bench_step
-from probes.features import cache
+from probes.features import cache, kept
 from probes.finetune import __main__ as finetune
 from probes.finetune.options import Options as FinetuneOptions
 from probes.linear import __main__ as linear
@@ -244,7 +244,7 @@ def test_what_has_another_name_is_taken_apart_or_refused(outside: Path) -> None:
     clips.save_mask(np.zeros((8, 8), dtype=np.uint8), Path("masks"), "clip", "00000.png")
     os.link(outside / "file", "part.npy")
     with pytest.raises(UserError, match="has another name elsewhere"):
-        cache._kept(Path("part.npy"), 1, "r+")
+        kept._array(Path(), "part", 1, "r+")
 
 
 @pytest.mark.parametrize("planted", ["blocks.npy", "done.npy", ""])

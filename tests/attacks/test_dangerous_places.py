@@ -101,7 +101,7 @@ PLACES: dict[str, dict[str, str]] = {
     "probes/robustness/class_maps.py": {"a whole file": "ImageNet's classes, which are this project's own file"},
     "probes/retrieval/copydays.py": {"glob": "lists a data set's folder; each name is a path"},
     "probes/video/davis.py": {"glob": "lists a clip's frames; each name is a path"},
-    "probes/features/cache.py": {
+    "probes/features/kept.py": {
         "np.load": "arrays without objects, whose type and length are compared",
         "a deletion": "an unfinished folder of features, in the cache",
     },
