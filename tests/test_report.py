@@ -264,6 +264,52 @@ def test_no_flag_says_what_stands_in_a_record_in_place_of_a_file() -> None:
     assert commands.measuring(record).endswith("--suite ina --head h.safetensors")
 
 
+NAN = float("nan")
+OFFERED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
+    "no training images": ("robustness", {"root": "D", "train": None}, {"suite": "ina"}, "--data D --suite ina"),
+    "its own training images": ("robustness", {"root": "D", "train": "T"}, {"suite": "ina"}, "--data D --train T --suite ina"),
+    "nothing known": ("knn", {}, {}, "--data DATA"),
+    "both unknown": ("knn", {"train": None, "val": None}, {}, "--data DATA"),
+    "one unknown": ("knn", {"train": None, "val": "V"}, {}, "--data DATA --val V"),
+    "the test images alone": ("cluster", {"val": "D/val"}, {}, "--val D/val"),
+    "a folder": ("knn", {"train": "D/train", "val": "D/val"}, {}, "--data D"),
+    "other folders": ("knn", {"train": "D/one", "val": "D/other"}, {}, "--data D/one --val D/other"),
+    "the sample": ("knn", {"train": "sample (train)", "val": "sample (val)"}, {}, ""),
+    "a larger sample": ("knn", {"train": "sample:72 (train)", "val": "sample:72 (val)"}, {}, "--data sample:72"),
+    "its test images": ("cluster", {"val": "sample:72 (val)"}, {}, "--data sample:72"),
+    "a folder of such a name": ("knn", {"train": "samples/a", "val": "samples/b"}, {}, "--data samples/a --val samples/b"),
+    "no values": ("knn", {"root": "sample"}, {"k": []}, "--k K"),
+    "no numbers": (
+        "knn",
+        {"root": "sample"},
+        {"temperature": NAN, "crop": None, "resize": {}},
+        "--temperature TEMPERATURE --resize RESIZE",
+    ),
+    "an empty name": ("knn", {"root": ""}, {"key": ""}, "--data DATA --key KEY"),
+    "commands": ("retrieval", {"root": "pipe:a"}, {"distractors": "pipe:b"}, "--data DATA --distractors DISTRACTORS"),
+}
+
+
+@pytest.mark.parametrize("what", OFFERED)
+def test_a_command_on_the_page_says_what_is_known_and_names_what_is_not(what: str) -> None:
+    """Seen to fail: `--data None`, `--limit nan`, `--k` without a value, `--distractors 'pipe:b'`; a folder called
+    `samples` and the larger sample were left out, and so the default was measured.
+    """
+    probe, data, protocol, words = OFFERED[what]
+    record = {"probe": probe, "checkpoint": {"path": "b.pth"}, "data": data, "protocol": protocol}
+    assert commands.measuring(record) == f"python -m probes.{probe} --ckpt b.pth {words}".rstrip()
+
+
+def test_the_command_of_a_training_says_none_where_a_recipe_says_more(run: Path) -> None:
+    """Seen to fail: an option that was set back to none was left out, so that the recipe's value counted."""
+    found = report_run.read(run)
+    changed = options.as_values(options.read_command_line(["--recipe", "sample", "--depth", "None", "--out", str(run)]))
+    line = shlex.split(commands.training(found._replace(config=changed)))
+    assert line[line.index("--depth") + 1] == "None" and options.read_command_line(line[1:]).depth is None
+    line = shlex.split(commands.training(found._replace(config={"data": None, "lr": NAN, "knn_data": "pipe:touch PWNED"})))
+    assert line == ["tools/pretrain.sh", "--data", "DATA", "--lr", "LR", "--knn-data", "KNN_DATA", "--out", str(run)]
+
+
 def test_names_that_end_in_numbers_are_curves() -> None:
     metrics = {"top1": 1.0, "top5": 2.0, "grid_4": 3.0, "grid_16": 2.0, "grid_1": 5.0}
     assert report_records.families(metrics) == {"grid": [Line("grid", (1, 4, 16), (5, 3, 2))]}

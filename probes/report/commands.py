@@ -1,12 +1,14 @@
 """How to repeat what a report shows: command lines made from options that were written down, versions, checksums."""
 
 import importlib
+import math
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from checkpoints import escape, store
 from checkpoints.cli import command_module
@@ -26,6 +28,10 @@ PROBES = frozenset(
 """Measurements that are commands of this folder under their own names."""
 NO_FILES = {"head": ("trained on the spot",), "class_map": ("ImageNet-9's", "the sample's")}
 """What records of `probes.robustness` say in place of a file: the default, so that no flag says it."""
+SAMPLE = re.compile(r"sample(:\d+)?( \(\w+\)|, .*)?")
+"""What the embedded images are called."""
+CAN_BE_NONE = frozenset(name for name, kind in get_type_hints(Config).items() if type(None) in get_args(kind))
+"""Options of a training that are typed as `None` where a recipe gives them a value."""
 TOOLS = {"transfer_coco": "tools/transfer_coco.sh", "transfer_ade20k": "tools/transfer_ade20k.sh"}
 
 
@@ -37,7 +43,7 @@ def training(run: Run) -> str:
     words = ["tools/pretrain.sh", *(["--recipe", str(recipe)] if values else [])]
     for name, value in run.config.items():
         if name in usual and name not in NOT_OURS and value != usual[name]:
-            words += _flag(name, _typed(value) if name in ("data", "val") and value is not None else value)
+            words += ["--" + name.replace("_", "-"), "None"] if value is None and name in CAN_BE_NONE else _flag(name, value)
     return escape.shell([*words, "--out", str(run.folder)])
 
 
@@ -50,7 +56,7 @@ def measuring(record: Mapping[str, Any]) -> str:
     words = [*_command_of(probe), "--ckpt", str(named), *_data(data)]
     usual = _options_of(probe)
     for name, value in record["protocol"].items():
-        if name in usual and value != _plain(usual[name]) and value not in NO_FILES.get(name, ()):
+        if name in usual and value is not None and value != _plain(usual[name]) and value not in NO_FILES.get(name, ()):
             words += _flag(name, value)
     return escape.shell(words)
 
@@ -70,27 +76,47 @@ def _options_of(probe: str) -> dict[str, Any]:
     return {field.name: field.default for field in fields(module.Options)}
 
 
-def _typed(name: Any) -> str:
-    """What a file calls its images, to be typed; a command in its place is not offered to anybody's shell."""
-    return "DATA" if str(name).startswith("pipe:") else str(name)
-
-
 def _data(data: Mapping[str, Any]) -> list[str]:
-    """`--data` and `--val` from the names of both parts."""
-    train, val = _typed(data.get("train", data.get("root", ""))), _typed(data.get("val", ""))
-    if not train or train.startswith("sample"):
-        return []
-    if not val or train == val:
-        return ["--data", train]
-    one, other = Path(train).parent, Path(val).parent
-    return ["--data", str(one)] if one == other else ["--data", train, "--val", val]
+    """`--data` and what goes with it, from the names that a record has for its images."""
+    if "root" in data:
+        return [*_source("data", data["root"]), *([] if data.get("train") is None else _flag("train", data["train"]))]
+    train, val = data.get("train"), data.get("val")
+    if "train" not in data and val is not None:  # a probe that needs one part
+        return _source("val", val)
+    if val is None or train == val or _is_sample(train):
+        return _source("data", train)
+    if not (isinstance(train, str) and isinstance(val, str)):
+        return [*_flag("data", train), *_flag("val", val)]
+    one, other = Path(train), Path(val)
+    if one.parent == other.parent and one.name.startswith("train") and other.name.startswith(("val", "test")):
+        return _flag("data", str(one.parent))
+    return [*_flag("data", train), *_flag("val", val)]
+
+
+def _source(name: str, images: Any) -> list[str]:
+    """A flag for images; none for the embedded ones of the usual size, which are the default."""
+    if not _is_sample(images):
+        return _flag(name, images)
+    size = images.split(" ")[0].rstrip(",")
+    return [] if size == "sample" else ["--data", size]
+
+
+def _is_sample(images: Any) -> bool:
+    return isinstance(images, str) and SAMPLE.fullmatch(images) is not None
 
 
 def _flag(name: str, value: Any) -> list[str]:
-    if value is None:
-        return []
+    """A flag and its value. In capitals what the reader has to give: the file says nothing that could be typed there."""
     values = value if isinstance(value, list) else [value]
-    return [f"--{name.replace('_', '-')}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
+    typed = [str(one).lower() if isinstance(one, bool) else str(one) for one in values if _can_be_typed(one)]
+    return [f"--{name.replace('_', '-')}", *(typed if typed and len(typed) == len(values) else [name.upper()])]
+
+
+def _can_be_typed(value: Any) -> bool:
+    """No: None, a number that is none, nothing, a command, which is not offered to anybody's shell."""
+    if isinstance(value, str):
+        return bool(value) and not value.startswith("pipe:")
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _plain(value: Any) -> Any:
