@@ -22,6 +22,7 @@ from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain.images import tar_headers
 from pretrain.images.formats import BadImage
 from pretrain.images.open import has_part, open_images
+from pretrain.images.tally import UNREAD
 from probes import knn
 from probes.finetune.subsets import named
 from probes.shared import subject
@@ -114,7 +115,7 @@ FOLDERS = {
     "Synology's thumbnails": Layout(with_classes("cat/@eaDir/x.jpg"), 12, "cat dog eel", (f"{THREE}, 1 ignored",)),
     "a repository": Layout(with_classes(".git/objects/pack", content=b"x"), 12, "cat dog eel", (f"{THREE}, 0 ignored",)),
     "one wrapper": Layout(
-        lambda root: put(root / "archive", *CLASSES), 12, "cat dog eel", (THREE, "archive, which is all that lies in")
+        lambda root: put(root / "archive", *CLASSES), 12, "cat dog eel", (THREE, "archive, the only folder in")
     ),
     "three wrappers": Layout(lambda root: put(root / "a" / "b" / "c", *CLASSES), 12, "cat dog eel", (THREE, "a/b/c")),
     "a wrapper beside macOS's": Layout(
@@ -125,6 +126,36 @@ FOLDERS = {
     ),
     "a wrapper around parts": Layout(
         lambda root: put(root / "data", "train/a/1.png", "train/b/2.png", "val/a/3.png"), 2, "a b", ("the parts are those in",)
+    ),
+    "a wrapper beside a stray picture": Layout(
+        lambda root: put(root, "cover.png", *(f"archive/{name}" for name in CLASSES)),
+        12,
+        "cat dog eel",
+        (THREE, "1 ignored (1 beside the class folders (cover.png))"),
+    ),
+    "a wrapper beside what is not read": Layout(
+        lambda root: put(root, "cover.avif", "labels.csv", ".x/1.png", *(f"archive/{name}" for name in CLASSES)),
+        12,
+        "cat dog eel",
+        (THREE, "2 ignored", ".avif (cover.avif)", "1 hidden (.x/1.png)", "no images: 1 .csv"),
+    ),
+    "one folder beside more pictures than it holds": Layout(
+        lambda root: put(root, "{0..2}.png", "more/a/1.png", "more/b/1.png"), 5, None, ("5 images in 0 classes, 0 ignored",)
+    ),
+    "parts in capital letters": Layout(
+        lambda root: put(root, *(f"Train/{name}" for name in CLASSES), "Test/cat/1.png"), 12, "cat dog eel", (THREE,)
+    ),
+    "train, valid and test": Layout(
+        lambda root: put(root, *(f"train/{name}" for name in CLASSES), "valid/cat/1.png", "test/cat/1.png"),
+        12,
+        "cat dog eel",
+        (f"{THREE}, 0 ignored", "valid is not used: give --val"),
+    ),
+    "classes that are called like parts": Layout(
+        lambda root: put(root, *(f"seg_train/{name}" for name in CLASSES), "seg_test/cat/1.png"),
+        13,
+        "seg_test seg_train",
+        ("13 images in 2 classes", "the classes are called seg_test and seg_train: if these are parts, give them with"),
     ),
     "one class": Layout(lambda root: put(root, "cat/{0..3}.png"), 4, "cat", ("4 images in 1 class,", "labels yes")),
     "one class by years": Layout(lambda root: put(root, "a/b/c/{0..3}.png"), 4, "a", ("4 images in 1 class,",)),
@@ -210,6 +241,10 @@ AMBIGUOUS = {
     "parquet and shards": (lambda root: put(root, "a.parquet", "b.tar", content=b"x"), "both parquet files and shards"),
     "a nested train beside nested folders": (
         lambda root: put(root, "train/a/1.png", "train/b/1.png", "more/a/2.png"),
+        "may be the part to train on",
+    ),
+    "train and val beside folders as flat as they are": (
+        lambda root: put(root, *CLASSES, "train/1.png", "val/1.png"),
         "may be the part to train on",
     ),
     "only hidden images": (lambda root: put(root, ".x/1.png", "._2.png"), "no images in .* 2 are not used: 2 hidden"),
@@ -477,6 +512,46 @@ def test_a_row_of_parquet_that_names_no_file_below_its_folder_is_a_bad_image(nam
     with pytest.raises(BadImage):
         images[0]
     assert len(images) == 2 and images[1].shape == (20, 24, 3) and images.fingerprint()
+
+
+def test_the_line_stays_one_that_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path, *CLASSES)
+    for number in range(40):
+        put(tmp_path, f"cat/x{number}.{sorted(UNREAD)[number][1:]}")
+        (tmp_path / f"link{number}").symlink_to("cat")
+    open_images(str(tmp_path))
+    said = capsys.readouterr().out
+    assert "12 images in 3 classes, 40 ignored" in said and "34 for 34 other reasons" in said
+    assert said.count("is a link to") == 6 and "and 34 more remarks" in said and len(said) < 2500
+
+
+RELATIVE = ["good.png", "deep/../good.png"]
+
+
+@pytest.mark.parametrize("name", RELATIVE)
+def test_relative_names_in_rows_begin_where_the_parquet_lies(name: str, tmp_path: Path) -> None:
+    put(tmp_path / "data", "good.png", "deep/x.png")
+    rows = [{"bytes": None, "path": path} for path in (name, "gone.png", "../good.png")]
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(rows, struct)}), tmp_path / "data" / "x.parquet")
+    images = open_images(str(tmp_path / "data"))
+    assert images[0].shape == (20, 24, 3)
+    for index, reason in ((1, "No such file"), (2, "names a file outside")):
+        with pytest.raises(BadImage, match=reason):
+            images[index]
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "device.png", "/dev/zero", "n" * 5000, "x\0y.png", "gone.png", "img.png"])
+def test_a_list_with_a_name_that_is_no_picture_s_has_a_bad_image(name: str, tmp_path: Path) -> None:
+    """On 46c01a2 a pipe was waited for, a device read without end."""
+    put(tmp_path, "good.png", "img.png/x.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "list.txt").write_text(f"\ufeffgood.png\n{name}\n", encoding="utf-8")
+    images = open_images(str(tmp_path / "list.txt"))
+    with pytest.raises(BadImage):
+        images[1]
+    assert images[0].shape == (20, 24, 3) and len(images) == 2 and images.fingerprint()
 
 
 def test_equal_names_in_several_classes_need_their_class(tmp_path: Path) -> None:

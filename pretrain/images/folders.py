@@ -1,11 +1,11 @@
 """A folder of images: which files below it are used, what its sub-folders mean, and what else lies there.
 
-Files and folders of the system are left out, links are followed once, and all that is not used is counted
-(`pretrain/images/tally.py`).
+Which files those are: `pretrain/images/walk.py`.
 """
 
 import itertools
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,15 +14,27 @@ import pyarrow.parquet as pq
 
 from checkpoints import reading
 from checkpoints.cli import UserError
-from checkpoints.store import first_line
 from pretrain.images.source import LIST_SUFFIXES, SUFFIXES, Files
-from pretrain.images.tally import MAGIC_BYTES, UNREAD, Tally, begins_a_picture, is_hidden, names_a_picture, say, suffix_of
+from pretrain.images.tally import Tally, say
+from pretrain.images.walk import (
+    below,
+    count_hidden,
+    entries_of,
+    holds_pictures,
+    identity_of,
+    is_dir,
+    is_picture,
+    is_used,
+    pictures,
+)
 
-PARTS = {"train": ("train",), "val": ("val", "test", "validation")}
+PARTS = {"train": ("train",), "val": ("val", "test", "validation", "valid")}
+"""Part -> what it may be called, in capital letters too; the first that is there counts."""
 PART_NAMES = frozenset(name for names in PARTS.values() for name in names)
 STRAYS = 3
 """Pictures beside class folders that are no data set of their own; of many images one in STRAY_SHARE may be."""
 STRAY_SHARE = 20
+PART_WORDS = re.compile("train|test|val")
 
 
 def folder(path: Path) -> Files:
@@ -33,7 +45,8 @@ def folder(path: Path) -> Files:
     """
     root, tally = unwrapped(path), Tally()
     if root != path:
-        tally.remarks.append(f"the classes are the folders in {root}, which is all that lies in {path}")
+        tally.remarks.append(f"the classes are the folders in {root}, the only folder in {path}")
+        note_around(path, root, tally)
     found = pictures(root, tally)
     if not found:
         more = f"; {tally.ignored} are not used: {tally.why()}" if tally.ignored else ""
@@ -48,6 +61,10 @@ def folder(path: Path) -> Files:
     elif loose and inside:
         tally.remarks.append(f"{loose} of the images lie beside the sub-folders, so that these are no classes")
     images = Files(str(path), found, None if loose else [_top(name, start) for name in found])
+    if len(images.classes) > 1 and all(PART_WORDS.search(name.lower()) for name in images.classes):
+        tally.remarks.append(
+            f"the classes are called {' and '.join(images.classes[:4])}: if these are parts, give them with --data and --val"
+        )
     images.tally = tally
     _note_archives(root, tally)
     return images
@@ -69,139 +86,9 @@ def _top(name: str, start: int) -> str:
     return name[start:].partition(os.sep)[0] if os.sep in name[start:] else ""
 
 
-def pictures(root: str | Path, tally: Tally) -> list[str]:
-    """Paths of all images below a folder, in the order of their parts; everything else goes into the tally."""
-    found: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    above = os.path.realpath(root)
-    links: list[str] = []
-    _walk(str(root), seen, links, found, tally, len(os.path.join(root, "")))
-    for link in links:  # grows while links in linked folders are met
-        target = os.path.realpath(link)
-        if (above + os.sep).startswith(target.rstrip(os.sep) + os.sep) or _identity(link) in seen:
-            tally.remarks.append(f"{link} is a link to a folder that is read already, or lies above")
-            continue
-        tally.links += 1
-        _walk(link, seen, links, found, tally, len(os.path.join(root, "")))
-    found.sort(key=lambda name: name.replace(os.sep, "\0"))
-    return found
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        state = os.stat(path)
-    except OSError:
-        return None
-    return state.st_dev, state.st_ino
-
-
-def _walk(root: str, seen: set[tuple[int, int]], links: list[str], found: list[str], tally: Tally, start: int) -> None:
-    """Add what lies below `root`, links to folders apart."""
-    todo = [root]
-    while todo:
-        here = todo.pop()
-        identity = _identity(here)
-        if identity is None or identity in seen:
-            continue
-        seen.add(identity)
-        inside = []
-        for entry in _entries(here, tally):
-            if entry.is_dir(follow_symlinks=False):
-                if is_hidden(entry.name):
-                    _count_hidden(entry.path, tally, start)
-                else:
-                    inside.append(entry.path)
-            elif entry.is_symlink() and os.path.isdir(entry.path):
-                if not is_hidden(entry.name):
-                    links.append(entry.path)
-            elif _is_used(entry, tally, start):
-                found.append(entry.path)
-        todo += reversed(inside)
-
-
-def _entries(path: str, tally: Tally | None = None) -> list["os.DirEntry[str]"]:
-    """What lies in a folder, by name; a folder that cannot be read is said."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        if tally is not None:
-            tally.remarks.append(f"{path} cannot be read ({first_line(error)})")
-        return []
-
-
-def _is_used(entry: "os.DirEntry[str]", tally: Tally, start: int) -> bool:
-    """Whether a file is an image of the data set; if not, it is counted."""
-    named, short = names_a_picture(entry.name, SUFFIXES), entry.path[start:]
-    pictured = named or suffix_of(entry.name) in UNREAD
-    if is_hidden(entry.name):
-        tally.ignore("hidden", short, int(pictured))
-    elif not os.path.isfile(entry.path):
-        why = "no plain file, but a pipe, socket or device" if os.path.exists(entry.path) else "a link to nothing"
-        tally.ignore(why, short, int(pictured))
-    elif named or (named is None and _begins_a_picture(entry.path)):
-        tally.links += entry.is_symlink()
-        return True
-    elif pictured:
-        tally.ignore(f"in a format that is not read, {suffix_of(entry.name)}", short)
-    else:
-        tally.other(entry.name)
-    return False
-
-
-def _begins_a_picture(path: str) -> bool:
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return begins_a_picture(os.read(file, MAGIC_BYTES))
-    except OSError:
-        return False
-    finally:
-        os.close(file)
-
-
-def _count_hidden(path: str, tally: Tally, start: int) -> None:
-    for here, folders, files in os.walk(path):
-        folders.sort()
-        for name in sorted(files):
-            if suffix_of(name) in SUFFIXES or suffix_of(name) in UNREAD:
-                tally.ignore("hidden", os.path.join(here, name)[start:])
-
-
-def _below(path: Path) -> tuple[list[Path], list[Path]]:
-    """Folders and files in a folder that belong to a data set, by name, links followed."""
-    visible = [entry for entry in _entries(str(path)) if not is_hidden(entry.name)]
-    folders = [Path(entry.path) for entry in visible if os.path.isdir(entry.path)]
-    return folders, [Path(entry.path) for entry in visible if not os.path.isdir(entry.path)]
-
-
-def _holds_pictures(path: Path, deep: bool = True) -> bool:
-    """Whether an image lies in a folder, or `deep` somewhere below it; looks no further than the first."""
-    seen: set[tuple[int, int]] = set()
-    todo = [path]
-    while todo:
-        here = todo.pop()
-        identity = _identity(str(here))
-        if identity is None or identity in seen:
-            continue
-        seen.add(identity)
-        folders, files = _below(here)
-        if any(_is_picture(file) for file in files):
-            return True
-        todo += folders if deep else []
-    return False
-
-
-def _is_picture(file: Path) -> bool:
-    named = names_a_picture(file.name, SUFFIXES)
-    return bool(named or (named is None and file.is_file() and _begins_a_picture(str(file))))
-
-
 def archives(path: Path) -> list[Path]:
     """Parquet files, or else tar shards, that lie in a folder. Raises UserError where there are both."""
-    kinds = {suffix: [file for file in _below(path)[1] if file.suffix == suffix] for suffix in (".parquet", ".tar")}
+    kinds = {suffix: [file for file in below(path)[1] if file.suffix == suffix] for suffix in (".parquet", ".tar")}
     if all(kinds.values()):
         first, second = (files[0].name for files in kinds.values())
         raise UserError(f"{path} holds both parquet files and shards ({first}, {second}): name those that are meant with --data")
@@ -241,28 +128,47 @@ def _names_files(file: Path) -> bool:
 
 
 def unwrapped(path: Path) -> Path:
-    """The folder that holds class folders, parts or archives, where `path` has nothing else in it than that one folder."""
-    here, seen = path, set()
-    while (identity := _identity(str(here))) is not None and identity not in seen:
+    """The folder that holds class folders, parts or archives: `path`, or the only folder in it, beside a few pictures at most."""
+    here, seen, strays = path, set(), 0
+    while (identity := identity_of(str(here))) is not None and identity not in seen:
         seen.add(identity)
-        folders, files = _below(here)
-        if len(folders) != 1 or any(_matters(file) for file in files):
+        folders, files = below(here)
+        beside = _few_pictures(files)
+        if len(folders) != 1 or strays + beside > STRAYS or any(_names_a_source(file) for file in files):
             break
-        here = folders[0]
-    if here == path or _identity(str(here)) is None:
+        here, strays = folders[0], strays + beside
+    if here == path or identity_of(str(here)) is None:
         return path
-    folders, files = _below(here)
+    folders, files = below(here)
     if any(file.suffix in (".parquet", ".tar") for file in files):
-        return here
-    if sum(_is_picture(file) for file in files) > STRAYS:
+        return path if strays else here
+    if _few_pictures(files) > STRAYS:
         return path
-    several = itertools.islice((one for one in folders if _holds_pictures(one)), 2)
-    return here if len(list(several)) == 2 else path
+    several = [one for one in folders if holds_pictures(one)]
+    few = not strays or _few(strays, len(pictures(here, Tally())), len(several))
+    return here if len(several) > 1 and few else path
 
 
-def _matters(file: Path) -> bool:
-    lists = file.suffix in LIST_SUFFIXES and file.stem in PART_NAMES
-    return lists or file.suffix in (".parquet", ".tar") or _is_picture(file)
+def _few_pictures(files: list[Path]) -> int:
+    """How many of some files are pictures, counted up to one more than STRAYS."""
+    return len(list(itertools.islice(filter(is_picture, files), STRAYS + 1)))
+
+
+def note_around(path: Path, root: Path, tally: Tally) -> None:
+    """Count what lies in the folders around `root`, from `path` down."""
+    here, start = path, len(os.path.join(path, ""))
+    for name in root.relative_to(path).parts:
+        for entry in (entry for entry in entries_of(str(here), tally) if entry.name != name):
+            if entry.is_dir(follow_symlinks=False):
+                count_hidden(entry.path, tally, start)
+            elif not is_dir(entry) and is_used(entry, tally, start):
+                tally.ignore("beside the class folders", entry.path[start:])
+        here = here / name
+
+
+def _names_a_source(file: Path) -> bool:
+    """Whether a file is an archive, or the list of a part."""
+    return file.suffix in (".parquet", ".tar") or (file.suffix in LIST_SUFFIXES and file.stem.lower() in PART_NAMES)
 
 
 def parts_of(path: Path) -> dict[str, list[Path]]:
@@ -271,38 +177,41 @@ def parts_of(path: Path) -> dict[str, list[Path]]:
     Raises UserError where `train` may be a part or a class.
     """
     path = unwrapped(path)
-    train = path / "train"
-    if train.is_dir() and _is_class(path, train):
+    folders, files = below(path)
+    if _is_class(folders):
         return {}
     parts = {}
     for part, names in PARTS.items():
-        files = next(filter(None, (_files_of(path, name) for name in names)), [])
-        if files:
-            parts[part] = files
-    files = parts.get("train", [])
-    in_archives = bool(files) and files[0].suffix in (".parquet", ".tar") and not files[0].is_dir()
-    return parts if files and (not in_archives or in_place_of(path, archives(path))) else {}
+        found = next(filter(None, (_files_of(folders, files, name) for name in names)), [])
+        if found:
+            parts[part] = found
+    train = parts.get("train", [])
+    in_archives = bool(train) and train[0].suffix in (".parquet", ".tar") and train[0] in files
+    return parts if train and (not in_archives or in_place_of(path, archives(path))) else {}
 
 
-def _files_of(path: Path, name: str) -> list[Path]:
+def _files_of(folders: list[Path], files: list[Path], name: str) -> list[Path]:
     """A part's sub-folder, or its files of the first kind that is there."""
-    if (path / name).is_dir():
-        return [path / name]
-    files = _below(path)[1]
-    kinds = [[file for file in files if file.name.startswith(name) and file.suffix == suffix] for suffix in (".parquet", ".tar")]
-    lists = ([file for file in files if file.name == f"{name}{suffix}"] for suffix in sorted(LIST_SUFFIXES))
+    own = [one for one in folders if one.name.lower() == name]
+    if own:
+        return own[-1:]  # `train` before `Train`
+    known = [file for file in files if file.name.lower().startswith(name)]
+    kinds = [[file for file in known if file.suffix == suffix] for suffix in (".parquet", ".tar")]
+    lists = ([file for file in known if file.name.lower() == f"{name}{suffix}"] for suffix in sorted(LIST_SUFFIXES))
     return next((kind for kind in (*kinds, *lists) if kind), [])
 
 
-def _is_class(path: Path, train: Path) -> bool:
-    """Whether the folder `train` is one class among others, and no part of the data."""
-    if any((path / name).is_dir() for name in PARTS["val"]):
+def _is_class(folders: list[Path]) -> bool:
+    """Whether the folder `train` is one class among others, and no part of the data. Raises UserError where it may be both."""
+    train = next((one for one in reversed(folders) if one.name.lower() == "train"), None)
+    others = [one for one in folders if one.name.lower() not in PART_NAMES]
+    if train is None or not (others := [one for one in others if holds_pictures(one)]):
         return False
-    others = [one for one in _below(path)[0] if one.name not in PART_NAMES and _holds_pictures(one)]
-    if not others:
+    tests = [one for one in folders if one.name.lower() in PARTS["val"]]
+    flat, others_flat = holds_pictures(train, deep=False), any(holds_pictures(one, deep=False) for one in others)
+    if tests and not (flat and others_flat and all(holds_pictures(one, deep=False) for one in tests)):
         return False
-    flat, others_flat = _holds_pictures(train, deep=False), any(_holds_pictures(one, deep=False) for one in others)
-    if others_flat:
+    if others_flat and not tests:
         return flat
     either = f"{train} may be the part to train on, or one of the classes beside {others[0]}"
     raise UserError(f"{either}: give --data {train}, or call it otherwise")
@@ -312,25 +221,37 @@ def note_beside(path: Path, used: dict[str, list[Path]], tally: Tally) -> None:
     """Count what lies in a divided folder and belongs to none of its parts."""
     root = unwrapped(path)
     if root != path:
-        tally.remarks.append(f"the parts are those in {root}, which is all that lies in {path}")
+        tally.remarks.append(f"the parts are those in {root}, the only folder in {path}")
+        note_around(path, root, tally)
     known = {file for files in used.values() for file in files}
+    folders, files = below(root)
+    parts = [file for file in (*folders, *files) if file not in known and _names_a_part(file)]
+    if parts:
+        more = f" and {len(parts) - 1} more beside it are" if len(parts) > 1 else " is"
+        tally.remarks.append(f"{parts[0].name}{more} not used: give --val {parts[0]} to test on it")
     if any(file.suffix in LIST_SUFFIXES or _names_files(file) for file in known if not file.is_dir()):
         return  # what lies there are the files that these name
-    folders, files = _below(root)
-    for one in (one for one in folders if one not in known and one.name not in PART_NAMES):
+    for one in (one for one in folders if one not in known and one not in parts):
         beside = Tally()
         found = pictures(one, beside)
         tally.ignore("beside the parts", os.path.relpath(found[0], root) if found else "", len(found))
-    for file in (file for file in files if file not in known):
-        if _is_picture(file):
+    for file in (file for file in files if file not in known and file not in parts):
+        if is_picture(file):
             tally.ignore("beside the parts", file.name)
-        elif file.suffix in (".parquet", ".tar") and not file.name.startswith(tuple(PART_NAMES)):
+        elif file.suffix in (".parquet", ".tar"):
             tally.remarks.append(f"{file.name} belongs to no part and is not used")
+
+
+def _names_a_part(file: Path) -> bool:
+    """Whether a folder, an archive or a list is called like a part."""
+    name = file.name.lower()
+    archive = file.suffix in (".parquet", ".tar") and name.startswith(tuple(PART_NAMES))
+    return archive or (file.suffix in ("", *LIST_SUFFIXES) and file.stem.lower() in PART_NAMES)
 
 
 def _note_archives(path: Path, tally: Tally) -> None:
     """Say that archives beside the images of a folder are not used."""
-    for file in (file for file in _below(path)[1] if file.suffix in (".parquet", ".tar")):
+    for file in (file for file in below(path)[1] if file.suffix in (".parquet", ".tar")):
         tally.remarks.append(f"{file.name} beside the images is not used: name it with --data to use it")
 
 

@@ -133,6 +133,7 @@ def _open_folder(path: Path) -> Images:
     if files and folders.in_place_of(root, files):
         images = _open_files(files)
         images.tally = images.tally or tally.Tally()
+        folders.note_around(path, root, images.tally)
         folders.note_pictures(root, files, images.tally)
         return images
     return folders.folder(path)

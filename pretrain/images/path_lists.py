@@ -15,6 +15,9 @@ from checkpoints import places, reading
 from checkpoints.cli import UserError
 from checkpoints.store import first_line
 
+SHOWN = 200
+"""Letters of a path in an error."""
+
 
 class Paths(Sequence[str]):
     """Strings one after the other in an array of bytes; any bytes of a file's name are kept as they are."""
@@ -52,7 +55,7 @@ class Rows:
 
     def _read(self, numbers: "array[int]") -> Iterator[str]:
         try:
-            with io.TextIOWrapper(reading.opened(self._path), encoding="utf-8") as file:
+            with io.TextIOWrapper(reading.opened(self._path), encoding="utf-8-sig") as file:
                 for line in file:
                     for part in line.splitlines():  # of other ends of lines too
                         if part.strip() and not part.startswith("#"):
@@ -85,5 +88,5 @@ def listed(path: Path, *, inside: bool) -> tuple[Paths, np.ndarray | None, list[
             places.listed(path.parent, [name], file=path, cure=cure)
     files = Paths(os.path.join(path.parent, name) for name in rows.paths)
     if not any(os.path.lexists(file) for file in files):
-        raise UserError(f"none of the {len(files)} paths in {path} exists (the first is {files[0]})")
+        raise UserError(f"none of the {len(files)} paths in {path} exists (the first is {files[0][:SHOWN]})")
     return files, rows.labels, list(rows.names)

@@ -1,6 +1,6 @@
 """What a source of images is, and those that lie on this machine: folders, lists of paths, parquet files, the embedded sample."""
 
-import errno
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -216,12 +216,15 @@ class Parquet(Images):
 
     def content(self, index: int) -> Content:
         content, path = self._rows.at(index)
-        if content is None and path and Path(path).is_file():
-            if not any(places.leads_inside(folder, path) for folder in self._below):
-                where = " and ".join(str(folder) for folder in self._below)
-                raise PermissionError(errno.EPERM, f"its row names a file outside {where}")
-            return read_file(path)
-        return content or b""
+        return self._beside(path) if content is None and path else content or b""
+
+    def _beside(self, path: str) -> bytes:
+        """The file that a row names: below the folders that were typed, where relative names begin. Raises BadImage."""
+        named = (path, *(os.path.join(folder, path) for folder in self._below))
+        inside = [file for file in named if any(places.leads_inside(folder, file) for folder in self._below)]
+        if not inside:
+            raise BadImage(f"its row names a file outside {' and '.join(str(folder) for folder in self._below)}")
+        return read_file(next(filter(os.path.lexists, inside), inside[-1]))
 
     def where(self, index: int) -> str:
         try:

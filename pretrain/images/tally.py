@@ -24,7 +24,9 @@ UNREAD = frozenset(
 SYSTEM = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """Folders that systems leave in everybody's."""
 SHOWN = 3
-"""Kinds, names or remarks of a sort that stand in the line."""
+"""Kinds of other files that stand in the line."""
+MOST = 6
+"""Reasons and remarks that stand in it; of more the rest is counted."""
 
 
 class Tally:
@@ -54,7 +56,10 @@ class Tally:
 
     def why(self) -> str:
         """The reasons, most frequent first: `3 hidden (.ipynb_checkpoints/a.jpg)`."""
-        return "; ".join(f"{count} {why} ({self.examples[why]})" for why, count in self.reasons.most_common())
+        shown = self.reasons.most_common(MOST)
+        parts = [f"{count} {why} ({self.examples[why]})" for why, count in shown]
+        rest = self.ignored - sum(count for _, count in shown)
+        return "; ".join([*parts, *([f"{rest} for {len(self.reasons) - MOST} other reasons"] if rest else [])])
 
 
 def suffix_of(name: str) -> str:
@@ -95,7 +100,9 @@ def line(images: "Images") -> str:
     why = f" ({tally.why()})" if tally.ignored else ""
     found = f"{images.name}: {_count(len(images), 'image')} in {_count(classes, 'class')}, {tally.ignored} ignored{why}"
     labels = "no" if images.labels is None else "yes"
-    parts = [f"{found}, {_count(tally.links, 'link')}, labels {labels}", *tally.remarks]
+    parts = [f"{found}, {_count(tally.links, 'link')}, labels {labels}", *tally.remarks[:MOST]]
+    if len(tally.remarks) > MOST:
+        parts.append(f"and {len(tally.remarks) - MOST} more remarks of this kind")
     if tally.others:
         kinds = [f"{count} {suffix}" for suffix, count in tally.others.most_common(SHOWN)]
         more = len(tally.others) - len(kinds)

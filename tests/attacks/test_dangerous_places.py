@@ -89,7 +89,7 @@ PLACES: dict[str, dict[str, str]] = {
         "the network": "webdataset's gopen for commands and addresses that were typed; http and https go through download",
         "a deletion": "its own part of a download",
     },
-    "pretrain/images/folders.py": {"glob": "lists a data set's folder; each name is a path"},
+    "pretrain/images/walk.py": {"glob": "lists a data set's folder; each name is a path"},
     "pretrain/engine/provenance.py": {"a whole file": "/proc/cpuinfo"},
     "pretrain/images/stacks.py": {"Image.open": "tifffile, of bytes with a TIFF's magic, after its header was judged"},
     "probes/bench/knn.py": {
