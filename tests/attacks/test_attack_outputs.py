@@ -1,7 +1,9 @@
 """Hostile names and texts through everything that prints or writes a page, a table, a picture or a command.
 
 On 46c01a2 each text came out as it was unless a docstring says otherwise: escape sequences reached the terminal, `[/b]` was
-markup, a formula was computed, `$(id)` stood ready to be typed.
+markup (a MarkupError in progress bars, in the lines of a training and in the table of a fine-tuning), bytes that are no text a
+UnicodeEncodeError, a formula was computed, `$(id)` stood ready to be typed. Seen there by these tests, with its names in place of
+ours.
 """
 
 import ast
@@ -226,7 +228,10 @@ HOSTILE_WORDS = [SHELL, "a b", ORDINARY, TERMINAL, UNDECODABLE, LATEX, "-x", "!!
 def test_the_next_command_after_a_training(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--data 'a b'` has no labels here, so that only the folder is foreign."""
+    """46c01a2 printed the folder unquoted: `$(id)` stood there, `a b` was two words. (`-x`, `!!` and `x` need no quotes.)
+
+    `--data 'a b'` has no labels here, so that only the folder is foreign.
+    """
     name = data.replace("/", "|") or "x"
     run: Any = object.__new__(Run)
     run.folder, run.config = tmp_path / "runs" / name, Config(data="sample")
@@ -240,7 +245,10 @@ def test_the_next_command_after_a_training(
 def test_commands_of_plans_reports_and_hints(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """reproduce's and the page's words stood unquoted; ablate's and the report's were quoted, but with raw escape sequences."""
+    """On 46c01a2 reproduce's and the page's words stood unquoted: typed, the page's ran `touch PWNED`.
+
+    ablate's and the report's were quoted, but with raw escape sequences.
+    """
     monkeypatch.chdir(tmp_path)
     wanted = ["python", "-m", "x", "--data", data]
     ablate.show_commands([Job(ROW, True, ("-m", "x", "--data", data), {})])
@@ -278,7 +286,7 @@ def test_the_commands_of_reproduce(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_reproduce_finishes_in_a_folder_with_spaces(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """On 46c01a2: no tables, and exit code 0."""
+    """On 46c01a2: no tables ("Unrecognized options"), no page, and exit code 0."""
     out = tmp_path / "my results; touch PWNED"
     out.mkdir()
     record(out / "knn.json", "imagenet/val")
@@ -289,7 +297,7 @@ def test_reproduce_finishes_in_a_folder_with_spaces(tmp_path: Path, capfd: pytes
 def test_tables_that_reproduce_could_not_write_are_an_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """On 46c01a2: exit code 0."""
+    """On 46c01a2 what became of the tables was not looked at (the test before); this one was not run there to its end."""
     ckpt = saved_backbone(VIT, tmp_path / "b.safetensors")
     monkeypatch.setattr(reproduce_plan, "sample", lambda: [Step("one", ("T1",), "sample", ("-c", "0"), 1)])
     monkeypatch.setattr(reproduce, "calibrate", lambda *_: 1000.0)
@@ -383,7 +391,7 @@ class Reader(HTMLParser):
 
 
 def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On 46c01a2 tags were escaped, but turned writing and controls went through, and bytes that are no text were a traceback."""
+    """On 46c01a2 these names were a traceback: commands were made of words without quotes and parsed again."""
     folder = tmp_path / NAME
     folder.mkdir()
     config = {"recipe": ALL, "arch": ALL, "patch_size": 8, "data": ALL, "out_dim": 32, "batch_size_per_gpu": 10}
@@ -462,7 +470,7 @@ def test_the_model_card(tmp_path: Path) -> None:
 
 
 def test_names_of_runs_for_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """W&B refuses `?`, `#`, `%`, `:` and backslashes in an id, which was a traceback after the run had begun."""
+    """W&B refuses `?`, `#`, `%`, `:` and backslashes in an id. 46c01a2 gave it all of them, and escape sequences."""
     asked: list[dict[str, Any]] = []
     fake = types.ModuleType("wandb")
     fake.init = lambda **how: asked.append(how)  # type: ignore[attr-defined]
@@ -475,7 +483,7 @@ def test_names_of_runs_for_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_number_that_is_not_finite_leaves_valid_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On 46c01a2 a record said `NaN`, which no other reader takes, and its page was a traceback."""
+    """On 46c01a2 a record said `NaN`, which no other reader takes, and the page of one with null was a TypeError."""
     from checkpoints import escape  # noqa: PLC0415 (46c01a2 has none)
 
     def refuse(word: str) -> None:
@@ -509,6 +517,7 @@ def test_bytes_that_are_no_text_on_a_screen_of_ascii(settings: dict[str, str], t
 
 
 def test_what_a_command_dies_of_is_escaped(tmp_path: Path) -> None:
+    """On 46c01a2 an error's escape sequences reached the terminal."""
     code = f"from checkpoints.cli import run_command\ndef main(_): raise KeyError({TERMINAL!r})\nrun_command(main, [])"
     script = code.replace("KeyError", "RuntimeError")
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -517,6 +526,7 @@ def test_what_a_command_dies_of_is_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [ORDINARY, "runs/a-b/last.pt", "vit_small, patch 16", "90.1 on imagenet/val", "C'est l'été"])
 def test_ordinary_text_stays_as_it_is(text: str) -> None:
+    """Not an attack: what escapes must leave ordinary names alone."""
     from checkpoints import escape  # noqa: PLC0415 (46c01a2 has none)
 
     assert escape.terminal(text) == escape.plot(text) == text and escape.csv_cell(text) == text
