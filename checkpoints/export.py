@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from checkpoints import terminal
+from checkpoints import places, terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
 from checkpoints.store import first_line
 from pretrain.models.backbone import load_backbone
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     out = options.out or Path("exports") / f"{name}-{options.to}"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already: give another --out, or remove it")
-    part = out.with_name(f".{out.name}.part")
+    part = places.tried(out.with_name(f".{out.name}.part"))
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)

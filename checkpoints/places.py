@@ -5,8 +5,11 @@ that was typed, never an address or a command, or it is not opened. A link that 
 through; the folder itself may be reached by links, they are its owner's.
 """
 
+import contextlib
+import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -60,6 +63,29 @@ def below(folder: Path, *names: str) -> Path:
             raise UserError(f"{_shown(os.path.join(*names))} would be written outside {folder}: give other names")
         path = path / part
         refuse_link(path)
+    return path
+
+
+def tried(path: Path, flag: str = "--out") -> Path:
+    """The same path, once a file could be made and removed beside it: before the work, not when it is done.
+
+    Raises UserError where that fails, or a folder lies in its place; what was made for it is removed again.
+    """
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        os.close(handle)
+        os.unlink(name)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"nothing can be written to {path} ({why}): give another {flag}") from error
+    finally:
+        with contextlib.suppress(OSError):  # the first that is used now ends it
+            for folder in made:
+                folder.rmdir()
     return path
 
 

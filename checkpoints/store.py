@@ -318,7 +318,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     """
     look_at(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with open(path, "rb") as opened, safe_open(_utf8(path, opened), framework="pt") as file:
             metadata: dict[str, Any] = dict(file.metadata() or {})
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         if "about" in metadata:
@@ -335,6 +335,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     if "about" in metadata:
         metadata["about"] = {name: value for name, value in metadata["about"].items() if name not in SEAL}
     return weights, metadata
+
+
+def _utf8(path: Path, opened: BinaryIO) -> str:
+    """A name of the open file that is UTF-8, which safetensors asks for."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return f"/dev/fd/{opened.fileno()}"
+    return str(path)
 
 
 def _seal_of(metadata: Mapping[str, Any], path: Path) -> str:

@@ -119,6 +119,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.cluster")
     began = time.perf_counter()
     with common.subject(options, full=options.method != "kmeans") as subject:
+        out = common.record_path(options, subject, "cluster")
         shape = subject.loaded.backbone.shape
         source, part = (options.val, None) if options.val else (options.data, options.part)
         part = part if part is None or has_part(source, part) else None
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str]) -> None:
         rows = [[name, *(f"{value:.1f}" for value in row[:4]), str(row.used)] for name, row in found.items()]
         console.table(title, ["clusters by", "ACC", "ARI", "NMI", "FMI", "used"], rows)
         record.write(
-            common.record_path(options, subject, "cluster"),
+            out,
             probe="cluster",
             table="T5_unsupervised",
             loaded=subject.loaded,

@@ -97,6 +97,7 @@ def main(arguments: Sequence[str]) -> None:
     check(options)
     began = time.perf_counter()
     with common.subject(options) as subject:
+        out = common.record_path(options, subject, "knn")
         parts = open_parts(options, subject.loaded.backbone.shape)
         rows = {"this checkpoint": of_backbone(subject, parts, options)}
         if options.baselines:
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str]) -> None:
         seconds = time.perf_counter() - began
         show_rows(rows, parts, subject, seconds)
         record.write(
-            common.record_path(options, subject, "knn"),
+            out,
             probe="knn",
             table="T1_knn_linear_in1k",
             loaded=subject.loaded,

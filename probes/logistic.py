@@ -103,6 +103,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--strength must be greater than 0")
     began = time.perf_counter()
     with common.subject(options) as subject:
+        out = common.record_path(options, subject, "logistic")
         parts = common.labelled_parts(options, subject.loaded.backbone.shape)
         found = measure(subject, parts, options)
         best = max(found, key=lambda strength: found[strength][0])
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str]) -> None:
         seconds = time.perf_counter() - began
         console.say(f"best: {found[best][0]:.1f} (strength {best:g})   {seconds:.0f} s")
         record.write(
-            common.record_path(options, subject, "logistic"),
+            out,
             probe="logistic",
             table="T12_semi_protocols",
             loaded=subject.loaded,

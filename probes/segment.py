@@ -314,6 +314,7 @@ def main(arguments: Sequence[str]) -> None:
     at_least(1, options, "epochs", "k", "batch_size")
     began = time.perf_counter()
     loaded = load_backbone(options.ckpt, key=options.key)
+    out = results.place(options.out, loaded, f"segment_{options.head}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = loaded.backbone.shape
     if shape.channels != 3:
@@ -339,7 +340,6 @@ def main(arguments: Sequence[str]) -> None:
         every = ", ".join(f"{setting}: {one.metrics()['miou']:.1f}" for setting, one in settings.items())
         numbers = f"mIoU {metrics['miou']:.1f}, mAcc {metrics['macc']:.1f}, aAcc {metrics['aacc']:.1f}"
         console.print(f"{name}: {numbers} ({options.head}, {which}; mIoU of all: {every})")
-    out = options.out or results.default_path(loaded, f"segment_{options.head}")
     mine = found["this checkpoint"]
     record = best_of(mine)[1] | {f"miou_{name.replace(' ', '_')}": one.metrics()["miou"] for name, one in mine.items()}
     if options.baseline:

@@ -149,6 +149,7 @@ def main(arguments: Sequence[str]) -> None:
     check(options)
     began = time.perf_counter()
     with common.subject(options, full=not options.frozen) as subject:
+        out = common.record_path(options, subject, "semi")
         parts = common.labelled_parts(options, subject.loaded.backbone.shape)
         some = few_labels(parts, options)
         measured = {few.name: frozen(subject, few, options) for few in some}
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str]) -> None:
         rows = [[protocol, *(f"{numbers[protocol]:.1f}" for numbers in found.values())] for protocol in protocols]
         console.table(title, ["protocol", *(f"{few.name} ({len(few.parts.train)})" for few in some)], rows)
         record.write(
-            common.record_path(options, subject, "semi"),
+            out,
             probe="semi",
             table="T12_semi_protocols",
             loaded=subject.loaded,

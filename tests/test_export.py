@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_commands import SMALL
 from test_layouts import DEEP, SMALL_LAST, SWIN, VIT, network_of, saved_backbone
 from torch.testing import assert_close
@@ -204,7 +204,7 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pyt
         name = real(source, folder)
         weights = load_file(folder / name)
         weights["norm.bias"] += 1e-3
-        targets.save_file(weights, folder / name)
+        save_file(weights, folder / name)
         return name
 
     monkeypatch.setitem(targets.TARGETS, "timm", targets.TARGETS["timm"]._replace(write=spoilt))

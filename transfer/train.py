@@ -181,6 +181,8 @@ def prepare(options: Options, loaded: Any) -> Any:
     name = Path(options.config or _default(options)).stem
     config.work_dir = str(options.out or Path("runs") / f"transfer-{options.task}-{name}")
     look_through(Path(config.work_dir))
+    if is_main():
+        places.tried(record_path(config, options))
     root = options.data or Path(config.work_dir) / "data"
     if options.data is None:
         draw_sample(options.task, root)
@@ -329,7 +331,7 @@ def report(
         "max_iters": config.train_cfg.get("max_iters"),
     }
     record.write(
-        out / "results" / f"transfer_{options.task}.json",
+        record_path(config, options),
         probe=f"transfer_{options.task}",
         table=TABLES[options.task],
         loaded=loaded,
@@ -341,6 +343,11 @@ def report(
     )
     terminal.say(json.dumps({name: round(value, 2) for name, value in found.items()}))
     terminal.say(f"predictions drawn in {out}/predictions, record in {out}/results/transfer_{options.task}.json")
+
+
+def record_path(config: Any, options: Options) -> Path:
+    """In the folder of the run."""
+    return Path(config.work_dir) / "results" / f"transfer_{options.task}.json"
 
 
 def position(kind: str, grid: Sequence[int] | None) -> str:

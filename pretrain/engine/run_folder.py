@@ -82,7 +82,10 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write to {self.flag} {self.folder} ({error.strerror})") from error
         weakref.finalize(self, os.close, self._place)
-        self._board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.step else None)
+        try:
+            self._board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.step else None)
+        except (OSError, ValueError) as error:  # it takes no folder whose name is not UTF-8
+            terminal.say(_left_out("TensorBoard's file", error), error=True)
         self._track = tracker(self._track_with, self.folder.name, self.values)
 
     def _remove_leftovers(self) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from checkpoints import terminal
+from checkpoints import places, terminal
 from checkpoints.architecture import MEAN, STD
 from checkpoints.cli import UserError, at_least, parse, run_command
 from pretrain.images.open import open_images
@@ -76,6 +76,7 @@ class Patches:
 
 def convert(options: Convert) -> None:
     """Read the published file and write ours."""
+    places.tried(options.out)
     weights = dalle_pickle.read(options.file)
     encoder = dalle.encoder_of(weights, options.file)
     dalle_pickle.save(options.out, weights, options.file)
@@ -89,6 +90,7 @@ def cluster_tokens(options: Tokens) -> None:
     """Look at the images through the backbone and write its codes."""
     at_least(2, options, "codes")
     at_least(1, options, "images")
+    places.tried(options.out)
     loaded = load_backbone(options.ckpt, key=options.key)
     shape = loaded.backbone.shape
     images = subset(open_images(options.data, "train", shape.channels, shape.value_range), options.images, options.seed)
@@ -109,6 +111,7 @@ def cluster_patches(options: Patches) -> None:
         raise UserError(f"--share {options.share} must lie above 0 and at most at 1")
     if size < side or size % side:
         raise UserError(f"--size {size} is not divisible by --patch-size {side}")
+    places.tried(options.out)
     everything = open_images(options.data, "train")
     images = subset(everything, max(1, round(options.share * len(everything))), options.seed)
     look = Look(partial(kmeans.patches, side=side), size, size // side, 3 * side**2, MEAN, STD, torch.device("cpu"))

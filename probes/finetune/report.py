@@ -14,7 +14,6 @@ from torch import Tensor
 
 from checkpoints import escape, store, terminal
 from checkpoints.architecture import Architecture
-from checkpoints.cli import UserError
 from checkpoints.figures import Figure, FigureCanvasAgg, PowerNorm
 from pretrain.engine import distributed
 from pretrain.models.backbone import Loaded
@@ -88,12 +87,21 @@ def write(
 ) -> Summary:
     """Print a table, write the record and what goes beside it. Raises UserError where that cannot be."""
     best = max(runs, key=lambda run: run.best().top1)
-    out = options.out or results.default_path(loaded, f"finetune-{name_of(options)}")
+    out = place(options, loaded)
     summary = Summary(metrics(runs, best), out)
     if not distributed.is_main():
         return summary
     show(runs, data, seconds)
-    results.write(
+    labels, classes = np.asarray(data.test.labels), [str(name) for name in data.classes]
+    first, last = (best.answers[which][:, 0].numpy() for which in ("best", "last"))
+
+    def classes_as_csv(path: Path) -> None:
+        store.write_bytes(path, by_class(labels, first, last, classes).encode("utf-8", "backslashreplace"))
+
+    def confusion_as_png(path: Path) -> None:
+        store.write_bytes(path, picture(confusion(labels, first, len(classes)), classes))
+
+    written = results.write(
         out,
         probe="finetune",
         table=table_of(options.recipe, loaded.backbone.shape.embed_dim),
@@ -103,21 +111,15 @@ def write(
         metrics=summary.metrics,
         seconds=seconds,
         device=device,
+        beside={".csv": classes_as_csv, ".png": confusion_as_png},
     )
-    labels, classes = np.asarray(data.test.labels), [str(name) for name in data.classes]
-    first, last = (best.answers[which][:, 0].numpy() for which in ("best", "last"))
-    files = {
-        ".csv": by_class(labels, first, last, classes).encode(),
-        ".png": picture(confusion(labels, first, len(classes)), classes),
-    }
-    for suffix, content in files.items():
-        path = out.with_suffix(suffix)
-        try:
-            store.write_bytes(path, content)
-        except OSError as error:
-            raise UserError(f"cannot write {path} ({error.strerror}): give another --out") from error
-    terminal.say(f"classes in {out.with_suffix('.csv').name} and {out.with_suffix('.png').name} beside it")
-    return summary
+    terminal.say(f"classes in {written.with_suffix('.csv').name} and {written.with_suffix('.png').name} beside it")
+    return summary._replace(record=written)
+
+
+def place(options: Options, loaded: Loaded) -> Path:
+    """Of the record, tried before the work. Raises UserError where nothing can be written there."""
+    return results.place(options.out, loaded, f"finetune-{name_of(options)}")
 
 
 def metrics(runs: list[Measured], best: Measured) -> dict[str, float]:

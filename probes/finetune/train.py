@@ -204,6 +204,7 @@ def measure(options: Options, device: torch.device) -> Summary | None:
     shape = loaded.backbone.shape
     options = settled(options, shape.embed_dim, shape.image_size, shape.kind)
     values.refuse_range(shape, loaded.path)
+    report.place(options, loaded)
     data = open_data(options, shape.channels)
     folder = options.folder or places.below(loaded.path.parent, "finetune", report.name_of(options))
     runs, diverged = [], []

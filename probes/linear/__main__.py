@@ -10,9 +10,9 @@ and, with `--select val-split`, an honest one, chosen on training images that we
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from checkpoints.cli import parse, run_command
-from pretrain.engine import distributed
 from probes.features.cache import array_of
 from probes.linear import train as linear_run
 from probes.linear.protocol import Chosen, Options, about, check, chosen, default_features, default_mode, say_excluded, split
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.linear")
     with common.subject(options) as subject:
         check(options)
+        common.record_path(options, subject, "linear")
         parts = common.labelled_parts(options, subject.loaded.backbone.shape)
         measure(subject, parts, options)
 
@@ -49,10 +50,11 @@ def measure(subject: Subject, parts: Parts, options: Options) -> None:
     seconds = time.perf_counter() - began
     tell(trained, best, last, options, parts, subject, seconds)
     protocol = common.about_view(options, subject.view) | about(settings, options.lr, options.batch_size, trained)
-    if distributed.is_main():
-        counts = {"train_images": len(images.train), "val_images": len(parts.val)}
-        head = out.with_name(f"{out.stem}_head.safetensors")
-        linear_run.keep(head, trained, subject, settings, images.train, protocol | counts)
+    counts = {"train_images": len(images.train), "val_images": len(parts.val)}
+
+    def keep_head(path: Path) -> None:
+        linear_run.keep(path, trained, subject, settings, images.train, protocol | counts)
+
     record.write(
         out,
         probe="linear",
@@ -70,6 +72,7 @@ def measure(subject: Subject, parts: Parts, options: Options) -> None:
         },
         seconds=seconds,
         device=subject.device.type,
+        beside={"_head.safetensors": keep_head},
     )
 
 

@@ -81,6 +81,7 @@ def main(arguments: Sequence[str]) -> None:
     at_least(1, options, "size")
     began = time.perf_counter()
     loaded, device = subject(options)
+    out = record.place(options.out, loaded, f"retrieval_{options.suite}")
     task, others = open_task(options, loaded.backbone), strangers(options)
     rows = {"this checkpoint": measure(loaded.backbone, task, others, options.whiten)}
     if options.baselines:
@@ -93,7 +94,6 @@ def main(arguments: Sequence[str]) -> None:
         ("", *rows),
         ([name, *(f"{row[name]:.1f}" for row in rows.values())] for name in rows["this checkpoint"]),
     )
-    out = options.out or record.default_path(loaded, f"retrieval_{options.suite}")
     record.write(
         out,
         probe="retrieval",

@@ -9,6 +9,7 @@ training images of --train (`probes/linear/head.py`).
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     check(options)
     began = time.perf_counter()
     who = subject(options)
+    path = record.place(options.out, who.loaded, f"robustness_{options.suite}")
     crop, stride = options.crop or who.backbone.shape.image_size, who.backbone.shape.stride
     if crop % stride:
         raise UserError(f"--crop {crop} is not divisible by {stride}, the pixels of a token's side")
@@ -81,11 +83,7 @@ def main(arguments: Sequence[str]) -> None:
         ("", "value"),
         ([name, f"{value:.1f}"] for name, value in metrics.items() if not name.endswith("_loss")),
     )
-    path = options.out or record.default_path(who.loaded, f"robustness_{options.suite}")
-    for picture in pictures:
-        beside = path.with_name(f"{path.stem}_{picture.name}.png")
-        gallery.hang_one(beside, picture)
-        terminal.say(f"drawn to {beside}")
+    drawn = {f"_{picture.name}.png": partial(_draw, picture) for picture in pictures}
     data = {"root": options.data, "train": options.train, "val_images": task.images}
     terminal.say(f"{seconds:.0f} s")
     for where, (place, numbers) in records(options, path, metrics).items():
@@ -99,7 +97,13 @@ def main(arguments: Sequence[str]) -> None:
             metrics=numbers,
             seconds=seconds,
             device=who.device.type,
+            beside=drawn if where == path else None,
         )
+
+
+def _draw(picture: gallery.Shown, path: Path) -> None:
+    gallery.hang_one(path, picture)
+    terminal.say(f"drawn to {path}")
 
 
 def protocol(options: Options, found: Found, view: View, about: Mapping[str, Any]) -> dict[str, Any]:

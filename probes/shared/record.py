@@ -1,13 +1,16 @@
 """The record that every measurement writes: one JSON file with all that is needed to believe it or to repeat it."""
 
+import contextlib
+import json
 import math
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from checkpoints import escape, places, store, terminal
+from checkpoints import escape, places, reading, store, terminal
 from checkpoints.cli import UserError, WorkError
 from pretrain.engine import distributed
 from pretrain.models.backbone import Loaded
@@ -27,15 +30,16 @@ def write(
     metrics: Mapping[str, float],
     seconds: float,
     device: str,
-) -> None:
-    """Write one record and say so; `metrics` are plain numbers. Only the main process writes. Raises UserError if it cannot.
+    beside: Mapping[str, Callable[[Path], None]] | None = None,
+) -> Path:
+    """Write one record and say so; where it is. Only the main process writes. Raises UserError if it cannot.
 
-    Raises WorkError, and writes nothing, where a number is not finite.
-
-    `table` names the paper's table (`probes/paper/paper.json`).
+    `metrics` are plain numbers; raises WorkError, and writes nothing, where one is not finite. `table` names the paper's table
+    (`probes/paper/paper.json`). `beside` writes what belongs to it, by the ending that its name has in place of `.json`. A record
+    of another checkpoint, data set or protocol that has this name is kept under another (`_make_way`).
     """
     if not distributed.is_main():
-        return
+        return path
     strange = [name for name, value in metrics.items() if not math.isfinite(value)]
     if strange:
         raise WorkError(f"{strange[0]} is not finite ({metrics[strange[0]]}): no record is written to {path}")
@@ -58,11 +62,84 @@ def write(
         "device": device,
         "versions": versions(),
     }
+    content, beside = escape.json_text(record).encode(), beside or {}
     try:
-        store.write_bytes(path, escape.json_text(record).encode())
+        path = _make_way(path, json.loads(content), tuple(beside))
+        store.write_bytes(path, content)
+        for suffix, write_it in beside.items():  # then: what fails here must not lose the numbers
+            write_it(_companion(path, suffix))
     except OSError as error:
         raise UserError(f"cannot write the record to {path} ({error.strerror}): give another --out") from error
     terminal.say(f"record written to {path}")
+    return path
+
+
+def _make_way(path: Path, record: Mapping[str, Any], beside: tuple[str, ...]) -> Path:
+    """Where a record goes. One of something else in its place is renamed, with its companions, to `NAME-1.json` and so on.
+
+    What is no record stays, and the new one gets such a name. Raises OSError.
+    """
+    if not os.path.lexists(path):
+        return path
+    there = read(path)
+    if there is not None and _identity(there) == _identity(record):
+        return path
+    wanted, number = there or record, 1
+    while os.path.lexists(other := path.with_name(f"{path.stem}-{number}{path.suffix}")):
+        found = read(other)
+        if found is not None and _identity(found) == _identity(wanted):
+            break
+        number += 1
+    if there is None:
+        terminal.say(f"note: {path} is no record and stays; this one is called {other.name}")
+        return other
+    for suffix in beside:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(_companion(path, suffix), _companion(other, suffix))
+    os.replace(path, other)
+    terminal.say(f"note: {path} was of {_difference(there, record)}: kept as {other.name}")
+    return path
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A record; None for what is none, or cannot be read."""
+    try:
+        found = reading.values(path)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in PARTS) else None
+
+
+PARTS = ("checkpoint", "data", "protocol", "metrics")
+
+
+def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Whose numbers they are: two records with the same are of the same measurement."""
+    checkpoint = record["checkpoint"]
+    who = checkpoint.get("sha256") or checkpoint.get("path")
+    return {"probe": record.get("probe"), "checkpoint": who, "data set": record["data"], "protocol": record["protocol"]}
+
+
+def _difference(there: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    before, now = _identity(there), _identity(record)
+    return " and ".join(f"another {part}" for part in now if before[part] != now[part])
+
+
+def _companion(path: Path, suffix: str) -> Path:
+    return path.with_name(path.stem + suffix)
+
+
+def place(out: Path | None, loaded: Loaded, name: str) -> Path:
+    """Where a record goes, `out` or `default_path`, tried before the work. Raises UserError where nothing can be written there.
+
+    So does a file of somebody's own that `out` names: only records are replaced.
+    """
+    path = out or default_path(loaded, name)
+    if not distributed.is_main():
+        return path
+    if out is not None and out.is_file() and out.stat().st_size and read(out) is None:
+        raise UserError(f"--out {out} is no record of a measurement, and is not replaced: give another --out")
+    return places.tried(path)
 
 
 def default_path(loaded: Loaded, name: str, suffix: str = ".json") -> Path:

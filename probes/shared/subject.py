@@ -101,8 +101,8 @@ def untrained(subject: Subject, seed: int) -> Subject:
 
 
 def record_path(options: Common, subject: Subject, name: str) -> Path:
-    """Where the record goes."""
-    return options.out or record.default_path(subject.loaded, f"{name}_untrained" if options.untrained else name)
+    """Where the record goes, tried before the work. Raises UserError where nothing can be written there."""
+    return record.place(options.out, subject.loaded, f"{name}_untrained" if options.untrained else name)
 
 
 def check(options: Common) -> None:

@@ -91,6 +91,7 @@ def main(arguments: Sequence[str]) -> None:
     began = time.perf_counter()
     clips = davis.open_clips(options.data, options.limit)
     loaded, device = subject(options)
+    out = record.place(options.out, loaded, "video")
     size = options.size or (sample_clips.SIZE if options.data == "sample" else 480)
     protocol = Protocol(size, options.context, options.radius, options.top_k)
     rows = {"this checkpoint": score(clips, lambda clip: segment(loaded.backbone, clip, protocol), "clips", options.masks)}
@@ -103,7 +104,6 @@ def main(arguments: Sequence[str]) -> None:
     title = f"J and F, % ({len(clips)} clips of {options.data}): {loaded.path}"
     table(title, ("masks by", *COLUMNS), ([name, *(f"{row[column]:.1f}" for column in COLUMNS)] for name, row in rows.items()))
     names = {"the same, untrained": "untrained_", "the first mask, kept": "kept_"}
-    out = options.out or record.default_path(loaded, "video")
     record.write(
         out,
         probe="video",

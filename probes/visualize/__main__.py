@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from checkpoints import terminal
+from checkpoints import places, terminal
 from checkpoints.cli import UserError, parse, run_command
 from probes.shared import record
 from probes.shared.frozen import Subject, subject
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     options: Any = parse(options_of, arguments[1:], prog=f"python -m probes.visualize {kind}")
     who = subject(options, full=kind == "patterns")
     out = options.out or record.default_path(who.loaded, kind, "")
+    places.tried(out / "index.html")
     remarks = [f"Checkpoint: {who.loaded.path}, {options.key}. Images: {options.data}."]
     pictures = list(draw(options, who))
     page = gallery.hang(out, f"{kind.capitalize()}: {who.loaded.path.parent.name or who.loaded.path}", remarks, pictures)

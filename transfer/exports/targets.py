@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from checkpoints import escape, layouts
+from checkpoints import escape, layouts, store
 from checkpoints.cli import UserError, WorkError
 from checkpoints.published import Contents
 from checkpoints.resolve import backbone_part
@@ -46,7 +46,7 @@ class Source(NamedTuple):
 
 def to_timm(source: Source, folder: Path) -> str:
     """`model.safetensors`."""
-    save_file(source.weights(), folder / "model.safetensors", metadata={"format": "pt"})
+    store.write_bytes(folder / "model.safetensors", save(source.weights(), metadata={"format": "pt"}))
     return "model.safetensors"
 
 
@@ -64,7 +64,7 @@ def to_huggingface(source: Source, folder: Path) -> str:
     else:
         raise UserError(f"transformers has no model of its own for {shape['arch']}: give --to timm, which transformers reads too")
     weights = {name: weight.contiguous() for name, weight in weights.items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    store.write_bytes(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
     _write_json(folder / "config.json", key_maps.huggingface_config(shape, registers))
     resize = evaluation_resize(shape["image_size"])
     _write_json(folder / "preprocessor_config.json", key_maps.huggingface_processor(shape, resize))
