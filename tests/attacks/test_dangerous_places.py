@@ -50,7 +50,10 @@ PLACES: dict[str, dict[str, str]] = {
         "the network": "socket.gethostname, to say in a lock which machine has it; asks nobody",
     },
     "checkpoints/once.py": {"a deletion": "its own lock and part, never through a link"},
-    "checkpoints/places.py": {"glob": "walks a folder to refuse the links in it, opens nothing"},
+    "checkpoints/places.py": {
+        "glob": "walks a folder to refuse the links in it, opens nothing",
+        "a deletion": "an empty file of its own, by which a folder was tried",
+    },
     "checkpoints/start.py": {"code from text": "runs one of our modules, named on the command line that starts it"},
     "checkpoints/store.py": {
         "torch.load": "weights_only=True, after torch_pickle has read the file as data",
