@@ -83,15 +83,18 @@ def picture(pixels: Pixels) -> Image.Image:
 
 
 def sampler_of(images: int, repeats: int) -> RepeatAugSampler:
-    """Every image `repeats` times in a row, dealt out to the processes; cut to an epoch's length, a multiple of 256 images."""
+    """Every image `repeats` times in a row, dealt out to the processes; cut to an epoch's length."""
     return RepeatAugSampler(range(images), distributed.world_size(), distributed.rank(), num_repeats=repeats)
 
 
+def epoch_of(images: int, repeats: int) -> int:
+    """Draws in an epoch of so many images, over all processes; repeated augmentation rounds them down to a multiple of 256."""
+    return len(sampler_of(images, repeats)) * distributed.world_size() if repeats > 1 else images
+
+
 def steps_in(images: int, options: Options) -> int:
-    """Whole steps in an epoch of so many images."""
-    if options.repeats > 1:
-        return len(sampler_of(images, options.repeats)) // (options.batch_size // distributed.world_size())
-    return images // options.batch_size
+    """Whole steps in such an epoch."""
+    return epoch_of(images, options.repeats) // options.batch_size
 
 
 class Steps(Dataset[Batch]):
@@ -117,9 +120,7 @@ class Steps(Dataset[Batch]):
         self.steps_per_epoch = steps_in(len(images), options)
         if not self.steps_per_epoch:
             few = f"{images.name}: {len(images)} images, fewer than one step of {options.batch_size}"
-            rounded = self.repeats > 1 and not len(sampler_of(len(images), self.repeats))
-            more = f"; --repeats {self.repeats} takes images by 256: give --repeats 1 with fewer" if rounded else ""
-            raise UserError(f"{few}: lower --batch-size (and --lr with it){more}")
+            raise UserError(f"{few}: lower --batch-size (and --lr with it)")
         self._view = training_view(options, shape)
         mixes = {"mixup_alpha": options.mixup, "cutmix_alpha": options.cutmix}
         mixing = bool(options.mixup or options.cutmix)

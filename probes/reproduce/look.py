@@ -18,7 +18,7 @@ from pretrain.images.tar_shards import is_shards
 from pretrain.models.backbone import Loaded
 from probes.finetune import data as tuned_data
 from probes.finetune import subsets
-from probes.finetune.dataset import sampler_of, steps_in
+from probes.finetune.dataset import epoch_of, steps_in
 from probes.finetune.options import Options as Tuning
 from probes.finetune.options import read_command_line, settled
 from probes.reproduce.steps import FEW, Step
@@ -136,25 +136,19 @@ class Looker:
 
 
 def fitted(name: str, images: int, options: Tuning) -> Look:
-    """Nothing where an epoch of so many images has a step of the recipe's; else a smaller one, all rates in proportion.
+    """Nothing where an epoch of so many images has a step of the recipe's; else a smaller step, all rates in proportion.
 
-    The original scales its rates with the images of a step too. Repeated augmentation is left out below the 256 images it takes.
+    The original scales its rates with the images of a step too.
     """
     if steps_in(images, options):
         return Look()
-    whole = len(sampler_of(images, options.repeats)) if options.repeats > 1 else images
-    once = whole < PAIR
-    size = (images if once else whole) // PAIR * PAIR
+    size = epoch_of(images, options.repeats) // PAIR * PAIR
     if not size:
-        return Look(reason=f"{images} image to learn from: mixup takes {PAIR}")
-    scale = size / options.batch_size
+        return Look(reason=f"there is {images} image to learn from, and mixup takes {PAIR}")
     words = ["--batch-size", str(size)]
     for rate in RATES:
         values = getattr(options, rate)
         values = values if isinstance(values, tuple) else (values,)
-        words += [f"--{rate.replace('_', '-')}", *(f"{value * scale:.6g}" for value in values)]
+        words += [f"--{rate.replace('_', '-')}", *(f"{value * size / options.batch_size:.6g}" for value in values)]
     said = f"{name}: {images} images, fewer than a step of {options.batch_size}: --batch-size {size}"
-    if once and options.repeats > 1:
-        words += ["--repeats", "1"]
-        said += f" and --repeats 1, not {options.repeats}"
     return Look(words=tuple(words), note=f"{said}, learning rates times {size}/{options.batch_size}; not compared with the paper")
