@@ -18,6 +18,7 @@ from checkpoints.cli import UserError, WorkError, at_least, parse, run_command
 from probes import knn, logistic
 from probes.finetune import subsets
 from probes.finetune import train as finetune_train
+from probes.finetune.dataset import epoch_of
 from probes.finetune.options import with_recipe
 from probes.finetune.recipes import RECIPES
 from probes.linear import protocol as linear_protocol
@@ -107,12 +108,21 @@ def frozen(subject: Subject, few: Few, options: Options) -> Measured:
     return Measured({"k-NN": near, "linear": linear_protocol.chosen(trained, grid.lr).top1, "logistic": best}, about)
 
 
+def images_a_step(recipe: str, few: Few) -> int:
+    """The recipe's, or as many pairs (mixup's) as an epoch of few images has, which is said."""
+    usual, images = RECIPES[recipe].values["batch_size"], len(few.parts.train)
+    most = epoch_of(images, RECIPES[recipe].values.get("repeats", 1)) // 2 * 2
+    if most < usual:
+        console.say(f"{few.name}: {images} images, fewer than a step of {usual}: steps have {most}, rates stay")
+    return min(usual, most)
+
+
 def tuned(subject: Subject, few: Few, options: Options) -> dict[str, float]:
     """Top-1 percent of end-to-end fine-tuning, without and with the head's first layer where the checkpoint has it."""
     recipe = "small" if options.data == "sample" else "semi"
     epochs = options.tuned_epochs or (SAMPLE_EPOCHS if recipe == "small" else None)
     given = {name: getattr(options, name) for name in ("ckpt", "data", "val", "key", "limit", "seed")}
-    given["batch_size"] = min(RECIPES[recipe].values["batch_size"], len(few.parts.train) // 2 * 2)  # mixup wants pairs
+    given["batch_size"] = images_a_step(recipe, few)
     given |= few.flag | ({"epochs": epochs} if epochs else {}) | {"from_scratch": options.untrained}
     head = any(name.startswith("head.mlp.0.") for name in subject.loaded.contents.network(options.key, subject.loaded.path))
     out, found = common.record_path(options, subject, "semi"), {}

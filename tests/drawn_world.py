@@ -90,3 +90,13 @@ def naturalist(folder: Path, pictures: Sequence[Path]) -> None:
             "categories": [{"id": number, "name": str(number)} for number in range(5)],
         }
         (folder / f"{part}2018.json").write_text(json.dumps(content))
+
+
+def flags_of(folders: Mapping[str, Path], transfers: str = "ds") -> list[str]:
+    """The command line that names all of them; `transfers` stands for all of Table 7's data sets but iNaturalist 2018."""
+    given = {name: path for name, path in folders.items() if name not in ("ds", *FEW)}
+    given |= dict.fromkeys(("cifar10", "cifar100", "flowers", "cars", "inat19"), folders[transfers])
+    return [
+        *(word for name, path in given.items() for word in (f"--{name}", str(path))),
+        *("--few", *(str(folders[name]) for name in FEW)),
+    ]

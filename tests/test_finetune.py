@@ -37,7 +37,7 @@ from probes.finetune import __main__ as finetune
 from probes.finetune import train as finetune_train
 from probes.finetune.checkpoint import Lines, Network
 from probes.finetune.data import Data, open_data
-from probes.finetune.dataset import Batch, Steps
+from probes.finetune.dataset import Batch, Steps, operations_of, training_view
 from probes.finetune.evaluate import Evaluator, evaluation_view
 from probes.finetune.model import Classifier, classifier, optimizer_of, parameter_groups
 from probes.finetune.options import Options, read_command_line, settled, with_recipe
@@ -92,6 +92,22 @@ def held(count: int = 20, classes: int = 4, size: int = 40) -> InMemory:
 
 def steps_of(options: Options, count: int = 20) -> Steps:
     return Steps(held(count), 4, TINY, options, 20)
+
+
+@pytest.mark.parametrize("name", ["rand-m10-inc1", "rand-m0", "original-mstd0.5"])
+def test_the_strongest_posterisation_is_black_and_the_weaker_ones_are_pillows(name: str) -> None:
+    """timm draws 0 bits; on 46c01a2 Pillow 13 ended the training there, within an epoch of the paper's recipes."""
+    view = training_view(options_for(randaugment=name), TINY)
+    (posterize,) = {one.aug_fn for one in operations_of(view) if one.name.startswith("Posterize")}
+    image = Image.fromarray(held(1)[0])
+    assert image.getextrema() != ((0, 0),) * 3
+    assert posterize(image, 0).getextrema() == ((0, 0),) * 3 and posterize(image, 0).size == image.size
+    for bits in range(1, 9):
+        assert (np.asarray(posterize(image, bits)) == np.asarray(image) & (256 - 2 ** (8 - bits))).all()
+    if name == "rand-m10-inc1":
+        for one in operations_of(view):
+            one.prob = 1.0
+            assert one(image).size == image.size
 
 
 @pytest.mark.parametrize("kind", SHAPES)

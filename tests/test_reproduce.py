@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import drawn_world
+import outlined
 import pytest
 import tiny
 import torch
 from test_layouts import VIT, saved_backbone
 
 from checkpoints import store, zoo
-from checkpoints.architecture import Architecture, shape_of
+from checkpoints.architecture import Architecture
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, command_module, parse, run_command
-from checkpoints.published import Contents
-from pretrain.models.backbone import Loaded, load_backbone, make
+from pretrain.models.backbone import Loaded, load_backbone
 from probes.features.cache import weights_digest
 from probes.finetune.options import as_values, settled
 from probes.linear.head import FOUR, features
@@ -144,31 +144,10 @@ def test_without_data_everything_runs_on_the_sample(vit: Path) -> None:
     assert words[words.index("--saliency") + 1] == "itself"
 
 
-ARCHS = {"vit_small": 16, "vit_base": 16, "vit_large": 16, "swin_tiny": 4}
-
-
-def checkpoint_of(arch: str, path: Path, *, head: bool = True) -> Loaded:
-    """A checkpoint of this architecture whose weights take no room."""
-    with torch.device("meta"):
-        backbone = make(shape_of(arch, ARCHS[arch], 224), maskable=False)
-    both = {"teacher": {"head.mlp.0.weight": torch.zeros(1)} if head else {}}
-    return Loaded(backbone, path, 3, Contents("", both | {"student": both["teacher"]}))
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A handful of drawn images in the layouts of all data sets."""
     return drawn_world.write(tmp_path_factory.mktemp("folders") / "data")
-
-
-def flags_of(folders: Mapping[str, Path], transfers: str = "ds") -> list[str]:
-    """The command line that names all of them; `transfers` stands for all of Table 7's data sets but iNaturalist 2018."""
-    given = {name: path for name, path in folders.items() if name not in ("ds", *drawn_world.FEW)}
-    given |= dict.fromkeys(("cifar10", "cifar100", "flowers", "cars", "inat19"), folders[transfers])
-    return [
-        *(word for name, path in given.items() for word in (f"--{name}", str(path))),
-        *("--few", *(str(folders[name]) for name in drawn_world.FEW)),
-    ]
 
 
 def options_of(words: Sequence[str]) -> Any:
@@ -212,13 +191,13 @@ def fills(probe: str, protocol: Mapping[str, Any], cell: Cell, checkpoint: Mappi
     return meant and not protocols.differences((decided,), {"checkpoint": checkpoint, "protocol": protocol})
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", outlined.ARCHS)
 def test_the_whole_plan_runs_in_an_order_in_which_every_step_finds_what_it_reads_and_fills_each_cell_once(
     arch: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On 46c01a2 nine steps came before the head that they need, six cells of Tables 11 and 12 had no step, and Swin's and
     ViT-L's missing steps were not mentioned."""
-    loaded, ran = checkpoint_of(arch, tmp_path / "last.pt"), {}
+    loaded, ran = outlined.checkpoint_of(arch, tmp_path / "last.pt"), {}
     loaded.path.write_bytes(b"x")
 
     def run(words: Sequence[str], place: Path, key: Sequence[str]) -> Ended:
@@ -239,9 +218,9 @@ def test_the_whole_plan_runs_in_an_order_in_which_every_step_finds_what_it_reads
     monkeypatch.setattr(reproduce, "calibrate", lambda *_: 1000.0)
     monkeypatch.setattr(reproduce, "run_once", run)
     monkeypatch.setattr(reproduce, "finish", lambda out: [])
-    monkeypatch.setattr(suites, "_another", lambda asked: (small_of("vit_small"), asked))
+    monkeypatch.setattr(suites, "_another", lambda asked: (outlined.small_of("vit_small"), asked))
     whole = folders | {"inat18": folders["imagenet"]} | dict(zip(drawn_world.FEW, every_name_of(folders, tmp_path), strict=True))
-    flags = flags_of(whole, transfers="imagenet")
+    flags = drawn_world.flags_of(whole, transfers="imagenet")
     ended = run_command(reproduce.main, ["--ckpt", str(loaded.path), "--out", str(tmp_path / "out"), "--device", "cpu", *flags])
     printed = capsys.readouterr().out
     expected = {step.name: lacking(step, "teacher", loaded) for step in real(arch, few=True)}
@@ -253,7 +232,7 @@ def test_the_whole_plan_runs_in_an_order_in_which_every_step_finds_what_it_reads
     assert has_coco or "nothing runs for it: --coco, --ade20k" in printed
     assert "fewer than a step" not in printed
     assert ("parts" in ran) == arch.startswith("vit")
-    checkpoint = {"arch": arch, "patch_size": ARCHS[arch], "window": 7}
+    checkpoint = {"arch": arch, "patch_size": outlined.ARCHS[arch], "window": 7}
     commands = {name: stated(options, loaded.backbone.shape.embed_dim) for name, options in ran.items()}
     for probe, some in CELLS.items():
         for cell in some:
@@ -277,21 +256,19 @@ def every_name_of(folders: Mapping[str, Path], tmp_path: Path) -> list[Path]:
 
 def test_what_a_checkpoint_cannot_have_is_said_with_the_reason(tmp_path: Path) -> None:
     """On 46c01a2 it was dropped in silence, or failed when its turn came."""
-    swin = plan(Options(imagenet=tmp_path, ade20k=tmp_path), checkpoint_of("swin_tiny", tmp_path / "x", head=False))
+    swin = plan(Options(imagenet=tmp_path, ade20k=tmp_path), outlined.checkpoint_of("swin_tiny", tmp_path / "x", head=False))
     reasons = {one.step.name: one.reason for one in swin.left}
     assert "Swin has no [CLS] token" in reasons.pop("parts") and "linear_swint" in reasons.pop("segment_linear")
     assert reasons.keys() == {"cluster", "finetune_1pct", "finetune_10pct"}
     assert all("no projection head" in reason for reason in reasons.values())
     assert {"finetune_1pct_bare", "upernet", "knn"} <= set(names_of(swin)) and not swin.unanswered
-    asked = plan(Options(imagenet=tmp_path, table=("F5",)), checkpoint_of("swin_tiny", tmp_path / "x"))
+    asked = plan(Options(imagenet=tmp_path, table=("F5",)), outlined.checkpoint_of("swin_tiny", tmp_path / "x"))
     assert not asked.planned and asked.unanswered == ["--imagenet", "--table F5"]
-    tiny = plan(Options(coco=tmp_path), checkpoint_of("vit_small", tmp_path / "x")._replace(backbone=small_of("vit_tiny")))
+    tiny = plan(
+        Options(coco=tmp_path),
+        outlined.checkpoint_of("vit_small", tmp_path / "x")._replace(backbone=outlined.small_of("vit_tiny")),
+    )
     assert "has no cascade_vit_tiny_1x" in tiny.left[0].reason and tiny.unanswered == ["--coco"]
-
-
-def small_of(arch: str) -> Any:
-    with torch.device("meta"):
-        return make(shape_of(arch, 16, 224), maskable=False)
 
 
 def test_the_student_is_measured_under_names_of_its_own(vit: Path, tmp_path: Path) -> None:
@@ -299,7 +276,7 @@ def test_the_student_is_measured_under_names_of_its_own(vit: Path, tmp_path: Pat
     lines = {}
     for key in ("teacher", "student"):
         options = Options(imagenet=tmp_path, coco=tmp_path, sketch=tmp_path, key=key)
-        found = plan(options, checkpoint_of("vit_base", tmp_path / "x"), out=tmp_path)
+        found = plan(options, outlined.checkpoint_of("vit_base", tmp_path / "x"), out=tmp_path)
         lines[key] = {one.step.name: reproduce.command(one, options, vit, tmp_path) for one in found.planned}
     assert (
         lines["teacher"].keys() == lines["student"].keys() and {"linear", "coco", "finetune", "sketch"} <= lines["student"].keys()
@@ -317,7 +294,7 @@ def test_lists_of_few_labels_go_to_every_step_that_learns_from_few(
     """On 46c01a2 there was no way to give them, and drawn shares were compared."""
     few = tuple(tmp_path / f"{{{share}}}percent.txt" for share in (1, 10))
     options = Options(imagenet=tmp_path, few=few)
-    found = plan(options, checkpoint_of("vit_small", tmp_path / "x"))
+    found = plan(options, outlined.checkpoint_of("vit_small", tmp_path / "x"))
     lists = {}
     for one in found.planned:
         asked = options_of(reproduce.command(one, options, vit, tmp_path))
@@ -373,7 +350,7 @@ def test_a_head_is_kept_by_linear_and_measured_with_by_the_suites(
 
 def test_steps_name_tables_that_exist() -> None:
     known = {name.partition("_")[0] for name in published.tables()}
-    for arch in ARCHS:
+    for arch in outlined.ARCHS:
         steps = real(arch) + sample()
         assert {table for step in steps for table in step.tables} <= known
         assert {step.needs for step in steps} <= {*reproduce.DATA, "sample"}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import Mixup, create_transform
 from timm.data.distributed_sampler import RepeatAugSampler
 from timm.data.mixup import mixup_target
@@ -30,6 +30,8 @@ from pretrain.images.source import Images
 from probes.finetune.options import Options
 
 ORDER, CHANGES = 0, 1
+BITS = 8
+"""Of a channel."""
 COLOUR_JITTER = 0.4
 """timm leaves it out where there is RandAugment, so it is the paper's flag but not its augmentation."""
 TRAINING_INTERPOLATION = "bicubic"
@@ -63,7 +65,7 @@ def drawn_from(*seed: int) -> Iterator[None]:
 
 def training_view(options: Options, shape: Architecture) -> Any:
     """timm's augmentation of one picture."""
-    return create_transform(
+    view = create_transform(
         options.input_size or shape.image_size,
         is_training=True,
         scale=options.crop_scale,
@@ -75,6 +77,25 @@ def training_view(options: Options, shape: Architecture) -> Any:
         re_prob=options.erasing or 0.0,
         re_mode="pixel",
     )
+    for operation in operations_of(view):
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = posterized
+    return view
+
+
+def operations_of(view: Any) -> Iterator[Any]:
+    """The operations that timm's RandAugment or AutoAugment draws from, if there is one."""
+    for part in view.transforms:
+        yield from getattr(part, "ops", ())
+        for several in getattr(part, "policy", ()):
+            yield from several
+
+
+def posterized(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Of each channel the first bits; black without any. timm draws 0 at the strongest, which Pillow refuses from 13 on."""
+    if bits >= BITS:
+        return image
+    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
 
 
 def picture(pixels: Pixels) -> Image.Image:

@@ -5,10 +5,9 @@ the plan gives the command a smaller one, in words that stand on its command lin
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from checkpoints import zoo
 from checkpoints.cli import UserError, WorkError, parse
@@ -33,6 +32,8 @@ PLACE = "x"
 """Stands for paths of a command line that say nothing of the data."""
 DENSE = ("coco", "ade20k")
 RATES = ("lr", "min_lr", "warmup_lr")
+UNUSABLE = (UserError, WorkError, OSError)
+Opened = TypeVar("Opened")
 PAIR = 2
 """Images that mixup takes at least."""
 
@@ -52,6 +53,24 @@ class Look(NamedTuple):
     """Classes that the linear head must know, by what they are for."""
 
 
+def remembered(opener: Callable[[str], Opened]) -> Callable[[str], Opened]:
+    """The same, but each data set is opened once, also where it cannot be: a million names take a while to read."""
+    known: dict[str, Opened | Exception] = {}
+
+    def opened(data: str) -> Opened:
+        if data not in known:
+            try:
+                known[data] = opener(data)
+            except UNUSABLE as error:
+                known[data] = error
+        found = known[data]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    return opened
+
+
 class Looker:
     """Looks at the data of steps. Sources that are fetched (`hf:`, `torchvision:`, shards elsewhere) are left to the step itself.
 
@@ -60,8 +79,8 @@ class Looker:
 
     def __init__(self, loaded: Loaded, few: Sequence[Path], fetch: bool) -> None:
         self._loaded, self._few, self._fetch = loaded, few, fetch
-        self._open_parts = functools.cache(self._opened)
-        self._open_tuned = functools.cache(lambda data: tuned_data.open_parts(Tuning(data=data)))
+        self._open_parts = remembered(lambda data: common.labelled_parts(common.Common(data=data), loaded.backbone.shape))
+        self._open_tuned = remembered(lambda data: tuned_data.open_parts(Tuning(data=data)))
 
     def __call__(self, step: Step, data: str) -> Look:
         """Never raises: what an opener raises is the reason."""
@@ -79,7 +98,7 @@ class Looker:
         look = self._dense if step.needs in DENSE else looks.get(module, self._labelled)
         try:
             return look(step, data, self._line(step, data))
-        except (UserError, WorkError, OSError) as error:
+        except UNUSABLE as error:
             return Look(reason=str(error))
 
     def _line(self, step: Step, data: str) -> list[str]:
@@ -94,9 +113,6 @@ class Looker:
         for names in self._few if step.name in FEW else ():
             subsets.named(parts.train, names)
         return Look(classes=tuple(parts.train.classes))
-
-    def _opened(self, data: str) -> common.Parts:
-        return common.labelled_parts(common.Common(data=data), self._loaded.backbone.shape)
 
     def _tested(self, step: Step, data: str, line: list[str]) -> Look:
         """Test images alone."""
