@@ -15,6 +15,7 @@ from checkpoints import zoo
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, WorkError, command_module, run_command
 from pretrain import train
 from pretrain.models.backbone import Loaded
+from probes import semi
 from probes.finetune import __main__ as finetune
 from probes.finetune.data import open_data
 from probes.finetune.dataset import steps_in
@@ -29,6 +30,7 @@ from probes.reproduce.__main__ import Options
 from probes.reproduce.look import Looker, fitted
 from probes.reproduce.plan import Plan
 from probes.reproduce.steps import real
+from probes.shared.subject import Parts
 from probes.shared.subprocesses import Ended
 
 TRANSFERS = ("cifar10", "cifar100", "flowers", "cars", "inat18", "inat19")
@@ -125,6 +127,15 @@ def test_a_step_that_is_too_large_stays_an_error_where_it_was_typed(
         assert run_command(finetune.main, flags) == WRONG_COMMAND
         size = RECIPES[recipe].values["batch_size"]
         assert f"10 images, fewer than one step of {size}: lower --batch-size (and --lr with it)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("images", "size"), [(60, 60), (7, 6), (64, 64), (100, 64)])
+def test_few_labels_that_are_fewer_than_a_step_are_said(images: int, size: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """On 46c01a2 `probes.semi` made its steps smaller in silence."""
+    parts: Any = Parts(range(images), range(1))  # type: ignore[arg-type]
+    assert semi.images_a_step("small", semi.Few("1%", parts, {}, {})) == size
+    said = capsys.readouterr().out
+    assert said == ("" if size == 64 else f"1%: {images} images, fewer than a step of 64: steps have {size}, rates stay\n")
 
 
 def linked(source: Path, to: Path, *but: str) -> Path:
