@@ -336,6 +336,8 @@ def check(config: Config) -> None:
     if config.global_crops_number < 1:
         raise UserError("--global-crops-number must be 1 or more: the teacher sees global crops only")
     _check_targets(config)
+    if not config.lambda_cls and not (config.lambda_patch and config.use_masked_im_modeling):
+        raise UserError("both losses have the weight 0, so that nothing is learnt: give --lambda-cls or --lambda-patch")
     if config.shared_head_teacher and not config.shared_head and config.out_dim != config.patch_out_dim:
         raise UserError(
             f"a teacher with one set of prototypes needs --patch-out-dim {config.patch_out_dim} equal to --out-dim "

@@ -22,7 +22,7 @@ from sklearn.metrics import adjusted_rand_score, fowlkes_mallows_score, normaliz
 from checkpoints.cli import UserError, parse, run_command
 from pretrain.evaluate import finite
 from pretrain.images import values
-from pretrain.images.open import has_part, open_images
+from pretrain.images.open import open_images, part_or_all
 from pretrain.images.source import Images
 from pretrain.method.heads import Head, of_weights
 from pretrain.models.backbone import Loaded
@@ -40,8 +40,8 @@ class Options(Common):
     """The teacher's [CLS] prototypes, or k-means on features; `both` leaves the head out where the checkpoint has none."""
     clusters: int | None = None
     """kmeans: how many (default: as many as classes)."""
-    part: Literal["val", "train"] = "val"
-    """Which images are clustered; the paper's are ImageNet's validation images."""
+    part: Literal["val", "train"] | None = None
+    """Which images are clustered (default: val where the data has parts, as in the paper, else all)."""
 
 
 class Agreement(NamedTuple):
@@ -115,16 +115,24 @@ def prototypes(subject: Subject, options: Options) -> int | None:
     return None if weight is None else len(weight)
 
 
+def check(options: Options) -> None:
+    """Raise UserError for options of which one leaves another without meaning."""
+    if options.val and options.part:
+        raise UserError("--part is of --data, and --val names other images: give one of them")
+    if options.clusters and options.method == "head":
+        raise UserError("--clusters is for k-means, and --method head has as many as prototypes: leave one of them out")
+
+
 def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.cluster")
+    check(options)
     began = time.perf_counter()
     with common.subject(options, full=options.method != "kmeans") as subject:
         out = common.record_path(options, subject, "cluster")
         shape = subject.loaded.backbone.shape
-        source, part = (options.val, None) if options.val else (options.data, options.part)
-        part = part if part is None or has_part(source, part) else None
-        images = open_images(source, part, shape.channels, shape.value_range)
-        images = common.limited(common.of_several_classes(images), options)
+        part = None if options.val else part_or_all(options.data, options.part)
+        images = open_images(options.val or options.data, part, shape.channels, shape.value_range)
+        images = common.of_several_classes(common.limited(common.of_several_classes(images), options))
         values.refuse_others(images)
         ways = {"head": by_head, "kmeans": by_kmeans}
         labels = common.labels_of(images).numpy()

@@ -76,7 +76,7 @@ def open_parts(options: Options, shape: Architecture) -> Parts:
     if not options.leave_one_out:
         return common.labelled_parts(options, shape)
     every = open_images(options.data, "train", shape.channels, shape.value_range)
-    every = common.limited(common.of_several_classes(every), options)
+    every = common.of_several_classes(common.limited(common.of_several_classes(every), options))
     values.refuse_others(every)
     if len(every) < 2:
         raise UserError(f"--leave-one-out needs two images or more: {every.name} has {len(every)}")

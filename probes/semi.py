@@ -76,7 +76,9 @@ def few_labels(parts: Parts, options: Options) -> list[Few]:
         name = share.name or "100%"
         if name in some:
             raise UserError(f"two of the shares are called {name}: give each once, or another file name to one")
-        some[name] = Few(name, parts._replace(train=images), share.about, {"percent": percent, "names": names})
+        some[name] = Few(
+            name, parts._replace(train=common.of_several_classes(images)), share.about, {"percent": percent, "names": names}
+        )
     return list(some.values())
 
 

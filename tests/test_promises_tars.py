@@ -19,13 +19,19 @@ import tiny
 from pictures import encoded, noise
 
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
+from pretrain import train
+from pretrain.config import Config
 from pretrain.images import tar_headers
 from pretrain.images.formats import BadImage
 from pretrain.images.open import has_part, open_images
 from pretrain.images.tally import UNREAD
-from probes import knn
+from pretrain.setup import data
+from probes import cluster, knn, logistic, parts, semi
+from probes.finetune import __main__ as finetune
 from probes.finetune.subsets import named
+from probes.linear import __main__ as linear
 from probes.shared import subject
+from probes.visualize import __main__ as visualize
 
 PICTURE = encoded(noise(1)[0])
 BLOCK = tarfile.BLOCKSIZE
@@ -606,3 +612,145 @@ def test_commands_say_what_they_found_and_refuse_one_class(tmp_path: Path, capsy
     (tmp_path / "knn.json").unlink()
     assert run_command(knn.main, [*about, "--data", str(tmp_path / "one")]) == WRONG_COMMAND
     assert "has one class only (cat)" in capsys.readouterr().err and not (tmp_path / "knn.json").exists()
+
+
+PROBES: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+    "knn": (knn.main, ()),
+    "knn, leave-one-out": (knn.main, ("--leave-one-out",)),
+    "linear": (linear.main, ("--epochs", "1")),
+    "logistic": (logistic.main, ()),
+    "cluster": (cluster.main, ("--method", "kmeans")),
+    "parts": (parts.main, ()),
+    "semi": (semi.main, ("--frozen", "--epochs", "1", "--percent", "50")),
+    "finetune": (finetune.main, ("--recipe", "small", "--epochs", "3")),
+}
+ONE_CLASS = {
+    "in all": (("train/cat/{0..3}.png", "val/cat/{0..3}.png"), ()),
+    "after --limit": (("train/cat/{0..3}.png", "train/dog/{0..3}.png", "val/cat/0.png", "val/dog/0.png"), ("--limit", "1")),
+    "to test on": (("train/cat/{0..3}.png", "train/dog/{0..3}.png", "val/cat/{0..3}.png"), ()),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_CLASS)
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_probe_of_one_class_is_an_error_without_a_record(
+    probe: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On 46c01a2 each of these was 100.0 % and a record."""
+    (main, flags), (files, more) = PROBES[probe], ONE_CLASS[kind]
+    if kind == "to test on" and probe == "knn, leave-one-out":
+        pytest.skip("it has no images to test on")
+    if kind == "after --limit" and probe == "semi":
+        more = ("--limit", "1", "--seed", "1")
+    put(tmp_path / "data", *files)
+    tiny.write(tmp_path / "tiny.safetensors")
+    about = ("--ckpt", tmp_path / "tiny.safetensors", "--data", tmp_path / "data", "--out", tmp_path / "out" / "record.json")
+    assert run_command(main, [str(word) for word in (*about, "--workers", "0", *flags, *more)]) == WRONG_COMMAND
+    said = capsys.readouterr().err
+    assert "one class only" in said and "needs two or more" in said and said.count("\n") == 1
+    assert not list(tmp_path.glob("out/**/*.json"))
+
+
+@pytest.mark.parametrize("names", ["cat/0.png\ncat/1.png\n", "cat/0.png\n"])
+@pytest.mark.parametrize("probe", ["semi", "finetune"])
+def test_a_list_of_names_of_one_class_is_an_error(
+    probe: str, names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main, flags = PROBES[probe]
+    flags = tuple(flag for flag in flags if flag not in ("--percent", "50"))
+    put(tmp_path / "data", "train/cat/{0..3}.png", "train/dog/{0..3}.png", "val/cat/0.png", "val/dog/0.png")
+    (tmp_path / "names.txt").write_text(names)
+    tiny.write(tmp_path / "tiny.safetensors")
+    about = ("--ckpt", tmp_path / "tiny.safetensors", "--data", tmp_path / "data", "--out", tmp_path / "record.json")
+    words = [str(word) for word in (*about, *flags, "--names", tmp_path / "names.txt")]
+    assert run_command(main, words) == WRONG_COMMAND
+    assert "one class only (cat)" in capsys.readouterr().err
+
+
+NO_SUCH_PART = {
+    "cluster, val": (cluster.main, ("--method", "kmeans", "--part", "val"), "--part val: .* has no such part"),
+    "cluster, train": (cluster.main, ("--method", "kmeans", "--part", "train"), "--part train: .* has no such part"),
+    "cluster, of other images": (cluster.main, ("--val", "sample", "--part", "train"), "--part is of --data"),
+    "cluster, of prototypes": (cluster.main, ("--method", "head", "--clusters", "3"), "--clusters is for k-means"),
+    "visualize, val": (visualize.main, ("attention", "--part", "val"), "--part val: .* has no such part"),
+    "visualize, train": (visualize.main, ("pca", "--part", "train"), "--part train: .* has no such part"),
+    "visualize, another": (visualize.main, ("attention", "--part", "nonsense"), "nonsense"),
+    "knn": (knn.main, (), "has no part named val, test"),
+    "linear": (linear.main, (), "has no part named val, test"),
+    "logistic": (logistic.main, (), "has no part named val, test"),
+    "parts": (parts.main, (), "has no part named val, test"),
+    "semi": (semi.main, ("--frozen",), "has no part named val, test"),
+    "finetune": (finetune.main, ("--recipe", "small"), "has no part named val, test"),
+}
+
+
+@pytest.mark.parametrize("name", NO_SUCH_PART)
+def test_a_part_that_is_not_there_is_an_error(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On 46c01a2 the pictures and clusters were of all images."""
+    main, flags, message = NO_SUCH_PART[name]
+    put(tmp_path / "data", *CLASSES)
+    tiny.write(tmp_path / "tiny.safetensors")
+    about = ("--ckpt", tmp_path / "tiny.safetensors", "--data", tmp_path / "data", "--out", tmp_path / "out")
+    first, rest = (flags[:1], flags[1:]) if main is visualize.main else ((), flags)
+    assert run_command(main, [str(word) for word in (*first, *about, *rest)]) == WRONG_COMMAND
+    assert re.search(message, capsys.readouterr().err) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_network_that_is_not_in_the_file_is_an_error(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A backbone's file holds one network: the teacher is not measured where the student was asked for."""
+    main, flags = PROBES[name]
+    put(tmp_path / "data", *(f"{part}/{one}" for part in ("train", "val") for one in CLASSES))
+    tiny.write(tmp_path / "tiny.safetensors")
+    about = ("--ckpt", tmp_path / "tiny.safetensors", "--data", tmp_path / "data", "--out", tmp_path / "out" / "record.json")
+    assert run_command(main, [str(word) for word in (*about, "--key", "student", *flags)]) == WRONG_COMMAND
+    assert "student" in capsys.readouterr().err and not list(tmp_path.glob("out/**/*.json"))
+
+
+IMPOSSIBLE = (
+    "--momentum-teacher 2",
+    "--drop-path 1.5",
+    "--out-dim 1",
+    "--patch-out-dim 1",
+    "--depth 0",
+    "--width 0",
+    "--width 65",
+    "--patch-size 0",
+    "--patch-size 7",
+    "--pred-ratio 2",
+    "--channels 0",
+    "--local-crops-scale 0.4 0.05",
+    "--lambda-cls 0 --lambda-patch 0",
+    "--lambda-cls 0 --use-masked-im-modeling false",
+    "--masked-crops all --local-crops-number 0",
+    "--arch nonsense",
+    "--recipe nonsense",
+    "--init-from nonsense",
+    "--replay nonsense.pt",
+    "--knn-data nonsense",
+    "--data nonsense",
+)
+
+
+@pytest.mark.parametrize("flags", IMPOSSIBLE)
+def test_what_cannot_be_met_is_an_error_and_no_other_training(
+    flags: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On 46c01a2 a momentum of 2, a drop path of 1.5, one prototype and no blocks were trained, or met with something else."""
+    tiny_run = "--arch vit_tiny --width 64 --depth 1 --epochs 1 --steps 1 --batch-size-per-gpu 4 --workers 0 --report false"
+    sizes = "--global-crops-size 32 --local-crops-size 16 --patch-size 8 --out-dim 8 --patch-out-dim 8 --local-crops-number 1"
+    words = [*tiny_run.split(), *sizes.split(), "--out", str(tmp_path / "run"), *flags.split()]
+    assert run_command(train.main, words) == WRONG_COMMAND
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "Traceback" not in said and not (tmp_path / "run").exists()
+
+
+def test_a_curve_over_one_class_is_left_out_and_said(tmp_path: Path) -> None:
+    put(tmp_path / "one", "cat/{0..9}.png")
+    put(tmp_path / "two", "cat/{0..9}.png", "dog/{0..9}.png")
+    one, two = (open_images(str(tmp_path / name)) for name in ("one", "two"))
+    config = Config(data=str(tmp_path / "one"))
+    assert data.online_knn(config, one) is None and "one class only" in data.no_curve(config, one)[0]
+    assert data.online_knn(Config(data=str(tmp_path / "two")), two) is not None and not data.no_curve(config, two)
+    with pytest.raises(UserError, match="one class only"):
+        data.online_knn(Config(knn_data=str(tmp_path / "one")), two)

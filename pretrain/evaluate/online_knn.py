@@ -36,10 +36,10 @@ class OnlineKnn:
 def online_knn(source: str, images: Images, crop: int) -> OnlineKnn | None:
     """A measurement on part of `images`, tested on the source's other part or, where it has none, on held-out ones.
 
-    None where the images have no labels, and in all processes but the main one. Raises UserError where the classes differ, and
-    where the test images have no labels or none of either can be used.
+    None where the images have no labels or one class only, and in all processes but the main one. Raises UserError where the
+    classes differ, and where the test images have no labels or none of either can be used.
     """
-    if images.labels is None or not distributed.is_main():
+    if images.labels is None or len(np.unique(images.labels)) < 2 or not distributed.is_main():
         return None
     bank, queries = _bank_and_queries(source, images)
     if not len(bank) or not len(queries):

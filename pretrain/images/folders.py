@@ -70,10 +70,11 @@ def folder(path: Path) -> Files:
     return images
 
 
-def said(path: Path) -> Files:
-    """`folder`, and the line on what was found."""
+def said(path: Path, *, one_of_many: bool = False) -> Files:
+    """`folder`, and the line on what was found; of `one_of_many` only where something is left out."""
     images = folder(path)
-    say(images)
+    if not one_of_many or (images.tally and (images.tally.ignored or images.tally.remarks)):
+        say(images)
     return images
 
 

@@ -112,6 +112,18 @@ def has_part(source: str, part: str) -> bool:
     return is_sample(source) or (os.path.isdir(source) and part in parts_of(Path(source)))
 
 
+def part_or_all(source: str, part: str | None) -> str | None:
+    """For `open_images`: the part that was asked for, or, where none was, `val` if the source has it, else all.
+
+    Raises UserError where the source lacks the part that was asked for.
+    """
+    if part is None:
+        return "val" if has_part(source, "val") else None
+    if not has_part(source, part):
+        raise UserError(f"--part {part}: {source} has no such part: leave --part out, or give other images")
+    return part
+
+
 def _open_files(paths: list[Path]) -> Images:
     """A folder, or files of one kind."""
     first = paths[0]

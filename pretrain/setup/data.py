@@ -87,6 +87,13 @@ def too_dark(images: Images) -> list[str]:
     ]
 
 
+def no_curve(config: Config, images: Images) -> list[str]:
+    """A remark where the k-NN curve would be 100 % whatever is learnt, and so is left out."""
+    if config.knn_data is not None or not config.knn_every or images.labels is None or len(np.unique(images.labels)) > 1:
+        return []
+    return [f"{images.name} has one class only: there is no k-NN curve"]
+
+
 def workers(config: Config) -> int:
     """Worker processes that help more than they take from the training's own threads."""
     return max(1, min(10, (os.cpu_count() or 2) - 1)) if config.workers is None else config.workers
@@ -99,6 +106,8 @@ def online_knn(config: Config, images: Images) -> curve.OnlineKnn | None:
     known = open_images(config.knn_data, "train", config.channels, config.value_range)
     if known.labels is None:
         raise UserError(f"--knn-data {config.knn_data} has no labels")
+    if len(np.unique(known.labels)) < 2:
+        raise UserError(f"--knn-data {config.knn_data} has one class only: give images of two classes or more")
     return curve.online_knn(config.knn_data, known, config.global_crops_size)
 
 

@@ -19,6 +19,7 @@ from pretrain.images.open import open_images
 from pretrain.images.source import Content, Files, Images, aligned, subset
 from probes.finetune.options import Options
 from probes.finetune.subsets import Share, part_of, share_of
+from probes.shared.subject import of_several_classes
 
 FLOWERS = "torchvision:Flowers102"
 CARS = "cars_annos.mat"
@@ -78,10 +79,8 @@ def open_parts(options: Options) -> tuple[Images, Images]:
         if images.labels is None:
             raise UserError(f"{images.name} has no labels: fine-tuning needs class sub-folders, or a label column")
     assert train.labels is not None and test.labels is not None
-    if len(np.unique(train.labels)) < 2:
-        raise UserError(
-            f"{train.name} has one class only, and fine-tuning needs two or more: give the folder that holds the class folders"
-        )
+    for images in (train, test):
+        of_several_classes(images)
     test, classes = aligned(test, train), train.classes
     assert test.labels is not None
     if int(test.labels.max()) >= len(classes):
@@ -94,7 +93,8 @@ def shared(options: Options, train: Images, test: Images) -> Data:
     whole, classes = len(train), train.classes
     train = part_of(train, options.percent, options.names, options.seed)
     share = share_of(whole, len(train), options.percent, options.names)
-    return Data(subset(train, options.limit, options.seed) if options.limit else train, test, classes, share)
+    train = subset(train, options.limit, options.seed) if options.limit else train
+    return Data(of_several_classes(train), test, classes, share)
 
 
 def _open(source: str, part: str) -> Images:

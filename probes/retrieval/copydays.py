@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Int
 
 from checkpoints.cli import UserError
-from pretrain.images.source import Files, Images, InMemory
+from pretrain.images import folders
+from pretrain.images.source import Images, InMemory
 from pretrain.sample import retrieval
 from probes.retrieval.revisited import average_precision
 
@@ -51,10 +52,8 @@ def _by_number(path: Path) -> tuple[str, int]:
 
 
 def _block(folder: Path) -> Block:
-    paths = sorted(folder.glob("*.jpg"))
-    if not paths:
-        raise UserError(f"there are no .jpg files in {folder}")
-    return Block([path.name for path in paths], Files(str(folder), paths, None))
+    images = folders.said(folder, one_of_many=folder.name != ORIGINAL)
+    return Block([Path(images.where(number)).name for number in range(len(images))], images)
 
 
 def positives(block: Block, originals: Block) -> list[set[int]]:

@@ -61,7 +61,7 @@ def open_layout(root: Path) -> Callable[[str, int], Images]:
         raise UserError(
             f"{root} lacks {len(absent)} of {len(NAMES) * len(SEVERITIES)} folders of ImageNet-C, the first is {absent[0]}"
         )
-    return lambda name, severity: folders.said(root / name / str(severity))
+    return lambda name, severity: folders.said(root / name / str(severity), one_of_many=True)
 
 
 def error(classifier: Classifier, images: Images, view: View, batch_size: int) -> float:

@@ -23,6 +23,7 @@ from probes.robustness.occlusion import Saliency
 from probes.robustness.occlusion_plots import Change
 from probes.shared.console import steps
 from probes.shared.frozen import Frozen, Subject
+from probes.shared.subject import of_several_classes
 from probes.visualize import inputs
 from probes.visualize.gallery import Shown
 
@@ -109,7 +110,8 @@ def training_images(options: Options) -> Images:
         images = open_images(options.data, "train")
     else:
         raise UserError("there is no linear head: give --head FILE (kept by probes.linear), or --train DATA to train one on")
-    return images if options.train_images is None else subset(images, options.train_images, options.seed)
+    some = images if options.train_images is None else subset(images, options.train_images, options.seed)
+    return of_several_classes(some)
 
 
 def test_images(options: Options) -> Images:

@@ -15,7 +15,7 @@ from pretrain.engine import distributed
 from pretrain.evaluate.views import evaluation_resize
 from pretrain.images import values
 from pretrain.images.open import has_part, open_images
-from pretrain.images.source import Images, aligned, subset
+from pretrain.images.source import Images, Subset, aligned, subset
 from pretrain.models.backbone import Loaded, load_backbone, make
 from probes.shared import record
 
@@ -138,7 +138,8 @@ def labelled_parts(options: Common, shape: Architecture) -> Parts:
     for images in (train, val):
         values.refuse_others(images)
     val = aligned(labelled(val), of_several_classes(train))
-    return Parts(limited(train, options), limited(val, options))
+    of_several_classes(val)
+    return Parts(of_several_classes(limited(train, options)), limited(val, options))
 
 
 def has_two_parts(options: Common) -> bool:
@@ -156,12 +157,10 @@ def labelled(images: Images) -> Images:
 def of_several_classes(images: Images) -> Images:
     """The same images. Raises UserError where they have no labels, or one class only: whatever is told apart, it is 100 %."""
     labels = np.unique(np.asarray(labelled(images).labels))
-    if len(labels) < 2:
-        raise UserError(
-            f"{images.name} has one class only ({images.classes[int(labels[0])]}), and a probe needs two or more: "
-            "give the folder that holds the class folders"
-        )
-    return images
+    if len(labels) > 1:
+        return images
+    cure = "use more of the images" if isinstance(images, Subset) else "give the folder that holds the class folders"
+    raise UserError(f"{images.name} has one class only ({images.classes[int(labels[0])]}), and a probe needs two or more: {cure}")
 
 
 def limited(images: Images, options: Common) -> Images:

@@ -5,7 +5,7 @@ h w pixels, n patches.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from pretrain.batches.color_ops import normalise
 from pretrain.evaluate import finite
 from pretrain.evaluate import knn as neighbours
 from pretrain.images import tally
-from pretrain.images.open import has_part, open_images
+from pretrain.images.open import open_images, part_or_all
 from pretrain.images.source import SUFFIXES, Files, Images, Subset, subset
 from pretrain.models.backbone import Backbone
 from probes.shared.frozen import Frozen, Subject
@@ -31,8 +31,8 @@ LARGE, TIMES = 480, 3
 class Drawing(Frozen):
     """Options of every picture command."""
 
-    part: str = "val"
-    """train or val, where the data has parts."""
+    part: Literal["val", "train"] | None = None
+    """Which images (default: val where the data has parts, else all)."""
     size: int | None = None
     """Pixels of the shorter side (default: 480; three times what a small checkpoint was trained on)."""
     images: tuple[int, ...] = ()
@@ -51,14 +51,16 @@ class Seen(NamedTuple):
 def pictures_of(options: Drawing, count: int) -> Images:
     """`--images`, or `--limit`, or `count` of them drawn by chance. `--data` may be one file.
 
-    Raises UserError for numbers that are not there.
+    Raises UserError for a part or numbers that are not there.
     """
     path = Path(options.data)
     if path.suffix.lower() in SUFFIXES and path.is_file():
+        if options.part or any(options.images):
+            raise UserError(f"{options.data} is one image: leave --part and --images out")
         one = Files(path.name, [path], None)
         tally.say(one)
         return one
-    images = open_images(options.data, options.part if has_part(options.data, options.part) else None)
+    images = open_images(options.data, part_or_all(options.data, options.part))
     if options.images:
         if not 0 <= min(options.images) <= max(options.images) < len(images):
             raise UserError(f"--images: {images.name} has numbers 0 to {len(images) - 1}")
