@@ -159,7 +159,8 @@ def train(config: Config, device: torch.device) -> int:
 
     if start:
         set_moments(optimizer, student, start.moments)
-    remarks = [*ranges, *prepare.too_dark(images), *prepare.no_curve(config, images), *(start.remarks if start else ())]
+    remarks = [*ranges, *prepare.too_dark(images), *prepare.no_curve(config, images), *prepare.without_effect(config)]
+    remarks += start.remarks if start else []
     remarks += run.resume(student, teacher, optimizer, precision.scaler)
     run.begin()
     progress = Progress(run, images, schedule, device, precision.name, remarks)

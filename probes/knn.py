@@ -104,6 +104,10 @@ def main(arguments: Sequence[str]) -> None:
             rows["the same, untrained"] = of_backbone(common.untrained(subject, options.seed), parts, options)
             rows["raw pixels"] = of_pixels(subject, parts, options)
         seconds = time.perf_counter() - began
+        others = len(parts.train) - options.leave_one_out
+        if max(options.k) > others:
+            beyond = ", ".join(str(k) for k in options.k if k > others)
+            console.say(f"k = {beyond}: the bank has {others} images, and all of them vote")
         show_rows(rows, parts, subject, seconds)
         record.write(
             out,

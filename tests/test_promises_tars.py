@@ -605,6 +605,7 @@ def test_commands_say_what_they_found_and_refuse_one_class(tmp_path: Path, capsy
     ]
     assert run_command(knn.main, [*about, "--data", str(tmp_path / "data")]) == DONE
     said = capsys.readouterr().out
+    assert "k = 20, 100, 200: the bank has 12 images, and all of them vote" in said
     for part in ("train", "val"):
         assert (
             f"{tmp_path}/data/{part}: 12 images in 3 classes, 1 ignored (1 hidden (cat/.hidden.png)), 0 links, labels yes" in said
@@ -674,7 +675,6 @@ NO_SUCH_PART = {
     "cluster, of prototypes": (cluster.main, ("--method", "head", "--clusters", "3"), "--clusters is for k-means"),
     "visualize, val": (visualize.main, ("attention", "--part", "val"), "--part val: .* has no such part"),
     "visualize, train": (visualize.main, ("pca", "--part", "train"), "--part train: .* has no such part"),
-    "visualize, another": (visualize.main, ("attention", "--part", "nonsense"), "nonsense"),
     "knn": (knn.main, (), "has no part named val, test"),
     "linear": (linear.main, (), "has no part named val, test"),
     "logistic": (logistic.main, (), "has no part named val, test"),
@@ -727,7 +727,6 @@ IMPOSSIBLE = (
     "--recipe nonsense",
     "--init-from nonsense",
     "--replay nonsense.pt",
-    "--knn-data nonsense",
     "--data nonsense",
 )
 
@@ -743,6 +742,22 @@ def test_what_cannot_be_met_is_an_error_and_no_other_training(
     assert run_command(train.main, words) == WRONG_COMMAND
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "Traceback" not in said and not (tmp_path / "run").exists()
+
+
+NO_EFFECT = {
+    "shard": (Config(shard=True), "--shard spreads"),
+    "prototypes": (Config(shared_head=True, out_dim=32, patch_out_dim=64), "--patch-out-dim 64 has no effect"),
+    "warmup": (Config(epochs=5, warmup_epochs=10), "--warmup-epochs 10 is not over"),
+    "masks": (Config(epochs=5, warmup_epochs=1, pred_start_epoch=5), "--pred-start-epoch 5 is not reached"),
+}
+
+
+@pytest.mark.parametrize("name", NO_EFFECT)
+def test_an_option_without_effect_is_said(name: str) -> None:
+    config, words = NO_EFFECT[name]
+    (remark,) = data.without_effect(config)
+    assert words in remark
+    assert not data.without_effect(Config())
 
 
 def test_a_curve_over_one_class_is_left_out_and_said(tmp_path: Path) -> None:

@@ -94,6 +94,23 @@ def no_curve(config: Config, images: Images) -> list[str]:
     return [f"{images.name} has one class only: there is no k-NN curve"]
 
 
+def without_effect(config: Config) -> list[str]:
+    """A remark for each option that changes nothing in this run, and for what does not come about before its end."""
+    remarks = []
+    if config.shard and distributed.world_size() == 1:
+        remarks.append("--shard spreads weights over processes, and there is one: it has no effect")
+    if config.shared_head and config.patch_out_dim not in (config.out_dim, Config.patch_out_dim):
+        remarks.append(
+            f"--shared-head has the --out-dim {config.out_dim} prototypes for patches too: "
+            f"--patch-out-dim {config.patch_out_dim} has no effect"
+        )
+    if config.steps is None and config.warmup_epochs >= config.epochs:
+        remarks.append(f"--warmup-epochs {config.warmup_epochs} is not over before --epochs {config.epochs}: --lr is not reached")
+    if config.steps is None and config.use_masked_im_modeling and config.pred_start_epoch >= config.epochs:
+        remarks.append(f"--pred-start-epoch {config.pred_start_epoch} is not reached in --epochs {config.epochs}: no masks")
+    return remarks
+
+
 def workers(config: Config) -> int:
     """Worker processes that help more than they take from the training's own threads."""
     return max(1, min(10, (os.cpu_count() or 2) - 1)) if config.workers is None else config.workers
