@@ -798,7 +798,7 @@ MISTAKES = (
     ("--input-size 33", "--input-size 33 is not divisible by 8"),
     ("--ckpt nowhere", "there is no checkpoint at nowhere"),
     ("--ckpt RUN/backbone.safetensors --keep-head-layer", "has no projection head: give a run's folder or a full checkpoint"),
-    ("--data flat", "no part named val, test, validation to test on: name one with --val"),
+    ("--data flat", "no part named val, test, validation, valid to test on: name one with --val"),
     ("--data flat --val flat", "flat has no labels"),
 )
 

@@ -79,8 +79,7 @@ def open_parts(options: Options) -> tuple[Images, Images]:
         if images.labels is None:
             raise UserError(f"{images.name} has no labels: fine-tuning needs class sub-folders, or a label column")
     assert train.labels is not None and test.labels is not None
-    for images in (train, test):
-        of_several_classes(images)
+    of_several_classes(train)
     test, classes = aligned(test, train), train.classes
     assert test.labels is not None
     if int(test.labels.max()) >= len(classes):

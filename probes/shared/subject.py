@@ -138,7 +138,6 @@ def labelled_parts(options: Common, shape: Architecture) -> Parts:
     for images in (train, val):
         values.refuse_others(images)
     val = aligned(labelled(val), of_several_classes(train))
-    of_several_classes(val)
     return Parts(of_several_classes(limited(train, options)), limited(val, options))
 
 
