@@ -148,6 +148,20 @@ def test_a_landmarks_vector_is_the_mean_of_three_scales_and_a_copys_has_pooled_p
     assert_close(descriptors.copy(backbone, pixels, 32), torch.cat([tokens[0], pooled]))
 
 
+def test_no_copy_is_left_out_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On 46c01a2 whatever did not end in .jpg was passed over."""
+    sample_pairs.write_copydays(tmp_path, count=4, size=32)
+    before = copydays.open_blocks(str(tmp_path))["strong"]
+    first = tmp_path / "strong" / before.names[0]
+    first.rename(first.with_suffix(".JPEG"))
+    (tmp_path / "strong" / "0000.avif").write_bytes(b"x")
+    capsys.readouterr()
+    after = copydays.open_blocks(str(tmp_path))["strong"]
+    assert len(after.images) == len(before.images) and first.with_suffix(".JPEG").name in after.names
+    said = capsys.readouterr().out
+    assert "1 ignored (1 in a format that is not read, .avif (0000.avif))" in said and said.count("\n") == 2
+
+
 def test_the_commands_read_both_layouts_and_name_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sample_pairs.write_roxford(tmp_path, count=4, size=32)
     sample_pairs.write_copydays(tmp_path / "copies", count=4, size=32)
