@@ -17,6 +17,8 @@ from checkpoints.cli import UserError
 
 SHOWN = 120
 """Characters of a foreign name in an error."""
+LONGEST = 255
+"""Bytes of a file's name, on any of the usual file systems."""
 
 
 def recorded(name: object, *, file: Path, below: Sequence[Path], cure: str) -> Path:
@@ -40,6 +42,8 @@ def listed(folder: Path, names: Iterable[str], *, file: Path, cure: str) -> list
     found = []
     for name in names:
         path = folder / name
+        if any(len(os.fsencode(part)) > LONGEST for part in path.parts):
+            raise UserError(f"{file} names {_shown(name)}, which no file can be called: {cure}")
         if not leads_inside(folder, path):
             raise UserError(f"{file} names {_shown(name)}, which does not lie in {folder}, and so it is not opened: {cure}")
         found.append(path)

@@ -5,7 +5,6 @@ A measured row carries the name of its checkpoint and data. Where every part of 
 why there is none. What was never measured stays empty.
 """
 
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from checkpoints.cli import UserError, parse, run_command
 from probes.paper import cells, protocols
 from probes.paper import published as paper
 from probes.paper.published import Published
-from probes.shared import console
+from probes.shared import console, expected
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,10 @@ def _record(file: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(content, dict) or not {"schema", "probe", "metrics", "checkpoint"} <= content.keys():
         return None
-    if isinstance(content["metrics"], dict):
-        content["metrics"] = {name: value for name, value in content["metrics"].items() if not _not_finite(value)}
-    return content
-
-
-def _not_finite(value: Any) -> bool:
-    """What is no measurement: null, or in older records NaN."""
-    return value is None or (isinstance(value, float) and not math.isfinite(value))
+    try:
+        return expected.record(content)
+    except ValueError as error:
+        raise UserError(f"{file} is no readable record ({error}): remove it, or give other records") from error
 
 
 class Number(NamedTuple):

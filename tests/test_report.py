@@ -264,6 +264,57 @@ def test_no_flag_says_what_stands_in_a_record_in_place_of_a_file() -> None:
     assert commands.measuring(record).endswith("--suite ina --head h.safetensors")
 
 
+FOREIGN: dict[str, list[tuple[tuple[Any, ...], Any]]] = {
+    "config.json": [
+        ((), []),
+        (("recipe",), [[]]),
+        (("batch_size_per_gpu",), "x"),
+        (("accumulate",), None),
+        (("out_dim",), 10**30),
+    ],
+    "metrics.jsonl": [((), []), (("step",), None), (("step",), "x"), (("skipped_steps",), []), (("epoch",), {})],
+    "starts.jsonl": [((), 3), (("step",), None), (("processes",), "x"), (("versions",), []), (("time",), 1)],
+    "one.json": [
+        *((("probe",), []), (("checkpoint",), None), (("checkpoint", "path"), 3), (("checkpoint", "arch"), []), (("data",), "x")),
+        *(
+            (("data", "train"), []),
+            (("protocol",), 3),
+            (("metrics",), []),
+            (("metrics", "top1"), "x"),
+            (("versions", "torch"), []),
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("file", FOREIGN)
+def test_what_is_no_run_and_no_record_is_said_in_a_sentence(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen to fail, on 46c01a2 too: each of these was a traceback of the page or of the tables."""
+    checkpoint = {"path": "a.pt", "sha256": None, "arch": "vit_small", "patch_size": 16, "window": None}
+    files: dict[str, Any] = {
+        "config.json": {"recipe": "sample", "batch_size_per_gpu": 4, "accumulate": 1, "out_dim": 32},
+        "metrics.jsonl": {"step": 1, "epoch": 0.5, "loss_cls": NAN, "images_per_second": 3.0, "skipped_steps": 0},
+        "starts.jsonl": {"step": 0, "time": "", "device": "", "cores": 1, "processes": 1, "precision": "", "versions": {}},
+        "one.json": {"schema": 1, "probe": "knn", "table": "", "checkpoint": checkpoint, "data": {"train": "a", "val": "b"}}
+        | {"protocol": {}, "metrics": {"top1": 1.0}, "versions": {"torch": "2"}, "seconds": 1.0, "device": "cpu"},
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content) + "\n")
+    assert run_command(report.main, [str(tmp_path), "--pictures", "false"]) == DONE
+    for place, value in FOREIGN[file]:
+        (tmp_path / file).write_text(json.dumps(changed(files[file], place, value)) + "\n")
+        if place or file != "one.json":
+            assert run_command(report.main, [str(tmp_path), "--pictures", "false"]) == WRONG_COMMAND, (place, value)
+            assert str(tmp_path) in capsys.readouterr().err.splitlines()[-1]
+
+
+def changed(content: Any, place: tuple[Any, ...], value: Any) -> Any:
+    """A copy with another value in one place."""
+    return {**content, place[0]: changed(content[place[0]], place[1:], value)} if place else value
+
+
 NAN = float("nan")
 OFFERED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "no training images": ("robustness", {"root": "D", "train": None}, {"suite": "ina"}, "--data D --suite ina"),

@@ -14,6 +14,7 @@ from probes.report import page as report_page
 from probes.report import plots as report_plots
 from probes.report.page import Section
 from probes.report.plots import Line, Mark, Plot
+from probes.shared import expected
 
 MORE_PANELS = (
     ("learning rate", ("lr",)),
@@ -46,14 +47,15 @@ def is_run(folder: Path) -> bool:
 def read(folder: Path) -> Run:
     """A run's text files; a last line that is still being written is left out. Raises UserError where they cannot be read."""
     try:
-        config = reading.values(folder / "config.json")
+        config = expected.config(reading.values(folder / "config.json"))
         starts = folder / "starts.jsonl"
-        return Run(folder, config, _lines(folder / "metrics.jsonl"), _lines(starts) if starts.is_file() else [])
+        begun = [expected.start(line) for line in _lines(starts)] if starts.is_file() else []
+        return Run(folder, config, [expected.line(line) for line in _lines(folder / "metrics.jsonl")], begun)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder} holds no readable run ({error}): give a run's folder") from error
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Path) -> list[Any]:
     *whole, _ = reading.text(path, reading.MOST_LISTED).split("\n")
     return [json.loads(line) for line in whole if line]
 

@@ -65,7 +65,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_formats_that_nobody_promised_are_no_images(kind: str, ghostscript: Path) -> None:
-    """46c01a2 named no formats to Pillow: PostScript started Ghostscript."""
+    """46c01a2 named no formats to Pillow: PostScript started the `gs` on PATH, all the others were read as images."""
     with pytest.raises(BadImage, match=r"^no image$"):
         decode(FOREIGN[kind])
     assert not ghostscript.exists()
@@ -191,9 +191,9 @@ PLACES: list[Callable[[Path, bytes], None]] = [
 
 
 def gif(width: int, height: int) -> bytes:
-    """One colour, no pixel written: 33 bytes."""
+    """One colour, of which one pixel is written: 36 bytes."""
     head = b"GIF89a" + struct.pack("<HH", width, height) + b"\xf0\0\0" + bytes(6)
-    return head + b"," + struct.pack("<HHHH", 0, 0, width, height) + b"\0\x02\x01\x2c\0;"
+    return head + b"," + struct.pack("<HHHH", 0, 0, 1, 1) + b"\0\x02\x02\x44\x01\0;"
 
 
 @pytest.mark.parametrize("content", [POSTSCRIPT, FOREIGN["ico"], gif(SIDE, SIDE)], ids=["postscript", "icon", "bomb"])
@@ -201,7 +201,10 @@ def gif(width: int, height: int) -> bytes:
 def test_no_place_opens_what_is_foreign_or_too_large(
     place: Callable[[Path, bytes], None], content: bytes, tmp_path: Path, ghostscript: Path
 ) -> None:
-    """46c01a2 named no formats at any of these places, and limited pixels only (a GIF of 40 bytes took 1.6 GB)."""
+    """46c01a2 named no formats at any of these places: PostScript started `gs` at each but DAVIS' masks, icons were read.
+
+    It limited pixels only. The picture that is too large it began to decode.
+    """
     with pytest.raises((BadImage, UserError), match=r"no image|too large: decoding it needs"):
         place(tmp_path / "data", content)
     assert not ghostscript.exists()
@@ -211,7 +214,7 @@ def test_no_place_opens_what_is_foreign_or_too_large(
 @pytest.mark.parametrize("content", [FOREIGN["jpeg2000"], gif(SIDE, SIDE)], ids=["jpeg2000", "bomb"])
 @pytest.mark.parametrize("task", ["coco", "ade20k"])
 def test_dense_tasks_read_through_the_same_door(task: str, content: bytes, tmp_path: Path) -> None:
-    """46c01a2 handed every file to OpenCV, images and label maps."""
+    """46c01a2 left images and label maps to the toolboxes' own OpenCV: read in its configs, this test needs younger code."""
     pytest.importorskip("mmdet", reason="the extra `transfer` is not installed: tools/setup.sh transfer")
     from mmengine.dataset import Compose  # noqa: PLC0415
     from mmengine.registry import init_default_scope  # noqa: PLC0415
@@ -393,7 +396,9 @@ def exploded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, ob
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_before_it_takes_memory(name: str, exploded: dict[str, dict[str, object]]) -> None:
-    """46c01a2 limited pixels only: GIF 1.6 GB, WebP 2.7 GB, float64 6 GB.
+    """46c01a2 limited pixels only: WebP took 1.8 GB, pages 2.0, a strip 1.1, four channels of float64 3.5, a PNG of 16 bit 1.2.
+
+    The float64 of one channel took 0.6 GB before its channels were refused; the tile took nothing there.
 
     64 MiB leave room for the file itself, the parts of the libraries that are loaded when a format is first met, and the pieces
     in which a strip is tried.
@@ -405,7 +410,7 @@ def test_a_bomb_is_refused_before_it_takes_memory(name: str, exploded: dict[str,
 
 @pytest.mark.parametrize("kind", ["sparse", "fifo", "device"])
 def test_a_path_without_an_end_is_not_read(kind: str, tmp_path: Path) -> None:
-    """46c01a2 read whatever there was: no look at a file's kind or size."""
+    """46c01a2 waited for ever for the pipe; the other two filled all memory they were given and ended in a MemoryError."""
     path = tmp_path / "photo.jpg"
     if kind == "sparse":
         with path.open("wb") as file:
@@ -483,7 +488,7 @@ def test_photographs_of_a_hundred_megapixels_are_opened() -> None:
 
 
 def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
-    """46c01a2 went through each scan, however many."""
+    """46c01a2 went through each scan: a thousand took 3.2 s, one 0.2 s."""
     content = jpeg_of(4000, 4000, progressive=True)
     last = content.rindex(b"\xff\xda")
     content = content[:-2] + content[last:-2] * 150 + content[-2:]
@@ -492,7 +497,7 @@ def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
 
 
 def test_too_little_memory_is_a_bad_image_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """46c01a2 converted arrays outside its `try`: the error ended the run."""
+    """46c01a2 converted arrays outside its `try`, so that the error ended the run: not run there, read in its code."""
 
     def no_memory(_: np.ndarray) -> np.ndarray:
         raise MemoryError
@@ -505,14 +510,14 @@ def test_too_little_memory_is_a_bad_image_and_not_the_end(monkeypatch: pytest.Mo
 
 
 def test_a_tiff_of_pages_beyond_count_is_refused() -> None:
-    """46c01a2 had no limit: every page became an object before anything was judged."""
+    """46c01a2 had no limit: 100,000 pages took 5 s before they were refused as channels."""
     tags = {256: (4, [8]), 257: (4, [8]), 258: (3, [8]), 262: (3, [1]), 273: (4, [8]), 277: (3, [1]), 279: (4, [64])}
     with pytest.raises(BadImage, match="it has more than 4096 pages"):
         decode(tiff(tags, bytes(64), pages=5000))
 
 
 def test_metadata_of_a_tiff_names_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """46c01a2 let tifffile follow the file names in OME metadata."""
+    """A guard: 46c01a2 handed tifffile bytes without a place, and it followed no file name either."""
     import tifffile  # noqa: PLC0415
 
     monkeypatch.chdir(tmp_path)
