@@ -376,3 +376,9 @@ def test_features_are_not_cached_in_the_current_folder(outside: Path, tmp_path: 
     assert [path.name for path in Path().iterdir()] == ["images"]
     assert len(list((tmp_path / ".cache" / "ibot" / "features").iterdir())) == 1
     assert record.SCHEMA and replay.MOST
+
+
+def test_a_name_in_a_list_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    """Seen to fail: DAVIS' list with a name of 5,000 letters was an OSError."""
+    with pytest.raises(UserError, match="which no file can be called: a clip is the name of a folder"):
+        places.listed(tmp_path, ["x" * 5000], file=tmp_path / "val.txt", cure="a clip is the name of a folder")
