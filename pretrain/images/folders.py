@@ -225,7 +225,7 @@ def note_beside(path: Path, used: dict[str, list[Path]], tally: Tally) -> None:
         tally.remarks.append(f"the parts are those in {root}, the only folder in {path}")
         note_around(path, root, tally)
     known = {file for files in used.values() for file in files}
-    folders, files = below(root)
+    folders, files = below(root, pictures=None)
     parts = [file for file in (*folders, *files) if file not in known and _names_a_part(file)]
     if parts:
         more = f" and {len(parts) - 1} more beside it are" if len(parts) > 1 else " is"

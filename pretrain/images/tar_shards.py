@@ -71,7 +71,7 @@ class Shards(Images):
         if len(known) == len(labels):
             self.labels, self.classes = number_classes(known)
         elif known:
-            self.tally.remarks.append(f"only {len(known)} of {len(labels)} images have a class, and so none is used")
+            self.tally.remarks.append(f"only {len(known)} of {len(labels)} images have a class, so that labels are not used")
         self._files: dict[tuple[int, int], int] = {}  # the one that was used last comes last
 
     def __len__(self) -> int:

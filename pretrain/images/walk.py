@@ -10,6 +10,9 @@ from checkpoints.store import first_line
 from pretrain.images.source import SUFFIXES
 from pretrain.images.tally import MAGIC_BYTES, UNREAD, Tally, begins_a_picture, is_hidden, names_a_picture, suffix_of
 
+FEW = 10
+"""Pictures of a folder that are enough to know what it is."""
+
 
 def pictures(root: str | Path, tally: Tally) -> list[str]:
     """Paths of all images below a folder, in the order of their parts; everything else goes into the tally."""
@@ -117,15 +120,18 @@ def count_hidden(path: str, tally: Tally, start: int) -> None:
                 tally.ignore("hidden", os.path.join(here, name)[start:])
 
 
-def below(path: Path) -> tuple[list[Path], list[Path]]:
-    """Folders and files in a folder that belong to a data set, by name, links followed."""
-    visible = [entry for entry in entries_of(str(path)) if not is_hidden(entry.name)]
-    folders = [is_dir(entry) for entry in visible]
-    return _paths(visible, folders, True), _paths(visible, folders, False)
-
-
-def _paths(entries: list["os.DirEntry[str]"], folders: list[bool], wanted: bool) -> list[Path]:
-    return [Path(entry.path) for entry, is_folder in zip(entries, folders, strict=True) if is_folder == wanted]
+def below(path: Path, *, pictures: int | None = FEW) -> tuple[list[Path], list[Path]]:
+    """Folders and files in a folder that belong to a data set, by name, links followed; at most so many `pictures` among them."""
+    folders, files = [], []
+    for entry in (entry for entry in entries_of(str(path)) if not is_hidden(entry.name)):
+        if is_dir(entry):
+            folders.append(Path(entry.path))
+        elif pictures is None or not names_a_picture(entry.name, SUFFIXES):
+            files.append(Path(entry.path))
+        elif pictures:
+            files.append(Path(entry.path))
+            pictures -= 1
+    return folders, files
 
 
 def holds_pictures(path: Path, deep: bool = True) -> bool:
