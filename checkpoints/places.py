@@ -44,10 +44,16 @@ def listed(folder: Path, names: Iterable[str], *, file: Path, cure: str) -> list
         path = folder / name
         if any(len(os.fsencode(part)) > LONGEST for part in path.parts):
             raise UserError(f"{file} names {_shown(name)}, which no file can be called: {cure}")
-        if not leads_inside(folder, path):
-            raise UserError(f"{file} names {_shown(name)}, which does not lie in {folder}, and so it is not opened: {cure}")
-        found.append(path)
+        found.append(inside_of(folder, name, file=file, cure=cure))
     return found
+
+
+def inside_of(folder: Path, name: str, *, file: Path, cure: str) -> Path:
+    """`folder / name`, which may be nothing. Raises UserError where it leads out of the folder, absolute or by `..`."""
+    path = folder / name
+    if not leads_inside(folder, path):
+        raise UserError(f"{file} names {_shown(name)}, which does not lie in {folder}, and so it is not opened: {cure}")
+    return path
 
 
 def leads_inside(folder: Path, path: str | Path) -> bool:

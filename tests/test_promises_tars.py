@@ -553,11 +553,12 @@ def test_a_list_with_a_name_that_is_no_picture_s_has_a_bad_image(name: str, tmp_
     put(tmp_path, "good.png", "img.png/x.png")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "device.png").symlink_to("/dev/zero")
-    (tmp_path / "list.txt").write_text(f"\ufeffgood.png\n{name}\n", encoding="utf-8")
-    images = open_images(str(tmp_path / "list.txt"))
-    with pytest.raises(BadImage):
-        images[1]
-    assert images[0].shape == (20, 24, 3) and len(images) == 2 and images.fingerprint()
+    (tmp_path / "train.txt").write_text(f"\ufeffgood.png\n{name}\n", encoding="utf-8")
+    for source in ("train.txt", *([] if name.startswith("/") else ["."])):  # in a folder a list names nothing outside
+        images = open_images(str(tmp_path / source))
+        with pytest.raises(BadImage):
+            images[1]
+        assert images[0].shape == (20, 24, 3) and len(images) == 2 and images.fingerprint()
 
 
 def test_equal_names_in_several_classes_need_their_class(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def listed(path: Path, *, inside: bool) -> tuple[Paths, np.ndarray | None, list[
     if inside:
         cure = f"name the list itself to use it, as in --data {path}"
         for name in rows.paths:
-            places.listed(path.parent, [name], file=path, cure=cure)
+            places.inside_of(path.parent, name, file=path, cure=cure)  # what no file can be called is one bad image
     files = Paths(os.path.join(path.parent, name) for name in rows.paths)
     if not any(os.path.lexists(file) for file in files):
         raise UserError(f"none of the {len(files)} paths in {path} exists (the first is {files[0][:SHOWN]})")
