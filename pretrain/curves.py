@@ -34,12 +34,11 @@ class Options:
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log. Raises UserError where there is none."""
+    """The lines of a run's log. Raises UserError where there is none, and for one that is no log's."""
     path = run / "metrics.jsonl"
-    try:
-        return [line.value for line in logs.sampled(path)]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run} holds no readable metrics.jsonl: give a run's folder") from error
+    if not path.is_file():
+        raise UserError(f"{run} holds no readable metrics.jsonl: give a run's folder")
+    return [line.value for line in logs.sampled(path)]
 
 
 def series(lines: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:

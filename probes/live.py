@@ -73,8 +73,9 @@ def page(folder: Path) -> str:
         run = report_run.read(folder)
         summary = report_page.facts(f"Run {run.name}", report_run.summary(run))
         sections = [Section("summary", "Summary", summary), report_run.course(run)]
-    except UserError:
-        sections = [Section("summary", "Summary", report_page.paragraph("The run has not written anything yet."))]
+    except UserError as error:
+        said = f"The run cannot be shown: {error}." if report_run.is_run(folder) else "The run has not written anything yet."
+        sections = [Section("summary", "Summary", report_page.paragraph(said))]
     lead = f"Live, last looked at {time.strftime('%H:%M:%S')}; a new look every {EVERY} seconds."
     foot = "When the training has ended, report.html in its folder has all of this and more."
     return report_page.document(title, lead, sections, foot, policy=POLICY, script=script)

@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from checkpoints import escape, reading, store, terminal
+from checkpoints import escape, store, terminal
 from checkpoints.cli import UserError, parse, run_command
 from probes.paper import cells, protocols
 from probes.paper import published as paper
 from probes.paper.published import Published
-from probes.shared import console, expected
+from probes.shared import console
+from probes.shared import record as results
 
 
 @dataclass(frozen=True)
@@ -53,25 +54,12 @@ def read_records(paths: Iterable[Path]) -> list[dict[str, Any]]:
         if not path.exists():
             raise UserError(f"there is no file or folder {path}")
         for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
-            record = _record(file)
+            record = results.read(file)
             if record is not None:
                 found.append((file.stat().st_mtime, record))
             elif not path.is_dir():
                 raise UserError(f"{file} is not a record of a probe")
     return [record for _, record in sorted(found, key=lambda pair: pair[0])]
-
-
-def _record(file: Path) -> dict[str, Any] | None:
-    try:
-        content = reading.values(file)
-    except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict) or not {"schema", "probe", "metrics", "checkpoint"} <= content.keys():
-        return None
-    try:
-        return expected.record(content)
-    except ValueError as error:
-        raise UserError(f"{file} is no readable record ({error}): remove it, or give other records") from error
 
 
 class Number(NamedTuple):

@@ -1,56 +1,122 @@
-"""Reading logs of any length: line by line, or a sample of bounded size."""
+"""Logs of any length: looked at line by line, a sample of bounded size is kept, and what is kept has been validated."""
 
 import contextlib
 import json
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
-from checkpoints import reading
+from checkpoints import checked, reading
+from checkpoints.cli import UserError
+from checkpoints.store import first_line
 
 MOST_LINES = 20_000
 """Lines of measurements that a picture or a page is made of."""
 KEPT = ("bad_image", "alarm", "knn")
 """What makes a line too rare, and too telling, to be left out."""
+RARE = re.compile(b"|".join(f'"{name}": '.encode() for name in KEPT))
+WORDS = frozenset({"bad_image", "reason", "alarm", "replay"})
+"""What a line says in words; all else is a number, or null where that was not finite."""
+LONGEST = 1 << 16
+STEP = re.compile(rb'\{"step": (\d{1,15})[,}]')
 
 
-class Line:
-    """A parsed line and its number in the file, from 1."""
+class Line(NamedTuple):
+    """A line and its number in the file, from 1."""
 
-    __slots__ = ("number", "value")
-
-    def __init__(self, number: int, value: Any) -> None:
-        self.number, self.value = number, value
+    number: int
+    value: dict[str, Any]
 
 
-def read(path: Path) -> Iterator[Line]:
-    """Lines in their order; a last one that is half written is left out. Raises OSError, and ValueError for no JSON."""
-    with reading.opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.endswith(b"\n") and line.strip():
-                yield Line(number, json.loads(line))
-            elif line.strip():
-                with contextlib.suppress(ValueError):
-                    yield Line(number, json.loads(line))
-
-
-def sampled(path: Path, most: int = MOST_LINES) -> list[Line]:
+def sampled(path: Path, most: int = MOST_LINES, *, lenient: bool = False) -> list[Line]:
     """All lines where there are at most `most`, else evenly spaced ones, with the last and all that hold one of KEPT.
 
-    Of rare lines too at most `most`. Raises as `read` does.
+    Of rare lines too at most `most`; a last one that is half written is left out. Raises UserError that names the line which is
+    none of a log, or leaves it out if `lenient`.
     """
     found: list[Line] = []
     rare: list[Line] = []
     every, last = 1, None
-    for place, line in enumerate(read(path)):
-        last = line
-        if isinstance(line.value, dict) and any(name in line.value for name in KEPT):
+    for place, (number, content) in enumerate(_lines(path)):
+        last = number, content
+        if RARE.search(content):
             if len(rare) < most:
-                rare.append(line)
+                rare += _parsed(path, number, content, lenient=lenient)
         elif place % every == 0:
-            found.append(line)
+            found += _parsed(path, number, content, lenient=lenient)
         if len(found) > most:
             found, every = found[::2], every * 2
-    if last is not None and (not found or last.number > found[-1].number) and (not rare or last.number > rare[-1].number):
-        found.append(last)
+    seen = {line.number for line in (*found[-1:], *rare[-1:])}
+    if last is not None and last[0] not in seen:
+        found += _parsed(path, *last, lenient=lenient)
     return sorted([*found, *rare], key=lambda line: line.number)
+
+
+def keep_up_to(path: Path, step: int, target: BinaryIO) -> int:
+    """Write the lines of a log up to this step to `target`, none if it is 0; how many were left out for having no step."""
+    strange = 0
+    for number, content in _lines(path):
+        at = STEP.match(content)
+        steps = [float(at[1])] if at else [line.value["step"] for line in _parsed(path, number, content, lenient=True)]
+        strange += not steps
+        if step and steps and steps[0] <= step:
+            target.write(content.rstrip(b"\r\n") + b"\n")
+    return strange
+
+
+def values(path: Path) -> Iterator[tuple[str, Any]]:
+    """Every line of JSON and what to call it. Raises UserError for one that is none."""
+    for number, content in _lines(path):
+        where = f"{path} line {number}"
+        try:
+            yield where, json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is no JSON ({first_line(error)}): {checked.CURE}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that are whole, with their numbers; a last one without its end only if it is JSON. Raises UserError."""
+    try:
+        with reading.opened(path) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip() and (line.endswith(b"\n") or _is_json(line)):
+                    yield number, line
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _is_json(line: bytes) -> bool:
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(line)
+        return True
+    return False
+
+
+def _parsed(path: Path, number: int, content: bytes, *, lenient: bool) -> list[Line]:
+    """The validated line; none where it is invalid and nobody minds."""
+    where = f"{path} line {number}"
+    try:
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is no JSON ({first_line(error)}): {checked.CURE}") from error
+        return [Line(number, _checked(value, where))]
+    except UserError:
+        if lenient:
+            return []
+        raise
+
+
+def _checked(value: Any, where: str) -> dict[str, Any]:
+    found = checked.mapping(value, where, ("step",))
+    checked.number(found["step"], f"{where}: step", 0, checked.MOST)
+    for name, one in found.items():
+        if name in WORDS:
+            checked.text(one, f"{where}: {name}", LONGEST)
+        elif isinstance(one, float) and not math.isfinite(one):
+            found[name] = None  # as older runs wrote it
+        elif one is not None:
+            checked.number(one, f"{where}: {name}", -math.inf, math.inf)
+    return found

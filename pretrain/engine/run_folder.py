@@ -95,12 +95,17 @@ class RunFolder:
                 path.unlink()
 
     def _forget_later_lines(self) -> None:
-        """Drop the log lines of steps that will be run again."""
+        """Drop the log lines of steps that will be run again, and those that are none."""
         path = self.folder / "metrics.jsonl"
-        if path.exists():
-            text = reading.text(path, reading.MOST_LISTED)
-            lines = [line for line in text.splitlines() if self.step and _step_of(line) <= self.step]
-            store.write_bytes(path, "".join(line + "\n" for line in lines).encode())
+        if not path.exists():
+            return
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        with store.new_file(part) as file:
+            strange = logs.keep_up_to(path, self.step, file)
+        os.replace(part, path)
+        if strange and self.step:
+            lines = f"{strange} line{'s' * (strange > 1)}"
+            terminal.say(f"note: {lines} of {path} could not be read, and left out: the training does not need them", error=True)
 
     def moved(self) -> bool:
         """Whether the folder has been moved or removed since `begin`."""
@@ -192,13 +197,13 @@ class RunFolder:
 
     def bad_images(self) -> list[Bad]:
         """Those that were noted before."""
-        lines = (line for line in self.history() if "bad_image" in line)
-        return [Bad(line["number"], line["bad_image"], line["reason"]) for line in lines]
+        lines = (line for line in self.history() if line.keys() >= {"bad_image", "reason", "number"})
+        return [Bad(int(line["number"] or 0), line["bad_image"], line["reason"]) for line in lines]
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; of a long one a sample, with all that is rare (`pretrain.engine.logs`)."""
         path = self.folder / "metrics.jsonl"
-        return [line.value for line in logs.sampled(path)] if path.exists() else []
+        return [line.value for line in logs.sampled(path, lenient=True)] if path.exists() else []
 
     def time_to_save(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` steps."""
@@ -254,13 +259,6 @@ def _is_config(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"save_minutes", "log_every", "recipe"} <= found.keys()
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")
 
 
 def random_states() -> dict[str, Any]:

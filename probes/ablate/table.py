@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from scipy.stats import spearmanr
 
-from checkpoints import escape, reading, store
+from checkpoints import escape, store
 from checkpoints.cli import UserError
 from pretrain.recipes.ablation_rows import Row, Table
 from probes import tables
@@ -73,10 +73,8 @@ def line(table: Table, job: Job, out: Path, fate: str) -> Line:
 
 
 def _metrics(file: Path) -> dict[str, float]:
-    try:
-        return dict(reading.values(file)["metrics"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    record = results.read(file)
+    return {} if record is None else record["metrics"]
 
 
 def rank(here: Sequence[float], there: Sequence[float]) -> Rank:

@@ -1,26 +1,28 @@
 """What a run's folder says of the run: its settings, its course, what went wrong. Reads text files only, so that it is quick."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from checkpoints import reading
+from checkpoints import checked, reading
 from checkpoints.cli import UserError
 from checkpoints.escape import html as escape
 from pretrain.curves import PANELS, series
+from pretrain.engine import logs
 from probes.report import page as report_page
 from probes.report import plots as report_plots
 from probes.report.page import Section
 from probes.report.plots import Line, Mark, Plot
-from probes.shared import expected
 
 MORE_PANELS = (
     ("learning rate", ("lr",)),
     ("images per second", ("images_per_second",)),
 )
 """Beside those of `pretrain.curves`."""
+NUMBERS = frozenset("patch_size width depth steps epochs batch_size_per_gpu batch_size accumulate out_dim seed".split())
+WORDS = frozenset({"arch", "recipe", "data", "precision"})
+"""Options of `config.json` that a page computes with, or puts into its commands."""
 UNIFORM = frozenset({"entropy", "spread"})
 
 
@@ -45,19 +47,43 @@ def is_run(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Run:
-    """A run's text files; a last line that is still being written is left out. Raises UserError where they cannot be read."""
+    """A run's text files; a last line that is still being written is left out.
+
+    Of a long log a sample (`pretrain.engine.logs`). Raises UserError that names file and line where something is no run's.
+    """
     try:
-        config = expected.config(reading.values(folder / "config.json"))
-        starts = folder / "starts.jsonl"
-        begun = [expected.start(line) for line in _lines(starts)] if starts.is_file() else []
-        return Run(folder, config, [expected.line(line) for line in _lines(folder / "metrics.jsonl")], begun)
-    except (OSError, ValueError, RecursionError) as error:
+        config = _config(reading.values(folder / "config.json"), str(folder / "config.json"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no readable run ({error}): give a run's folder") from error
+    starts = folder / "starts.jsonl"
+    begun = [_start(value, where) for where, value in logs.values(starts)] if starts.is_file() else []
+    return Run(folder, config, [line.value for line in logs.sampled(folder / "metrics.jsonl")], begun)
 
 
-def _lines(path: Path) -> list[Any]:
-    *whole, _ = reading.text(path, reading.MOST_LISTED).split("\n")
-    return [json.loads(line) for line in whole if line]
+def _config(value: Any, where: str) -> dict[str, Any]:
+    """Options; those that a page computes with are numbers, those that it only shows are plain."""
+    found = checked.mapping(value, where)
+    for name, one in found.items():
+        if name in NUMBERS and one is not None:
+            checked.number(one, f"{where}: {name}", 0, checked.MOST)
+        elif name in WORDS and one is not None:
+            checked.text(one, f"{where}: {name}")
+        elif isinstance(one, dict):
+            checked.refuse(f"{where}: {name}", "a dict", "an option's value")
+    return found
+
+
+def _start(value: Any, where: str) -> dict[str, Any]:
+    """A line of `starts.jsonl` (`pretrain.engine.provenance`)."""
+    found = checked.mapping(value, where, ("step", "time", "device", "cores", "processes", "precision", "versions"))
+    checked.count(found["step"], f"{where}: step")
+    for name in ("cores", "processes"):
+        checked.count(found[name], f"{where}: {name}", 1, 1 << 20)
+    for name in ("time", "device", "precision"):
+        checked.text(found[name], f"{where}: {name}")
+    for name, version in checked.mapping(found["versions"], f"{where}: versions").items():
+        checked.text(version, f"{where}: versions: {name}")
+    return found
 
 
 def summary(run: Run) -> list[tuple[str, str]]:
@@ -67,7 +93,7 @@ def summary(run: Run) -> list[tuple[str, str]]:
     arch += "".join(f", {name} {config[name]}" for name in ("width", "depth") if config.get(name))
     rows = [("recipe", str(config.get("recipe") or "none")), ("architecture", arch), ("data", str(config.get("data")))]
     asked = f"{config['steps']} steps" if config.get("steps") else f"{config.get('epochs')} epochs"
-    rows.append(("length", f"{last.get('epoch', 0):.4g} epochs, {last.get('step', 0):,} steps of {asked} asked for"))
+    rows.append(("length", f"{last.get('epoch') or 0:.4g} epochs, {last.get('step', 0):,} steps of {asked} asked for"))
     rows += _work(run)
     bad, alarmed = (sum(name in line for line in run.lines) for name in ("bad_image", "alarm"))
     skipped = sum(count for _, count in refused(run))
@@ -97,7 +123,7 @@ def _work(run: Run) -> list[tuple[str, str]]:
 def work(run: Run) -> tuple[int, float]:
     """Images seen and seconds in training steps, by the log: k-NN, checkpoints and pauses do not count."""
     seen, seconds, before = 0, 0.0, 0
-    each = run.config.get("batch_size_per_gpu", 0) * run.config.get("accumulate", 1)
+    each = int(run.config.get("batch_size_per_gpu") or 0) * int(run.config.get("accumulate") or 1)
     for line in run.lines:
         if not line.get("images_per_second"):
             continue
@@ -117,7 +143,7 @@ def alarms(run: Run) -> list[Mark]:
 
 def refused(run: Run) -> list[tuple[float, float]]:
     """Steps of the log and how many were refused since the line before; the log counts anew when a run is taken up."""
-    counted = [(float(line["step"]), float(line["skipped_steps"])) for line in run.lines if "skipped_steps" in line]
+    counted = [(float(line["step"]), float(line["skipped_steps"] or 0)) for line in run.lines if "skipped_steps" in line]
     before = [0.0, *(count for _, count in counted)]
     new = [(step, count - last if count >= last else count) for (step, count), last in zip(counted, before[:-1], strict=True)]
     return [(step, count) for step, count in new if count]
@@ -126,7 +152,8 @@ def refused(run: Run) -> list[tuple[float, float]]:
 def plots(run: Run) -> list[Plot]:
     """The run's curves; what it has not measured is left out."""
     lines, marks = [dict(line) for line in run.lines], alarms(run)
-    uniform = math.log(run.config["out_dim"]) if run.config.get("out_dim", 0) > 1 else None
+    heads = run.config.get("out_dim") or 0
+    uniform = math.log(heads) if heads > 1 else None
     found = []
     for title, names in (*PANELS, *MORE_PANELS):
         drawn = [Line(name, *series(lines, name)) for name in names]

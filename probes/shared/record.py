@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from checkpoints import escape, places, reading, store, terminal
+from checkpoints import checked, escape, places, reading, store, terminal
 from checkpoints.cli import UserError, WorkError
 from pretrain.engine import distributed
 from pretrain.models.backbone import Loaded
@@ -81,12 +81,12 @@ def _make_way(path: Path, record: Mapping[str, Any], beside: tuple[str, ...]) ->
     """
     if not os.path.lexists(path):
         return path
-    there = read(path)
+    there = _whole(path)
     if there is not None and _identity(there) == _identity(record):
         return path
     wanted, number = there or record, 1
     while os.path.lexists(other := path.with_name(f"{path.stem}-{number}{path.suffix}")):
-        found = read(other)
+        found = _whole(other)
         if found is not None and _identity(found) == _identity(wanted):
             break
         number += 1
@@ -101,16 +101,61 @@ def _make_way(path: Path, record: Mapping[str, Any], beside: tuple[str, ...]) ->
     return path
 
 
+NEEDED = ("schema", "probe", "checkpoint", "metrics")
+"""What tells a record from other JSON."""
+LATER: dict[str, Any] = {"table": "", "data": {}, "protocol": {}, "seconds": 0.0, "device": "unknown", "versions": {}}
+"""What a record may lack."""
+
+
 def read(path: Path) -> dict[str, Any] | None:
-    """A record; None for what is none, or cannot be read."""
+    """A record; None for what is none, or cannot be read. Raises UserError, with the field, for one that was damaged."""
     try:
         found = reading.values(path)
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in PARTS) else None
+    return validated(found, str(path)) if isinstance(found, dict) and found.keys() >= set(NEEDED) else None
 
 
-PARTS = ("checkpoint", "data", "protocol", "metrics")
+def validated(content: Any, where: str) -> dict[str, Any]:
+    """A record whose parts are of the kinds that pages and tables take them for; metrics that are not finite are left out.
+
+    Raises UserError that names what is otherwise.
+    """
+    found = LATER | checked.mapping(content, where, NEEDED)
+    checked.count(found["schema"], f"{where}: schema", 1, SCHEMA)
+    for name in ("probe", "table", "device"):
+        checked.text(found[name], f"{where}: {name}")
+    checked.number(found["seconds"], f"{where}: seconds", 0)
+    checkpoint = checked.mapping(found["checkpoint"], f"{where}: checkpoint", ("path", "arch"))
+    for name in ("path", "arch", "sha256"):
+        if checkpoint.get(name) is not None or name != "sha256":
+            checked.text(checkpoint[name], f"{where}: checkpoint: {name}")
+    for name in ("patch_size", "window", "epoch"):
+        if checkpoint.get(name) is not None:
+            checked.count(checkpoint[name], f"{where}: checkpoint: {name}")
+    checked.mapping(found["protocol"], f"{where}: protocol")
+    images = checked.mapping(found["data"], f"{where}: data")
+    for name in ("train", "val", "root"):
+        if images.get(name) is not None:
+            checked.text(images[name], f"{where}: data: {name}")
+    for name, version_ in checked.mapping(found["versions"], f"{where}: versions").items():
+        checked.text(version_, f"{where}: versions: {name}")
+    metrics = checked.mapping(found["metrics"], f"{where}: metrics")
+    known = {name: value for name, value in metrics.items() if not _not_finite(value)}
+    found["metrics"] = {name: checked.number(value, f"{where}: metrics: {name}") for name, value in known.items()}
+    return found
+
+
+def _not_finite(value: Any) -> bool:
+    """What is no measurement: null, or in older records NaN."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
+
+
+def _whole(path: Path) -> dict[str, Any] | None:
+    """A record that is not damaged."""
+    with contextlib.suppress(UserError):
+        return read(path)
+    return None
 
 
 def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +182,7 @@ def place(out: Path | None, loaded: Loaded, name: str) -> Path:
     path = out or default_path(loaded, name)
     if not distributed.is_main():
         return path
-    if out is not None and out.is_file() and out.stat().st_size and read(out) is None:
+    if out is not None and out.is_file() and out.stat().st_size and _whole(out) is None:
         raise UserError(f"--out {out} is no record of a measurement, and is not replaced: give another --out")
     return places.tried(path)
 
