@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 from test_commands import SMALL
 
-from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, run_command
+from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain import config, curves, train
 from pretrain.engine import logs
 from probes import knn, live, tables
@@ -86,13 +85,15 @@ def without(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 def readers(folder: Path, capsys: pytest.CaptureFixture[str], named: str) -> None:
-    """Each reader of a run's folder works, or says one sentence that names the file."""
+    """Each command that reads this file of a run works, or says one sentence that names it."""
     out = str(folder / "page")
-    commands: tuple[tuple[Any, list[str]], ...] = (
+    commands: list[tuple[Any, list[str]]] = [
         (report.main, [str(folder), "--no-pictures", "--out", f"{out}.html"]),
-        (curves.main, ["--runs", str(folder), "--out", f"{out}.png"]),
-        (tables.main, [str(folder), "--every", "--form", "markdown", "--out", f"{out}.md"]),
-    )
+    ]
+    if named == "metrics.jsonl":
+        commands.append((curves.main, ["--runs", str(folder), "--out", f"{out}.png"]))
+    if named == "knn.json":
+        commands.append((tables.main, [str(folder), "--every", "--form", "markdown", "--out", f"{out}.md"]))
     for main, words in commands:
         capsys.readouterr()
         code = run_command(main, words)
@@ -107,20 +108,22 @@ def test_anything_in_the_place_of_a_value_is_one_sentence(file: str, run: Path, 
     """46c01a2 ended in a traceback in 40 of 225 tries with a run's files, and in 59 of 171 with records."""
     whole_text = (run / file).read_text()
     lines = whole_text.splitlines() if file.endswith("l") else [whole_text]
+    lines.sort(key=len, reverse=True)  # the one that says most
     content = json.loads(lines[0])
-    tried = 0
+    every, tried = 19 if file == "config.json" else 7, 0
     for place, path in enumerate(places(content)):
         for number, odd in enumerate(ODD):
-            if (place + number) % 3:  # a third of them, each place and each value several times
+            if (place + number) % every:  # each place with some of the values, each value in several places
                 continue
             lines[0] = json.dumps(changed(content, path, odd))
             (run / file).write_text("\n".join(lines) + "\n")
             readers(run, capsys, Path(file).name)
             tried += 1
-        lines[0] = json.dumps(without(content, path))
-        (run / file).write_text("\n".join(lines) + "\n")
-        readers(run, capsys, Path(file).name)
-    assert tried >= 30
+        if place % every == 1:
+            lines[0] = json.dumps(without(content, path))
+            (run / file).write_text("\n".join(lines) + "\n")
+            readers(run, capsys, Path(file).name)
+    assert tried >= 15
 
 
 @pytest.mark.parametrize("file", ["config.json", "starts.jsonl", "results/knn.json", "metrics.jsonl"])
@@ -154,7 +157,7 @@ def test_older_logs_with_nan_and_records_with_null_are_read(run: Path, capsys: p
     assert run_command(report.main, [str(run), "--no-pictures"]) == DONE
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
 def test_a_training_goes_on_whatever_its_log_holds(
     line: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,14 +177,16 @@ def test_a_training_goes_on_whatever_its_log_holds(
     assert steps == sorted(steps) and {1, 2, 3, 4, 5, 6} <= set(steps)
 
 
-CHANGES: dict[str, str] = {
-    "arch": "vit_small", "patch_size": "16", "window": "14", "width": "128", "depth": "3", "channels": "1", "out_dim": "64",
-    "patch_out_dim": "64", "shared_head": "true", "shared_head_teacher": "false", "head_hidden_dim": "48", "head_bottleneck_dim": "24",
-    "norm_last_layer": "false", "global_crops_size": "48", "targets": "hard", "optimizer": "sgd", "lr": "1e-3", "seed": "7",
-    "drop_path": "0.3", "batch_size_per_gpu": "8", "accumulate": "2", "local_crops_number": "3", "precision": "bf16", "init": "whiten",
-    "momentum_teacher": "0.9", "pred_shape": "rand", "epochs": "9", "centre_patches": "false", "masked_crops": "all", "separate_layers": "1",
-    "use_masked_im_modeling": "false", "freeze_last_layer": "0", "teacher_temp": "0.05", "compile": "off", "data": "sample:24", "decode": "cpu",
-}  # fmt: skip
+CHANGES = dict(
+    words.split()
+    for words in (
+        "arch vit_small;patch_size 16;window 14;width 128;depth 3;channels 1;out_dim 64;patch_out_dim 64;shared_head true;"
+        "shared_head_teacher false;head_hidden_dim 48;head_bottleneck_dim 24;norm_last_layer false;global_crops_size 48;"
+        "targets hard;optimizer sgd;lr 1e-3;seed 7;drop_path 0.3;batch_size_per_gpu 8;accumulate 2;local_crops_number 3;"
+        "precision bf16;init whiten;momentum_teacher 0.9;pred_shape rand;epochs 9;centre_patches false;masked_crops one;"
+        "separate_layers 1;use_masked_im_modeling false;freeze_last_layer 0;teacher_temp 0.05;compile off;data sample:24"
+    ).split(";")
+)
 """An option and another value than the run's."""
 
 
@@ -212,4 +217,3 @@ def test_a_record_of_a_damaged_checkpoint_field_is_named(run: Path, capsys: pyte
     (run / "results/knn.json").write_text(json.dumps(record))
     assert run_command(tables.main, [str(run)]) == WRONG_COMMAND
     assert "knn.json: checkpoint: path is 7, not a text" in capsys.readouterr().err
-    assert tiny.TINY and FAILED

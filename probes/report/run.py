@@ -20,7 +20,8 @@ MORE_PANELS = (
     ("images per second", ("images_per_second",)),
 )
 """Beside those of `pretrain.curves`."""
-NUMBERS = frozenset("patch_size width depth steps epochs batch_size_per_gpu batch_size accumulate out_dim seed".split())
+SIZES = frozenset({"batch_size_per_gpu", "batch_size", "accumulate", "out_dim"})
+NUMBERS = frozenset({"patch_size", "width", "depth", "steps", "epochs", "seed"})
 WORDS = frozenset({"arch", "recipe", "data", "precision"})
 """Options of `config.json` that a page computes with, or puts into its commands."""
 UNIFORM = frozenset({"entropy", "spread"})
@@ -54,7 +55,7 @@ def read(folder: Path) -> Run:
     try:
         config = _config(reading.values(folder / "config.json"), str(folder / "config.json"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no readable run ({error}): give a run's folder") from error
+        raise UserError(f"{folder / 'config.json'} cannot be read ({error}): give a run's folder") from error
     starts = folder / "starts.jsonl"
     begun = [_start(value, where) for where, value in logs.values(starts)] if starts.is_file() else []
     return Run(folder, config, [line.value for line in logs.sampled(folder / "metrics.jsonl")], begun)
@@ -64,7 +65,9 @@ def _config(value: Any, where: str) -> dict[str, Any]:
     """Options; those that a page computes with are numbers, those that it only shows are plain."""
     found = checked.mapping(value, where)
     for name, one in found.items():
-        if name in NUMBERS and one is not None:
+        if name in SIZES:
+            checked.count(one, f"{where}: {name}", 1)
+        elif name in NUMBERS and one is not None:
             checked.number(one, f"{where}: {name}", 0, checked.MOST)
         elif name in WORDS and one is not None:
             checked.text(one, f"{where}: {name}")
