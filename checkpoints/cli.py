@@ -1,6 +1,7 @@
 """What every command shares: flags that forgive, errors that say what to do, exit codes that mean something."""
 
 import dataclasses
+import errno
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,20 @@ Options = TypeVar("Options")
 
 DONE, FAILED, WRONG_COMMAND, INTERRUPTED = 0, 1, 2, 75
 
+MACHINE = {
+    errno.ENOSPC: "make room, and start again",
+    errno.EDQUOT: "make room within your quota, and start again",
+    errno.EFBIG: "this file system, or a limit of the shell (ulimit -f), takes no file of that size",
+    errno.EROFS: "write elsewhere",
+    errno.EACCES: "see to the rights of the file, or write elsewhere",
+    errno.EPERM: "see to the rights of the file, or write elsewhere",
+    errno.EIO: "the disk has failed to read or write: see to it",
+    errno.ESTALE: "the network's file system has lost it: start again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "end other programs: the machine has no open files left",
+    errno.ENOMEM: "end other programs: the machine has no memory left",
+}
+"""Faults of a machine that any reading or writing may meet, and what to do; others are ours, and end in a traceback."""
 TRUE_WORDS = frozenset({"true", "on", "yes", "1"})
 FALSE_WORDS = frozenset({"false", "off", "no", "0"})
 
@@ -112,24 +127,36 @@ def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] |
     parent.take_forked_along()
     try:
         code = main(sys.argv[1:] if arguments is None else arguments)
-    except UserError as error:
-        terminal.say(f"error: {error}", error=True)
-        return WRONG_COMMAND
-    except WorkError as error:
-        first, *listed = str(error).split("\n  ")  # a list of ours stands in lines of its own, each set in
-        terminal.say(f"failed: {first}", error=True)
-        for line in listed:
-            terminal.say(f"  {line}", error=True)
-        return FAILED
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
-        return FAILED
-    except terminal.OutputLost as error:
-        terminal.say(f"failed: standard output takes nothing more ({error.strerror}): make room where it is sent", error=True)
         return FAILED
     except KeyboardInterrupt:
         terminal.say("interrupted", error=True)
         return 130
+    except (UserError, WorkError, terminal.OutputLost, OSError, MemoryError) as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        first, *listed = sentence.split("\n  ") if isinstance(error, WorkError) else [sentence]  # a list of ours, each set in
+        terminal.say(first, error=True)
+        for line in listed:
+            terminal.say(f"  {line}", error=True)
+        return WRONG_COMMAND if isinstance(error, UserError) else FAILED
     return code if isinstance(code, int) else DONE
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to say of a mistake of the user's or a fault of the machine's; None of one of ours."""
+    if isinstance(error, UserError):
+        return f"error: {error}"
+    if isinstance(error, WorkError):
+        return f"failed: {error}"
+    if isinstance(error, terminal.OutputLost):
+        return f"failed: standard output takes nothing more ({error.strerror}): make room where it is sent"
+    if isinstance(error, MemoryError):
+        return "failed: there is no memory left: end other programs, or give less at once (--batch-size, --workers)"
+    if not isinstance(error, OSError) or error.errno not in MACHINE:
+        return None
+    return f"failed: {error.strerror}{f' ({error.filename})' if error.filename else ''}: {MACHINE[error.errno]}"
 
 
 def command_module(name: str) -> str:

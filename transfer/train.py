@@ -162,6 +162,10 @@ def build(config: Any) -> Any:
     return revert_sync_batchnorm(MODELS.build(config.model))
 
 
+PATIENCE = 600
+"""Seconds after which a worker that gives no batch ends the training."""
+
+
 def prepare(options: Options, loaded: Any) -> Any:
     """Everything decided: the config that is run."""
     from transfer.backbone import widths  # noqa: PLC0415
@@ -202,9 +206,11 @@ def prepare(options: Options, loaded: Any) -> Any:
     config.resume, config.load_from = last is not None, None if last is None else str(last)
     mine = [{"type": "WeightsHook", "random": options.from_scratch}, {"type": "ShowHook", "count": SHOWN}]
     config.custom_hooks = [*config.get("custom_hooks", []), *mine]
-    if device == "cpu":
-        for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+        if device == "cpu":
             loader.update(num_workers=0, persistent_workers=False)
+        elif loader.get("num_workers"):
+            loader.setdefault("timeout", PATIENCE)
     return config
 
 

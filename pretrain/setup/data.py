@@ -104,6 +104,10 @@ def without_effect(config: Config) -> list[str]:
             f"--shared-head has the --out-dim {config.out_dim} prototypes for patches too: "
             f"--patch-out-dim {config.patch_out_dim} has no effect"
         )
+    if config.window != Config.window and not config.arch.startswith("swin"):
+        remarks.append(f"--window {config.window} is a Swin's: {config.arch} has none, it has no effect")
+    if not config.init_heads and config.init_from is None:
+        remarks.append("--init-heads false says what not to take from --init-from, which is not given: it has no effect")
     if config.steps is None and config.warmup_epochs >= config.epochs:
         remarks.append(f"--warmup-epochs {config.warmup_epochs} is not over before --epochs {config.epochs}: --lr is not reached")
     if config.steps is None and config.use_masked_im_modeling and config.pred_start_epoch >= config.epochs:

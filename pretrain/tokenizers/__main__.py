@@ -4,6 +4,7 @@ A tokenizer is named `dalle` (the published encoder, fetched once), `dalle:FILE`
 `kmeans:FILE` (what `kmeans` or `patches` made) or `colour`. See `docs/tokenizers.md`.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from checkpoints import places, terminal
+from checkpoints import hold, places, terminal
 from checkpoints.architecture import MEAN, STD
 from checkpoints.cli import UserError, at_least, parse, run_command
 from pretrain.images.open import open_images
@@ -79,7 +80,8 @@ def convert(options: Convert) -> None:
     places.tried(options.out)
     weights = dalle_pickle.read(options.file)
     encoder = dalle.encoder_of(weights, options.file)
-    dalle_pickle.save(options.out, weights, options.file)
+    with _alone(options.out):
+        dalle_pickle.save(options.out, weights, options.file)
     count = sum(weight.numel() for weight in encoder.parameters())
     terminal.say(
         f"{options.out}: {len(weights['blocks.output.conv.b'])} codes, {count:,} parameters; use it as dalle:{options.out}"
@@ -118,13 +120,19 @@ def cluster_patches(options: Patches) -> None:
     _write(options, images, look, kmeans.About("pixels", side, options.codes, MEAN, STD, None, {}), None)
 
 
+def _alone(out: Path) -> contextlib.AbstractContextManager[None]:
+    """Another command that makes the same file is refused."""
+    return hold.held(out.with_name(f".{out.name}.lock"), f"--out {out}", "give another --out")
+
+
 def _write(options: Tokens | Patches, images: Images, look: Look, about: kmeans.About, backbone: Any) -> None:
     """Gather, cluster, write, and say what has come of it."""
-    points = kmeans_fit.gather(images, look, options.codes, options.seed)
-    found = kmeans_fit.cluster(points, options.codes, options.seed)
-    said = kmeans_fit.summary(points, found)
-    made = about.made | {"data": options.data, "seed": options.seed, "size": look.size, "summary": said}
-    kmeans.save(options.out, about._replace(made=made), torch.from_numpy(found.centroids), backbone)
+    with _alone(options.out):
+        points = kmeans_fit.gather(images, look, options.codes, options.seed)
+        found = kmeans_fit.cluster(points, options.codes, options.seed)
+        said = kmeans_fit.summary(points, found)
+        made = about.made | {"data": options.data, "seed": options.seed, "size": look.size, "summary": said}
+        kmeans.save(options.out, about._replace(made=made), torch.from_numpy(found.centroids), backbone)
     terminal.say(f"{options.out}: {said}; use it as kmeans:{options.out}")
 
 

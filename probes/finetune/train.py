@@ -207,6 +207,14 @@ def measure(options: Options, device: torch.device) -> Summary | None:
     report.place(options, loaded)
     data = open_data(options, shape.channels)
     folder = options.folder or places.below(loaded.path.parent, "finetune", report.name_of(options))
+    if len(options.lr) == 1:
+        return _of_rates(options, loaded, data, folder, device, began)
+    with claimed(folder, "--folder", told=options.allow_foreign_files):  # as a whole: another command has other rates
+        return _of_rates(options, loaded, data, folder, device, began)
+
+
+def _of_rates(options: Options, loaded: Loaded, data: Data, folder: Path, device: torch.device, began: float) -> Summary | None:
+    """One training after the other, then the record."""
     runs, diverged = [], []
     for lr in options.lr:
         inside = places.below(folder, f"lr-{lr:g}") if len(options.lr) > 1 else folder

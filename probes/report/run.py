@@ -22,7 +22,7 @@ MORE_PANELS = (
 """Beside those of `pretrain.curves`."""
 SIZES = frozenset({"batch_size_per_gpu", "batch_size", "accumulate", "out_dim"})
 NUMBERS = frozenset({"patch_size", "width", "depth", "steps", "epochs", "seed"})
-WORDS = frozenset({"arch", "recipe", "data", "precision"})
+WORDS = frozenset({"arch", "recipe", "precision"})
 """Options of `config.json` that a page computes with, or puts into its commands."""
 UNIFORM = frozenset({"entropy", "spread"})
 
