@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -157,9 +156,3 @@ def _sentence(error: Exception) -> str | None:
     if not isinstance(error, OSError) or error.errno not in MACHINE:
         return None
     return f"failed: {error.strerror}{f' ({error.filename})' if error.filename else ''}: {MACHINE[error.errno]}"
-
-
-def command_module(name: str) -> str:
-    """The module that `python -m NAME` runs: `NAME.__main__` where NAME is a package."""
-    found = importlib.util.find_spec(name)
-    return f"{name}.__main__" if found is not None and found.submodule_search_locations is not None else name

@@ -15,7 +15,9 @@ import sys
 import time
 from typing import Any
 
-from checkpoints.cli import command_module, run_command
+from modules import command_module
+
+from checkpoints.cli import run_command
 
 
 def start(module: Any, flags: list[str]) -> int:

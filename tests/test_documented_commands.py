@@ -15,10 +15,11 @@ import small_world
 import torchvision
 import tyro
 from documented import ROOT, Command
+from modules import command_module
 from small_world import PROBE, SMALL
 
 from checkpoints import zoo
-from checkpoints.cli import DONE, command_module, run_command
+from checkpoints.cli import DONE, run_command
 from pretrain import config
 from pretrain.sample import classification
 

@@ -11,11 +11,12 @@ import outlined
 import pytest
 import tiny
 import torch
+from modules import command_module
 from test_layouts import VIT, saved_backbone
 
 from checkpoints import store, zoo
 from checkpoints.architecture import Architecture
-from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, command_module, parse, run_command
+from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, parse, run_command
 from pretrain.models.backbone import Loaded, load_backbone
 from probes.features.cache import weights_digest
 from probes.finetune.options import as_values, settled

@@ -9,10 +9,11 @@ from typing import Any
 import drawn_world
 import outlined
 import pytest
+from modules import command_module
 from small_world import SMALL
 
 from checkpoints import zoo
-from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, WorkError, command_module, run_command
+from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, WorkError, run_command
 from pretrain import train
 from pretrain.models.backbone import Loaded
 from probes import semi

@@ -9,34 +9,33 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from checkpoints import parent
 from pretrain.batches.dataset import Batch, Decoded, StepDataset, make_batch
 from pretrain.batches.feeding import fed
 
 
-class Loader:
-    """Batches on their device from step `first` up to `last`.
+class NumberedLoader:
+    """Batches of a data set of whole batches, from number `first` up to `last`, made by workers ahead of the loop.
 
-    `waited` is the seconds the loop has stood still for them. On a GPU the next batch is copied and its crops are made on a
-    side stream while the loop works on the present one.
+    `waited` is the seconds the loop has stood still for them.
     """
 
-    def __init__(self, steps: StepDataset, first: int, last: int, workers: int, device: torch.device) -> None:
-        self.device, self._steps = device, steps
+    def __init__(self, batches: Dataset[Any], first: int, last: int, workers: int, device: torch.device) -> None:
+        self.device, self._batches = device, batches
         self.waited = 0.0
         self.stop: Sequence[int] = ()
         """What has asked the run to stop: then no batch is waited for long."""
         self._numbers, self._workers = range(first, last), workers
 
-    def __iter__(self) -> Iterator[Batch]:
-        batches = self._received()
-        return self._ahead(batches) if self.device.type == "cuda" else batches
+    def __iter__(self) -> Iterator[Any]:
+        return self.made()
 
-    def made(self) -> Iterator[Batch | Decoded]:
+    def made(self) -> Iterator[Any]:
         """Batches as they come from the workers. Raises Starved where none comes any more."""
         return fed(
-            self._steps,
+            self._batches,
             self._workers,
             batch_size=None,
             collate_fn=as_it_is,
@@ -50,6 +49,21 @@ class Loader:
 
     def _count(self, seconds: float) -> None:
         self.waited += seconds
+
+
+class Loader(NumberedLoader):
+    """A pretraining's batches on their device.
+
+    On a GPU the next batch is copied and its crops are made on a side stream while the loop works on the present one.
+    """
+
+    def __init__(self, steps: StepDataset, first: int, last: int, workers: int, device: torch.device) -> None:
+        super().__init__(steps, first, last, workers, device)
+        self._steps = steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = self._received()
+        return self._ahead(batches) if self.device.type == "cuda" else batches
 
     def _received(self) -> Iterator[Batch]:
         """The same made ready on the device."""

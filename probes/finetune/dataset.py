@@ -21,8 +21,6 @@ from torch.utils.data import Dataset
 
 from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError, WorkError
-from pretrain.batches.feeding import fed
-from pretrain.batches.loader import as_it_is, prepare_worker
 from pretrain.engine import distributed
 from pretrain.engine.bad_images import Bad, too_many
 from pretrain.images.decode import BadImage, Pixels
@@ -190,30 +188,3 @@ class Steps(Dataset[Batch]):
 def workers(options: Options) -> int:
     """Worker processes that help more than they take from the training's own threads."""
     return max(1, min(10, (os.cpu_count() or 2) - 1)) if options.workers is None else options.workers
-
-
-class Loader:
-    """Batches from `first` up to `last`, made by worker processes ahead of the loop, which waited so many seconds."""
-
-    def __init__(self, numbered: Dataset[Any], first: int, last: int, workers: int, device: torch.device) -> None:
-        self.waited = 0.0
-        self.stop: Sequence[int] = ()
-        """What has asked the run to stop: then no batch is waited for long."""
-        self._batches = fed(
-            numbered,
-            workers,
-            batch_size=None,
-            collate_fn=as_it_is,
-            sampler=range(first, last),
-            pin_memory=device.type == "cuda",
-            prepare=prepare_worker,
-            generator=torch.Generator(),  # its own: the global one belongs to the network
-            asked_to_stop=lambda: bool(self.stop),
-            on_wait=self._count,
-        )
-
-    def _count(self, seconds: float) -> None:
-        self.waited += seconds
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._batches

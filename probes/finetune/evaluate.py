@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from checkpoints.architecture import Architecture
+from pretrain.batches.loader import NumberedLoader
 from pretrain.engine import bad_images, distributed
 from pretrain.engine.bad_images import Bad
 from pretrain.engine.precision import Precision
@@ -23,7 +24,7 @@ from pretrain.images.decode import BadImage
 from pretrain.images.source import Images
 from probes.finetune.checkpoint import Network, Tested
 from probes.finetune.data import Data
-from probes.finetune.dataset import Loader, picture, workers
+from probes.finetune.dataset import picture, workers
 from probes.finetune.model import Classifier
 from probes.finetune.options import Options
 from probes.finetune.watch import CURE, Diverged
@@ -113,7 +114,7 @@ class Evaluator:
         found: list[tuple[int, list[int]]] = []
         without: list[int] = []
         with torch.inference_mode():
-            for images, numbers, bad in Loader(self._questions, 0, len(self._questions), self._workers, device):
+            for images, numbers, bad in NumberedLoader(self._questions, 0, len(self._questions), self._workers, device):
                 with self._precision.autocast():
                     scores = model(images.to(device, non_blocking=True)).float()
                 best = scores.topk(min(BEST_ANSWERS, scores.shape[1]), dim=1).indices

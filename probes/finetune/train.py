@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from checkpoints import places, store, terminal
 from pretrain.batches.feeding import saved_if_starved
+from pretrain.batches.loader import NumberedLoader
 from pretrain.engine import bad_images, distributed, optim
 from pretrain.engine import guard as health
 from pretrain.engine.precision import Precision
@@ -27,7 +28,7 @@ from pretrain.train import in_groups, stop_requested
 from probes.finetune import report
 from probes.finetune.checkpoint import Lines, Network, Run
 from probes.finetune.data import Data, open_data
-from probes.finetune.dataset import Batch, Loader, Steps, workers
+from probes.finetune.dataset import Batch, Steps, workers
 from probes.finetune.evaluate import Evaluator
 from probes.finetune.model import Classifier, classifier, optimizer_of
 from probes.finetune.options import Options, settled
@@ -130,7 +131,7 @@ def train(  # noqa: PLR0915  # the loop is read from top to bottom
     parallel = distributed.parallel(model, device)
     bad = bad_images.BadImages(bad_allowed, run.bad_images())
     exam = Evaluator(data, options, model.backbone.shape, precision, bad)
-    loader = Loader(steps, run.step * options.accumulate, total * options.accumulate, workers(options), device)
+    loader = NumberedLoader(steps, run.step * options.accumulate, total * options.accumulate, workers(options), device)
     done = run.step
 
     def save(best: bool = False) -> None:

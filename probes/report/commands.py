@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from checkpoints import escape, store
-from checkpoints.cli import command_module
 from pretrain import config as options
 from pretrain.config import Config
 from probes.report import page as report_page
@@ -22,10 +21,20 @@ from probes.shared.record import PACKAGES
 NOT_OURS = frozenset({"recipe", "out", "replay", "allow_config_change", "report", "serve"})
 """Options that say nothing of what was computed, or are said otherwise."""
 FILES = (store.BACKBONE, store.LAST, "config.json", "metrics.jsonl")
-PROBES = frozenset(
-    {"knn", "linear", "logistic", "semi", "cluster", "parts", "segment", "finetune", "video", "retrieval", "robustness"}
-)
-"""Measurements that are commands of this folder under their own names."""
+PROBES = {
+    "knn": "probes.knn",
+    "linear": "probes.linear.protocol",
+    "logistic": "probes.logistic",
+    "semi": "probes.semi",
+    "cluster": "probes.cluster",
+    "parts": "probes.parts",
+    "segment": "probes.segment",
+    "finetune": "probes.finetune.options",
+    "video": "probes.video.__main__",
+    "retrieval": "probes.retrieval.tasks",
+    "robustness": "probes.robustness.suites",
+}
+"""Measurements that are commands of this folder under their own names, and the module that has their options."""
 NO_FILES = {"head": ("trained on the spot",), "class_map": ("ImageNet-9's", "the sample's")}
 """What records of `probes.robustness` say in place of a file: the default, so that no flag says it."""
 SAMPLE = re.compile(r"sample(:\d+)?( \(\w+\)|, .*)?")
@@ -72,8 +81,7 @@ def _options_of(probe: str) -> dict[str, Any]:
     """
     if probe not in PROBES:
         return {}
-    module = importlib.import_module("probes.finetune.options" if probe == "finetune" else command_module(f"probes.{probe}"))
-    return {field.name: field.default for field in fields(module.Options)}
+    return {field.name: field.default for field in fields(importlib.import_module(PROBES[probe]).Options)}
 
 
 def _data(data: Mapping[str, Any]) -> list[str]:

@@ -71,7 +71,7 @@ def _config(value: Any, where: str) -> dict[str, Any]:
             checked.number(one, f"{where}: {name}", 0, checked.MOST)
         elif name in WORDS and one is not None:
             checked.text(one, f"{where}: {name}")
-        elif isinstance(one, dict):
+        elif isinstance(one, dict) and name not in ("data", "channels"):  # which say so themselves
             checked.refuse(f"{where}: {name}", "a dict", "an option's value")
     return found
 
