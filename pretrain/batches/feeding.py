@@ -105,7 +105,7 @@ def _next(found: Any, asked_to_stop: Callable[[], bool]) -> Any:
             raise as_raised(error) from None
         except (RuntimeError, OSError, EOFError) as error:
             timed_out = str(error).startswith("DataLoader timed out")
-            dead = [worker for worker in getattr(found, "_workers", []) if worker.exitcode not in (None, 0)]
+            dead = _dead(found, 0.0 if timed_out else float(LOOK))  # the end of its pipe is seen before its own
             if not timed_out and not dead:
                 raise
             now = time.monotonic()
@@ -113,6 +113,16 @@ def _next(found: Any, asked_to_stop: Callable[[], bool]) -> Any:
             if dead or now - began > PATIENCE or now - stopping > AFTER_STOP:
                 _kill(found)
                 raise Starved(_why(dead)) from None
+
+
+def _dead(found: Any, patience: float) -> list[Any]:
+    """Workers that have died, or do so within this time."""
+    end = time.monotonic() + patience
+    while True:
+        dead = [worker for worker in getattr(found, "_workers", []) if worker.exitcode not in (None, 0)]
+        if dead or time.monotonic() >= end:
+            return dead
+        time.sleep(0.05)
 
 
 def _kill(found: Any) -> None:

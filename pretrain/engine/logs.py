@@ -114,7 +114,7 @@ def _checked(value: Any, where: str) -> dict[str, Any]:
     checked.number(found["step"], f"{where}: step", 0, checked.MOST)
     for name, one in found.items():
         if name in WORDS:
-            checked.text(one, f"{where}: {name}", LONGEST)
+            checked.text(one, f"{where}: {name}", longest=LONGEST)
         elif isinstance(one, float) and not math.isfinite(one):
             found[name] = None  # as older runs wrote it
         elif one is not None:
