@@ -202,7 +202,9 @@ def places(content: Mapping[str, Any]) -> list[tuple]:
     return [*found, ("random", 0), ("random", 0, "cpu"), ("random", 0, "cuda")]
 
 
-HARMLESS = {
+HARMLESS = frozenset(
+    "version data scaler tokenizer processes random config steps_per_epoch step shape optimizer".split()
+)
     "version",
     "data",
     "scaler",
