@@ -1,0 +1,61 @@
+"""What the first build (46c01a2) left behind is still read: a run's folder, a record, kept features (`first_build.tar.gz`).
+
+Made there by `python -m pretrain.train FLAGS --steps 2 --out run` and `python -m probes.knn --ckpt run --limit 40 --workers 0`.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoints import store
+from checkpoints.cli import DONE, run_command
+from pretrain import curves, train
+from probes import knn, live, tables
+from probes.features import cache
+from probes.report import __main__ as report
+
+FLAGS = (
+    "--arch vit_tiny --width 64 --depth 1 --patch-size 8 --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 "
+    "--out-dim 16 --patch-out-dim 16 --head-hidden-dim 16 --head-bottleneck-dim 8 --batch-size-per-gpu 4 --workers 0 "
+    "--precision fp32 --knn-every 1 --report false --compile off"
+)
+
+
+@pytest.fixture
+def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which they lie, the working directory."""
+    with tarfile.open(Path(__file__).with_name("first_build.tar.gz")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IBOT_FEATURES", "cache")
+    return tmp_path
+
+
+def test_a_run_of_the_first_build_goes_on(left: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*FLAGS.split(), "--out", "run", "--steps", "4"]
+    assert run_command(train.main, [*flags, "--allow-config-change", "true"]) == DONE
+    said = capsys.readouterr().out
+    assert "continuing after step 2" in said and "whether they have changed is not known" in said
+    found = store.load_run(Path("run"))
+    assert found is not None and found.state["step"] == 4 and found.state["data"]["images"]
+    assert [json.loads(line)["step"] for line in Path("run/metrics.jsonl").read_text().splitlines()][-1] == 4
+
+
+def test_features_and_a_record_of_the_first_build_are_used(left: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features are not computed again, and give the same numbers."""
+    before = json.loads(Path("run/results/knn.json").read_text())
+    seen: list[Any] = []
+    monkeypatch.setattr(cache, "_forward", lambda *given: seen.append(given))
+    assert run_command(knn.main, "--ckpt run --limit 40 --workers 0".split()) == DONE
+    after = json.loads(Path("run/results/knn.json").read_text())
+    assert not seen and after["metrics"] == before["metrics"] and after["checkpoint"]["sha256"] == before["checkpoint"]["sha256"]
+
+
+def test_pages_and_tables_of_the_first_build_s_files(left: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(report.main, ["run"]) == DONE
+    assert "k-NN, top-1 %" in Path("run/report.html").read_text()
+    assert run_command(tables.main, ["run"]) == DONE and "12.5" in capsys.readouterr().out
+    assert run_command(curves.main, ["--runs", "run"]) == DONE and "Curves" in live.page(Path("run"))
