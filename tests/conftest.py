@@ -34,6 +34,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--parity-dir", type=Path, default=Path(__file__).parent / "parity", help="folder of parity fixtures")
 
 
+SLOW = frozenset(
+    "backbones commands dense documented_commands export finetune learning lost pictures probes promises_data promises_feed "
+    "promises_files promises_life promises_machine promises_pixels promises_records promises_truth report reproduce "
+    "reproduce_data retrieval robustness sample tokenizers video broken".split()
+)
+"""Files, without `test_`, that start trainings or whole commands; so do all of tests/attacks."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `tools/test.sh --fast` leaves out."""
+    for item in items:
+        if item.path.parent.name == "attacks" or item.path.stem.removeprefix("test_") in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def features_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Features that tests compute are kept apart from the user's."""

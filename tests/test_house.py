@@ -163,7 +163,15 @@ def test_doors_are_imported_by_nothing() -> None:
 def test_package_files_leave_the_current_folder_import_torch_and_do_nothing_else() -> None:
     """What `python -m` runs first stands there, the same on all floors; rooms have empty ones."""
     first = (ROOT / FLOORS[0] / "__init__.py").read_text()
-    assert [type(node) for node in ast.parse(first).body] == [ast.Expr, ast.Import, ast.Import, ast.If, ast.ImportFrom, ast.Expr]
+    assert [type(node) for node in ast.parse(first).body] == [
+        ast.Expr,
+        ast.Import,
+        ast.Import,
+        ast.If,
+        ast.ImportFrom,
+        ast.ImportFrom,
+        ast.Expr,
+    ]
     for floor in FLOORS:
         for path in (ROOT / floor).rglob("__init__.py"):
             assert path.read_text() == (first if path.parent == ROOT / floor else ""), path

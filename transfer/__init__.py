@@ -11,5 +11,6 @@ if sys.argv[:1] == ["-m"]:  # so Python says while it looks for the module that 
 
     wait_quietly()  # torch is not imported yet
 from checkpoints import elsewhere
+from checkpoints.version import __version__ as __version__
 
 elsewhere.prepare()
