@@ -20,7 +20,7 @@ import torch
 
 from checkpoints import hold, places, reading, store, terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
-from pretrain.batches.feeding import as_raised
+from pretrain.batches.feeding import PATIENCE, as_raised
 from pretrain.models.backbone import load_backbone
 from pretrain.sample import dense
 from probes.shared import record
@@ -160,10 +160,6 @@ def build(config: Any) -> Any:
     init_default_scope(config.default_scope)
     needed(f"{config.default_scope}.models", "transfer")
     return revert_sync_batchnorm(MODELS.build(config.model))
-
-
-PATIENCE = 600
-"""Seconds after which a worker that gives no batch ends the training."""
 
 
 def prepare(options: Options, loaded: Any) -> Any:

@@ -6,6 +6,7 @@ Files and folders of the system are left out, links are followed once and never 
 import os
 from pathlib import Path
 
+from checkpoints import reading
 from checkpoints.store import first_line
 from pretrain.images.source import SUFFIXES
 from pretrain.images.tally import MAGIC_BYTES, UNREAD, Tally, begins_a_picture, is_hidden, names_a_picture, suffix_of
@@ -101,15 +102,10 @@ def is_dir(entry: "os.DirEntry[str]") -> bool:
 
 def _begins_a_picture(path: str) -> bool:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with reading.opened(path) as file:
+            return begins_a_picture(file.read(MAGIC_BYTES))
     except OSError:
         return False
-    try:
-        return begins_a_picture(os.read(file, MAGIC_BYTES))
-    except OSError:
-        return False
-    finally:
-        os.close(file)
 
 
 def count_hidden(path: str, tally: Tally, start: int) -> None:
