@@ -82,12 +82,12 @@ def few_labels(parts: Parts, options: Options) -> list[Few]:
     return list(some.values())
 
 
-def state_path(subject: Subject, few: Few, options: Options) -> Path:
-    """Of the linear probe on this share."""
-    return common.record_path(options, subject, "semi").with_suffix(f".{few.name}.state.pt")
+def state_path(out: Path, few: Few) -> Path:
+    """Of the linear probe on this share, beside the record `out`."""
+    return out.with_suffix(f".{few.name}.state.pt")
 
 
-def frozen(subject: Subject, few: Few, options: Options) -> Measured:
+def frozen(subject: Subject, few: Few, options: Options, out: Path) -> Measured:
     """Each frozen protocol. The state of the linear probe remains until all are measured."""
     common_values = {field.name: getattr(options, field.name) for field in fields(Common)}
     neighbours = knn.Options(**common_values)
@@ -97,7 +97,7 @@ def frozen(subject: Subject, few: Few, options: Options) -> Measured:
     lrs = tuple(rate * grid.batch_size / 256 for rate in grid.lr)
     settings = linear_run.Settings(lrs, grid.epochs, options.mode or linear_protocol.default_mode(options.data), kind, "test")
     division = linear_run.Division(few.parts.train, few.parts.val, few.parts.val)
-    trained = linear_run.train(subject, division, settings, grid, state_path(subject, few, options), keep=True)
+    trained = linear_run.train(subject, division, settings, grid, state_path(out, few), keep=True)
     linear_protocol.say_excluded(trained, grid.lr, f"{few.name}, ")
     strengths = logistic.Options(**common_values)
     regressed = logistic.measure(subject, few.parts, strengths)
@@ -119,7 +119,7 @@ def images_a_step(recipe: str, few: Few) -> int:
     return min(usual, most)
 
 
-def tuned(subject: Subject, few: Few, options: Options) -> dict[str, float]:
+def tuned(subject: Subject, few: Few, options: Options, out: Path) -> dict[str, float]:
     """Top-1 percent of end-to-end fine-tuning, without and with the head's first layer where the checkpoint has it."""
     recipe = "small" if options.data == "sample" else "semi"
     epochs = options.tuned_epochs or (SAMPLE_EPOCHS if recipe == "small" else None)
@@ -127,7 +127,7 @@ def tuned(subject: Subject, few: Few, options: Options) -> dict[str, float]:
     given["batch_size"] = images_a_step(recipe, few)
     given |= few.flag | ({"epochs": epochs} if epochs else {}) | {"from_scratch": options.untrained}
     head = any(name.startswith("head.mlp.0.") for name in subject.loaded.contents.network(options.key, subject.loaded.path))
-    out, found = common.record_path(options, subject, "semi"), {}
+    found = {}
     for name, keep in TUNED.items():
         if keep and not head:
             console.say(f"{subject.loaded.path} has no projection head: the row that keeps its first layer stays empty")
@@ -164,10 +164,10 @@ def main(arguments: Sequence[str]) -> None:
         out = common.record_path(options, subject, "semi")
         parts = common.labelled_parts(options, subject.loaded.backbone.shape)
         some = few_labels(parts, options)
-        measured = {few.name: frozen(subject, few, options) for few in some}
+        measured = {few.name: frozen(subject, few, options, out) for few in some}
         found = {name: one.top1 for name, one in measured.items()}
         if not options.frozen:
-            found = {few.name: found[few.name] | tuned(subject, few, options) for few in some}
+            found = {few.name: found[few.name] | tuned(subject, few, options, out) for few in some}
         title = f"few labels, top-1 % on {parts.val.name}: {subject.loaded.path}"
         protocols = list(next(iter(found.values())))
         rows = [[protocol, *(f"{numbers[protocol]:.1f}" for numbers in found.values())] for protocol in protocols]
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str]) -> None:
             seconds=time.perf_counter() - began,
             device=subject.device.type,
         )
-        linear_run.forget([state_path(subject, few, options) for few in some])
+        linear_run.forget([state_path(out, few) for few in some])
 
 
 if __name__ == "__main__":

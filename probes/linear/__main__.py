@@ -29,19 +29,18 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, prog="python -m probes.linear")
     with common.subject(options) as subject:
         check(options)
-        common.record_path(options, subject, "linear")
+        out = common.record_path(options, subject, "linear")
         parts = common.labelled_parts(options, subject.loaded.backbone.shape)
-        measure(subject, parts, options)
+        measure(subject, parts, options, out)
 
 
-def measure(subject: Subject, parts: Parts, options: Options) -> None:
+def measure(subject: Subject, parts: Parts, options: Options, out: Path) -> None:
     """Train, say what came of it, keep the best head, write the record; what an earlier call has left is continued."""
     began = time.perf_counter()
     train, chooser = parts if options.select == "test" else split(parts.train, options)
     images = linear_run.Division(train, chooser, parts.val)
     mode = options.mode or default_mode(options.data)
     kind = array_of(options.features or default_features(subject.loaded.backbone.shape))
-    out = common.record_path(options, subject, "linear")
     settings = linear_run.Settings(
         tuple(rate * options.batch_size / 256 for rate in options.lr), options.epochs, mode, kind, options.select
     )
