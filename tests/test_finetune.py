@@ -751,7 +751,7 @@ def test_a_fine_tuning_killed_at_any_moment_ends_in_the_same_bits(run: Path, fol
     def repeatedly(name: str, kills: int, longest: float) -> dict:
         places = ["--mixup", "0.8", "--folder", str(tmp_path / name), "--out", str(tmp_path / f"{name}.json")]
         words = ["tests/killing.py", "probes.finetune", "1", str(kills), str(longest), *flags, *places]
-        done = subprocess.run(**command(*words, PYTHONPATH=str(ROOT)), check=False, timeout=200)
+        done = subprocess.run(**command(*words, PYTHONPATH=f"{ROOT}:{ROOT}/tests"), check=False, timeout=200)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

@@ -38,7 +38,9 @@ def same(one: object, other: object) -> bool:
 
 
 def repeatedly(kills: int, longest: float, *flags: str) -> subprocess.CompletedProcess:
-    arguments = command("tests/killing.py", "pretrain.train", "1", str(kills), str(longest), *flags, PYTHONPATH=str(ROOT))
+    arguments = command(
+        "tests/killing.py", "pretrain.train", "1", str(kills), str(longest), *flags, PYTHONPATH=f"{ROOT}:{ROOT}/tests"
+    )
     return subprocess.run(**arguments, check=False, timeout=600)
 
 
