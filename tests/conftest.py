@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network for anything
@@ -16,18 +16,8 @@ install_import_hook(["checkpoints", "pretrain", "probes"], "beartype.beartype")
 
 import pytest  # noqa: E402
 from safetensors import safe_open  # noqa: E402
-from torch import Tensor  # noqa: E402
 
-
-class Fixture(NamedTuple):
-    """One parity file: what it says of itself, and its tensors."""
-
-    about: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors under a prefix, without it."""
-        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+from tests.support.fixture import Fixture  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,17 +25,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 SLOW = frozenset(
-    "backbones commands dense documented_commands export finetune learning lost pictures probes promises_data promises_feed "
-    "promises_files promises_life promises_machine promises_pixels promises_records promises_truth report reproduce "
-    "reproduce_data retrieval robustness sample tokenizers video broken".split()
+    {
+        "attacks",
+        "promises",
+        "checkpoints/test_resolve.py",
+        "house/test_documented_commands.py",
+        "pretrain/images/test_broken.py",
+        "pretrain/run/test_lost.py",
+        "pretrain/sample/test_sample.py",
+        "pretrain/test_commands.py",
+        "pretrain/test_learning.py",
+        "pretrain/tokenizers/test_tokenizers.py",
+        "probes/finetune/test_finetune.py",
+        "probes/report/test_report.py",
+        "probes/reproduce/test_data.py",
+        "probes/reproduce/test_steps.py",
+        "probes/retrieval/test_retrieval.py",
+        "probes/robustness/test_robustness.py",
+        "probes/test_probes.py",
+        "probes/video/test_video.py",
+        "probes/visualize/test_pictures.py",
+        "transfer/test_exports.py",
+        "transfer/test_train.py",
+    }
 )
-"""Files, without `test_`, that start trainings or whole commands; so do all of tests/attacks."""
+"""Files that start trainings or whole commands, and rooms that do nothing else."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `tools/test.sh --fast` leaves out."""
     for item in items:
-        if item.path.parent.name == "attacks" or item.path.stem.removeprefix("test_") in SLOW:
+        file = item.path.relative_to(Path(__file__).parent)
+        if SLOW & {file.as_posix(), file.parts[0]}:
             item.add_marker(pytest.mark.slow)
 
 

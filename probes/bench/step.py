@@ -1,7 +1,7 @@
 """How fast is a training step: `tools/bench.sh step`.
 
-Ours against the plain method (tests/plain.py: everything on all tokens, as the paper's Algorithm 1 says) in the same precision
-and on the same crops. Each runs in a process of its own, so that each has a peak of memory of its own.
+Ours against the plain method (tests/support/plain.py: everything on all tokens, as the paper's Algorithm 1 says) in the same
+precision and on the same crops. Each runs in a process of its own, so that each has a peak of memory of its own.
 """
 
 import importlib.util
@@ -34,7 +34,7 @@ from pretrain.method import ibot
 from pretrain.setup.networks import build, compile_blocks
 from pretrain.train import LossWeights, train_step
 
-PLAIN = Path(__file__).parents[2] / "tests" / "plain.py"
+PLAIN = Path(__file__).parents[2] / "tests" / "support" / "plain.py"
 RECIPES = {"vit_small": "ibot_vits16", "vit_base": "ibot_vitb16", "vit_large": "ibot_vitl16", "swin_tiny": "ibot_swint7"}
 PRODUCTS = ((4096, 384, 1536), (4096, 768, 3072), (4096, 1024, 4096), (8192, 4096, 4096))
 """Matrix products of which the fastest is taken for the machine's peak."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("checkpoints", "pretrain", "probes", "transfer", "tools")
 WORDS = {
     "a shell": r"\bshell\s*=|\bos\.(?:system|popen|exec\w*|spawn\w*)\b",
@@ -67,7 +67,7 @@ PLACES: dict[str, dict[str, str]] = {
     "checkpoints/resolve.py": {"the network": "timm's published weights, only for a timm:NAME that was typed"},
     "probes/bench/step.py": {
         "a process": "the bench again, for each row of its table, with words of its own",
-        "code from text": "the plain method in tests/plain.py, a fixed path in this project",
+        "code from text": "the plain method in tests/support/plain.py, a fixed path in this project",
     },
     "pretrain/images/decode.py": {
         "np.load": "allow_pickle=False, after the header was compared with the length",

@@ -1,0 +1,170 @@
+"""Batches: who sees which image, and that a step is the same however it is reached."""
+
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.batches import augment, masking
+from pretrain.batches.dataset import Batch, Decoded, StepDataset
+from pretrain.batches.loader import Loader
+from pretrain.images.source import Content, Images, Sample
+from pretrain.sample import classification, scene
+from tests.support.commands import command
+from tests.support.pictures import encoded, photographs
+
+VIEW = augment.View(16, (0.3, 1.0), 0.5, 0.5)
+VIEWS = augment.MultiCrop((VIEW, VIEW), augment.View(8, (0.1, 0.3), 0.5, 0.0), 3)
+MASKS = masking.MaskSettings((0.0, 0.3), (0.0, 0.2), "block")
+CPU = torch.device("cpu")
+
+
+def few(count: int) -> Sample:
+    drawn = Sample.__new__(Sample)
+    drawn.name, drawn.labels, drawn.classes = "few", np.arange(count) % 10, scene.CLASSES
+    drawn._images = classification.classification("train", 40).images[:count]
+    return drawn
+
+
+def steps(count: int = 37, batch_size: int = 4, seed: int = 0, **more: bool) -> StepDataset:
+    return StepDataset(few(count), VIEWS, MASKS, (4, 4), batch_size, seed, **more)
+
+
+class Numbered(Images):
+    """Images whose every pixel says which one they are."""
+
+    name = "numbered"
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def content(self, index: int) -> Content:
+        return np.full((9 + index % 3, 9, 3), index, dtype=np.uint8)
+
+    def where(self, index: int) -> str:
+        return str(index)
+
+
+def equal(batch: Batch, other: Batch) -> bool:
+    pairs = [(batch.crops, other.crops), (batch.local_crops, other.local_crops), *zip(batch.masks, other.masks, strict=True)]
+    return all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_a_step_has_the_same_batch_however_it_is_reached() -> None:
+    data = steps()
+    batches = list(Loader(data, 0, 20, 0, CPU))
+    assert len(batches) == 20 and batches[0].crops.shape == (2, 4, 3, 16, 16)
+    assert batches[0].local_crops.shape == (3, 4, 3, 8, 8) and batches[0].masks.grid.shape == (2, 4, 4, 4)
+    again = list(Loader(steps(), 13, 20, 2, CPU))
+    assert all(equal(one, two) for one, two in zip(batches[13:], again, strict=True))
+    assert not equal(batches[0], batches[1]) and not equal(batches[0], steps(seed=1)[0])
+
+
+def test_crops_made_on_the_device_are_those_that_workers_make() -> None:
+    made, decoded = steps()[3], steps(make_crops=False)
+    assert isinstance(made, Batch) and isinstance(decoded[3], Decoded)
+    late = next(iter(Loader(decoded, 3, 4, 1, CPU)))
+    assert torch.equal(late.masks.grid, made.masks.grid)
+    for one, other in ((late.crops, made.crops), (late.local_crops, made.local_crops)):
+        assert (one - other).abs().mean() < 0.01  # two kernels that round a half differently
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_processes_with_workers_see_every_image_once_in_an_epoch(workers: int) -> None:
+    epochs = []
+    for epoch in range(2):
+        seen = []
+        for rank in range(2):
+            data = StepDataset(Numbered(64), VIEWS, MASKS, (4, 4), 8, 0, make_crops=False)
+            data.rank, data.world_size, data.steps_per_epoch = rank, 2, 4
+            loader = Loader(data, epoch * 4, epoch * 4 + 4, workers, CPU)
+            for batch in loader.made():
+                assert isinstance(batch, Decoded)
+                seen += batch.images.data[torch.from_numpy(batch.images.start)].tolist()
+        assert sorted(seen) == list(range(64))
+        epochs.append(seen)
+    assert epochs[0] != epochs[1]
+
+
+def test_no_local_crops_is_an_empty_batch_of_them() -> None:
+    for make_crops in (True, False):
+        data = steps(make_crops=make_crops)
+        data.views = augment.MultiCrop((VIEW, VIEW), VIEW, 0)
+        assert next(iter(Loader(data, 0, 1, 0, CPU))).local_crops.shape == (0, 4, 3, 16, 16)
+
+
+def test_the_wait_for_images_is_counted() -> None:
+    loader = Loader(steps(), 0, 2, 0, CPU)
+    assert loader.waited == 0 and len(list(loader)) == 2 and loader.waited > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_crops_made_on_a_gpu_beside_the_step_are_those_of_the_cpu() -> None:
+    device = torch.device("cuda")
+    there = list(Loader(steps(make_crops=False), 0, 8, 2, device))
+    here = list(Loader(steps(), 0, 8, 0, CPU))
+    for one, other in zip(there, here, strict=True):
+        assert one.crops.device.type == "cuda" and torch.equal(one.masks.grid.cpu(), other.masks.grid)
+        assert (one.crops.cpu() - other.crops).abs().mean() < 0.01
+        assert (one.local_crops.cpu() - other.local_crops).abs().mean() < 0.01
+
+
+class Jpegs(Images):
+    """Photographs as JPEG files, some of which no GPU should decode."""
+
+    name = "jpegs"
+
+    def __init__(self, spoilt: int = -1) -> None:
+        turned = Image.Exif()
+        turned[0x0112] = 6
+        pictures = [Image.fromarray(array[:120, : 150 + 10 * number]) for number, array in enumerate(photographs() * 3)]
+        self._files = [encoded(picture, "jpeg", quality=90) for picture in pictures[:5]]
+        self._files += [encoded(pictures[5], "jpeg", exif=turned), encoded(pictures[0], "png")]
+        self._files.append(self._files[0][:-300])  # cut off
+        if spoilt >= 0:
+            at = self._files[spoilt].index(b"\xff\xda")  # the beginning of the data
+            self._files[spoilt] = self._files[spoilt][: at + 2] + b"\0\0" + self._files[spoilt][at + 4 :]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def content(self, index: int) -> Content:
+        return self._files[index]
+
+    def where(self, index: int) -> str:
+        return str(index)
+
+
+@pytest.mark.parametrize("spoilt", [-1, 2])
+def test_jpegs_left_to_the_device_give_the_same_batch(spoilt: int) -> None:
+    large = augment.View(112, (0.5, 1.0), 0.5, 0.5)  # too large for anything to be decoded small
+    views, batches = augment.MultiCrop((large, large), large, 2), []
+    for device_decodes in (False, True):
+        images = Jpegs(spoilt)
+        data = StepDataset(images, views, MASKS, (4, 4), 8, 0, make_crops=False, device_decodes=device_decodes)
+        decoded = data[0]
+        assert isinstance(decoded, Decoded) and len(decoded.images.jpegs) == 6 * device_decodes  # one stands in for the cut one
+        batches.append(next(iter(Loader(data, 0, 1, 0, CPU))))
+    assert torch.equal(batches[0].crops, batches[1].crops) and torch.equal(batches[0].local_crops, batches[1].local_crops)
+    assert {one.name for one in batches[1].bad} == ({"7"} if spoilt < 0 else {"2", "7"})
+
+
+def test_a_process_ends_although_it_has_forgotten_its_workers() -> None:
+    """As after an error whose traceback holds on to a loader half used."""
+    script = (
+        "import builtins, numpy as np, torch; from pretrain.batches import augment, masking\n"
+        "from pretrain.batches.loader import Loader\n"
+        "from pretrain.images.source import Sample; from pretrain.batches.dataset import StepDataset\n"
+        "view = augment.View(16, (0.5, 1.0), 0.0, 0.0)\n"
+        "views, masks = augment.MultiCrop((view,), view, 1), masking.MaskSettings((0.0,), (0.0,), 'rand')\n"
+        "steps = StepDataset(Sample('val'), views, masks, (2, 2), 4, 0)\n"
+        "builtins.kept = iter(Loader(steps, 0, 100, 2, torch.device('cpu'))); next(builtins.kept); print('ends')"
+    )
+    done = subprocess.run(**command("-c", script), check=False, timeout=60)
+    assert done.returncode == 0 and done.stdout == "ends\n", done.stderr

@@ -1,0 +1,225 @@
+"""Signs of life, alarms, refused steps and their replay, and where the log goes."""
+
+import json
+import math
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from checkpoints import store
+from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, run_command
+from pretrain import curves, train
+from pretrain.engine import guard
+from pretrain.method import ibot
+from pretrain.run.diagnostics import Alarms, diagnostics_of, effective_rank, used
+from pretrain.sample import __main__ as sample
+from tests.support.commands import SMALL
+from tests.support.method import batch, networks
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    sample.main(["--out", str(root), "--count", "40", "--size", "32"])
+    return root
+
+
+def lines_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_vitals_are_their_formulas() -> None:
+    student, teacher = networks()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    given = batch()
+    answer, logits = teacher(given.crops, given.masks), student(given.crops, given.masks, given.local_crops)
+    targets = ibot.center_and_sharpen(answer, teacher.centres, 0.04, 0.07)
+    losses = ibot.losses(logits, targets, given.masks, 0.5, 1.0)
+    signs = diagnostics_of(student, teacher, losses, logits, answer, targets, 0.5)
+    p = targets.cls.flatten(0, 1)
+    assert_close(signs.entropy, -(p * p.clamp(min=1e-30).log()).sum(1).mean())
+    assert_close(signs.spread, torch.distributions.Categorical(p.mean(0)).entropy())
+    pairs = [(q, v) for q in range(2) for v in range(5) if q != v]
+    answers = F.log_softmax(logits.cls.detach() / 0.1, dim=-1)
+    divergence = [F.kl_div(answers[v], targets.cls[q], reduction="batchmean") for q, v in pairs]
+    assert_close(signs.divergence, torch.stack(divergence).mean(), rtol=1e-4, atol=1e-5)
+    assert_close(signs.student_entropy, torch.distributions.Categorical(logits=answers).entropy().mean())
+    mine = torch.cat([w.flatten() for w in teacher.parameters()])
+    theirs = torch.cat([dict(student.named_parameters())[n].flatten() for n, _ in teacher.named_parameters()])
+    assert_close(signs.teacher_distance, ((theirs - mine).norm() / mine.norm()).detach())
+    assert_close(signs.rank, effective_rank(teacher.backbone(given.crops.flatten(0, 1))[:, 0].detach()))
+
+
+def test_rank_and_use_count_what_is_there() -> None:
+    assert_close(effective_rank(torch.eye(6)[:, :4]), torch.tensor(4.0))
+    assert_close(effective_rank(torch.ones(6, 4)), torch.tensor(1.0))
+    assert math.isnan(effective_rank(torch.full((2, 2), math.nan)))
+    assert_close(used(torch.eye(8)[[0, 0, 3, 5]]), torch.tensor(3 / 8))
+
+
+def test_alarms_sound_once_in_words_and_again_after_recovery() -> None:
+    well = {"entropy": 2.0, "spread": 4.0, "rank": 30.0}
+    for sick, word in (
+        ({"entropy": 5.54}, "are uniform"),
+        ({"entropy": 0.001}, "single prototypes"),
+        ({"spread": 0.3}, "share a few prototypes"),
+        ({"rank": 1.2}, "point the same way"),
+    ):
+        alarms = Alarms(256, patience=2)
+        assert [alarms.check({**well, **sick}) for _ in range(2)] == [[], []]  # every run begins uniform
+        (said,) = alarms.check({**well, **sick})
+        assert word in said
+        assert alarms.check({**well, **sick}) == [] == alarms.check(well)
+        assert len(alarms.check({**well, **sick})) == 1
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, first: int, last: int) -> None:
+    """Make a global crop of some steps infinite."""
+    taken = train.train_step
+    steps = iter(range(10**6))
+
+    def spoilt(student, teacher, optimizer, given, *rest):  # type: ignore[no-untyped-def]
+        if first <= next(steps) <= last:
+            given[0].crops[1, 2, 0, 3, 4] = math.inf
+        return taken(student, teacher, optimizer, given, *rest)
+
+    monkeypatch.setattr(train, "train_step", spoilt)
+
+
+def test_a_refused_step_is_written_down_and_replayed(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(monkeypatch, 3, 3)
+    flags = [*SMALL, "--data", str(folders), "--out", str(tmp_path), "--drop-path", "0.3", "--precision", "fp32"]
+    assert run_command(train.main, [*flags, "--epochs", "2"]) == DONE
+    (file,) = tmp_path.glob("refused-*.pt")
+    lines = lines_of(tmp_path)
+    assert [line["replay"] for line in lines if "refused_step" in line] == [str(file)]
+    assert [line["skipped_steps"] for line in lines if "loss" in line][-1] == 1
+    capsys.readouterr()
+    assert run_command(train.main, ["--replay", str(file)]) == DONE
+    said = capsys.readouterr().out
+    assert "step 3 of" in said and "first things first" in said
+    assert said.index("crops of batch 1, as they came from the loader") < said.index("output of")
+    last = store.read_torch(tmp_path / store.LAST)
+    assert all(bool(weight.isfinite().all()) for weight in last["student"].values())
+
+
+def test_a_replay_repeats_the_numbers_of_the_step(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    refused, seen = guard.Guard.accepts, []
+
+    def refuse(self, losses, lengths) -> bool:  # type: ignore[no-untyped-def]
+        seen.append((losses.cls.item(), losses.patch.item()))
+        return refused(self, losses, lengths * (math.nan if len(seen) == 4 else 1))
+
+    monkeypatch.setattr(guard.Guard, "accepts", refuse)
+    flags = [*SMALL, "--data", str(folders), "--out", str(tmp_path), "--drop-path", "0.3", "--steps", "6"]
+    assert run_command(train.main, flags) == DONE
+    capsys.readouterr()
+    assert run_command(train.main, ["--replay", str(next(tmp_path.glob("refused-*.pt")))]) == DONE
+    said = capsys.readouterr().out
+    assert f"losses: [CLS] {seen[3][0]:.4f}, patch {seen[3][1]:.4f}" in said and "everything is finite here" in said
+
+
+def test_many_refused_steps_stop_the_run_with_advice(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(monkeypatch, 7, 10**6)
+    flags = [*SMALL, "--data", str(folders), "--out", str(tmp_path), "--epochs", "9"]
+    assert run_command(train.main, flags) == FAILED
+    complained = capsys.readouterr().err
+    assert "20 steps in a row" in complained and "--replay FILE" in complained
+    assert len(list(tmp_path.glob("refused-*.pt"))) == 3  # enough is enough
+    found = store.load_run(tmp_path)
+    assert found is not None and all(bool(weight.isfinite().all()) for weight in found.state["teacher"].values())
+
+
+def test_what_is_no_refused_step_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"a": 1}, tmp_path / "other.pt")
+    for name, message in (("other.pt", "is not a refused step"), ("none.pt", "there is no file")):
+        assert run_command(train.main, ["--replay", str(tmp_path / name)]) == WRONG_COMMAND
+        assert message in capsys.readouterr().err
+
+
+def test_the_knn_curve_may_use_other_images_than_the_run(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, file in enumerate(sorted((folders / "train").rglob("*.png"))):
+        (flat / f"{number}.png").write_bytes(file.read_bytes())
+    flags = [*SMALL, "--data", str(flat), "--steps", "5", "--out", str(tmp_path / "run")]
+    assert run_command(train.main, [*flags, "--knn-data", str(folders)]) == DONE
+    assert [line["step"] for line in lines_of(tmp_path / "run") if "knn" in line] == [0, 5]
+    assert run_command(train.main, [*flags[:-1], str(tmp_path / "other"), "--knn-data", str(flat)]) == WRONG_COMMAND
+    assert "has no labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_the_log_goes_where_a_team_looks(name: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[int, dict]] = []
+    fake = types.ModuleType(name)
+    log = lambda values, step: sent.append((step, values))  # noqa: E731
+    fake.init = lambda **_: types.SimpleNamespace(log=log)  # type: ignore[attr-defined]
+    fake.set_experiment = fake.log_params = lambda *_: None  # type: ignore[attr-defined]
+    fake.start_run, fake.log_metrics = (lambda **_: None), log  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, fake)
+    flags = [*SMALL, "--data", str(folders), "--steps", "4", "--out", str(tmp_path / "run"), "--track", name]
+    assert run_command(train.main, flags) == DONE
+    assert [step for step, values in sent if "loss" in values] == [2, 4]
+
+
+def test_a_missing_tracker_is_named(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    flags = [*SMALL, "--data", str(folders), "--steps", "4", "--out", str(tmp_path / "run"), "--track", "wandb"]
+    assert run_command(train.main, flags) == WRONG_COMMAND
+    assert "pip install wandb" in capsys.readouterr().err
+
+
+def test_curves_are_drawn_from_the_log(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*SMALL, "--data", str(folders), "--steps", "10"]
+    for name in ("one", "two"):
+        assert run_command(train.main, [*flags, "--out", str(tmp_path / name)]) == DONE
+    lines = curves.read(tmp_path / "one")
+    assert curves.series(lines, "loss_cls")[0] == [2, 4, 6, 8, 10] and curves.series(lines, "knn")[0] == [0, 5, 10]
+    figure = curves.draw({"one": lines, "two": curves.read(tmp_path / "two")})
+    shown = [len(panel.lines) for panel in figure.axes]
+    assert shown == [2, 3, 1, 1, 1, 2] * 2
+    for suffix in ("png", "svg"):
+        out = tmp_path / f"curves.{suffix}"
+        assert run_command(curves.main, ["--runs", str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(out)]) == DONE
+        assert out.stat().st_size > 10_000
+    for wrong, code in ((["--runs", str(folders)], WRONG_COMMAND), ([], WRONG_COMMAND)):
+        assert run_command(curves.main, wrong) == code
+    assert run_command(curves.main, ["--runs", str(tmp_path / "one"), "--out", str(tmp_path / "no" / "x.png")]) == FAILED
+    assert "holds no readable metrics.jsonl" in capsys.readouterr().err
+
+
+def test_a_curve_that_cannot_be_measured_is_said_before_the_first_step(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ImageNet's val/ as it is distributed, 50,000 files in one folder; and labelled images of other channels."""
+    shutil.copytree(folders / "train", tmp_path / "flat" / "train")
+    (tmp_path / "flat" / "val").mkdir()
+    for path in (folders / "val").rglob("*.png"):
+        shutil.copy(path, tmp_path / "flat" / "val")
+    flags = [*SMALL, "--steps", "1", "--out", str(tmp_path / "run")]
+    assert run_command(train.main, [*flags, "--data", str(tmp_path / "flat")]) == WRONG_COMMAND
+    complained = capsys.readouterr().err
+    assert "flat/val has no labels, which the k-NN curve needs: sort its images into class folders" in complained
+    (tmp_path / "six").mkdir()
+    for number in range(8):
+        np.save(tmp_path / "six" / f"{number}.npy", np.full((32, 32, 6), number / 8, dtype=np.float32))
+    other = ["--data", str(tmp_path / "six"), "--channels", "6", "--knn-data", str(folders / "train")]
+    assert run_command(train.main, [*flags, *other]) == WRONG_COMMAND
+    assert "can be used with --channels 6 for the k-NN curve: give other --knn-data" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

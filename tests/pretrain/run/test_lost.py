@@ -1,0 +1,213 @@
+"""Nothing is lost: kills at any moment, full disks, folders that go, signals, other numbers of processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoints import store
+from checkpoints.cli import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, WorkError, run_command
+from pretrain import train
+from pretrain.sample import __main__ as sample
+from tests.support.commands import ROOT, SMALL, command
+from tests.support.states import same
+
+KILLS = 25
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    sample.main(["--out", str(root), "--count", "40", "--size", "32"])
+    return root
+
+
+def repeatedly(kills: int, longest: float, *flags: str) -> subprocess.CompletedProcess:
+    arguments = command(
+        "-m", "tests.support.killing", "pretrain.train", "1", str(kills), str(longest), *flags, PYTHONPATH=str(ROOT)
+    )
+    return subprocess.run(**arguments, check=False, timeout=600)
+
+
+def test_a_run_killed_at_random_moments_ends_in_the_same_bits(folders: Path, tmp_path: Path) -> None:
+    """Saved after every step, so that many kills fall into a save; stochastic depth draws from torch's own generator."""
+    flags = [*SMALL, "--data", str(folders), "--steps", "150", "--save-minutes", "0", "--drop-path", "0.2", "--workers", "1"]
+    began = time.monotonic()
+    whole = repeatedly(0, 0.0, *flags, "--out", str(tmp_path / "whole"))
+    assert whole.returncode == 0 and json.loads(whole.stdout)["code"] == DONE, whole.stderr
+    longest = 0.5 + 2 * (time.monotonic() - began) / KILLS  # so that a fast machine is not done before most kills
+    killed = repeatedly(KILLS, longest, *flags, "--out", str(tmp_path / "killed"))
+    assert killed.returncode == 0, killed.stderr
+    report = json.loads(killed.stdout)
+    assert report["code"] == DONE and report["killed"] + report["ended"] * KILLS >= KILLS
+    assert report["killed"] >= KILLS // 5  # how many kills fall before the end is the machine's matter, which may be fast by then
+    one, other = (store.load_run(tmp_path / name) for name in ("whole", "killed"))
+    assert one is not None and other is not None and one.state["step"] == other.state["step"] == 150
+    for part in ("student", "teacher", "centres", "optimizer", "random"):
+        assert same(one.state[part], other.state[part]), part
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "killed")]
+    losses = [{line["step"]: line["loss"] for line in map(json.loads, log) if "loss" in line} for log in logs]
+    assert losses[0] == losses[1] and len(logs[0]) == len(logs[1])
+    assert not list((tmp_path / "killed").glob(".*.part"))
+
+
+def test_a_changed_byte_is_noticed_and_the_previous_checkpoint_used(tmp_path: Path) -> None:
+    for step in (1, 2):
+        store.save_run(tmp_path, {"step": step, "weights": torch.arange(4000.0) + step, "more": [(1, None), {"a": True}]})
+    found = store.load_run(tmp_path)
+    assert found is not None and found.state["step"] == 2 and not found.passed_over
+    last = tmp_path / store.LAST
+    content = bytearray(last.read_bytes())
+    at = content.index(torch.arange(4000.0).add(2).numpy().tobytes()[:64]) + 32
+    content[at] ^= 1
+    last.write_bytes(content)
+    found = store.load_run(tmp_path)
+    assert found is not None and found.state["step"] == 1 and "last.pt does not agree with its checksum" in found.passed_over
+
+
+@pytest.fixture
+def run(folders: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A run of one epoch, and its flags."""
+    flags = [*SMALL, "--data", str(folders), "--out", str(tmp_path / "run")]
+    assert run_command(train.main, [*flags, "--steps", "5"]) == DONE
+    return tmp_path / "run", flags
+
+
+def test_a_full_disk_is_one_sentence_and_the_last_good_checkpoint_stays(
+    folders: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A limit on the size of files stands for the full disk; the system refuses the write in the same way."""
+    script = (
+        "import resource, signal, sys; from pretrain import train; from checkpoints.cli import run_command\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "real = train.Run.save\n"
+        "def save(self, step, *rest):\n"
+        "    if step == 10: resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))\n"
+        "    real(self, step, *rest)\n"
+        "train.Run.save = save\n"
+        "sys.exit(run_command(train.main, sys.argv[1:]))"
+    )
+    flags = [*SMALL, "--data", str(folders), "--out", str(tmp_path), "--epochs", "3"]
+    done = subprocess.run(**command("-c", script, *flags, PYTHONPATH=str(ROOT)), check=False, timeout=120)
+    assert done.returncode == FAILED and done.stderr.startswith("failed: ") and "Traceback" not in done.stderr
+    assert "last.pt could not be written (" in done.stderr and "make room" in done.stderr
+    found = store.load_run(tmp_path)
+    assert found is not None and found.state["step"] == 5 and not list(tmp_path.glob(".*.part"))
+    assert run_command(train.main, flags) == DONE
+
+
+def test_a_folder_that_vanishes_is_one_sentence(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    logged = train.Progress.log
+
+    def remove(self: train.Progress, done: int, *rest: object) -> None:
+        (tmp_path / "run").rename(tmp_path / "gone")
+        (tmp_path / "run").write_text("a file in its place")
+        logged(self, done, *rest)
+
+    monkeypatch.setattr(train.Progress, "log", remove)
+    assert run_command(train.main, [*SMALL, "--data", str(folders), "--out", str(tmp_path / "run"), "--steps", "5"]) == FAILED
+    assert f"was moved to {tmp_path / 'gone'} during the run" in capsys.readouterr().err
+    assert (tmp_path / "run").read_text() == "a file in its place"
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    store.save_run(tmp_path, {"step": 1})
+    with pytest.raises(WorkError, match="could not be written"):
+        store.save_run(tmp_path / store.LAST, {"step": 2})
+    found = store.load_run(tmp_path)
+    assert found is not None and found.state["step"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_what_schedulers_send_saves_and_exits_with_75(number: signal.Signals, folders: Path, tmp_path: Path) -> None:
+    flags = [*SMALL, "--data", str(folders), "--epochs", "2000", "--out", str(tmp_path), "--workers", "1"]
+    with subprocess.Popen(**command("-m", "pretrain.train", *flags), start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / store.LAST).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.killpg(process.pid, number)
+        _, complained = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED and "Traceback" not in complained, complained
+
+
+def test_changed_options_are_refused_unless_allowed(run: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, flags = run
+    assert run_command(train.main, [*flags, "--steps", "10", "--lr", "1e-3"]) == WRONG_COMMAND
+    complained = capsys.readouterr().err
+    assert (
+        "--steps was 5, now 10" in complained
+        and "--lr was 0.0005, now 0.001" in complained
+        and "--allow-config-change" in complained
+    )
+    assert run_command(train.main, [*flags, "--steps", "10", "--lr", "1e-3", "--allow-config-change", "true"]) == DONE
+    assert "note: options have changed: " in capsys.readouterr().out
+    found = store.load_run(folder)
+    assert found is not None and found.state["step"] == 10
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said(run: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, flags = run
+    (folder / store.LAST).rename(folder / store.PREVIOUS)
+    (folder / store.LAST).write_bytes((folder / store.PREVIOUS).read_bytes()[:-1000])
+    assert run_command(train.main, [*flags, "--steps", "5"]) == DONE
+    said = capsys.readouterr().out
+    assert "last.pt is not a readable checkpoint" in said and "previous.pt is used" in said
+
+
+def test_another_number_of_processes_goes_on_and_says_what_is_not_exact(run: tuple[Path, list[str]]) -> None:
+    folder, flags = run
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pretrain.train"]
+    more = ["--epochs", "2", "--allow-config-change", "true", "--batch-size-per-gpu", "4"]
+    done = subprocess.run(**command(*launch, *flags, *more), check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "note: there were 1 processes, now 2: weights, optimizer and centres go on exactly" in done.stdout
+    found = store.load_run(folder)
+    assert found is not None and found.state["step"] == 10 and len(found.state["random"]) == 2
+
+
+SRUN = """#!/usr/bin/env bash
+echo $$ > "$REQUEUED.srun"
+pids=()
+for task in 0 1; do
+    SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 "$@" &
+    pids+=($!)
+done
+trap 'kill -USR1 "${pids[@]}"' USR1
+status=0
+for pid in "${pids[@]}"; do
+    while kill -0 "$pid" 2>/dev/null; do code=0; wait "$pid" || code=$?; done
+    [ "$code" -gt "$status" ] && status=$code
+done
+exit $status
+"""
+SCONTROL = """#!/usr/bin/env bash
+case "$1" in show) echo 127.0.0.1 ;; requeue) echo "$2" >> "$REQUEUED" ;; esac
+"""
+
+
+def test_a_slurm_job_saves_at_its_end_goes_back_into_the_queue_and_continues(folders: Path, tmp_path: Path) -> None:
+    """Slurm's two commands are stood in for by scripts that start two tasks and pass the signal on to them."""
+    for name, script in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    requeued, run = tmp_path / "requeued", tmp_path / "run"
+    slurm = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "here", "SLURM_JOB_ID": str(os.getpid())}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": sys.executable, "REQUEUED": str(requeued), **slurm}
+    flags = [*SMALL, "--data", str(folders), "--batch-size-per-gpu", "4", "--epochs", "400", "--out", str(run)]
+    arguments = command(**environment) | {"args": ["bash", str(ROOT / "tools" / "slurm.sbatch"), *flags]}
+    with subprocess.Popen(**arguments, start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while not (run / store.LAST).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.kill(int((tmp_path / "requeued.srun").read_text()), signal.SIGUSR1)
+        said, complained = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED, complained
+    assert requeued.read_text().split() == [slurm["SLURM_JOB_ID"]] and "the same command continues from here" in said
+    found = store.load_run(run)
+    assert found is not None and found.state["processes"] == 2 and found.state["step"] < 2000

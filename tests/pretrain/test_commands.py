@@ -1,0 +1,452 @@
+"""The commands as people type them: from images to a number, and what they say when something is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from checkpoints import store
+from checkpoints.cli import DONE, INTERRUPTED, WRONG_COMMAND, run_command
+from pretrain import train
+from pretrain.models.backbone import load_backbone
+from pretrain.sample import __main__ as sample
+from probes import knn
+from tests.support.commands import ROOT, SMALL, command, exit_code
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample as class folders: 40 images to train, 40 to test."""
+    root = tmp_path_factory.mktemp("data")
+    sample.main(["--out", str(root), "--count", "40", "--size", "32"])
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs."""
+    out = tmp_path_factory.mktemp("runs") / "small"
+    assert run_command(train.main, [*SMALL, "--data", str(folders), "--epochs", "2", "--out", str(out)]) == DONE
+    return out
+
+
+def test_a_run_leaves_what_the_design_promises(run: Path) -> None:
+    names = {path.name for path in run.iterdir() if not path.name.startswith("events")}
+    assert names == {"config.json", "metrics.jsonl", "starts.jsonl", store.LAST, store.PREVIOUS, store.BACKBONE}
+    assert list(run.glob("events.out.tfevents.*"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "knn" in line] == [0, 5, 10]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10]
+    assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
+    state = store.read_torch(run / store.LAST)
+    assert state["step"] == 10 and set(state["centres"]) == {"cls", "patch"}
+    assert state["config"] == json.loads((run / "config.json").read_text())
+
+
+def test_backbone_file_and_checkpoint_hold_the_same_teacher(run: Path) -> None:
+    exported, full = load_backbone(run / store.BACKBONE), load_backbone(run / store.LAST)
+    student = load_backbone(run, key="student")
+    assert load_backbone(run).path == run / store.BACKBONE and exported.epoch == full.epoch == 2
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(exported.backbone(images), full.backbone(images))
+    assert not torch.equal(exported.backbone(images), student.backbone(images))
+
+
+def test_knn_prints_a_table_and_writes_a_record(run: Path, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(knn.main, ["--ckpt", str(run), "--data", str(folders), "--baselines", "--k", "1", "5"]) == DONE
+    printed = capsys.readouterr().out
+    assert "this checkpoint" in printed and "raw pixels" in printed and "k=5" in printed
+    record = json.loads((run / "results" / "knn.json").read_text())
+    assert record["schema"] == 1 and record["probe"] == "knn" and record["checkpoint"]["epoch"] == 2
+    assert record["checkpoint"]["sha256"] == store.sha256(run / store.BACKBONE)
+    numbers = record["metrics"]
+    assert numbers["top1"] == max(numbers["top1_k1"], numbers["top1_k5"]) and numbers["top5_k5"] >= numbers["top1_k5"]
+    assert {"untrained_top1", "pixels_top1"} <= numbers.keys()
+
+
+def test_knn_takes_the_newest_run_and_a_published_file(
+    run: Path, folders: Path, parity_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    os.symlink(run, tmp_path / "runs" / "small")
+    assert run_command(knn.main, ["--data", str(folders), "--k", "1", "--out", "a.json"]) == DONE
+    assert json.loads(Path("a.json").read_text())["checkpoint"]["epoch"] == 2
+    published = str(parity_dir / "checkpoint_published_layout.pth")
+    for key in ("teacher", "student"):
+        assert run_command(knn.main, ["--ckpt", published, "--key", key, "--data", str(folders), "--out", "b.json"]) == DONE
+
+
+def test_a_finished_run_is_left_alone_and_other_options_are_refused(
+    run: Path, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / store.LAST).read_bytes()
+    common = [*SMALL, "--data", str(folders), "--out", str(run)]
+    assert run_command(train.main, [*common, "--epochs", "2"]) == DONE
+    assert "this run is finished" in capsys.readouterr().out
+    assert run_command(train.main, [*common, "--epochs", "2", "--lr", "1"]) == WRONG_COMMAND
+    assert "--lr was 0.0005, now 1.0" in capsys.readouterr().err
+    assert (run / store.LAST).read_bytes() == before
+
+
+def trained(folders: Path, out: Path, *flags: str) -> dict:
+    assert run_command(train.main, [*SMALL, "--data", str(folders), "--out", str(out), *flags]) == DONE
+    return store.read_torch(out / store.LAST)
+
+
+def test_a_run_taken_up_again_ends_where_an_unbroken_one_does(
+    run: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after step 3 by the signal that Ctrl-C sends, then started again with the same command."""
+    logged = train.Progress.log
+
+    def stop_after_three(self: train.Progress, done: int, *rest: object) -> None:
+        logged(self, done, *rest)
+        if done == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train.Progress, "log", stop_after_three)
+    flags = [*SMALL, "--data", str(folders), "--epochs", "2", "--out", str(tmp_path / "again")]
+    assert run_command(train.main, flags) == INTERRUPTED
+    assert store.read_torch(tmp_path / "again" / store.LAST)["step"] == 4
+    monkeypatch.setattr(train.Progress, "log", logged)
+    assert run_command(train.main, flags) == DONE
+    ours, whole = store.read_torch(tmp_path / "again" / store.LAST), store.read_torch(run / store.LAST)
+    for part in ("student", "teacher", "centres"):
+        for name, value in whole[part].items():
+            assert torch.equal(value, ours[part][name]), (part, name)
+    lines = [json.loads(line)["step"] for line in (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == sorted(lines) and lines.count(4) == 1
+
+
+def test_ctrl_c_saves_says_so_and_exits_with_75(folders: Path, tmp_path: Path) -> None:
+    flags = [*SMALL, "--data", str(folders), "--epochs", "2000", "--out", str(tmp_path), "--workers", "1"]
+    with subprocess.Popen(**command("-m", "pretrain.train", *flags), start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / store.LAST).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group
+        printed, complained = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED, complained
+    assert "the same command continues from here" in printed and "Traceback" not in complained
+    assert store.read_torch(tmp_path / store.LAST)["step"] > 0
+
+
+def test_two_processes_compute_what_one_does_with_the_double_batch(folders: Path, tmp_path: Path) -> None:
+    """Crops come from files of 32 pixels cut whole, so that both draw the same; gradients are averages of the halves."""
+    script = tmp_path / "steps.py"
+    script.write_text(TWO_PROCESSES)
+    results = []
+    for processes, how in ((1, "whole"), (2, "whole"), (2, "shard")):
+        out = tmp_path / f"{processes}-{how}.pt"
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script), str(out), how]
+        done = subprocess.run(**command(*launch, PYTHONPATH=str(ROOT)), check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert "find_unused_parameters" not in done.stderr
+        results.append(torch.load(out, weights_only=True))
+    for result in results[1:]:
+        assert results[0].keys() == result.keys()
+        for name, value in results[0].items():
+            assert_close(result[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from pretrain.engine import distributed, guard as health, optim
+from pretrain.batches import masking
+from checkpoints.architecture import Architecture
+from pretrain.models.vit import ViT
+from pretrain.method.heads import Head
+from pretrain.method.ibot import Student, Teacher
+from pretrain.engine.precision import Precision
+from pretrain.method.schedule import ScheduleValues
+from pretrain.batches.dataset import Batch
+from pretrain.train import LossWeights, train_step
+from pretrain.run.diagnostics import diagnostics_of
+
+def train(device):
+    torch.manual_seed(0)
+    shape = Architecture("vit_tiny", 8, 24, 3, 64, 2, 1)
+    head = dict(out_dim=12, patch_out_dim=12, hidden_dim=16, bottleneck_dim=8, shared=True, norm_last_layer=False)
+    student, teacher = Student(ViT(shape, maskable=True), Head(64, **head)), Teacher(ViT(shape, maskable=False), Head(64, **head))
+    teacher.copy(student)
+    if sys.argv[2] == "shard":
+        for network in (student, teacher):
+            distributed.shard_(network, network.backbone.blocks, device)
+    optimizer, guard = optim.build_optimizer("sgd", student), health.Guard()
+    parallel = distributed.parallel(student, device)
+    for step in range(3):
+        torch.manual_seed(step)
+        crops, grid, local = torch.randn(2, 8, 3, 24, 24), torch.rand(2, 8, 3, 3) < 0.3, torch.randn(2, 8, 3, 16, 16)
+        mine = slice(distributed.rank() * 8 // distributed.world_size(), (distributed.rank() + 1) * 8 // distributed.world_size())
+        batch = Batch(crops[:, mine], masking.as_masks(grid[:, mine]), local[:, mine])
+        now = ScheduleValues(0, 0.1, 0.1, 0.9, 0.04, 0.07, step == 0, True)
+        outcome = train_step(parallel, teacher, optimizer, [batch], now, LossWeights(), guard, Precision("fp32", device))
+    signs = diagnostics_of(student, teacher, outcome.losses, outcome.logits, outcome.answer, outcome.targets, 1.0)
+    weights = distributed.full_tensor({"s": student.state_dict(), "t": teacher.state_dict()})
+    if distributed.is_main():
+        numbers = {"gradient": outcome.gradient, "apart": signs.teacher_distance}
+        torch.save({f"{who}.{k}": v for who, state in weights.items() for k, v in state.items()} | numbers, sys.argv[1])
+
+
+with distributed.processes() as device:
+    train(device)  # a function, so that nothing holds on to the processes' connection when it is closed
+"""
+
+
+def test_several_processes_train_resume_and_leave_one_run(folders: Path, tmp_path: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pretrain.train"]
+    flags = [*SMALL, "--data", str(folders), "--epochs", "2", "--batch-size-per-gpu", "4", "--out", str(tmp_path)]
+    done = subprocess.run(**command(*launch, *flags), check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert store.read_torch(tmp_path / store.LAST)["step"] == 10
+    assert done.stdout.count("-m probes.knn --ckpt") == 1 and "Warning" not in done.stderr
+    again = subprocess.run(**command(*launch, *flags), check=False, timeout=300)
+    assert again.returncode == 0 and again.stdout.count("this run is finished") == 1
+
+
+def test_a_sharded_run_goes_on_from_its_checkpoint_and_without_shards(folders: Path, tmp_path: Path) -> None:
+    """Two epochs sharded, in one piece and in two, end alike; then one more unsharded, in one process."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pretrain.train"]
+    flags = [*SMALL, "--data", str(folders), "--epochs", "2", "--batch-size-per-gpu", "4", "--knn-every", "1"]
+    whole, parts = ["--out", str(tmp_path / "whole")], ["--out", str(tmp_path / "parts")]
+    done = subprocess.run(**command(*launch, *flags, *whole, "--shard", "true"), check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "k-NN" in done.stdout
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED_AT_4)
+    stopped = subprocess.run(
+        **command(*launch[:-2], str(script), *flags, *parts, "--shard", "true", PYTHONPATH=str(ROOT)), check=False, timeout=300
+    )
+    assert store.read_torch(tmp_path / "parts" / store.LAST)["step"] == 4, stopped.stderr
+    again = subprocess.run(**command(*launch, *flags, *parts, "--shard", "true"), check=False, timeout=300)
+    assert again.returncode == 0 and "continuing after step 4" in again.stdout, again.stderr
+    one, other = (store.read_torch(tmp_path / name / store.LAST) for name in ("whole", "parts"))
+    for part in ("student", "teacher"):
+        for name, value in one[part].items():
+            assert_close(other[part][name], value, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+    assert {value.shape for value in one["student"].values()} == {value.shape for value in other["student"].values()}
+    alone = ["-m", "pretrain.train", *flags, *parts, "--epochs", "3", "--allow-config-change", "true"]
+    done = subprocess.run(**command(*alone), check=False, timeout=300)
+    assert done.returncode == 0 and "--shard was True, now False" in done.stdout, done.stderr
+
+
+INTERRUPTED_AT_4 = """
+import os, signal, sys
+from checkpoints.cli import run_command
+from pretrain import train
+
+log = train.Progress.log
+def stopping(self, done, *rest):
+    log(self, done, *rest)
+    if done == 4:
+        os.kill(os.getpid(), signal.SIGINT)
+train.Progress.log = stopping
+sys.exit(run_command(train.main))
+"""
+
+
+def make_wrong_things(root: Path) -> None:
+    (root / "empty").mkdir()
+    (root / "junk.pt").write_bytes(b"junk")
+    (root / "junk.safetensors").write_bytes(b"junk")
+    torch.save([1], root / "list.pt")
+    torch.save({"weights": 1}, root / "other.pt")
+    (root / "flat").mkdir()
+    for index in range(4):
+        Image.new("RGB", (32, 32), (index, 0, 0)).save(root / "flat" / f"{index}.png")
+
+
+TRAIN_MISTAKES = (
+    ("--no-such-flag 1", "nrecognized options"),
+    ("--epochs many", "--epochs"),
+    ("--arch resnet5000", "unknown --arch resnet5000: choose from"),
+    ("--arch resnet50", "--width and --depth change vit_tiny, vit_small"),
+    ("--recipe nothing", "unknown --recipe nothing: choose from"),
+    ("--data nowhere", "there is no folder or file nowhere"),
+    ("--data empty", "there are no images in empty"),
+    ("--data flat", "flat has 4 images, fewer than one batch of 8: lower --batch-size-per-gpu"),
+    ("--global-crops-size 33", "--global-crops-size 33 is not divisible by --patch-size 8"),
+    ("--shard true --precision fp16", "--shard does not go with --precision fp16: give --precision bf16 or fp32"),
+    ("--local-crops-size 17", "--local-crops-size 17 is not divisible by --patch-size 8"),
+    ("--global-crops-size 16", "a grid of 2 x 2 patches has no room for block masks"),
+    ("--batch-size-per-gpu 100000", "sample (train) has 6000 images, fewer than one batch of 100000"),
+    ("--batch-size-per-gpu 0", "--batch-size-per-gpu must be 1 or more"),
+    ("--pred-ratio 0.3", "--pred-ratio has 1 values and --pred-ratio-var 2: give as many"),
+    ("--global-crops-scale 0.9 0.1", "--global-crops-scale 0.9 0.1: give two shares"),
+    ("--global-crops-number 1 --local-crops-number 0", "ask for at least 2 crops"),
+    ("--patch-out-dim 64", "--patch-out-dim 64 equal to --out-dim 32"),
+    ("--steps 0", "--steps must be 1 or more"),
+    ("--decode gpu", "--decode gpu needs a GPU"),
+    ("--max-bad -1", "--max-bad must be 0 or more"),
+    ("--channels 0", "--channels must be 1 or more"),
+    ("--channels 6 --data flat --batch-size-per-gpu 2", "no image of flat can be used with --channels 6"),
+    ("--init-from nowhere", "there is no checkpoint at nowhere"),
+    ("--data torchvision:Nothing", "torchvision has no data set Nothing"),
+    ("--data shard-{0..3}.tar", "there is no shard shard-0.tar"),
+    ("--data hf:nobody/nothing", "hf:nobody/nothing could not be opened"),
+    ("--out flat/0.png/run", "cannot write to --out"),
+)
+
+
+@pytest.mark.parametrize(("flags", "message"), TRAIN_MISTAKES, ids=[flags for flags, _ in TRAIN_MISTAKES])
+def test_a_wrong_training_command_is_one_sentence_and_exit_code_2(
+    flags: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_wrong_things(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(train.main, [*SMALL, *flags.split()]) == WRONG_COMMAND
+    complained = capfd.readouterr().err
+    assert message in " ".join(complained.replace("│", " ").split()) and "Traceback" not in complained
+    assert not (tmp_path / "runs").exists()
+
+
+KNN_MISTAKES = (
+    ("", "no run under runs/ has a checkpoint yet"),
+    ("--ckpt nowhere", "there is no checkpoint at nowhere"),
+    ("--ckpt empty", "empty holds no checkpoint"),
+    ("--ckpt junk.pt", "junk.pt is a text file, not a checkpoint"),
+    ("--ckpt junk.safetensors", "junk.safetensors is a text file, not a checkpoint"),
+    ("--ckpt list.pt", "list.pt holds a list, not a checkpoint"),
+    ("--ckpt other.pt", "other.pt holds no ViT or Swin that is known here: its keys are weights"),
+    ("--ckpt RUN --data flat", "no part named val, test, validation, valid to test on: name one with --val"),
+    ("--ckpt RUN --data flat --val flat", "flat has no labels"),
+    ("--ckpt RUN --crop 30", "--crop 30 must be divisible by the patch size 8"),
+    ("--ckpt RUN --k 0", "--k must be 1 or more"),
+    ("--ckpt RUN --key nobody", "nobody"),
+)
+
+
+@pytest.mark.parametrize(("flags", "message"), KNN_MISTAKES, ids=[flags or "nothing" for flags, _ in KNN_MISTAKES])
+def test_a_wrong_knn_command_is_one_sentence_and_exit_code_2(
+    flags: str, message: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_wrong_things(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(knn.main, flags.replace("RUN", str(run)).split()) == WRONG_COMMAND
+    complained = capfd.readouterr().err
+    assert message in " ".join(complained.replace("│", " ").split()) and "Traceback" not in complained
+
+
+def test_the_shell_tools_use_an_environment_that_has_the_packages() -> None:
+    for tool, flags, code, said in (
+        ("pretrain.sh", ["--help"], 0, "usage: python -m pretrain.train"),
+        ("pretrain.sh", ["--no-such-flag"], 2, ""),
+        ("setup.sh", [], 0, "has what is needed"),
+        ("setup.sh", ["nonsense"], 2, ""),
+        ("bench.sh", ["data", "--images", "4", "--batch-size", "2", "--rounds", "1"], 0, "Pillow and torchvision"),
+        ("bench.sh", ["step", "--help"], 0, "against the plain method"),
+        ("bench.sh", ["nothing"], 2, ""),
+    ):
+        arguments = command(PYTHON=sys.executable) | {"args": ["bash", str(ROOT / "tools" / tool), *flags]}
+        done = subprocess.run(**arguments, check=False, timeout=120)
+        assert done.returncode == code and said in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "pretrain.train",
+        "pretrain.sample",
+        "pretrain.config",
+        "probes.knn",
+        "probes.segment",
+        "probes.report",
+        "probes.live",
+        "probes.linear",
+        "probes.logistic",
+        "probes.semi",
+        "probes.cluster",
+        "probes.parts",
+        "probes.tables",
+        "probes.bench.knn",
+        "probes.finetune",
+        "probes.video",
+        "probes.retrieval",
+        "probes.visualize",
+        "probes.robustness",
+        "checkpoints.export",
+        "checkpoints.inspect",
+        "transfer.train",
+    ],
+)
+def test_every_command_has_help(module: str) -> None:
+    done = subprocess.run(**command("-m", module, "--help"), check=False, timeout=120)
+    assert done.returncode == 0 and "usage" in done.stdout.lower()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_on_a_gpu_measures_itself(folders: Path, tmp_path: Path) -> None:
+    state = trained(folders, tmp_path, "--epochs", "2", "--precision", "bf16")
+    assert state["step"] == 10 and all(torch.isfinite(weight).all() for weight in state["teacher"].values())
+
+
+def test_labels_that_differ_between_the_parts_stop_a_run_before_its_first_step(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folders, tmp_path / "data")
+    next((tmp_path / "data" / "val").iterdir()).rename(tmp_path / "data" / "val" / "unicorn")
+    assert run_command(train.main, [*SMALL, "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]) == WRONG_COMMAND
+    complained = capsys.readouterr()
+    assert (
+        "has classes that" in complained.err
+        and "unicorn" in complained.err
+        and "step" not in complained.out.split("steps of")[-1]
+    )
+
+
+def test_a_run_on_six_channels_begins_with_a_backbone_of_three(run: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(16):
+        np.save(tmp_path / f"{number}.npy", generator.uniform(0.1, 0.3, (40, 40, 6)).astype(np.float32))
+    out = tmp_path / "run"
+    flags = [*SMALL, "--data", str(tmp_path), "--channels", "6", "--init-from", str(run), "--epochs", "1", "--out", str(out)]
+    assert run_command(train.main, [*flags, "--global-crops-size", "48", "--lr", "0", "--min-lr", "0"]) == DONE
+    before, after = load_backbone(run).backbone, load_backbone(out).backbone
+    assert (
+        after.shape.channels == 6
+        and np.allclose(after.shape.mean, 0.2, atol=0.01)
+        and np.allclose(after.shape.std, 0.05, atol=0.01)
+    )
+    three, six = (network.patch_embed.proj.weight for network in (before, after))
+    assert_close(six, torch.cat([three, three], dim=1) / 2)  # the same answer where all channels agree
+    assert after.pos_embed.shape[1] == 37
+    assert_close(after.pos_embed, before.position(6, 6))
+    assert_close(after.blocks.state_dict(), before.blocks.state_dict())
+    assert run_command(train.main, [*flags[:-2], "--width", "128", "--out", str(tmp_path / "other")]) == WRONG_COMMAND
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's remarks on itself
+def test_compiled_blocks_train_to_the_same_losses_and_a_compiler_that_fails_stops_nothing(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = []
+    flags = [*SMALL, "--depth", "1", "--data", str(folders), "--steps", "2", "--precision", "fp32", "--knn-every", "0"]
+    for mode in ("off", "on"):
+        assert run_command(train.main, [*flags, "--compile", mode, "--out", str(tmp_path / mode)]) == DONE
+        line = json.loads((tmp_path / mode / "metrics.jsonl").read_text().splitlines()[-1])
+        losses.append((line["loss_cls"], line["loss_patch"]))
+    assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=1e-4, atol=1e-5)
+    assert "not compiled" not in capsys.readouterr().out
+
+    def broken(self: torch.nn.Module, **options: object) -> None:
+        def fail(*inputs: object) -> None:
+            raise RuntimeError("no compiler here")
+
+        self._compiled_call_impl = fail
+
+    monkeypatch.setattr(torch.nn.Module, "compile", broken)
+    assert run_command(train.main, [*flags, "--compile", "on", "--out", str(tmp_path / "broken")]) == DONE
+    assert "note: the blocks are not compiled (no compiler here)" in capsys.readouterr().out

@@ -1,0 +1,195 @@
+"""Records: none replaces another's, what is somebody's own stays, outputs are tried before the work; names of any bytes."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoints import export, places, store
+from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
+from pretrain import train
+from pretrain.sample import __main__ as sample
+from pretrain.tokenizers import __main__ as tokenizers
+from probes import cluster, knn, logistic, parts, segment, semi
+from probes.finetune import __main__ as finetune
+from probes.linear import __main__ as linear
+from probes.report import __main__ as report
+from probes.retrieval import __main__ as retrieval
+from probes.robustness import __main__ as robustness
+from probes.shared import record
+from probes.video import __main__ as video
+from probes.visualize import __main__ as visualize
+from tests.support import tiny
+from tests.support.commands import SMALL
+from tests.support.pictures import noise
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9 [/b] \xff")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two checkpoints in one folder and two data sets; the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IBOT_FEATURES", str(tmp_path / "cache"))
+    tiny.write(Path("a.safetensors"))
+    store.save_backbone(
+        Path("b.safetensors"),
+        tiny.backbone(seed=1).state_dict(),
+        {"key": "teacher", "epoch": 3, "step": 30, "shape": tiny.TINY._asdict()},
+    )
+    for name in ("one", "two"):
+        assert run_command(sample.main, ["--out", name, "--count", "20", "--size", "32"]) == DONE
+    return tmp_path
+
+
+def measure(*flags: str) -> dict[str, Any]:
+    assert run_command(knn.main, ["--workers", "0", "--k", "3", *flags]) == DONE
+    return json.loads(Path("results/knn.json").read_text())
+
+
+def records() -> list[tuple[str, str, int]]:
+    """Checkpoint, data set and crop of all records, by name."""
+    found = [json.loads(path.read_text()) for path in sorted(Path("results").glob("*.json"))]
+    return sorted((one["checkpoint"]["path"], one["data"]["train"], one["protocol"]["crop"]) for one in found)
+
+
+def test_no_record_replaces_one_of_another_checkpoint_data_set_or_protocol(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """46c01a2 had one path for all of them, and each replaced the one before it in silence."""
+    measure("--ckpt", "a.safetensors", "--data", "one")
+    assert "kept as" not in capsys.readouterr().out
+    measure("--ckpt", "b.safetensors", "--data", "one")
+    assert "results/knn.json was of another checkpoint: kept as knn-1.json" in capsys.readouterr().out
+    measure("--ckpt", "b.safetensors", "--data", "two")
+    assert "was of another data set: kept as knn-2.json" in capsys.readouterr().out
+    measure("--ckpt", "b.safetensors", "--data", "two", "--crop", "24", "--resize", "32")
+    assert "was of another protocol: kept as knn-3.json" in capsys.readouterr().out
+    assert [one[0][0] + one[1][:3] + str(one[2]) for one in records()] == ["aone32", "bone32", "btwo24", "btwo32"]
+    measure("--ckpt", "b.safetensors", "--data", "two", "--crop", "24", "--resize", "32")  # the same again: replaced
+    assert len(records()) == 4
+    measure("--ckpt", "a.safetensors", "--data", "one")
+    measure("--ckpt", "b.safetensors", "--data", "one")
+    assert len(records()) == 5 and len(set(records())) == 4
+    for _ in range(2):
+        measure("--ckpt", "a.safetensors", "--data", "one")
+        measure("--ckpt", "b.safetensors", "--data", "one")
+    assert len(records()) == 5, "what is set aside twice replaces its like"
+
+
+def test_a_head_is_kept_with_its_record(folder: Path) -> None:
+    flags = "--mode cached --epochs 1 --workers 0 --data one --lr 0.1".split()
+    assert run_command(linear.main, [*flags, "--ckpt", "a.safetensors"]) == DONE
+    head = Path("results/linear_head.safetensors").read_bytes()
+    assert run_command(linear.main, [*flags, "--ckpt", "b.safetensors"]) == DONE
+    assert Path("results/linear-1_head.safetensors").read_bytes() == head
+    assert Path("results/linear_head.safetensors").read_bytes() != head
+    assert json.loads(Path("results/linear-1.json").read_text())["checkpoint"]["path"] == "a.safetensors"
+
+
+@pytest.mark.parametrize("content", ["my notes", "{}", "[1, 2]", '{"probe": "knn"}', '{"checkpoint": 1, "data": 2}'])
+def test_somebody_s_own_file_is_not_replaced_by_a_record(
+    content: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """46c01a2 replaced whatever --out named."""
+    Path("notes.json").write_text(content)
+    monkeypatch.setattr(knn, "measure", None)  # before any work
+    flags = ["--ckpt", "a.safetensors", "--data", "one", "--out", "notes.json"]
+    assert run_command(knn.main, flags) == WRONG_COMMAND
+    assert "--out notes.json is no record" in capsys.readouterr().err and Path("notes.json").read_text() == content
+
+
+def test_what_appears_in_the_place_of_a_record_meanwhile_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("results").mkdir()
+    Path("results/knn.json").write_text("mine")
+    assert run_command(knn.main, "--ckpt a.safetensors --data one --workers 0 --k 3".split()) == DONE
+    assert "results/knn.json is no record and stays; this one is called knn-1.json" in capsys.readouterr().out
+    assert Path("results/knn.json").read_text() == "mine" and record.read(Path("results/knn-1.json"))
+
+
+PROBES: dict[str, tuple[Any, str]] = {
+    "knn": (knn.main, ""),
+    "linear": (linear.main, ""),
+    "logistic": (logistic.main, ""),
+    "cluster": (cluster.main, "--method kmeans"),
+    "parts": (parts.main, ""),
+    "semi": (semi.main, "--frozen"),
+    "segment": (segment.main, ""),
+    "finetune": (finetune.main, ""),
+    "robustness": (robustness.main, "--suite occlusion"),
+    "retrieval": (retrieval.main, "--suite copydays"),
+    "video": (video.main, ""),
+    "attention": (visualize.main, "attention"),
+    "export": (export.main, "--to timm"),
+}
+IMPOSSIBLE = {
+    "below a file": "a.safetensors/x/record.json",
+    "nowhere": "/proc/record/x.json",
+    "a folder": "one",
+    "a link": "link.json",
+}
+
+
+@pytest.mark.parametrize("where", ["below a file", "nowhere"])
+@pytest.mark.parametrize("command", PROBES)
+def test_outputs_are_tried_before_the_work(
+    command: str, where: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """46c01a2 trained the linear probe beside a read-only checkpoint, and lost all."""
+    (main, more), out = PROBES[command], IMPOSSIBLE[where]
+    tried, real = [], places.tried
+    monkeypatch.setattr(places, "tried", lambda path, *rest: tried.append(path) or real(path, *rest))
+    before = sorted(folder.rglob("*"))
+    assert run_command(main, [*more.split(), "--ckpt", "a.safetensors", "--out", out]) == WRONG_COMMAND
+    said = capsys.readouterr().err
+    assert "nothing can be written to" in said and "give another --out" in said and said.count("\n") == 1
+    assert tried and sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["kmeans", "patches"])
+def test_a_tokenizer_s_output_is_tried_before_the_work(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--ckpt", "a.safetensors"] if command == "kmeans" else []
+    assert run_command(tokenizers.main, [command, *more, "--data", "one", "--out", "a.safetensors/x"]) == WRONG_COMMAND
+    assert "nothing can be written to" in capsys.readouterr().err
+
+
+def test_trying_leaves_nothing_behind(tmp_path: Path) -> None:
+    places.tried(tmp_path / "a" / "b" / "c.json")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a").mkdir()
+    places.tried(tmp_path / "a" / "b" / "c.json")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+    with pytest.raises(UserError, match="Is a directory"):
+        places.tried(tmp_path / "a")
+    (tmp_path / "c.json").write_text("x")
+    assert places.tried(tmp_path / "c.json").read_text() == "x"
+
+
+def test_names_of_any_bytes_go_through_from_pretraining_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """46c01a2 lost the record of a fine-tuning after its last epoch to a class name that is no UTF-8."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IBOT_FEATURES", str(tmp_path / NOT_UTF8 / "cache"))
+    data = tmp_path / NOT_UTF8 / "data"
+    for part in ("train", "val"):
+        for number, image in enumerate(noise(24, 32)):
+            path = data / part / (NOT_UTF8 if number % 2 else "b") / f"{NOT_UTF8}{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+    run = tmp_path / NOT_UTF8 / "run"
+    assert run_command(train.main, [*SMALL, "--data", str(data), "--out", str(run), "--steps", "3"]) == DONE
+    common = ["--ckpt", str(run), "--data", str(data), "--workers", "0"]
+    assert run_command(knn.main, common) == DONE
+    assert run_command(linear.main, [*common, "--mode", "cached", "--epochs", "1"]) == DONE
+    assert run_command(visualize.main, ["attention", "--ckpt", str(run), "--data", str(data)]) == DONE
+    tuned = "--recipe small --epochs 1 --lr 1e-3 --batch-size 8 --precision fp32 --warmup-epochs 0".split()
+    assert run_command(finetune.main, [*common, *tuned]) == DONE
+    assert run_command(report.main, [str(run), "--data", str(data)]) == DONE
+    results = run / "results"
+    assert {"knn.json", "linear.json"} <= {path.name for path in results.iterdir()}
+    (tuned_record,) = results.glob("finetune-*.json")
+    assert json.loads(tuned_record.read_text())["probe"] == "finetune"
+    assert "caf\\xe9 [/b] \\xff" in (run / "report.html").read_text()
+    shutil.rmtree(tmp_path / NOT_UTF8)

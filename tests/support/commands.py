@@ -1,0 +1,36 @@
+"""Commands as people type them: in this process and in one of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from checkpoints.cli import run_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+SMALL = (
+    "--arch vit_tiny --width 64 --depth 2 --patch-size 8 --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 "
+    "--out-dim 32 --patch-out-dim 32 --head-hidden-dim 32 --head-bottleneck-dim 16 --batch-size-per-gpu 8 --workers 0 "
+    "--pred-ratio 0 0.3 --pred-ratio-var 0 0.2 --warmup-epochs 1 --log-every 2 --knn-every 1 --report false"
+).split()
+
+
+def command(*arguments: str, **environment: str) -> dict:
+    return {
+        "args": [sys.executable, *arguments],
+        "cwd": ROOT,
+        "env": {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        "text": True,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
+
+
+def exit_code(main, arguments: list[str]) -> int:
+    """Of a command, whether it returns one or exits with one."""
+    try:
+        return run_command(main, arguments)
+    except SystemExit as exit:
+        return int(exit.code or 0)
