@@ -20,7 +20,7 @@ from transfer.exports.targets import TARGETS, Source, compare, written
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """Write a backbone as other libraries load it, and check that they do."""
 
     to: Literal["timm", "huggingface", "openmmlab", "onnx", "original"]
@@ -36,7 +36,7 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m checkpoints.export")
+    options = parse(ExportOptions, arguments, prog="python -m checkpoints.export")
     full = options.to == "original"
     loaded = load_backbone(options.ckpt, key=options.key, full=full)
     source = Source(loaded.backbone, loaded.contents, loaded.path)

@@ -22,7 +22,7 @@ from transfer.exports import card
 
 
 @dataclass(frozen=True)
-class Options:
+class InspectOptions:
     """Show what a checkpoint holds. Nothing in it is run."""
 
     file: Annotated[Path | None, tyro.conf.Positional] = None
@@ -32,7 +32,7 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m checkpoints.inspect")
+    options = parse(InspectOptions, arguments, prog="python -m checkpoints.inspect")
     console = terminal.Console(soft_wrap=True)
     if options.zoo:
         console.print(list_zoo())

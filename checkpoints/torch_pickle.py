@@ -81,7 +81,7 @@ class Constant(Leaf):
         """Nothing that matters here."""
 
 
-class Options(Built):
+class Attributes(Built):
     """What stands for `argparse.Namespace`, and other classes that are no more than their attributes."""
 
     held: Mapping[str, Any] = {}
@@ -280,6 +280,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch.device": Constant,
     "builtins.set": _set,
     "__builtin__.set": _set,
-    "argparse.Namespace": Options,
+    "argparse.Namespace": Attributes,
 }
 """All that a file may call; storages, dtypes and numpy's arrays apart."""

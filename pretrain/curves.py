@@ -24,7 +24,7 @@ PANELS = (
 
 
 @dataclass(frozen=True)
-class Options:
+class CurvesOptions:
     """Draw the curves of a run, or of several beside each other."""
 
     runs: tuple[Path, ...] = ()
@@ -69,7 +69,7 @@ def draw(logs: dict[str, list[dict[str, Any]]]) -> Figure:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m pretrain.curves")
+    options = parse(CurvesOptions, arguments, prog="python -m pretrain.curves")
     if not options.runs:
         raise UserError("name one or more runs: --runs runs/sample")
     mpl.use("agg")

@@ -33,7 +33,7 @@ from probes.shared.subject import Common, Subject
 
 
 @dataclass(frozen=True)
-class Options(Common):
+class ClusterOptions(Common):
     """Cluster images without labels and compare with the classes (paper, Table 5)."""
 
     method: Literal["head", "kmeans", "both"] = "both"
@@ -76,7 +76,7 @@ def head_of(loaded: Loaded, key: str) -> Head:
     return of_weights(head, loaded.path)
 
 
-def by_head(subject: Subject, images: Images, options: Options) -> Int[np.ndarray, " n"]:
+def by_head(subject: Subject, images: Images, options: ClusterOptions) -> Int[np.ndarray, " n"]:
     """The prototype of each image. Raises WorkError naming one whose logits are not finite."""
     head = head_of(subject.loaded, options.key).to(subject.device)
     cls = extract(subject.loaded.backbone, images, subject.view, options).cls
@@ -86,7 +86,7 @@ def by_head(subject: Subject, images: Images, options: Options) -> Int[np.ndarra
         return torch.cat([block.argmax(dim=1) for block in logits]).cpu().numpy()
 
 
-def by_kmeans(subject: Subject, images: Images, options: Options) -> Int[np.ndarray, " n"]:
+def by_kmeans(subject: Subject, images: Images, options: ClusterOptions) -> Int[np.ndarray, " n"]:
     """The k-means cluster of each image's [CLS], of length one."""
     cls = extract(subject.loaded.backbone, images, subject.view, options).cls
     features = F.normalize(torch.tensor(cls), dim=1).numpy()
@@ -99,7 +99,7 @@ def by_kmeans(subject: Subject, images: Images, options: Options) -> Int[np.ndar
     return kmeans.index.search(features, 1)[1][:, 0]
 
 
-def methods(options: Options, loaded: Loaded) -> list[str]:
+def methods(options: ClusterOptions, loaded: Loaded) -> list[str]:
     """What is to be done, by name."""
     if options.method != "both":
         return [options.method]
@@ -109,13 +109,13 @@ def methods(options: Options, loaded: Loaded) -> list[str]:
     return ["head", "kmeans"] if has_head else ["kmeans"]
 
 
-def prototypes(subject: Subject, options: Options) -> int | None:
+def prototypes(subject: Subject, options: ClusterOptions) -> int | None:
     """Of the checkpoint's [CLS] head; None where it has none."""
     weight = subject.loaded.contents.network(options.key, subject.loaded.path).get("head.last_layer.weight_v")
     return None if weight is None else len(weight)
 
 
-def check(options: Options) -> None:
+def check(options: ClusterOptions) -> None:
     """Raise UserError for options of which one leaves another without meaning."""
     if options.val and options.part:
         raise UserError("--part is of --data, and --val names other images: give one of them")
@@ -124,7 +124,7 @@ def check(options: Options) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.cluster")
+    options = parse(ClusterOptions, arguments, prog="python -m probes.cluster")
     check(options)
     began = time.perf_counter()
     with common.subject(options, full=options.method != "kmeans") as subject:

@@ -30,7 +30,7 @@ from probes.shared.subject import Common, Parts, Subject
 
 
 @dataclass(frozen=True)
-class Options(Common):
+class KnnOptions(Common):
     """Classify images by their nearest neighbours among training images (paper, Tables 1, 10, 12, 15)."""
 
     k: tuple[int, ...] = neighbours.KS
@@ -59,7 +59,7 @@ class Measured(NamedTuple):
         return k, self.top1[k]
 
 
-def measure(bank: np.ndarray, queries: np.ndarray, parts: Parts, options: Options, device: torch.device) -> Measured:
+def measure(bank: np.ndarray, queries: np.ndarray, parts: Parts, options: KnnOptions, device: torch.device) -> Measured:
     """Accuracies of features [t, d] and [q, d] of any length; with `leave_one_out` both are the same."""
     classes = common.class_count(parts)
     asked = F.normalize(torch.tensor(queries, device=device), dim=1)
@@ -71,7 +71,7 @@ def measure(bank: np.ndarray, queries: np.ndarray, parts: Parts, options: Option
     return Measured(top1, top5, way)
 
 
-def open_parts(options: Options, shape: Architecture) -> Parts:
+def open_parts(options: KnnOptions, shape: Architecture) -> Parts:
     """Training and test images; the same ones for `--leave-one-out`."""
     if not options.leave_one_out:
         return common.labelled_parts(options, shape)
@@ -83,7 +83,7 @@ def open_parts(options: Options, shape: Architecture) -> Parts:
     return Parts(every, every)
 
 
-def check(options: Options) -> None:
+def check(options: KnnOptions) -> None:
     """Raise UserError for values without meaning."""
     at_least(1, options, "k")
     if options.temperature <= 0:
@@ -93,7 +93,7 @@ def check(options: Options) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.knn")
+    options = parse(KnnOptions, arguments, prog="python -m probes.knn")
     check(options)
     began = time.perf_counter()
     with common.subject(options) as subject:
@@ -122,13 +122,13 @@ def main(arguments: Sequence[str]) -> None:
         )
 
 
-def about(options: Options) -> dict[str, Any]:
+def about(options: KnnOptions) -> dict[str, Any]:
     """What a record says of it."""
     said = {"k": list(options.k), "temperature": options.temperature, "leave_one_out": options.leave_one_out}
     return said | {"features": array_of(options.features)}
 
 
-def of_backbone(subject: Subject, parts: Parts, options: Options) -> Measured:
+def of_backbone(subject: Subject, parts: Parts, options: KnnOptions) -> Measured:
     """With the features of the subject's backbone."""
     kind = array_of(options.features)
     found = (extract(subject.loaded.backbone, images, subject.view, options, needed(kind)) for images in parts)
@@ -136,7 +136,7 @@ def of_backbone(subject: Subject, parts: Parts, options: Options) -> Measured:
     return measure(bank, queries, parts, options, subject.device)
 
 
-def of_pixels(subject: Subject, parts: Parts, options: Options) -> Measured:
+def of_pixels(subject: Subject, parts: Parts, options: KnnOptions) -> Measured:
     """With each image's normalised pixels."""
     shape = subject.loaded.backbone.shape
     train, val = (pixels(images, shape.mean, shape.std, subject) for images in parts)

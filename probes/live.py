@@ -55,7 +55,7 @@ const looking = setInterval(look, {EVERY * 1000});
 
 
 @dataclass(frozen=True)
-class Options:
+class LiveOptions:
     """Show a run's log as a page that follows it."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -148,7 +148,7 @@ def end_with_input(running: Server) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.live")
+    options = parse(LiveOptions, arguments, prog="python -m probes.live")
     with server(options.run, options.port) as running:
         terminal.say(f"live page: http://{HOST}:{running.server_port}/")
         if options.attached:

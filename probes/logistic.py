@@ -33,7 +33,7 @@ BLOCK = 16384
 
 
 @dataclass(frozen=True)
-class Options(Common):
+class LogisticOptions(Common):
     """Logistic regression on frozen features for several strengths of its penalty (paper, Table 12)."""
 
     strength: tuple[float, ...] = STRENGTHS
@@ -70,7 +70,7 @@ def fit(
     return weight.detach()
 
 
-def measure(subject: Subject, parts: Parts, options: Options) -> dict[float, tuple[float, float]]:
+def measure(subject: Subject, parts: Parts, options: LogisticOptions) -> dict[float, tuple[float, float]]:
     """Top-1 and top-5 percent by strength, the strongest fitted first and each the start of the next.
 
     Raises WorkError naming a strength with which the weights are not finite.
@@ -92,13 +92,13 @@ def measure(subject: Subject, parts: Parts, options: Options) -> dict[float, tup
     return found
 
 
-def about(options: Options) -> dict[str, Any]:
+def about(options: LogisticOptions) -> dict[str, Any]:
     """What a record says of it."""
     return {"strength": sorted(options.strength)}
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.logistic")
+    options = parse(LogisticOptions, arguments, prog="python -m probes.logistic")
     if not options.strength or min(options.strength) <= 0:
         raise UserError("--strength must be greater than 0")
     began = time.perf_counter()

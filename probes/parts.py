@@ -25,7 +25,7 @@ COUNTS = (1, 7, 14, 56, 112, 196)
 
 
 @dataclass(frozen=True)
-class Options(Common):
+class PartsOptions(Common):
     """How much do single patches know? A linear layer on the k patches that [CLS] looks at most (paper, Figure 5)."""
 
     batch_size: int = protocol.BATCH
@@ -41,13 +41,13 @@ class Options(Common):
     """Passes over the training images."""
 
 
-def counts(options: Options, patches: int) -> list[int]:
+def counts(options: PartsOptions, patches: int) -> list[int]:
     """The numbers of patches to use, of so many."""
     return sorted({min(count, patches) for count in options.k})
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.parts")
+    options = parse(PartsOptions, arguments, prog="python -m probes.parts")
     at_least(1, options, "k", "epochs")
     began = time.perf_counter()
     with common.subject(options) as subject:

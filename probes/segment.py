@@ -40,7 +40,7 @@ PATCHES_OF_AN_IMAGE = 64
 
 
 @dataclass(frozen=True)
-class Options:
+class SegmentOptions:
     """One number for dense features, in minutes: mIoU of a frozen backbone."""
 
     ckpt: Path | None = None
@@ -88,7 +88,7 @@ class Set(NamedTuple):
     size: int
 
 
-def open_data(options: Options) -> Set:
+def open_data(options: SegmentOptions) -> Set:
     """Raises UserError where something of the layout is missing."""
     if options.data == "sample":
         return Set(_drawn("train", options), _drawn("val", options), options.size or sample_dense.SIZE)
@@ -96,7 +96,7 @@ def open_data(options: Options) -> Set:
     return Set(_listed(root, "train", options), _listed(root, "val", options), options.size or 512)
 
 
-def _drawn(part: str, options: Options) -> Labelled:
+def _drawn(part: str, options: SegmentOptions) -> Labelled:
     count = sample_dense.COUNTS[part]
     dense = [
         sample_dense.draw(part, number) for number in range(min(count, options.images or count) if part == "train" else count)
@@ -104,7 +104,7 @@ def _drawn(part: str, options: Options) -> Labelled:
     return Labelled([one.picture.image for one in dense], [sample_dense.label_map(one) for one in dense])
 
 
-def _listed(root: Path, part: str, options: Options) -> Labelled:
+def _listed(root: Path, part: str, options: SegmentOptions) -> Labelled:
     images, labels = (root / folder for folder in FOLDERS[part])
     names, unused = label_maps.images_of(images)
     if not names:
@@ -196,7 +196,7 @@ class Confusion:
         return {"miou": 100 * iou.mean().item(), "macc": 100 * accuracy.mean().item(), "aacc": 100 * aacc.item()}
 
 
-def by_linear(backbone: Backbone, data: Set, options: Options, classes: int) -> dict[str, Confusion]:
+def by_linear(backbone: Backbone, data: Set, options: SegmentOptions, classes: int) -> dict[str, Confusion]:
     """Train a linear layer for each learning rate on the same features, then count their answers.
 
     Layers whose answers are not finite are left out. Raises WorkError where all are, or features are beyond float16.
@@ -250,7 +250,7 @@ def _halved(features: Tensor) -> Tensor:
     return halved
 
 
-def _in_order(part: Labelled, backbone: Backbone, size: int, options: Options) -> Iterator[tuple[Tensor, Tensor]]:
+def _in_order(part: Labelled, backbone: Backbone, size: int, options: SegmentOptions) -> Iterator[tuple[Tensor, Tensor]]:
     return batches(part, range(len(part.pixels)), backbone, size, options.batch_size, options.zero)
 
 
@@ -260,7 +260,7 @@ def _scale(cached: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return some.mean(dim=0), some.std(dim=0) + 1e-6
 
 
-def by_neighbours(backbone: Backbone, data: Set, options: Options, classes: int) -> dict[str, Confusion]:
+def by_neighbours(backbone: Backbone, data: Set, options: SegmentOptions, classes: int) -> dict[str, Confusion]:
     """Each patch by the votes of the nearest patches; a patch of the bank has the class of most of its pixels."""
     generator = torch.Generator().manual_seed(options.seed)
     bank, bank_labels = [], []
@@ -310,7 +310,7 @@ def count_classes(data: Set, zero: Zero = "void") -> int:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.segment")
+    options = parse(SegmentOptions, arguments, prog="python -m probes.segment")
     at_least(1, options, "epochs", "k", "batch_size")
     began = time.perf_counter()
     loaded = load_backbone(options.ckpt, key=options.key)

@@ -32,7 +32,7 @@ SAMPLE_EPOCHS = 40
 
 
 @dataclass(frozen=True)
-class Options(Common):
+class SemiOptions(Common):
     """Classify with 1 % and 10 % of the labels (paper, Tables 4 and 12)."""
 
     percent: tuple[float, ...] = (1.0, 10.0)
@@ -66,7 +66,7 @@ class Measured(NamedTuple):
     about: dict[str, dict[str, Any]]
 
 
-def few_labels(parts: Parts, options: Options) -> list[Few]:
+def few_labels(parts: Parts, options: SemiOptions) -> list[Few]:
     """The training images that keep their labels, for each share or list. Raises UserError for two of one name."""
     asked: list[tuple[float | None, Path | None]] = [(None, path) for path in options.names]
     some: dict[str, Few] = {}
@@ -87,19 +87,19 @@ def state_path(out: Path, few: Few) -> Path:
     return out.with_suffix(f".{few.name}.state.pt")
 
 
-def frozen(subject: Subject, few: Few, options: Options, out: Path) -> Measured:
+def frozen(subject: Subject, few: Few, options: SemiOptions, out: Path) -> Measured:
     """Each frozen protocol. The state of the linear probe remains until all are measured."""
     common_values = {field.name: getattr(options, field.name) for field in fields(Common)}
-    neighbours = knn.Options(**common_values)
+    neighbours = knn.KnnOptions(**common_values)
     near = knn.of_backbone(subject, few.parts, neighbours).best()[1]
-    grid = linear_protocol.Options(**common_values | {"batch_size": linear_protocol.BATCH}, epochs=options.epochs)
+    grid = linear_protocol.LinearOptions(**common_values | {"batch_size": linear_protocol.BATCH}, epochs=options.epochs)
     kind = linear_protocol.default_features(subject.loaded.backbone.shape)
     lrs = tuple(rate * grid.batch_size / 256 for rate in grid.lr)
     settings = linear_run.Settings(lrs, grid.epochs, options.mode or linear_protocol.default_mode(options.data), kind, "test")
     division = linear_run.Division(few.parts.train, few.parts.val, few.parts.val)
     trained = linear_run.train(subject, division, settings, grid, state_path(out, few), keep=True)
     linear_protocol.say_excluded(trained, grid.lr, f"{few.name}, ")
-    strengths = logistic.Options(**common_values)
+    strengths = logistic.LogisticOptions(**common_values)
     regressed = logistic.measure(subject, few.parts, strengths)
     best = max(top1 for top1, _ in regressed.values())
     about = {
@@ -119,7 +119,7 @@ def images_a_step(recipe: str, few: Few) -> int:
     return min(usual, most)
 
 
-def tuned(subject: Subject, few: Few, options: Options, out: Path) -> dict[str, float]:
+def tuned(subject: Subject, few: Few, options: SemiOptions, out: Path) -> dict[str, float]:
     """Top-1 percent of end-to-end fine-tuning, without and with the head's first layer where the checkpoint has it."""
     recipe = "small" if options.data == "sample" else "semi"
     epochs = options.tuned_epochs or (SAMPLE_EPOCHS if recipe == "small" else None)
@@ -149,7 +149,7 @@ def protocol(some: Sequence[Few], measured: Mapping[str, Measured]) -> dict[str,
     return about | {"labels": {few.name: few.about for few in some}}
 
 
-def check(options: Options) -> None:
+def check(options: SemiOptions) -> None:
     """Raise UserError for values without meaning."""
     if not options.percent and not options.names:
         raise UserError("give --percent or --names")
@@ -157,7 +157,7 @@ def check(options: Options) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.semi")
+    options = parse(SemiOptions, arguments, prog="python -m probes.semi")
     check(options)
     began = time.perf_counter()
     with common.subject(options, full=not options.frozen) as subject:

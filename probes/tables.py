@@ -23,7 +23,7 @@ from probes.shared import record as results
 
 
 @dataclass(frozen=True)
-class Options:
+class TablesOptions:
     """Print the paper's tables with what was measured beside what was published."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),)
@@ -185,7 +185,7 @@ def as_latex(title: str, rows: Sequence[Sequence[str]]) -> str:
 FORMS = {"markdown": as_markdown, "csv": as_csv, "latex": as_latex}
 
 
-def wanted(options: Options, lines: Mapping[str, list[Line]]) -> dict[str, Published]:
+def wanted(options: TablesOptions, lines: Mapping[str, list[Line]]) -> dict[str, Published]:
     """The tables to show. Raises UserError for one that the paper has not."""
     if options.table:
         try:
@@ -197,7 +197,7 @@ def wanted(options: Options, lines: Mapping[str, list[Line]]) -> dict[str, Publi
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.tables")
+    options = parse(TablesOptions, arguments, prog="python -m probes.tables")
     records = read_records(options.paths)
     lines = measured(records)
     shown = wanted(options, lines)

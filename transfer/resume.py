@@ -21,7 +21,7 @@ STATISTICS = ("min", "max", "current", "mean")
 LAST = "last_checkpoint"
 
 
-class History(torch_pickle.Options):
+class History(torch_pickle.Attributes):
     """What stands for MMEngine's list of past losses."""
 
     def restore(self, state: Any) -> None:

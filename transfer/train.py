@@ -47,7 +47,7 @@ TABLES = {"coco": "T6a_dense_small", "ade20k": "T6a_dense_small"}
 
 
 @dataclass(frozen=True)
-class Options:
+class TransferOptions:
     """Fine-tune a detector (COCO) or a segmenter (ADE20K) on a pretrained backbone, then test it (paper, Table 6)."""
 
     task: Literal["coco", "ade20k"]
@@ -94,7 +94,7 @@ def toolboxes() -> None:
     importlib.import_module("matplotlib").rcParams["text.parse_math"] = False
 
 
-def read_config(options: Options) -> Any:
+def read_config(options: TransferOptions) -> Any:
     """The config with what was given on the command line. Raises UserError for an unknown one."""
     from mmengine.config import Config, DictAction  # noqa: PLC0415 (a heavy import, and an optional one)
 
@@ -114,7 +114,7 @@ def read_config(options: Options) -> Any:
     return config
 
 
-def _default(options: Options) -> str:
+def _default(options: TransferOptions) -> str:
     if options.data is None:
         return "sample" if options.task == "coco" else f"sample_{options.head}"
     return DEFAULTS[options.task] if options.head == "upernet" else "linear_vits16"
@@ -162,7 +162,7 @@ def build(config: Any) -> Any:
     return revert_sync_batchnorm(MODELS.build(config.model))
 
 
-def prepare(options: Options, loaded: Any) -> Any:
+def prepare(options: TransferOptions, loaded: Any) -> Any:
     """Everything decided: the config that is run."""
     from transfer.backbone import widths  # noqa: PLC0415
 
@@ -244,7 +244,7 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def run(options: Options) -> int:
+def run(options: TransferOptions) -> int:
     """Train from where the folder stands, test, write the record; an exit code."""
     began = time.perf_counter()
     loaded = load_backbone(options.ckpt, key=options.key)
@@ -306,7 +306,7 @@ def state_the_rate(config: Any) -> float:
 
 
 def report(
-    options: Options,
+    options: TransferOptions,
     config: Any,
     loaded: Any,
     numbers: Mapping[str, Any],
@@ -347,7 +347,7 @@ def report(
     terminal.say(f"predictions drawn in {out}/predictions, record in {out}/results/transfer_{options.task}.json")
 
 
-def record_path(config: Any, options: Options) -> Path:
+def record_path(config: Any, options: TransferOptions) -> Path:
     """In the folder of the run."""
     return Path(config.work_dir) / "results" / f"transfer_{options.task}.json"
 
@@ -360,7 +360,7 @@ def position(kind: str, grid: Sequence[int] | None) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run(parse(Options, arguments, prog="python -m transfer.train"))
+    return run(parse(TransferOptions, arguments, prog="python -m transfer.train"))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pretrain.sample.scene import CATEGORIES, CLASSES, SEED, SIZE
 
 
 @dataclass(frozen=True)
-class Options:
+class SampleOptions:
     """Draw the embedded sample: as class folders of PNG files, in the layouts of dense tasks, as one contact sheet."""
 
     out: Path | None = None
@@ -68,7 +68,7 @@ TARGETS = ("out", "coco", "ade20k", "davis", "roxford", "copydays", "in9", "ina"
 """Options that say what to write."""
 
 
-def write_folders(options: Options, out: Path) -> int:
+def write_folders(options: SampleOptions, out: Path) -> int:
     """Write both parts as class folders; the number of files."""
     total = 0
     for part in COUNTS:
@@ -89,7 +89,7 @@ def _name_the_sheet(arguments: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, _name_the_sheet(arguments), prog="python -m pretrain.sample")
+    options = parse(SampleOptions, _name_the_sheet(arguments), prog="python -m pretrain.sample")
     if not any(getattr(options, name) for name in TARGETS):
         raise UserError(f"nothing to do: give --{' DIR, --'.join(TARGETS[:-1])} DIR, --show FILE.png, or several")
     if (options.size or SIZE) < 8 or (options.count is not None and options.count < len(CATEGORIES)):
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> None:
         terminal.say(f"contact sheet written to {options.show}: rows are {', '.join(CLASSES)}")
 
 
-def write_dense(options: Options) -> None:
+def write_dense(options: SampleOptions) -> None:
     """Write the layouts of dense tasks that are asked for."""
     from pretrain.sample import dense  # noqa: PLC0415 (it draws with this file)
 
@@ -121,7 +121,7 @@ def write_dense(options: Options) -> None:
             terminal.say(f"{sum(counts.values())} images written to {folder}")
 
 
-def write_variants(options: Options) -> None:
+def write_variants(options: SampleOptions) -> None:
     """Write the layouts of the frozen tests that are asked for."""
     from pretrain.sample import clips, retrieval, shifts  # noqa: PLC0415 (they draw with this file)
 

@@ -51,7 +51,7 @@ def save(path: Path, weights: Mapping[str, Tensor], source: Path) -> None:
     store.save_backbone(path, weights, {"tokenizer": KIND, "source": source.name, "sha256": store.sha256(source)})
 
 
-class Inert(torch_pickle.Options):
+class Inert(torch_pickle.Attributes):
     """What stands for every class of the published file: it keeps what it is given, and does nothing."""
 
     def weights(self, prefix: str) -> Iterator[tuple[str, torch_pickle.Part]]:

@@ -22,7 +22,7 @@ from probes.shared.subprocesses import Stopped, run_once
 
 
 @dataclass(frozen=True)
-class Options:
+class AblateOptions:
     """Train and measure every row of one of the paper's ablations, and set them beside the published numbers."""
 
     table: str
@@ -48,7 +48,7 @@ class Options:
     """Say what would run, and run nothing."""
 
 
-def setting_of(options: Options, table: Table) -> Setting:
+def setting_of(options: AblateOptions, table: Table) -> Setting:
     """Where and how. Raises UserError for values without meaning."""
     at_least(1, options, "epochs")
     if options.tokenizer is not None and options.tokenizer.partition(":")[0] != "dalle":
@@ -115,7 +115,7 @@ def run_all(jobs: Sequence[Job], setting: Setting) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, arguments, prog="python -m probes.ablate")
+    options = parse(AblateOptions, arguments, prog="python -m probes.ablate")
     began = time.perf_counter()
     table = table_named(options.table)
     setting = setting_of(options, table)

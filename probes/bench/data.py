@@ -35,7 +35,7 @@ from pretrain.setup.networks import build
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchDataOptions:
     """Speed of images: 2 x 224 + 10 x 96 crops, one core."""
 
     data: str = "sample"
@@ -120,7 +120,7 @@ def cpu_variants(images: Images, views: augment.MultiCrop, steps: StepDataset) -
 
 
 def main(arguments: Sequence[str]) -> None:
-    chosen = parse(Options, arguments, prog="tools/bench.sh data")
+    chosen = parse(BenchDataOptions, arguments, prog="tools/bench.sh data")
     at_least(1, chosen, "images", "batch_size", "rounds", "gpu_batch_size")
     torch.set_num_threads(1)
     config = options.read_command_line(["--recipe", chosen.recipe, "--data", chosen.data])

@@ -39,7 +39,7 @@ SPREAD = 3.5
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchKnnOptions:
     """k-NN classification on drawn features: ours, faiss and the plain way."""
 
     part: float = 0.05
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
     top1: float
 
 
-def sizes(options: Options) -> dict[str, int]:
+def sizes(options: BenchKnnOptions) -> dict[str, int]:
     """How many rows bank and queries have."""
     bank, queries = (max(1000, int(count * options.part)) for count in (BANK, QUERIES))
     return {"bank": bank, "queries": options.queries or queries}
@@ -124,7 +124,7 @@ def in_a_process(folder: Path, way: str, device: str) -> Measured:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="tools/bench.sh knn")
+    options = parse(BenchKnnOptions, arguments, prog="tools/bench.sh knn")
     if not 0 < options.part <= 1:
         raise UserError("--part must be greater than 0 and at most 1")
     if options.alone is not None:

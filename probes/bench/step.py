@@ -41,7 +41,7 @@ PRODUCTS = ((4096, 384, 1536), (4096, 768, 3072), (4096, 1024, 4096), (8192, 409
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchStepOptions:
     """One training step, 2 x 224 + 10 x 96 crops, against the plain method."""
 
     arch: Literal["vit_small", "vit_base", "vit_large", "swin_tiny"] = "vit_small"
@@ -71,7 +71,7 @@ class Measured(NamedTuple):
     loss: float
 
 
-def measure(chosen: Options, device: torch.device) -> Measured:
+def measure(chosen: BenchStepOptions, device: torch.device) -> Measured:
     """The step of one variant, in this process."""
     batch_size = chosen.batch_size or (64 if device.type == "cuda" else 8)
     config = options.read_command_line(["--recipe", RECIPES[chosen.arch], "--batch-size-per-gpu", str(batch_size), "--data", "x"])
@@ -194,7 +194,7 @@ def in_a_process(arguments: Sequence[str], variant: str) -> Measured:
 
 
 def main(arguments: Sequence[str]) -> None:
-    chosen = parse(Options, arguments, prog="tools/bench.sh step")
+    chosen = parse(BenchStepOptions, arguments, prog="tools/bench.sh step")
     at_least(1, chosen, "rounds", "batch_size")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if chosen.variant != "both":

@@ -23,7 +23,7 @@ from pretrain.engine.run_folder import RunFolder, random_states, set_random_stat
 from pretrain.images import identity
 from pretrain.run.progress import memory
 from probes.finetune.model import Classifier, about
-from probes.finetune.options import Options, as_values, differences
+from probes.finetune.options import FinetuneOptions, as_values, differences
 
 FORMAT = "ibot-finetune"
 BEST = "best.safetensors"
@@ -54,7 +54,12 @@ class Run(RunFolder):
     flag = "--folder"
 
     def __init__(
-        self, folder: Path, options: Options, checkpoint: str, steps_per_epoch: int, images: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        options: FinetuneOptions,
+        checkpoint: str,
+        steps_per_epoch: int,
+        images: Mapping[str, str] | None = None,
     ) -> None:
         """`checkpoint`: digest of the file that the weights come from, or the name of what is no file; `images`: the `identity`
         of what it learns from."""

@@ -17,7 +17,7 @@ from pretrain.images import tally
 from pretrain.images.hubs import is_hub, open_hub
 from pretrain.images.open import open_images
 from pretrain.images.source import Content, Files, Images, aligned, subset
-from probes.finetune.options import Options
+from probes.finetune.options import FinetuneOptions
 from probes.finetune.subsets import Share, part_of, share_of
 from probes.shared.subject import of_several_classes
 
@@ -64,14 +64,14 @@ class Joined(Images):
         return part.where(inside)
 
 
-def open_data(options: Options, channels: int) -> Data:
+def open_data(options: FinetuneOptions, channels: int) -> Data:
     """What the options ask for. Raises UserError where labels are missing, classes differ, or channels are not three."""
     if channels != 3:
         raise UserError(f"this backbone sees {channels} channels: fine-tuning augments pictures with three")
     return shared(options, *open_parts(options))
 
 
-def open_parts(options: Options) -> tuple[Images, Images]:
+def open_parts(options: FinetuneOptions) -> tuple[Images, Images]:
     """All labelled images to learn from and to test on. Raises UserError where labels are missing, or classes differ."""
     train = _open(options.data, "train")
     test = open_images(options.val, None) if options.val else _open(options.data, "val")
@@ -87,7 +87,7 @@ def open_parts(options: Options) -> tuple[Images, Images]:
     return train, test
 
 
-def shared(options: Options, train: Images, test: Images) -> Data:
+def shared(options: FinetuneOptions, train: Images, test: Images) -> Data:
     """The part of the training images that the options keep. Raises UserError for a list that names others."""
     whole, classes = len(train), train.classes
     train = part_of(train, options.percent, options.names, options.seed)

@@ -25,7 +25,7 @@ from pretrain.engine import distributed
 from pretrain.engine.bad_images import Bad, too_many
 from pretrain.images.decode import BadImage, Pixels
 from pretrain.images.source import Images
-from probes.finetune.options import Options
+from probes.finetune.options import FinetuneOptions
 
 ORDER, CHANGES = 0, 1
 BITS = 8
@@ -61,7 +61,7 @@ def drawn_from(*seed: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-def training_view(options: Options, shape: Architecture) -> Any:
+def training_view(options: FinetuneOptions, shape: Architecture) -> Any:
     """timm's augmentation of one picture."""
     view = create_transform(
         options.input_size or shape.image_size,
@@ -111,7 +111,7 @@ def epoch_of(images: int, repeats: int) -> int:
     return len(sampler_of(images, repeats)) * distributed.world_size() if repeats > 1 else images
 
 
-def steps_in(images: int, options: Options) -> int:
+def steps_in(images: int, options: FinetuneOptions) -> int:
     """Whole steps in such an epoch."""
     return epoch_of(images, options.repeats) // options.batch_size
 
@@ -119,7 +119,7 @@ def steps_in(images: int, options: Options) -> int:
 class Steps(Dataset[Batch]):
     """Batches by their number: `accumulate` of them make a step of this process."""
 
-    def __init__(self, images: Images, classes: int, shape: Architecture, options: Options, most_bad: int) -> None:
+    def __init__(self, images: Images, classes: int, shape: Architecture, options: FinetuneOptions, most_bad: int) -> None:
         """Raises UserError where the processes cannot share a step, or the images are fewer than one."""
         self.images, self.classes, self.most_bad = images, classes, most_bad
         self.seed, self.repeats, self.smoothing, self.accumulate = (
@@ -185,6 +185,6 @@ class Steps(Dataset[Batch]):
         raise WorkError(too_many(bad, self.most_bad))
 
 
-def workers(options: Options) -> int:
+def workers(options: FinetuneOptions) -> int:
     """Worker processes that help more than they take from the training's own threads."""
     return max(1, min(10, (os.cpu_count() or 2) - 1)) if options.workers is None else options.workers

@@ -26,7 +26,7 @@ from probes.finetune.checkpoint import Network, Tested
 from probes.finetune.data import Data
 from probes.finetune.dataset import picture, workers
 from probes.finetune.model import Classifier
-from probes.finetune.options import Options
+from probes.finetune.options import FinetuneOptions
 from probes.finetune.watch import CURE, Diverged
 
 CROP_SHARE, CROPPED_FROM = 224 / 256, 160
@@ -43,19 +43,19 @@ class Labelled(NamedTuple):
     """Images that could not be read: they are tested as black ones."""
 
 
-def crop_share(options: Options, size: int) -> float:
+def crop_share(options: FinetuneOptions, size: int) -> float:
     """How much of the resized side the crop takes: all of it below 160 pixels and from `whole_from` up."""
     whole = size < CROPPED_FROM or (options.whole_from is not None and size >= options.whole_from)
     return 1.0 if whole else CROP_SHARE
 
 
-def resized_side(options: Options, shape: Architecture) -> int:
+def resized_side(options: FinetuneOptions, shape: Architecture) -> int:
     """Pixels of a test image's shorter side before the crop: 256 for 224, in proportion for others."""
     size = options.input_size or shape.image_size
     return math.floor(size / crop_share(options, size))
 
 
-def evaluation_view(options: Options, shape: Architecture) -> Any:
+def evaluation_view(options: FinetuneOptions, shape: Architecture) -> Any:
     """Shorter side to `resized_side`, then the central crop."""
     size = options.input_size or shape.image_size
     share = crop_share(options, size)
@@ -65,7 +65,7 @@ def evaluation_view(options: Options, shape: Architecture) -> Any:
 class Evaluation(Dataset[Labelled]):
     """The test images of this process, TEST_BATCH at a time."""
 
-    def __init__(self, images: Images, shape: Architecture, options: Options) -> None:
+    def __init__(self, images: Images, shape: Architecture, options: FinetuneOptions) -> None:
         self.images, self._view, self._size = images, evaluation_view(options, shape), options.input_size or shape.image_size
         self._numbers = np.arange(distributed.rank(), len(images), distributed.world_size())
 
@@ -89,7 +89,7 @@ class Evaluator:
     """The test images, and how they are put to a network. `bad` takes down those that cannot be read."""
 
     def __init__(
-        self, data: Data, options: Options, shape: Architecture, precision: Precision, bad: bad_images.BadImages
+        self, data: Data, options: FinetuneOptions, shape: Architecture, precision: Precision, bad: bad_images.BadImages
     ) -> None:
         self._questions, self._precision, self._bad = Evaluation(data.test, shape, options), precision, bad
         self._labels, self._workers = torch.as_tensor(data.test.labels)[:, None], workers(options)

@@ -15,7 +15,7 @@ from checkpoints import checked
 from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError
 from pretrain.models.backbone import Backbone, Loaded, make, starting_weights
-from probes.finetune.options import Options
+from probes.finetune.options import FinetuneOptions
 
 HEAD_STD = 0.02
 EMBEDDINGS = ("pos_embed", "cls_token")
@@ -65,7 +65,7 @@ def layer_of(name: str, depths: tuple[int, ...], depth: int) -> int:
     return depth + 1
 
 
-def classifier(loaded: Loaded, classes: int, options: Options, *, fused: bool) -> Classifier:
+def classifier(loaded: Loaded, classes: int, options: FinetuneOptions, *, fused: bool) -> Classifier:
     """The network as it begins, drawn from the seed. Raises UserError where the checkpoint or the size of the input does not fit.
 
     A ViT's position embeddings are resized to the input once, here, and trained at that size; timm's own ViTs keep theirs and
@@ -92,7 +92,7 @@ def classifier(loaded: Loaded, classes: int, options: Options, *, fused: bool) -
     return model
 
 
-def head_layer(loaded: Loaded, options: Options) -> nn.Linear:
+def head_layer(loaded: Loaded, options: FinetuneOptions) -> nn.Linear:
     """The first layer of the checkpoint's projection head, or a fresh one of its size. Raises UserError where it has none."""
     weights = loaded.contents.network(options.key, loaded.path)
     weight, bias = (weights.get(f"{HEAD_LAYER}{name}") for name in ("weight", "bias"))
@@ -110,7 +110,7 @@ def head_layer(loaded: Loaded, options: Options) -> nn.Linear:
     return layer
 
 
-def parameter_groups(model: Classifier, options: Options) -> list[dict[str, Any]]:
+def parameter_groups(model: Classifier, options: FinetuneOptions) -> list[dict[str, Any]]:
     """A group for each layer, with and without weight decay; `lr_scale` is layer_decay^(n + 1 - i) for block i of n (App. C).
 
     Biases and one-dimensional tensors have no decay, position and class tokens only where the recipe decays them.
@@ -121,12 +121,12 @@ def parameter_groups(model: Classifier, options: Options) -> list[dict[str, Any]
     )
 
 
-def optimizer_of(model: Classifier, options: Options, lr: float) -> torch.optim.AdamW:
+def optimizer_of(model: Classifier, options: FinetuneOptions, lr: float) -> torch.optim.AdamW:
     """AdamW, betas 0.9 and 0.999 (App. C)."""
     return torch.optim.AdamW(parameter_groups(model, options), lr=lr, weight_decay=0.0, fused=True)
 
 
-def about(shape: Architecture, classes: list[str], options: Options, epoch: int) -> dict[str, Any]:
+def about(shape: Architecture, classes: list[str], options: FinetuneOptions, epoch: int) -> dict[str, Any]:
     """What a file of fine-tuned weights says of itself."""
     return {
         "method": "iBOT, fine-tuned",

@@ -11,7 +11,7 @@ from probes.finetune.recipes import DATA_SETS, RECIPES, described, values
 
 
 @dataclass(frozen=True)
-class Options:
+class FinetuneOptions:
     """Fine-tune a pretrained backbone end to end with labels, and test it after every epoch."""
 
     ckpt: Path | None = None
@@ -126,7 +126,7 @@ BEFORE: dict[str, Any] = {"decay_embeddings": False, "positions": "scale"}
 SPELT = {"CIFAR10": "cifar10", "CIFAR100": "cifar100", "Flowers102": "flowers", "StanfordCars": "cars"}
 
 
-def read_command_line(arguments: Sequence[str]) -> Options:
+def read_command_line(arguments: Sequence[str]) -> FinetuneOptions:
     """Flags -> options; what depends on the checkpoint is left open for `settled`. Raises UserError for an unknown recipe."""
     given = [word.partition("=") for word in arguments]
     following = [*arguments, "", ""][1:]
@@ -134,19 +134,19 @@ def read_command_line(arguments: Sequence[str]) -> Options:
     recipe = asked[-1] if asked else "small"
     if recipe not in RECIPES:
         raise UserError(f"unknown --recipe {recipe}: choose from {', '.join(RECIPES)}")
-    text = f"{Options.__doc__}\n\nRecipe {recipe}. {described(recipe)}"
+    text = f"{FinetuneOptions.__doc__}\n\nRecipe {recipe}. {described(recipe)}"
     default = with_recipe(recipe)
     if "--names" in (name for name, _, _ in given):  # a list takes the place of the share that recipe semi has
         default = dataclasses.replace(default, percent=None)
-    return parse(Options, arguments, default=default, prog="python -m probes.finetune", description=text)
+    return parse(FinetuneOptions, arguments, default=default, prog="python -m probes.finetune", description=text)
 
 
-def with_recipe(recipe: str, **changes: Any) -> Options:
+def with_recipe(recipe: str, **changes: Any) -> FinetuneOptions:
     """A recipe's options, some of them changed."""
-    return dataclasses.replace(Options(recipe=recipe, **RECIPES[recipe].values), **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(FinetuneOptions(recipe=recipe, **RECIPES[recipe].values), **changes)  # type: ignore[arg-type]
 
 
-def settled(options: Options, width: int, image_size: int, kind: str = "vit") -> Options:
+def settled(options: FinetuneOptions, width: int, image_size: int, kind: str = "vit") -> FinetuneOptions:
     """Fill in what was left open, for a backbone of this kind and width, pretrained on images of this size.
 
     `positions` is None afterwards where nothing is resized: at the pretrained size, and for other kinds than `vit`.
@@ -167,7 +167,7 @@ def settled(options: Options, width: int, image_size: int, kind: str = "vit") ->
     return done
 
 
-def check(options: Options) -> None:
+def check(options: FinetuneOptions) -> None:
     """Raise UserError for settings that no data could make sense of."""
     at_least(1, options, "batch_size", "accumulate", "epochs", "repeats", "test_every", "log_every", "input_size", "limit")
     if not options.lr or min(options.lr) <= 0:
@@ -187,7 +187,7 @@ def check(options: Options) -> None:
         raise UserError(f"--warmup-epochs {options.warmup_epochs} must be fewer than --epochs {options.epochs}")
 
 
-def as_values(options: Options) -> dict[str, Any]:
+def as_values(options: FinetuneOptions) -> dict[str, Any]:
     """The options as plain values for JSON and checkpoints."""
     return {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value

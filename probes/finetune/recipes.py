@@ -11,7 +11,7 @@ DATA_SETS = ("cifar10", "cifar100", "inat18", "inat19", "flowers", "cars")
 
 
 class Recipe(NamedTuple):
-    """Values of `probes.finetune.options.Options` by name."""
+    """Values of `probes.finetune.options.FinetuneOptions` by name."""
 
     about: str
     """What it is for, and what was published."""

@@ -21,7 +21,7 @@ from probes.finetune.checkpoint import Tested
 from probes.finetune.data import Data
 from probes.finetune.dataset import COLOUR_JITTER, TRAINING_INTERPOLATION
 from probes.finetune.evaluate import resized_side
-from probes.finetune.options import Options, as_values
+from probes.finetune.options import FinetuneOptions, as_values
 from probes.finetune.recipes import RECIPES, table_of
 from probes.shared import record as results
 
@@ -52,7 +52,7 @@ class Summary(NamedTuple):
     record: Path
 
 
-def name_of(options: Options) -> str:
+def name_of(options: FinetuneOptions) -> str:
     """What tells this fine-tuning of a checkpoint from others."""
     parts: list[str] = [options.recipe, options.data_set or ""]
     parts += [f"{options.percent:g}percent" if options.percent else "", options.names.stem if options.names else ""]
@@ -60,7 +60,7 @@ def name_of(options: Options) -> str:
     return "-".join(part for part in parts if part)
 
 
-def protocol(options: Options, shape: Architecture, diverged: list[float]) -> dict[str, Any]:
+def protocol(options: FinetuneOptions, shape: Architecture, diverged: list[float]) -> dict[str, Any]:
     """All that decides the numbers: every option, what follows from them, and what is the same in every fine-tuning.
 
     `diverged`: the learning rates that have no result.
@@ -83,7 +83,7 @@ def protocol(options: Options, shape: Architecture, diverged: list[float]) -> di
 
 
 def write(
-    options: Options, loaded: Loaded, data: Data, runs: list[Measured], diverged: list[float], seconds: float, device: str
+    options: FinetuneOptions, loaded: Loaded, data: Data, runs: list[Measured], diverged: list[float], seconds: float, device: str
 ) -> Summary:
     """Print a table, write the record and what goes beside it. Raises UserError where that cannot be."""
     best = max(runs, key=lambda run: run.best().top1)
@@ -117,7 +117,7 @@ def write(
     return summary._replace(record=written)
 
 
-def place(options: Options, loaded: Loaded) -> Path:
+def place(options: FinetuneOptions, loaded: Loaded) -> Path:
     """Of the record, tried before the work. Raises UserError where nothing can be written there."""
     return results.place(options.out, loaded, f"finetune-{name_of(options)}")
 

@@ -31,7 +31,7 @@ from probes.finetune.data import Data, open_data
 from probes.finetune.dataset import Batch, Steps, workers
 from probes.finetune.evaluate import Evaluator
 from probes.finetune.model import Classifier, classifier, optimizer_of
-from probes.finetune.options import Options, settled
+from probes.finetune.options import FinetuneOptions, settled
 from probes.finetune.report import Measured, Summary
 from probes.finetune.watch import Diverged, Watch
 
@@ -77,7 +77,7 @@ def train_step(
     return StepOutput(accepted, total, lengths.mean())
 
 
-def schedule_of(optimizer: torch.optim.Optimizer, options: Options, steps_per_epoch: int) -> CosineLRScheduler:
+def schedule_of(optimizer: torch.optim.Optimizer, options: FinetuneOptions, steps_per_epoch: int) -> CosineLRScheduler:
     """timm's cosine. `--lr-moves step`: over what follows the warm-up (as BEiT); else by epoch, warm-up counted in (as DeiT)."""
     by_step = options.lr_moves == "step"
     unit, epochs, warm = (steps_per_epoch if by_step else 1), options.epochs or 1, options.warmup_epochs or 0
@@ -92,7 +92,7 @@ def schedule_of(optimizer: torch.optim.Optimizer, options: Options, steps_per_ep
     )
 
 
-def set_rate(schedule: CosineLRScheduler, step: int, steps_per_epoch: int, options: Options) -> None:
+def set_rate(schedule: CosineLRScheduler, step: int, steps_per_epoch: int, options: FinetuneOptions) -> None:
     """Give the optimizer the learning rate of a step, counted from 0.
 
     `--lr-moves deit`: DeiT's loop asks the schedule for epoch e when that is over; the first epoch has the warm-up's first rate.
@@ -103,7 +103,7 @@ def set_rate(schedule: CosineLRScheduler, step: int, steps_per_epoch: int, optio
 
 
 def train(  # noqa: PLR0915  # the loop is read from top to bottom
-    options: Options, loaded: Loaded, data: Data, folder: Path, device: torch.device
+    options: FinetuneOptions, loaded: Loaded, data: Data, folder: Path, device: torch.device
 ) -> Measured | None:
     """A whole run with one learning rate, from where it stands to its end; None if it was asked to stop before."""
     (lr,) = options.lr
@@ -174,7 +174,7 @@ def train(  # noqa: PLR0915  # the loop is read from top to bottom
     return Measured(lr, run.tests, run.answers, run.skipped)
 
 
-def heading(options: Options, loaded: Loaded, data: Data, machine: str) -> str:
+def heading(options: FinetuneOptions, loaded: Loaded, data: Data, machine: str) -> str:
     """What a run says first."""
     start = "random weights of the shape of" if options.from_scratch else "from"
     return (
@@ -184,7 +184,7 @@ def heading(options: Options, loaded: Loaded, data: Data, machine: str) -> str:
     )
 
 
-def compile_(model: Classifier, options: Options, images: int, device: torch.device, lines: Lines) -> None:
+def compile_(model: Classifier, options: FinetuneOptions, images: int, device: torch.device, lines: Lines) -> None:
     """Compile the blocks if asked for, or on a GPU, and say so if they stay as they were."""
     if options.compile == "off" or (options.compile == "auto" and device.type == "cpu"):
         return
@@ -194,7 +194,7 @@ def compile_(model: Classifier, options: Options, images: int, device: torch.dev
         lines.say(remark)
 
 
-def measure(options: Options, device: torch.device) -> Summary | None:
+def measure(options: FinetuneOptions, device: torch.device) -> Summary | None:
     """Fine-tune with every learning rate of the options, test, write the record; None if it was asked to stop before the end.
 
     Of several rates those that diverge are left out and named in the record; Diverged is raised where none is left. Raises
@@ -214,7 +214,9 @@ def measure(options: Options, device: torch.device) -> Summary | None:
         return _of_rates(options, loaded, data, folder, device, began)
 
 
-def _of_rates(options: Options, loaded: Loaded, data: Data, folder: Path, device: torch.device, began: float) -> Summary | None:
+def _of_rates(
+    options: FinetuneOptions, loaded: Loaded, data: Data, folder: Path, device: torch.device, began: float
+) -> Summary | None:
     """One training after the other, then the record."""
     runs, diverged = [], []
     for lr in options.lr:

@@ -15,7 +15,17 @@ from pathlib import Path
 from checkpoints.cli import parse, run_command
 from probes.features.cache import array_of
 from probes.linear import train as linear_run
-from probes.linear.protocol import Chosen, Options, about, check, chosen, default_features, default_mode, say_excluded, split
+from probes.linear.protocol import (
+    Chosen,
+    LinearOptions,
+    about,
+    check,
+    chosen,
+    default_features,
+    default_mode,
+    say_excluded,
+    split,
+)
 from probes.linear.train import Trained
 from probes.shared import console, record
 from probes.shared import subject as common
@@ -26,7 +36,7 @@ SHOWN = 8
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.linear")
+    options = parse(LinearOptions, arguments, prog="python -m probes.linear")
     with common.subject(options) as subject:
         check(options)
         out = common.record_path(options, subject, "linear")
@@ -34,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
         measure(subject, parts, options, out)
 
 
-def measure(subject: Subject, parts: Parts, options: Options, out: Path) -> None:
+def measure(subject: Subject, parts: Parts, options: LinearOptions, out: Path) -> None:
     """Train, say what came of it, keep the best head, write the record; what an earlier call has left is continued."""
     began = time.perf_counter()
     train, chooser = parts if options.select == "test" else split(parts.train, options)
@@ -75,7 +85,9 @@ def measure(subject: Subject, parts: Parts, options: Options, out: Path) -> None
     )
 
 
-def tell(trained: Trained, best: Chosen, last: Chosen, options: Options, parts: Parts, subject: Subject, seconds: float) -> None:
+def tell(
+    trained: Trained, best: Chosen, last: Chosen, options: LinearOptions, parts: Parts, subject: Subject, seconds: float
+) -> None:
     """A table of the best learning rates, and the two numbers."""
     finite = [head for head in range(len(options.lr)) if head not in trained.excluded]
     order = sorted(finite, key=lambda head: -trained.test[:, 0, head].max())[:SHOWN]

@@ -25,7 +25,7 @@ HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
-class Options(Common):
+class LinearOptions(Common):
     """Train one linear layer on frozen features, for many learning rates at once (paper, Tables 1, 10, 12, 15, 20)."""
 
     batch_size: int = BATCH
@@ -63,7 +63,7 @@ def default_mode(data: str) -> str:
     return "cached" if data == "sample" else "paper"
 
 
-def check(options: Options) -> None:
+def check(options: LinearOptions) -> None:
     """Raise UserError for values without meaning."""
     if not options.lr or min(options.lr) <= 0:
         raise UserError("--lr must be greater than 0")
@@ -72,7 +72,7 @@ def check(options: Options) -> None:
         raise UserError(f"--batch-size {options.batch_size} is not divisible by the {distributed.world_size()} processes")
 
 
-def split(images: Images, options: Options) -> tuple[Images, Images]:
+def split(images: Images, options: LinearOptions) -> tuple[Images, Images]:
     """The training images and those on which `--select val-split` chooses, each class divided alike."""
     labels = np.asarray(images.labels)
     generator = np.random.default_rng(options.seed)

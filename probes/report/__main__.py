@@ -28,7 +28,7 @@ from probes.report.run import Run
 
 
 @dataclass(frozen=True)
-class Options:
+class ReportOptions:
     """Write one HTML page about runs and their measurements."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
@@ -42,7 +42,9 @@ class Options:
     """Attention, neighbours and confusions, which need the run's images and compute features of some of them."""
 
 
-def sections(runs: Sequence[Run], records: Sequence[Mapping[str, Any]], options: Options, paths: Sequence[Path]) -> list[Section]:
+def sections(
+    runs: Sequence[Run], records: Sequence[Mapping[str, Any]], options: ReportOptions, paths: Sequence[Path]
+) -> list[Section]:
     """The whole page in its order."""
     found = [summary(runs, records)]
     found += [report_run.course(run, number) for number, run in enumerate(runs)]
@@ -88,7 +90,7 @@ def pictures(run: Run, data: str | None, number: int, named: Sequence[Path]) -> 
         return [Section(f"pictures-{number}", f"Pictures of {run.name}", report_page.paragraph(f"There are none: {error}."))]
 
 
-def page(options: Options) -> tuple[str, Path]:
+def page(options: ReportOptions) -> tuple[str, Path]:
     """The page and where it goes. Raises UserError where there is nothing to show."""
     paths = list(options.paths) or [store.newest_run(Path("runs"))]
     records = sorted(tables.read_records(paths), key=lambda record: bool(record["protocol"].get("untrained")))
@@ -105,7 +107,7 @@ def page(options: Options) -> tuple[str, Path]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.report")
+    options = parse(ReportOptions, arguments, prog="python -m probes.report")
     began = time.perf_counter()
     text, out = page(options)
     try:

@@ -22,19 +22,19 @@ NOT_OURS = frozenset({"recipe", "out", "replay", "allow_config_change", "report"
 """Options that say nothing of what was computed, or are said otherwise."""
 FILES = (store.BACKBONE, store.LAST, "config.json", "metrics.jsonl")
 PROBES = {
-    "knn": "probes.knn",
-    "linear": "probes.linear.protocol",
-    "logistic": "probes.logistic",
-    "semi": "probes.semi",
-    "cluster": "probes.cluster",
-    "parts": "probes.parts",
-    "segment": "probes.segment",
-    "finetune": "probes.finetune.options",
-    "video": "probes.video.__main__",
-    "retrieval": "probes.retrieval.tasks",
-    "robustness": "probes.robustness.suites",
+    "knn": "probes.knn.KnnOptions",
+    "linear": "probes.linear.protocol.LinearOptions",
+    "logistic": "probes.logistic.LogisticOptions",
+    "semi": "probes.semi.SemiOptions",
+    "cluster": "probes.cluster.ClusterOptions",
+    "parts": "probes.parts.PartsOptions",
+    "segment": "probes.segment.SegmentOptions",
+    "finetune": "probes.finetune.options.FinetuneOptions",
+    "video": "probes.video.__main__.VideoOptions",
+    "retrieval": "probes.retrieval.tasks.RetrievalOptions",
+    "robustness": "probes.robustness.suites.RobustnessOptions",
 }
-"""Measurements that are commands of this folder under their own names, and the module that has their options."""
+"""Measurements that are commands of this folder under their own names, and the class of their options."""
 NO_FILES = {"head": ("trained on the spot",), "class_map": ("ImageNet-9's", "the sample's")}
 """What records of `probes.robustness` say in place of a file: the default, so that no flag says it."""
 SAMPLE = re.compile(r"sample(:\d+)?( \(\w+\)|, .*)?")
@@ -81,7 +81,8 @@ def _options_of(probe: str) -> dict[str, Any]:
     """
     if probe not in PROBES:
         return {}
-    return {field.name: field.default for field in fields(importlib.import_module(PROBES[probe]).Options)}
+    module, _, name = PROBES[probe].rpartition(".")
+    return {field.name: field.default for field in fields(getattr(importlib.import_module(module), name))}
 
 
 def _data(data: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ CALIBRATION = 3.0
 
 
 @dataclass(frozen=True)
-class Options:
+class ReproduceOptions:
     """Measure everything that the given data allow, and set it beside the paper."""
 
     ckpt: Path | None = None
@@ -97,7 +97,7 @@ class Ended(NamedTuple):
 
 
 HOW = ("ckpt", "key", "few", "table", "dry_run", "device", "out")
-DATA = tuple(field.name for field in fields(Options) if field.name not in HOW)
+DATA = tuple(field.name for field in fields(ReproduceOptions) if field.name not in HOW)
 
 
 def calibrate(backbone: Backbone, device: torch.device) -> float:
@@ -116,7 +116,7 @@ def calibrate(backbone: Backbone, device: torch.device) -> float:
     return done / (time.perf_counter() - began)
 
 
-def check(options: Options) -> None:
+def check(options: ReproduceOptions) -> None:
     """Raise UserError for data that is not there."""
     for name in DATA:
         value = getattr(options, name)
@@ -129,7 +129,7 @@ def check(options: Options) -> None:
             raise UserError(f"--few: there is no file {path}")
 
 
-def asked_for(options: Options, out: Path) -> Asked:
+def asked_for(options: ReproduceOptions, out: Path) -> Asked:
     """The part of the options that decides on the plan."""
     given = {name: getattr(options, name) for name in DATA}
     return Asked(given, options.table, bool(options.few), options.key, out)
@@ -157,7 +157,7 @@ def show_plan(plan: Plan, speed: float, few: bool) -> None:
         console.say("without --few, labels are drawn from the seed: these numbers are not compared with Tables 4 and 12")
 
 
-def command(one: Planned, options: Options, ckpt: Path, out: Path) -> list[str]:
+def command(one: Planned, options: ReproduceOptions, ckpt: Path, out: Path) -> list[str]:
     """The words of a step's command, python left out."""
     name = record_name(one.step.name, options.key)
     known: dict[str, Any] = {"ckpt": ckpt, "data": one.data, "out": out / f"{name}.json", "folder": out / name}
@@ -167,12 +167,12 @@ def command(one: Planned, options: Options, ckpt: Path, out: Path) -> list[str]:
     return words if options.key == "teacher" else [*words, "--key", options.key]
 
 
-def head_of(one: Planned, options: Options, out: Path) -> Path:
+def head_of(one: Planned, options: ReproduceOptions, out: Path) -> Path:
     """The linear head that a step reads."""
     return one.head or out / f"{record_name('linear', options.key)}_head.safetensors"
 
 
-def run_step(one: Planned, options: Options, ckpt: Path, out: Path, key: str) -> Ended:
+def run_step(one: Planned, options: ReproduceOptions, ckpt: Path, out: Path, key: str) -> Ended:
     """Run it, unless the same command on the same checkpoint and head has ended well before. Its output goes to NAME.log."""
     place, head = out / record_name(one.step.name, options.key), head_of(one, options, out)
     if not all(Path(f"{place}{ending}").is_file() for ending in one.step.leaves):
@@ -185,7 +185,7 @@ def run_step(one: Planned, options: Options, ckpt: Path, out: Path, key: str) ->
     return Ended(one.step.name, ended.said, ended.seconds)
 
 
-def run_all(planned: Sequence[Planned], options: Options, ckpt: Path, out: Path, key: str) -> list[Ended]:
+def run_all(planned: Sequence[Planned], options: ReproduceOptions, ckpt: Path, out: Path, key: str) -> list[Ended]:
     """One after the other; what reads the files of a step that has failed is skipped."""
     ended: dict[str, Ended] = {}
     for number, one in enumerate(planned, 1):
@@ -209,7 +209,7 @@ def finish(out: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, arguments, prog="tools/reproduce.sh")
+    options = parse(ReproduceOptions, arguments, prog="tools/reproduce.sh")
     check(options)
     loaded = load_backbone(options.ckpt, key=options.key, full=True)
     usual = "cuda" if torch.cuda.is_available() else "cpu"

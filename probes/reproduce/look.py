@@ -18,8 +18,7 @@ from pretrain.models.backbone import Loaded
 from probes.finetune import data as tuned_data
 from probes.finetune import subsets
 from probes.finetune.dataset import epoch_of, steps_in
-from probes.finetune.options import Options as Tuning
-from probes.finetune.options import read_command_line, settled
+from probes.finetune.options import FinetuneOptions, read_command_line, settled
 from probes.reproduce.steps import FEW, Step
 from probes.retrieval import tasks
 from probes.robustness import suites
@@ -80,7 +79,7 @@ class Looker:
     def __init__(self, loaded: Loaded, few: Sequence[Path], fetch: bool) -> None:
         self._loaded, self._few, self._fetch = loaded, few, fetch
         self._open_parts = remembered(lambda data: common.labelled_parts(common.Common(data=data), loaded.backbone.shape))
-        self._open_tuned = remembered(lambda data: tuned_data.open_parts(Tuning(data=data)))
+        self._open_tuned = remembered(lambda data: tuned_data.open_parts(FinetuneOptions(data=data)))
 
     def __call__(self, step: Step, data: str) -> Look:
         """Never raises: what an opener raises is the reason."""
@@ -126,7 +125,7 @@ class Looker:
         return fitted(step.name, len(tuned_data.shared(options, train, test).train), options)
 
     def _suite(self, step: Step, data: str, line: list[str]) -> Look:
-        options = parse(suites.Options, line)
+        options = parse(suites.RobustnessOptions, line)
         who, note = Subject(self._loaded, next(self._loaded.backbone.parameters()).device), ""
         if step.needs == "sample":
             suites.open_saliency(options, who)
@@ -138,7 +137,7 @@ class Looker:
         return Look(note=note, asks=task.asks)
 
     def _retrieved(self, step: Step, data: str, line: list[str]) -> Look:
-        tasks.open_task(parse(tasks.Options, line), self._loaded.backbone)
+        tasks.open_task(parse(tasks.RetrievalOptions, line), self._loaded.backbone)
         return Look()
 
     def _clips(self, step: Step, data: str, line: list[str]) -> Look:
@@ -151,7 +150,7 @@ class Looker:
         return Look(reason=f"{data} lacks {lacking[0]}{more}" if lacking else "")
 
 
-def fitted(name: str, images: int, options: Tuning) -> Look:
+def fitted(name: str, images: int, options: FinetuneOptions) -> Look:
     """Nothing where an epoch of so many images has a step of the recipe's; else a smaller step, all rates in proportion.
 
     The original scales its rates with the images of a step too.

@@ -22,7 +22,7 @@ from pretrain.sample import retrieval
 from probes.features.search import by_faiss
 from probes.retrieval import copydays, descriptors, revisited
 from probes.retrieval.revisited import Truth
-from probes.retrieval.tasks import Options, Task, open_task
+from probes.retrieval.tasks import RetrievalOptions, Task, open_task
 from probes.shared import record
 from probes.shared.console import table
 from probes.shared.frozen import subject
@@ -31,7 +31,7 @@ STRANGERS = 100
 """Of the sample's copies."""
 
 
-def strangers(options: Options) -> Images | None:
+def strangers(options: RetrievalOptions) -> Images | None:
     """What is searched besides the originals: --distractors, or the sample's own."""
     if options.suite != "copydays":
         return None
@@ -77,7 +77,7 @@ def search(queries: Float[Tensor, "q d"], database: Float[Tensor, "t d"]) -> Int
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.retrieval")
+    options = parse(RetrievalOptions, arguments, prog="python -m probes.retrieval")
     at_least(1, options, "size")
     began = time.perf_counter()
     loaded, device = subject(options)

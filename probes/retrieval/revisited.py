@@ -46,7 +46,7 @@ class Precision(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Options:
+class RevisitedOptions:
     """Convert a ground truth of revisited Oxford or Paris from the published pickle to JSON."""
 
     truth: Annotated[Path, tyro.conf.Positional]
@@ -113,7 +113,7 @@ def plain_truth(truth: Truth) -> dict[str, Any]:
     return {"imlist": truth.names, "qimlist": truth.queries, "gnd": relevant}
 
 
-def convert(options: Options) -> int:
+def convert(options: RevisitedOptions) -> int:
     """Write the JSON; an exit code."""
     truth, out = read_truth(options.truth), options.out or options.truth.with_suffix(".json")
     if out.suffix != ".json":
@@ -128,7 +128,7 @@ def convert(options: Options) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """From a command line to an exit code."""
-    return convert(parse(Options, arguments, prog="python -m probes.retrieval.revisited"))
+    return convert(parse(RevisitedOptions, arguments, prog="python -m probes.retrieval.revisited"))
 
 
 def average_precision(ranks: Sequence[int], count: int) -> float:

@@ -23,7 +23,7 @@ PAPER_SIZE = 512
 
 
 @dataclass(frozen=True)
-class Options(Frozen):
+class RetrievalOptions(Frozen):
     """Find the same place, or the original of a copy (paper, Table 16). --data: `sample`, the folder that holds roxford5k/ and
     rparis6k/, or Copydays' folder."""
 
@@ -53,12 +53,12 @@ class Task(NamedTuple):
     protocol: dict[str, Any]
 
 
-def open_task(options: Options, backbone: Backbone) -> Task:
+def open_task(options: RetrievalOptions, backbone: Backbone) -> Task:
     """Raises UserError naming what is missing of a data set."""
     return _copies(options, backbone) if options.suite == "copydays" else _landmarks(options, backbone)
 
 
-def _landmarks(options: Options, backbone: Backbone) -> Task:
+def _landmarks(options: RetrievalOptions, backbone: Backbone) -> Task:
     if options.distractors is not None:
         raise UserError("--distractors is for --suite copydays")
     if options.data == "sample":
@@ -90,7 +90,7 @@ def _files(root: Path, names: Sequence[str], what: str) -> Images:
     return Files(f"{root.name}, {what}", paths, None)
 
 
-def _copies(options: Options, backbone: Backbone) -> Task:
+def _copies(options: RetrievalOptions, backbone: Backbone) -> Task:
     blocks = copydays.open_blocks(options.data)
     size = options.size or backbone.shape.image_size
     if size % backbone.shape.stride:

@@ -20,7 +20,7 @@ from checkpoints.cli import UserError, at_least, parse, run_command
 from pretrain.evaluate.views import evaluation_resize
 from probes.linear.head import ON_THE_SPOT, Classifier, Head, View, linear_head, read_head
 from probes.robustness import class_maps, suites
-from probes.robustness.suites import Options
+from probes.robustness.suites import RobustnessOptions
 from probes.shared import record
 from probes.shared.console import table
 from probes.shared.frozen import Subject, subject
@@ -30,7 +30,7 @@ TABLES = {"shuffle": "F10_shuffle", "inr": "", "sketch": ""}
 """The paper's table of a suite where it is not Table 8; it has none of ImageNet-R and -Sketch."""
 
 
-def check(options: Options) -> None:
+def check(options: RobustnessOptions) -> None:
     """Raise UserError for flags that do not go together."""
     if options.corrupt and options.suite != "inc":
         raise UserError("--corrupt is for --suite inc")
@@ -47,7 +47,7 @@ class Found(NamedTuple):
     source: str
 
 
-def head_for(options: Options, who: Subject, crop: int) -> Found:
+def head_for(options: RobustnessOptions, who: Subject, crop: int) -> Found:
     """The head that --head names, the one that `probes.linear` kept of this very backbone, or one trained now."""
     if options.head is not None:
         return Found(read_head(options.head, who.backbone, class_maps.imagenet()), str(options.head))
@@ -64,7 +64,7 @@ def head_for(options: Options, who: Subject, crop: int) -> Found:
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.robustness")
+    options = parse(RobustnessOptions, arguments, prog="python -m probes.robustness")
     check(options)
     began = time.perf_counter()
     who = subject(options)
@@ -106,7 +106,7 @@ def _draw(picture: gallery.Shown, path: Path) -> None:
     terminal.say(f"drawn to {path}")
 
 
-def protocol(options: Options, found: Found, view: View, about: Mapping[str, Any]) -> dict[str, Any]:
+def protocol(options: RobustnessOptions, found: Found, view: View, about: Mapping[str, Any]) -> dict[str, Any]:
     """What a record says of how it was measured; `about` is the suite's own part."""
     head = found.head
     said: dict[str, Any] = {"suite": options.suite, "features": head.features, "head": found.source}
@@ -114,7 +114,7 @@ def protocol(options: Options, found: Found, view: View, about: Mapping[str, Any
     return said | {"key": options.key, "untrained": False, "batch_size": options.batch_size, "seed": options.seed} | dict(about)
 
 
-def records(options: Options, path: Path, metrics: Mapping[str, float]) -> dict[Path, tuple[str, dict[str, float]]]:
+def records(options: RobustnessOptions, path: Path, metrics: Mapping[str, float]) -> dict[Path, tuple[str, dict[str, float]]]:
     """Table and numbers by file; dropped patches are two records, as the paper has a table and a figure of them."""
     table = TABLES.get(options.suite, "T8_robustness")
     if options.suite != "occlusion":

@@ -34,7 +34,7 @@ SAMPLE_LIMIT = {"inc": 200, "occlusion": 500, "shuffle": 500}
 
 
 @dataclass(frozen=True)
-class Options(Frozen):
+class RobustnessOptions(Frozen):
     """Accuracy on other pictures than those that were learnt from. --data: `sample`, or the suite's own folder."""
 
     suite: Literal["in9", "ina", "inr", "sketch", "inc", "occlusion", "shuffle"] = "in9"
@@ -80,7 +80,7 @@ class Task(NamedTuple):
     """Classes that the head must know, by what they are for."""
 
 
-def prepare(options: Options, who: Subject) -> Task:
+def prepare(options: RobustnessOptions, who: Subject) -> Task:
     """Open the suite's data. Raises UserError naming what is missing."""
     opened = {"in9": _in9, "inc": _inc, "occlusion": _occlusion, "shuffle": _shuffle}
     return opened.get(options.suite, _shifted)(options, who)
@@ -93,13 +93,13 @@ def drawn(name: str, content: classification.Drawn) -> Images:
     return images
 
 
-def limited(images: Images, options: Options) -> Images:
+def limited(images: Images, options: RobustnessOptions) -> Images:
     """At most `--limit` of them, drawn from the seed."""
     count = options.limit or (SAMPLE_LIMIT.get(options.suite) if options.data == "sample" else None)
     return images if count is None or count >= len(images) else subset(images, count, options.seed)
 
 
-def training_images(options: Options) -> Images:
+def training_images(options: RobustnessOptions) -> Images:
     """What a head is trained on. Raises UserError where nobody said."""
     any_data = options.suite in ("occlusion", "shuffle") or options.corrupt
     if options.train is not None:
@@ -114,7 +114,7 @@ def training_images(options: Options) -> Images:
     return of_several_classes(some)
 
 
-def test_images(options: Options) -> Images:
+def test_images(options: RobustnessOptions) -> Images:
     """Labelled images, of the part to test on where there is one."""
     images = open_images(options.data, "val" if has_part(options.data, "val") else None)
     if images.labels is None:
@@ -122,7 +122,7 @@ def test_images(options: Options) -> Images:
     return limited(images, options)
 
 
-def _in9(options: Options, who: Subject) -> Task:
+def _in9(options: RobustnessOptions, who: Subject) -> Task:
     if options.data == "sample":
         variants = {name: drawn(f"sample, {name}", shifts.in9(name)) for name in shifts.IN9}
         members = {name: [name] for name in scene.CLASSES[: shifts.FOREGROUNDS]}
@@ -140,7 +140,7 @@ def _in9(options: Options, who: Subject) -> Task:
     return Task(sum(len(images) for images in parts.values()), False, measure, {"class_map": own}, asks)
 
 
-def _shifted(options: Options, who: Subject) -> Task:
+def _shifted(options: RobustnessOptions, who: Subject) -> Task:
     suite = options.suite
     on_disk = options.data != "sample"
     whole = (
@@ -154,7 +154,7 @@ def _shifted(options: Options, who: Subject) -> Task:
     return Task(len(images), True, measure, asks={images.name: images.classes})
 
 
-def _inc(options: Options, who: Subject) -> Task:
+def _inc(options: RobustnessOptions, who: Subject) -> Task:
     """ImageNet-C's folders, or any data corrupted here, which is then also measured as it is."""
     clean = test_images(options) if options.corrupt or options.data == "sample" else None
     if clean is not None:
@@ -177,7 +177,7 @@ def _inc(options: Options, who: Subject) -> Task:
     return Task(len(first) * len(pairs), False, measure, {"corrupt": clean is not None}, {first.name: first.classes})
 
 
-def _shuffle(options: Options, who: Subject) -> Task:
+def _shuffle(options: RobustnessOptions, who: Subject) -> Task:
     images = test_images(options)
     caption = f"{images.name}\n{inputs.whose(who, options.key)}"
 
@@ -199,7 +199,7 @@ def _shuffled(grid: tuple[int, int], draw: dict[str, Any], crops: Tensor, number
     return drops.shuffled(crops, grid, drops.orders(numbers, grid[0] * grid[1], **draw))
 
 
-def _occlusion(options: Options, who: Subject) -> Task:
+def _occlusion(options: RobustnessOptions, who: Subject) -> Task:
     images, saliency = test_images(options), open_saliency(options, who)
     caption = f"{images.name}\n{inputs.whose(who, options.key)}"
 
@@ -221,7 +221,7 @@ def _dropped(kind: str, saliency: Saliency, more: dict[str, Any], crops: Tensor,
     return drops.without(crops, occlusion.dropped(kind, occlusion.AT, saliency.maps(crops), numbers, **more))
 
 
-def open_saliency(options: Options, who: Subject) -> Saliency:
+def open_saliency(options: RobustnessOptions, who: Subject) -> Saliency:
     """Raises UserError for a network without attention that can be read, or without that head, or for another size of crops."""
     own = who.backbone, ITSELF
     asked = options.saliency or (ITSELF if options.data == "sample" else DINO)

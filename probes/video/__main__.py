@@ -32,7 +32,7 @@ COLUMNS = ("jf_m", "j_m", "j_recall", "j_decay", "f_m", "f_recall", "f_decay")
 
 
 @dataclass(frozen=True)
-class Options(Frozen):
+class VideoOptions(Frozen):
     """Carry the first frame's masks through clips (paper, Table 16). --data: `sample`, or DAVIS-2017's folder."""
 
     size: int | None = None
@@ -83,7 +83,7 @@ def score(clips: Sequence[Clip], said: Callable[[Clip], np.ndarray], what: str, 
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(Options, arguments, prog="python -m probes.video")
+    options = parse(VideoOptions, arguments, prog="python -m probes.video")
     for name in ("context", "radius", "top_k", "size"):
         value = getattr(options, name)
         if value is not None and value < (0 if name == "context" else 1):

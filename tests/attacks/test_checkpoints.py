@@ -542,7 +542,7 @@ def test_a_folder_of_openmmlab_does_not_choose_what_is_fetched(
     monkeypatch.setattr(dense, "COUNTS", {"train": 2, "val": 1})
     out = tmp_path / "out"
     out.mkdir()
-    chosen = transfer.Options("ade20k", Path(flags[-1]), out=out)
+    chosen = transfer.TransferOptions("ade20k", Path(flags[-1]), out=out)
     for name in (
         "http://127.0.0.1/x.pth",
         "torchvision://resnet50",

@@ -31,15 +31,15 @@ from probes.bench import knn as bench_knn
 from probes.bench import step as bench_step
 from probes.features import cache, kept
 from probes.finetune import __main__ as finetune
-from probes.finetune.options import Options as FinetuneOptions
+from probes.finetune.options import FinetuneOptions
 from probes.linear import __main__ as linear
 from probes.linear import protocol
 from probes.report import __main__ as report
 from probes.reproduce import __main__ as reproduce
 from probes.retrieval import __main__ as retrieval
-from probes.retrieval.tasks import Options as RetrievalOptions
+from probes.retrieval.tasks import RetrievalOptions
 from probes.robustness import __main__ as robustness
-from probes.robustness.suites import Options as SuiteOptions
+from probes.robustness.suites import RobustnessOptions
 from probes.shared import record, subject, subprocesses
 from probes.video import __main__ as video
 from probes.visualize import __main__ as visualize
@@ -290,35 +290,35 @@ def test_a_dense_task_refuses_links_anywhere_in_its_folder(outside: Path) -> Non
 
 COMMANDS: list[tuple[Callable[..., Any], list[str], type]] = [
     (train.main, [], options.Config),
-    (curves.main, [], curves.Options),
-    (sample.main, [], sample.Options),
+    (curves.main, [], curves.CurvesOptions),
+    (sample.main, [], sample.SampleOptions),
     (options.main, [], options.Wanted),
-    (bench_data.main, [], bench_data.Options),
-    (bench_step.main, [], bench_step.Options),
+    (bench_data.main, [], bench_data.BenchDataOptions),
+    (bench_step.main, [], bench_step.BenchStepOptions),
     (tokenizers.main, ["convert"], tokenizers.Convert),
     (tokenizers.main, ["kmeans"], tokenizers.Tokens),
     (tokenizers.main, ["patches"], tokenizers.Patches),
-    (export.main, [], export.Options),
-    (inspect.main, [], inspect.Options),
-    (knn.main, [], knn.Options),
-    (linear.main, [], protocol.Options),
-    (logistic.main, [], logistic.Options),
-    (semi.main, [], semi.Options),
-    (cluster.main, [], cluster.Options),
-    (parts.main, [], parts.Options),
-    (segment.main, [], segment.Options),
+    (export.main, [], export.ExportOptions),
+    (inspect.main, [], inspect.InspectOptions),
+    (knn.main, [], knn.KnnOptions),
+    (linear.main, [], protocol.LinearOptions),
+    (logistic.main, [], logistic.LogisticOptions),
+    (semi.main, [], semi.SemiOptions),
+    (cluster.main, [], cluster.ClusterOptions),
+    (parts.main, [], parts.PartsOptions),
+    (segment.main, [], segment.SegmentOptions),
     (finetune.main, [], FinetuneOptions),
-    (robustness.main, [], SuiteOptions),
+    (robustness.main, [], RobustnessOptions),
     (retrieval.main, [], RetrievalOptions),
-    (video.main, [], video.Options),
+    (video.main, [], video.VideoOptions),
     (visualize.main, ["attention"], attention_maps.Attention),
-    (report.main, [], report.Options),
-    (live.main, [], live.Options),
-    (tables.main, [], tables.Options),
-    (reproduce.main, [], reproduce.Options),
-    (ablate.main, [], ablate.Options),
-    (bench_knn.main, [], bench_knn.Options),
-    (transfer.main, [], transfer.Options),
+    (report.main, [], report.ReportOptions),
+    (live.main, [], live.LiveOptions),
+    (tables.main, [], tables.TablesOptions),
+    (reproduce.main, [], reproduce.ReproduceOptions),
+    (ablate.main, [], ablate.AblateOptions),
+    (bench_knn.main, [], bench_knn.BenchKnnOptions),
+    (transfer.main, [], transfer.TransferOptions),
 ]
 EMPTY = [
     (main, words, field.name)

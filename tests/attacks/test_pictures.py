@@ -181,7 +181,7 @@ def segment_classes(root: Path, content: bytes) -> None:
 
 def scenes(root: Path) -> segment.Labelled:
     dense.write_ade20k(root, {"train": 1, "val": 1}, size=32)
-    return segment.open_data(segment.Options(data=str(root))).train
+    return segment.open_data(segment.SegmentOptions(data=str(root))).train
 
 
 PLACES: list[Callable[[Path, bytes], None]] = [
@@ -224,7 +224,9 @@ def test_dense_tasks_read_through_the_same_door(task: str, content: bytes, tmp_p
     train.toolboxes()
     from transfer.pictures import set_backend  # noqa: PLC0415
 
-    config = train.read_config(train.Options(task=task, config="cascade_vits16_1x" if task == "coco" else "upernet_vits16"))
+    config = train.read_config(
+        train.TransferOptions(task=task, config="cascade_vits16_1x" if task == "coco" else "upernet_vits16")
+    )
     set_backend(config)
     init_default_scope(config.default_scope)
     path = tmp_path / "photo.jpg"

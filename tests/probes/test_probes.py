@@ -268,7 +268,7 @@ def test_an_epoch_has_its_last_step_however_few_images_it_has(
     count: int, batch: int, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each process's images are those of torch's DistributedSampler on the same order. 46c01a2 left out what filled no step."""
-    options = linear_protocol.Options(batch_size=batch, seed=3)
+    options = linear_protocol.LinearOptions(batch_size=batch, seed=3)
     order = np.random.default_rng([3, 1, 5]).permutation(count).tolist()
     monkeypatch.setattr("pretrain.engine.distributed.world_size", lambda: processes)
     for rank in range(processes):
@@ -423,7 +423,7 @@ def test_val_split_never_looks_at_the_test_images(run: Path, folders: Path, tmp_
 def test_the_held_out_tenth_is_even_over_the_classes() -> None:
     images = pictures(40)
     images.labels = np.arange(40) % 4
-    kept, apart = linear_protocol.split(images, linear_protocol.Options())
+    kept, apart = linear_protocol.split(images, linear_protocol.LinearOptions())
     assert len(kept) == 36 and sorted(apart.labels.tolist()) == [0, 1, 2, 3]  # type: ignore[union-attr]
 
 

@@ -194,7 +194,7 @@ VALUES |= {"dist_url": "env://", "use_cuda": "true", "checkpoint_key": "teacher"
 
 
 def test_every_flag_of_the_originals_evaluation_is_taken_or_answered() -> None:
-    for command in (knn.Options, protocol.Options):
+    for command in (knn.KnnOptions, protocol.LinearOptions):
         for flag in EVALUATION:
             try:
                 parse(command, [f"--{flag}", VALUES.get(flag, "1")])

@@ -8,7 +8,7 @@ from pretrain.models.backbone import make
 from probes.finetune import train as finetune_train
 from probes.finetune.checkpoint import Network
 from probes.finetune.model import Classifier
-from probes.finetune.options import Options, settled, with_recipe
+from probes.finetune.options import FinetuneOptions, settled, with_recipe
 
 TINY = Architecture("vit", 8, 32, 3, 64, 3, 1)
 
@@ -20,7 +20,7 @@ SHAPES = {
 }
 
 
-def options_for(recipe: str = "small", **changes: object) -> Options:
+def options_for(recipe: str = "small", **changes: object) -> FinetuneOptions:
     return settled(with_recipe(recipe, **changes), TINY.embed_dim, TINY.image_size)
 
 

@@ -30,7 +30,7 @@ TRAIN, VAL = "annotations/training/00000.png", "annotations/validation/00000.png
 def configs() -> dict[str, Any]:
     train.toolboxes()
     names = {"coco": "sample", "ade20k": "sample_upernet"}
-    return {task: train.read_config(train.Options(task=task, config=name)) for task, name in names.items()}  # type: ignore[arg-type]
+    return {task: train.read_config(train.TransferOptions(task=task, config=name)) for task, name in names.items()}  # type: ignore[arg-type]
 
 
 def prepared(task: str, root: Path, configs: dict[str, Any], out: Path, **flags: Any) -> tuple[data.Found, Any]:
@@ -213,7 +213,7 @@ def test_own_classes_and_ids_with_gaps_are_those_of_the_data(coco: Path, tmp_pat
 
 @pytest.mark.parametrize("name", ["cascade_vits16_1x", "mask_rcnn_swint_1x"])
 def test_own_classes_reach_every_head_of_the_full_size_configs(name: str, coco: Path, tmp_path: Path) -> None:
-    config = train.read_config(train.Options(task="coco", config=name))
+    config = train.read_config(train.TransferOptions(task="coco", config=name))
     data.set_root(config, coco)
     assert data.look_through("coco", coco, config, tmp_path / "out").protocol == {"classes": 10}
     heads = config.model.roi_head.bbox_head
@@ -271,7 +271,7 @@ def put(content: Any, path: Path) -> None:
 
 
 def segmented(root: Path, zero: label_maps.Zero = "void") -> dict[str, label_maps.Survey]:
-    return segment.look_through(segment.open_data(segment.Options(data=str(root))), zero, str(root))
+    return segment.look_through(segment.open_data(segment.SegmentOptions(data=str(root))), zero, str(root))
 
 
 @pytest.mark.parametrize("place", [TRAIN, VAL])
@@ -351,7 +351,7 @@ def test_both_say_what_0_and_255_mean_and_read_the_same_labels(
     set_labels(config, 11)
     init_default_scope("mmseg")
     rows = DATASETS.build(config.test_dataloader.dataset)
-    mine = segment.open_data(segment.Options(data=str(ade20k))).val
+    mine = segment.open_data(segment.SegmentOptions(data=str(ade20k))).val
     for row, labels in zip(rows, mine.labels, strict=True):
         theirs = row["data_samples"].gt_sem_seg.data[0].long()
         assert torch.equal(theirs, segment.label_view(labels, SIDE, zero)) and (theirs == 255).any()

@@ -38,7 +38,7 @@ from probes.finetune.data import Data, open_data
 from probes.finetune.dataset import Batch, Steps, operations_of, training_view
 from probes.finetune.evaluate import Evaluator, evaluation_view
 from probes.finetune.model import Classifier, classifier, optimizer_of, parameter_groups
-from probes.finetune.options import Options, read_command_line, settled, with_recipe
+from probes.finetune.options import FinetuneOptions, read_command_line, settled, with_recipe
 from probes.finetune.recipes import RECIPES
 from probes.finetune.report import by_class, confusion, picture
 from probes.finetune.subsets import Share, balanced, part_of
@@ -81,7 +81,7 @@ def held(count: int = 20, classes: int = 4, size: int = 40) -> InMemory:
     return images
 
 
-def steps_of(options: Options, count: int = 20) -> Steps:
+def steps_of(options: FinetuneOptions, count: int = 20) -> Steps:
     return Steps(held(count), 4, TINY, options, 20)
 
 
@@ -140,7 +140,7 @@ def test_the_cosine_of_the_imagenet_recipe_moves_by_step_after_a_warm_up_from_ze
             assert group["lr"] == pytest.approx(rate * group["lr_scale"])
 
 
-def rates_of(options: Options, steps_per_epoch: int = 3) -> list[float]:
+def rates_of(options: FinetuneOptions, steps_per_epoch: int = 3) -> list[float]:
     """The learning rate of every epoch, the same for all of its steps and all parameters."""
     optimizer = optimizer_of(Classifier(make(TINY, maskable=False), 4), options, options.lr[0])
     schedule, rates = finetune_train.schedule_of(optimizer, options, steps_per_epoch), []
@@ -221,7 +221,7 @@ def test_over_inaturalist_2018_position_embeddings_shrink_to_two_thirds() -> Non
 
 
 def test_recipes_take_the_values_of_the_backbone_and_the_data_set() -> None:
-    def of(recipe: str, width: int, **changes: object) -> Options:
+    def of(recipe: str, width: int, **changes: object) -> FinetuneOptions:
         return settled(with_recipe(recipe, **changes), width, 224)
 
     for width, epochs, decay, drop, warm in ((384, 200, 0.75, 0.1, 20), (768, 100, 0.65, 0.2, 20), (1024, 50, 0.75, 0.4, 5)):
@@ -531,7 +531,7 @@ def test_a_list_of_names_takes_the_place_of_a_recipes_share() -> None:
 
 
 def test_a_part_can_be_named_as_simclr_names_it(folders: Path, tmp_path: Path) -> None:
-    images = open_data(Options(data=str(folders)), 3).train
+    images = open_data(FinetuneOptions(data=str(folders)), 3).train
     names = tmp_path / "1percent.txt"
     chosen = [3, 17, 30]
     names.write_text("".join(f"{Path(images.where(number)).name}\n" for number in chosen))
@@ -552,7 +552,7 @@ def test_flowers_are_learnt_from_train_and_val_and_tested_on_test(tmp_path: Path
     savemat(root / "setid.mat", parts)
     files = {name: (file, None) for name, (file, _) in datasets.Flowers102._file_dict.items()}
     monkeypatch.setattr(datasets.Flowers102, "_file_dict", files)
-    data = open_data(Options(data=f"torchvision:Flowers102@{tmp_path}"), 3)
+    data = open_data(FinetuneOptions(data=f"torchvision:Flowers102@{tmp_path}"), 3)
     assert data.train.labels.tolist() == [0, 1, 2] * 2 and data.test.labels.tolist() == [0, 1, 2] * 2
     assert len(data.classes) == 102
     reds = [int(data.train[number][4, 4, 0]) for number in range(6)]
@@ -570,7 +570,7 @@ def test_cars_have_the_class_of_its_own_column_counted_from_zero(tmp_path: Path)
         Image.new("RGB", (8, 8)).save(tmp_path / "car_ims" / f"{number}.jpg")
     names = np.array(["a", "b", "c"], dtype=object)
     savemat(tmp_path / "cars_annos.mat", {"annotations": rows, "class_names": names})
-    data = open_data(Options(data=str(tmp_path)), 3)
+    data = open_data(FinetuneOptions(data=str(tmp_path)), 3)
     assert data.train.labels.tolist() == [1, 0, 1] and data.test.labels.tolist() == [2]
     assert list(data.classes) == ["a", "b", "c"] and data.train.where(0).endswith("0.jpg")
 
@@ -582,7 +582,7 @@ def test_inaturalist_is_read_from_its_lists(tmp_path: Path) -> None:
         annotations = [{"image_id": 10 + number, "category_id": kind} for number, kind in enumerate(kinds)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (tmp_path / f"{part}2019.json").write_text(json.dumps(content))
-    data = open_data(Options(data=str(tmp_path)), 3)
+    data = open_data(FinetuneOptions(data=str(tmp_path)), 3)
     assert data.train.labels.tolist() == [1, 0, 1] and data.test.labels.tolist() == [0] and list(data.classes) == ["moth", "wasp"]
     assert data.train.where(1) == str(tmp_path / "images" / "train1.jpg")
 
@@ -640,7 +640,7 @@ def test_the_command_leaves_a_record_classes_a_picture_and_a_run(
     assert record["probe"] == "finetune" and record["checkpoint"]["sha256"] == store.sha256(run / store.BACKBONE)
     assert numbers["top1"] >= numbers["last_top1"] and numbers["last_epoch"] == 3 and 0 <= numbers["ema_last_top1"] <= 100
     assert protocol["recipe"] == "small" and protocol["layer_decay"] == 1.0 and record["table"] == "none"
-    assert {field.name for field in dataclasses.fields(Options)} < protocol.keys()
+    assert {field.name for field in dataclasses.fields(FinetuneOptions)} < protocol.keys()
     about = "diverged pretrained_size position_embeddings test_resize test_crop train_interpolation colour_jitter".split()
     assert [protocol[name] for name in about] == [[], 32, "as trained", 32, 32, "bicubic", 0.4]
     lines = [json.loads(line) for line in (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()]

@@ -250,7 +250,7 @@ def test_the_commands_on_the_page_mean_what_was_run(run: Path) -> None:
     record = json.loads((run / "results" / "knn.json").read_text())
     words = shlex.split(commands.measuring(record))
     assert words[:3] == ["python", "-m", "probes.knn"]
-    asked = parse(knn.Options, words[3:])
+    asked = parse(knn.KnnOptions, words[3:])
     assert (asked.ckpt, asked.k, asked.temperature, asked.crop) == (run, (1, 5, 20), 0.1, 32)
     assert asked.data == str(Path(record["data"]["train"]).parent)
 

@@ -16,14 +16,13 @@ from probes import semi
 from probes.finetune import __main__ as finetune
 from probes.finetune.data import open_data
 from probes.finetune.dataset import steps_in
-from probes.finetune.options import Options as Tuning
-from probes.finetune.options import as_values, read_command_line, settled
+from probes.finetune.options import FinetuneOptions, as_values, read_command_line, settled
 from probes.finetune.recipes import RECIPES
 from probes.paper import protocols
 from probes.paper.cells import CELLS
 from probes.reproduce import __main__ as reproduce
 from probes.reproduce import plan as reproduce_plan
-from probes.reproduce.__main__ import Options
+from probes.reproduce.__main__ import ReproduceOptions
 from probes.reproduce.look import Looker, fitted
 from probes.reproduce.plan import Plan
 from probes.reproduce.steps import real
@@ -58,12 +57,12 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "fetch", fetch)
 
 
-def plan(options: Options, loaded: Loaded, fetch: bool = False) -> Plan:
+def plan(options: ReproduceOptions, loaded: Loaded, fetch: bool = False) -> Plan:
     look = Looker(loaded, options.few, fetch)
     return reproduce_plan.make(reproduce.asked_for(options, Path("nowhere")), loaded, 1000.0, look)
 
 
-def tuning(words: Sequence[str], loaded: Loaded) -> Tuning:
+def tuning(words: Sequence[str], loaded: Loaded) -> FinetuneOptions:
     """What a step's command line means to fine-tuning."""
     shape = loaded.backbone.shape
     return settled(read_command_line(words[2:]), shape.embed_dim, shape.image_size, shape.kind)
@@ -77,7 +76,7 @@ def test_fewer_images_than_a_step_make_a_smaller_step_that_is_said_and_compared_
     loaded = outlined.checkpoint_of(arch, tmp_path / "last.pt")
     few = tuple(folders[name] for name in drawn_world.FEW)
     given: dict[str, Any] = {name: str(folders["ds"]) for name in TRANSFERS} | {"inat18": str(folders["inat18"])}
-    options = Options(imagenet=folders["imagenet"], few=few, **given)
+    options = ReproduceOptions(imagenet=folders["imagenet"], few=few, **given)
     smaller, whole = {}, set()
     for one in plan(options, loaded).planned:
         words = reproduce.command(one, options, tmp_path, tmp_path)
@@ -112,7 +111,7 @@ def test_fewer_images_than_a_step_make_a_smaller_step_that_is_said_and_compared_
 @pytest.mark.parametrize(("images", "repeats", "size"), [(7, 1, 6), (7, 3, 6), (2, 3, 2), (300, 3, 256), (1000, 1, 1000)])
 def test_a_smaller_step_has_pairs_and_is_no_longer_than_an_epoch(images: int, repeats: int, size: int) -> None:
     """Repeated augmentation rounds an epoch down to a multiple of 256 images."""
-    options = Tuning(lr=(1e-3,), batch_size=1024, repeats=repeats)
+    options = FinetuneOptions(lr=(1e-3,), batch_size=1024, repeats=repeats)
     assert fitted("x", images, options).words[:2] == ("--batch-size", str(size))
     assert fitted("x", 1024, options) == fitted("y", 5000, options)  # nothing
     assert fitted("x", 1, options).reason == "there is 1 image to learn from, and mixup takes 2"
@@ -247,7 +246,7 @@ def test_data_that_cannot_serve_is_left_out_with_the_reason_before_anything_runs
     damage, expected, reason = DAMAGED[name]
     given: dict[str, Any] = {key: path for key, path in folders.items() if key not in ("ds", "inat18", *drawn_world.FEW)}
     given |= dict.fromkeys(TRANSFERS, str(folders["ds"])) | {"few": tuple(folders[key] for key in drawn_world.FEW)}
-    found = plan(Options(**given | damage(folders, tmp_path)), loaded)
+    found = plan(ReproduceOptions(**given | damage(folders, tmp_path)), loaded)
     assert {one.step.name for one in found.left} == expected
     assert all(one.unfit for one in found.left)
     assert [one.reason for one in found.left if reason not in one.reason] == []
@@ -258,7 +257,7 @@ def test_who_can_say_what_is_salient_is_known_before_anything_runs(
     folders: dict[str, Path], tmp_path: Path, offline: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On 46c01a2 a Swin failed when its turn came; a network of one head was asked for its second."""
-    options = Options(imagenet=folders["imagenet"], table=("F9",))
+    options = ReproduceOptions(imagenet=folders["imagenet"], table=("F9",))
     for arch, reason in (("vit_small", ""), ("swin_tiny", "Swin has no [CLS] token"), ("vit_of_one_head", "has heads 0 to 0")):
         loaded = outlined.checkpoint_of(arch if arch in outlined.ARCHS else "vit_small", tmp_path / "last.pt")
         if arch == "vit_of_one_head":

@@ -20,7 +20,7 @@ from probes.paper import protocols, published
 from probes.paper.cells import CELLS, Cell
 from probes.reproduce import __main__ as reproduce
 from probes.reproduce import plan as reproduce_plan
-from probes.reproduce.__main__ import Options
+from probes.reproduce.__main__ import ReproduceOptions
 from probes.reproduce.look import Look
 from probes.reproduce.plan import Plan, Planned, lacking
 from probes.reproduce.steps import FEW, START, Step, real, sample
@@ -45,7 +45,7 @@ def small(path: Path) -> Loaded:
     return load_backbone(path)
 
 
-def plan(options: Options, loaded: Loaded, speed: float = 1000.0, out: Path = Path("nowhere")) -> Plan:
+def plan(options: ReproduceOptions, loaded: Loaded, speed: float = 1000.0, out: Path = Path("nowhere")) -> Plan:
     """Of folders whose content is not looked at."""
     return reproduce_plan.make(reproduce.asked_for(options, out), loaded, speed, lambda step, data: Look())
 
@@ -55,14 +55,14 @@ def names_of(plan: Plan) -> list[str]:
 
 
 def test_what_is_given_is_planned_cheapest_first_and_the_rest_is_named(vit: Path, tmp_path: Path) -> None:
-    found = plan(Options(imagenet=tmp_path, davis=tmp_path), small(vit))
+    found = plan(ReproduceOptions(imagenet=tmp_path, davis=tmp_path), small(vit))
     names = names_of(found)
     assert {"knn", "linear", "semi", "finetune", "video"} <= set(names) and "ina" not in names
     alone = [one.seconds for one in found.planned if not one.step.after]
     assert alone == sorted(alone)
     assert names.index("knn") < names.index("linear") < names.index("finetune")
     assert {"ina", "inc", "cifar10", "inat18"} <= {step.name for step in found.missing}
-    twice = plan(Options(imagenet=tmp_path, davis=tmp_path), small(vit), speed=2000.0)
+    twice = plan(ReproduceOptions(imagenet=tmp_path, davis=tmp_path), small(vit), speed=2000.0)
     for slow, fast in zip(found.planned, twice.planned, strict=True):
         assert slow.seconds - START == pytest.approx(2 * (fast.seconds - START))
 
@@ -70,7 +70,7 @@ def test_what_is_given_is_planned_cheapest_first_and_the_rest_is_named(vit: Path
 def test_the_head_is_trained_before_whatever_is_measured_with_it(vit: Path, tmp_path: Path) -> None:
     """On 46c01a2 in9, ina, inc, occlusion and shuffle came first and trained heads of their own."""
     given = dict.fromkeys(("imagenet", "in9", "ina", "inr", "sketch", "inc"), tmp_path)
-    for options in (Options(**given), Options()):
+    for options in (ReproduceOptions(**given), ReproduceOptions()):
         found = plan(options, small(vit), out=tmp_path)
         names = names_of(found)
         headed = [
@@ -103,7 +103,7 @@ def test_a_head_from_before_is_taken_if_it_is_by_the_protocol(
     """On 46c01a2 in9 without ImageNet asked for a head, or took any that lay beside the checkpoint."""
     checkpoint = tmp_path / "backbone.safetensors"
     checkpoint.write_bytes(vit.read_bytes())
-    loaded, options = small(checkpoint), Options(in9=tmp_path, sketch=tmp_path)
+    loaded, options = small(checkpoint), ReproduceOptions(in9=tmp_path, sketch=tmp_path)
     found = plan(options, loaded, out=tmp_path / "out")
     assert not found.planned and [one.step.name for one in found.left] == ["in9", "sketch"]
     assert "there is no linear head of this checkpoint" in found.left[0].reason and found.unanswered == ["--in9", "--sketch"]
@@ -126,20 +126,22 @@ def test_a_head_from_before_is_taken_if_it_is_by_the_protocol(
 
 def test_tables_choose_the_steps_and_what_these_read(vit: Path, tmp_path: Path) -> None:
     """On 46c01a2 Figure 10 alone trained a head by another protocol."""
-    found = plan(Options(imagenet=tmp_path, table=("T1", "F10")), small(vit))
+    found = plan(ReproduceOptions(imagenet=tmp_path, table=("T1", "F10")), small(vit))
     assert set(names_of(found)) == {"knn", "linear", "shuffle"} and not found.missing and not found.unanswered
-    for options in (Options(imagenet=tmp_path, table=("F10",)), Options(table=("F10",))):
+    for options in (ReproduceOptions(imagenet=tmp_path, table=("F10",)), ReproduceOptions(table=("F10",))):
         assert names_of(plan(options, small(vit))) == ["linear", "shuffle"]
-    assert plan(Options(imagenet=tmp_path, table=("T16",)), small(vit)).unanswered == ["--table T16"]
+    assert plan(ReproduceOptions(imagenet=tmp_path, table=("T16",)), small(vit)).unanswered == ["--table T16"]
     with pytest.raises(UserError, match="there is no table T99"):
-        plan(Options(table=("T99",)), small(vit))
+        plan(ReproduceOptions(table=("T99",)), small(vit))
 
 
 def test_without_data_everything_runs_on_the_sample(vit: Path) -> None:
-    found = plan(Options(), small(vit))
+    found = plan(ReproduceOptions(), small(vit))
     assert set(names_of(found)) == {step.name for step in sample()} and not found.missing and not found.left
     assert sum(one.seconds for one in found.planned) < 1800
-    words = reproduce.command(next(one for one in found.planned if one.step.name == "occlusion"), Options(), vit, Path("out"))
+    words = reproduce.command(
+        next(one for one in found.planned if one.step.name == "occlusion"), ReproduceOptions(), vit, Path("out")
+    )
     assert words[words.index("--saliency") + 1] == "itself"
 
 
@@ -152,7 +154,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def options_of(words: Sequence[str]) -> Any:
     """What a step's command line means to its module. Exits where that does not know a flag."""
     module = importlib.import_module(command_module(words[1]))
-    return module.read_command_line(words[2:]) if words[1] == "probes.finetune" else parse(module.Options, words[2:])
+    if words[1] == "probes.finetune":
+        return module.read_command_line(words[2:])
+    (options,) = (kind for name, kind in vars(module).items() if name.endswith("Options"))
+    return parse(options, words[2:])
 
 
 def stated(options: Any, width: int) -> tuple[str, dict[str, Any]]:
@@ -255,16 +260,18 @@ def every_name_of(folders: Mapping[str, Path], tmp_path: Path) -> list[Path]:
 
 def test_what_a_checkpoint_cannot_have_is_said_with_the_reason(tmp_path: Path) -> None:
     """On 46c01a2 it was dropped in silence, or failed when its turn came."""
-    swin = plan(Options(imagenet=tmp_path, ade20k=tmp_path), outlined.checkpoint_of("swin_tiny", tmp_path / "x", head=False))
+    swin = plan(
+        ReproduceOptions(imagenet=tmp_path, ade20k=tmp_path), outlined.checkpoint_of("swin_tiny", tmp_path / "x", head=False)
+    )
     reasons = {one.step.name: one.reason for one in swin.left}
     assert "Swin has no [CLS] token" in reasons.pop("parts") and "linear_swint" in reasons.pop("segment_linear")
     assert reasons.keys() == {"cluster", "finetune_1pct", "finetune_10pct"}
     assert all("no projection head" in reason for reason in reasons.values())
     assert {"finetune_1pct_bare", "upernet", "knn"} <= set(names_of(swin)) and not swin.unanswered
-    asked = plan(Options(imagenet=tmp_path, table=("F5",)), outlined.checkpoint_of("swin_tiny", tmp_path / "x"))
+    asked = plan(ReproduceOptions(imagenet=tmp_path, table=("F5",)), outlined.checkpoint_of("swin_tiny", tmp_path / "x"))
     assert not asked.planned and asked.unanswered == ["--imagenet", "--table F5"]
     tiny = plan(
-        Options(coco=tmp_path),
+        ReproduceOptions(coco=tmp_path),
         outlined.checkpoint_of("vit_small", tmp_path / "x")._replace(backbone=outlined.small_of("vit_tiny")),
     )
     assert "has no cascade_vit_tiny_1x" in tiny.left[0].reason and tiny.unanswered == ["--coco"]
@@ -274,7 +281,7 @@ def test_the_student_is_measured_under_names_of_its_own(vit: Path, tmp_path: Pat
     """On 46c01a2 there was no --key, though the published IN-22K numbers are the student's."""
     lines = {}
     for key in ("teacher", "student"):
-        options = Options(imagenet=tmp_path, coco=tmp_path, sketch=tmp_path, key=key)
+        options = ReproduceOptions(imagenet=tmp_path, coco=tmp_path, sketch=tmp_path, key=key)
         found = plan(options, outlined.checkpoint_of("vit_base", tmp_path / "x"), out=tmp_path)
         lines[key] = {one.step.name: reproduce.command(one, options, vit, tmp_path) for one in found.planned}
     assert (
@@ -292,7 +299,7 @@ def test_lists_of_few_labels_go_to_every_step_that_learns_from_few(
 ) -> None:
     """On 46c01a2 there was no way to give them, and drawn shares were compared."""
     few = tuple(tmp_path / f"{{{share}}}percent.txt" for share in (1, 10))
-    options = Options(imagenet=tmp_path, few=few)
+    options = ReproduceOptions(imagenet=tmp_path, few=few)
     found = plan(options, outlined.checkpoint_of("vit_small", tmp_path / "x"))
     lists = {}
     for one in found.planned:
@@ -388,7 +395,7 @@ def test_a_failure_stops_only_what_needs_it_and_what_is_done_stays_done(
 
 def test_another_checkpoint_or_head_is_measured_anew(vit: Path, tmp_path: Path) -> None:
     """On 46c01a2 what was measured with a head stayed done when the head was another."""
-    words, options = ("-c", "import sys; open(sys.argv[1], 'a').write('x')", "{folder}.txt"), Options()
+    words, options = ("-c", "import sys; open(sys.argv[1], 'a').write('x')", "{folder}.txt"), ReproduceOptions()
     one = Planned(Step("count", (), "sample", words, 1), "", 1.0)
     for key in ("first", "first", "second"):
         reproduce.run_step(one, options, vit, tmp_path, key)
@@ -408,7 +415,7 @@ def test_a_missing_folder_is_one_sentence(vit: Path, capsys: pytest.CaptureFixtu
 def test_a_step_of_the_sample_really_runs(vit: Path, tmp_path: Path) -> None:
     """The cheapest one, by its own command line."""
     out = tmp_path / "out"
-    options = Options(table=("T5",))
+    options = ReproduceOptions(table=("T5",))
     planned = plan(options, small(vit)).planned
     ended = [reproduce.run_step(one, options, vit, out, "key") for one in planned if not out.mkdir(exist_ok=True)]
     assert [one.state for one in ended] == ["done"], (out / "cluster.log").read_text()
