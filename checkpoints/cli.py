@@ -2,8 +2,11 @@
 
 import dataclasses
 import errno
+import hashlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -135,12 +138,32 @@ def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] |
         sentence = _sentence(error)
         if sentence is None:
             raise
+        if _said_beside(sentence):
+            return WRONG_COMMAND if isinstance(error, UserError) else FAILED
         first, *listed = sentence.split("\n  ") if isinstance(error, WorkError) else [sentence]  # a list of ours, each set in
         terminal.say(first, error=True)
         for line in listed:
             terminal.say(f"  {line}", error=True)
         return WRONG_COMMAND if isinstance(error, UserError) else FAILED
     return code if isinstance(code, int) else DONE
+
+
+def _said_beside(sentence: str) -> bool:
+    """Whether another process that torchrun started on this machine has said this already: once is enough.
+
+    A mark in torchrun's own folder tells.
+    """
+    errors = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not errors:
+        return False
+    digest = hashlib.sha256(sentence.encode("utf-8", "surrogateescape")).hexdigest()
+    try:
+        os.close(os.open(Path(errors).parent.parent / f"said-{digest}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _sentence(error: Exception) -> str | None:

@@ -34,7 +34,9 @@ def _code(failures: Mapping[int, Any]) -> int:
     """What the processes ended with, said where they could not say it themselves."""
     killed = [(rank, one) for rank, one in sorted(failures.items()) if one.exitcode < 0]
     codes = {one.exitcode for one in failures.values()}
-    dead = [(rank, one) for rank, one in killed if one.exitcode not in (-signal.SIGTERM, -signal.SIGINT)] or killed
+    dead = [(rank, one) for rank, one in killed if one.exitcode not in (-signal.SIGTERM, -signal.SIGINT)]
+    if not dead and all(code < 0 for code in codes):  # else torchrun has ended the others after one that has said why
+        dead = killed
     if dead and (INTERRUPTED not in codes or dead[0][1].exitcode == -signal.SIGKILL):
         rank, one = dead[0]
         name = signal.Signals(-one.exitcode).name

@@ -162,13 +162,14 @@ def train(config: Config, device: torch.device) -> int:
     remarks = [*ranges, *prepare.too_dark(images), *prepare.no_curve(config, images), *prepare.without_effect(config)]
     remarks += start.remarks if start else []
     remarks += run.resume(student, teacher, optimizer, precision.scaler)
-    run.begin()
+    left = run.step < schedule.total_steps
+    knn = prepare.online_knn(config, images) if config.knn_every and left else None
+    run.begin()  # only now is anything made
     progress = Progress(run, images, schedule, device, precision.name, remarks)
-    if run.step >= schedule.total_steps:
+    if not left:
         progress.finished_before()
         return DONE
     provenance.note(run.folder, run.step, device, precision.name)
-    knn = prepare.online_knn(config, images) if config.knn_every else None
 
     def measure_knn(done: int) -> None:
         backbone = whole_backbone(teacher)  # all processes together

@@ -3,9 +3,10 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from checkpoints.cli import WorkError
+from checkpoints import hold
+from checkpoints.cli import UserError, WorkError
+
+Result = TypeVar("Result")
 
 LOST = re.compile("gloo|NCCL|Connection (closed|reset)|Timed out waiting|Broken pipe|barrier", re.IGNORECASE)
 """What torch says when a partner is not there any more, or has not answered within torch's limit of 10 to 30 minutes."""
@@ -148,6 +152,29 @@ def gathered(values: list[Any]) -> list[Any]:
     lists: list[list[Any]] = [[] for _ in range(world_size())]
     dist.all_gather_object(lists, values)
     return [value for some in lists for value in some]
+
+
+def main_first(work: Callable[[], Result]) -> Result:
+    """What `work` gives: in the main process first, then in the others, which find what it has fetched.
+
+    What it raises there, UserError or WorkError, all processes raise. They wait as long as for a lock (`hold.PATIENCE`), which is
+    longer than the half hour after which torch gives a partner up.
+    """
+    if world_size() == 1:
+        return work()
+    patient: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=hold.PATIENCE))
+    failed: list[UserError | WorkError | None] = [None]
+    found: list[Result] = []
+    try:
+        if is_main():
+            found.append(work())
+    except (UserError, WorkError) as error:
+        failed = [error]
+    dist.broadcast_object_list(failed, src=0, group=patient)
+    dist.destroy_process_group(patient)
+    if failed[0] is not None:
+        raise failed[0]
+    return found[0] if found else work()
 
 
 def all_true(flag: Tensor) -> Tensor:

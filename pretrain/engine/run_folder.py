@@ -18,7 +18,7 @@ from checkpoints import checked, hold, places, reading, store, terminal
 from checkpoints.cli import UserError, WorkError
 from pretrain.engine import distributed, logs
 from pretrain.engine.bad_images import Bad
-from pretrain.engine.trackers import Track, tracker
+from pretrain.engine.trackers import Track, package_of, tracker
 
 WRITTEN = ("config.json", "*.jsonl", "*.pt", "*.safetensors", "*.html", "events.out.tfevents.*")
 """What is written in a training's folder."""
@@ -69,6 +69,7 @@ class RunFolder:
         """Make the folder and write the options down. Raises UserError where that cannot be, or would lead out of the folder."""
         if not distributed.is_main():
             return
+        package_of(self._track_with)  # a missing one is an error that leaves nothing behind
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in self.folder.iterdir():

@@ -26,15 +26,22 @@ def look_through(name: str) -> None:
         places.refuse_links(Path("mlruns"))
 
 
-def tracker(name: str, run: str, config: Mapping[str, Any]) -> Track:
-    """`none`, `wandb` or `mlflow`, as each is set up on this machine. Raises UserError where the package is missing."""
+def package_of(name: str) -> Any:
+    """What `--track` names, imported; None for `none`. Raises UserError where it is missing, or would be led astray."""
     if name == "none":
-        return lambda values, step: None
+        return None
     look_through(name)
     try:
-        package: Any = elsewhere.imported(name)
+        return elsewhere.imported(name)
     except ImportError as error:
         raise UserError(f"--track {name} needs the package: pip install {name}") from error
+
+
+def tracker(name: str, run: str, config: Mapping[str, Any]) -> Track:
+    """`none`, `wandb` or `mlflow`, as each is set up on this machine. Raises UserError where the package is missing."""
+    package = package_of(name)
+    if package is None:
+        return lambda values, step: None
     if name == "wandb":
         shown, identity = escape.terminal(run), FORBIDDEN.sub("-", escape.terminal(run))
         started = package.init(project="ibot", name=shown, config=dict(config), resume="allow", id=identity)

@@ -4,6 +4,7 @@ A full checkpoint (ours, the original iBOT's) gives backbones, heads, centres an
 itself, and heads begin fresh.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ def begin(path: Path, student: Student, teacher: Teacher, *, heads: bool) -> Sta
 
     Raises UserError where something does not fit, with the flag that would make it.
     """
-    path, contents = open_checkpoint(path, full=True)
+    path, contents = distributed.main_first(partial(open_checkpoint, path, full=True))
     full = {"student", "teacher"} <= contents.networks.keys() and heads
     key = "student" if full and "student" in contents.networks else "teacher"
     _take_backbone(student, contents, key, path)

@@ -1,11 +1,13 @@
 """From options to what is trained: the objective and the heads. The one place that knows all comparisons."""
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from checkpoints.architecture import Architecture
 from pretrain.config import Config
+from pretrain.engine import distributed
 from pretrain.method import targets
 from pretrain.method.dense import Dense
 from pretrain.method.hard_labels import Labels
@@ -20,13 +22,14 @@ def objective_of(config: Config, shape: Architecture, device: torch.device) -> O
     """What the options ask for. Raises UserError for tokenizers that cannot be read or do not fit."""
     if config.targets == "codes":
         assert config.tokenizer is not None
-        tokenizer = tokenizer_open.open_tokenizer(config.tokenizer, shape.mean, shape.std)
+        opened = partial(tokenizer_open.open_tokenizer, config.tokenizer, shape.mean, shape.std)
+        tokenizer = distributed.main_first(opened)
         side = config.global_crops_size // shape.stride
         tokenizer.check(config.global_crops_size, config.global_crops_size, (side, side))
         return targets.Codes(tokenizer.to(device), tokenizer_open.digest(config.tokenizer))
     if config.targets == "frozen":
         assert config.tokenizer is not None
-        return targets.frozen(config.tokenizer, shape, device)
+        return distributed.main_first(partial(targets.frozen, config.tokenizer, shape, device))
     if config.targets.startswith("dense"):
         return Dense(config.targets.removeprefix("dense_"))
     if config.masked_crops != "global":

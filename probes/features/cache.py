@@ -102,6 +102,8 @@ def extract(backbone: Backbone, images: Images, view: View, options: Common, arr
         found = kept.finished(folder, arrays, len(images), looked_at=True)
     except OSError as error:
         why = error.strerror or store.first_line(error)
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            raise UserError(f"features cannot be kept in {folder.parent} ({why}): give a folder with --cache") from error
         raise WorkError(
             f"features could not be written to {folder.parent} ({why}): make room, or give another --cache"
         ) from error

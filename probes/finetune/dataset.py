@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError, WorkError
+from checkpoints.store import first_line
 from pretrain.engine import distributed
 from pretrain.engine.bad_images import Bad, too_many
 from pretrain.images.decode import BadImage, Pixels
@@ -62,19 +63,25 @@ def drawn_from(*seed: int) -> Iterator[None]:
 
 
 def training_view(options: FinetuneOptions, shape: Architecture) -> Any:
-    """timm's augmentation of one picture."""
-    view = create_transform(
-        options.input_size or shape.image_size,
-        is_training=True,
-        scale=options.crop_scale,
-        color_jitter=COLOUR_JITTER,
-        auto_augment=options.randaugment or None,
-        interpolation=TRAINING_INTERPOLATION,
-        mean=shape.mean,
-        std=shape.std,
-        re_prob=options.erasing or 0.0,
-        re_mode="pixel",
-    )
+    """timm's augmentation of one picture. Raises UserError for a --randaugment that timm does not know."""
+    try:
+        view = create_transform(
+            options.input_size or shape.image_size,
+            is_training=True,
+            scale=options.crop_scale,
+            color_jitter=COLOUR_JITTER,
+            auto_augment=options.randaugment or None,
+            interpolation=TRAINING_INTERPOLATION,
+            mean=shape.mean,
+            std=shape.std,
+            re_prob=options.erasing or 0.0,
+            re_mode="pixel",
+        )
+    except (AssertionError, ValueError, KeyError, IndexError) as error:  # timm asserts what it knows
+        if not options.randaugment:
+            raise
+        cure = "give one such as rand-m9-mstd0.5-inc1"
+        raise UserError(f"--randaugment {options.randaugment}: timm has no such ({first_line(error)}), {cure}") from error
     for operation in operations_of(view):
         if operation.name.startswith("Posterize"):
             operation.aug_fn = posterized

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -201,7 +202,8 @@ def measure(options: FinetuneOptions, device: torch.device) -> Summary | None:
     UserError for options that do not fit the checkpoint or the data, before anything is trained.
     """
     began = time.perf_counter()
-    loaded = load_backbone(options.ckpt, key=options.key, full=options.keep_head_layer)
+    opened = partial(load_backbone, options.ckpt, key=options.key, full=options.keep_head_layer)
+    loaded = distributed.main_first(opened)
     shape = loaded.backbone.shape
     options = settled(options, shape.embed_dim, shape.image_size, shape.kind)
     values.refuse_range(shape, loaded.path)

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -87,7 +88,7 @@ def subject(options: Common, full: bool = False) -> Iterator[Subject]:
     check(options)
     with distributed.processes() as own:
         device = own if options.device is None else named_device(options.device)
-        loaded = load_backbone(options.ckpt, key=options.key, full=full)
+        loaded = distributed.main_first(partial(load_backbone, options.ckpt, key=options.key, full=full))
         view = view_of(loaded.backbone.shape, options)
         found = Subject(loaded._replace(backbone=loaded.backbone.to(device)), device, view)
         yield untrained(found, options.seed) if options.untrained else found

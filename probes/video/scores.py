@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import distance_transform_edt
 
 TOLERANCE = 0.008
@@ -73,10 +73,15 @@ def statistics(values: Sequence[float]) -> Statistics:
     return Statistics(float(frames.mean()), float((frames > 0.5).mean()), float(first.mean() - last.mean()))
 
 
+def objects(mask: UInt8[np.ndarray, "h w"]) -> Int[np.ndarray, " o"]:
+    """The numbers of the objects in a mask; they may have gaps."""
+    numbers = np.unique(mask).astype(np.int64)
+    return numbers[(numbers > 0) & (numbers != VOID)]
+
+
 def score_clip(said: UInt8[np.ndarray, "f h w"], true: UInt8[np.ndarray, "f h w"]) -> list[Scores]:
     """Scores of every object of the first frame; that frame, which is given, and the last one do not count."""
-    objects = range(1, int(np.where(true[0] == VOID, 0, true[0]).max()) + 1)
-    return [_score_object(said[1:-1], true[1:-1], number) for number in objects]
+    return [_score_object(said[1:-1], true[1:-1], int(number)) for number in objects(true[0])]
 
 
 def _score_object(said: UInt8[np.ndarray, "f h w"], true: UInt8[np.ndarray, "f h w"], number: int) -> Scores:

@@ -102,7 +102,6 @@ PLACES: dict[str, dict[str, str]] = {
     "probes/paper/published.py": {"a whole file": "the paper's tables, which are this project's own file"},
     "probes/report/page.py": {"a whole file": "the page's style sheet, which is this project's own file"},
     "probes/robustness/class_maps.py": {"a whole file": "ImageNet's classes, which are this project's own file"},
-    "probes/video/davis.py": {"glob": "lists a clip's frames; each name is a path"},
     "probes/features/kept.py": {
         "np.load": "arrays without objects, whose type and length are compared",
         "a deletion": "an unfinished folder of features, in the cache",
