@@ -21,6 +21,7 @@ from probes.finetune import train as finetune_train
 from probes.finetune.dataset import epoch_of
 from probes.finetune.options import with_recipe
 from probes.finetune.recipes import RECIPES
+from probes.linear import head as linear_head
 from probes.linear import protocol as linear_protocol
 from probes.linear import train as linear_run
 from probes.shared import console, record
@@ -93,7 +94,7 @@ def frozen(subject: Subject, few: Few, options: SemiOptions, out: Path) -> Measu
     neighbours = knn.KnnOptions(**common_values)
     near = knn.of_backbone(subject, few.parts, neighbours).best()[1]
     grid = linear_protocol.LinearOptions(**common_values | {"batch_size": linear_protocol.BATCH}, epochs=options.epochs)
-    kind = linear_protocol.default_features(subject.loaded.backbone.shape)
+    kind = linear_head.default_features(subject.loaded.backbone.shape)
     lrs = tuple(rate * grid.batch_size / 256 for rate in grid.lr)
     settings = linear_run.Settings(lrs, grid.epochs, options.mode or linear_protocol.default_mode(options.data), kind, "test")
     division = linear_run.Division(few.parts.train, few.parts.val, few.parts.val)

@@ -15,17 +15,8 @@ from pathlib import Path
 from checkpoints.cli import parse, run_command
 from probes.features.cache import array_of
 from probes.linear import train as linear_run
-from probes.linear.protocol import (
-    Chosen,
-    LinearOptions,
-    about,
-    check,
-    chosen,
-    default_features,
-    default_mode,
-    say_excluded,
-    split,
-)
+from probes.linear.head import default_features
+from probes.linear.protocol import Chosen, LinearOptions, about, check, chosen, default_mode, say_excluded, split
 from probes.linear.train import Trained
 from probes.shared import console, record
 from probes.shared import subject as common

@@ -82,7 +82,7 @@ def _features(backbone: Backbone, crops: Tensor, kind: str) -> Tensor:
     return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
 
 
-def usual_features(shape: Architecture) -> str:
+def default_features(shape: Architecture) -> str:
     """What the paper's linear probe reads of such a network (Table 1)."""
     return MEAN if shape.kind != "swin" and shape.embed_dim >= WIDE else FOUR
 
@@ -128,7 +128,7 @@ def linear_head(backbone: Backbone, images: Images, view: View, batch_size: int,
     """
     if images.labels is None:
         raise UserError(f"{images.name} has no labels: a linear head needs class sub-folders, or a label column")
-    kind = usual_features(backbone.shape)
+    kind = default_features(backbone.shape)
     found = torch.cat(
         [
             features(backbone, crops, kind)

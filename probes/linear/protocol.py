@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError, at_least
 from pretrain.engine import distributed
 from pretrain.images.source import Images, Subset
@@ -51,11 +50,6 @@ class Chosen(NamedTuple):
     epoch: int
     top1: float
     top5: float
-
-
-def default_features(shape: Architecture) -> str:
-    """What the paper joins for this architecture."""
-    return "cls+mean" if shape.kind != "swin" and shape.embed_dim >= 768 else "cls4"
 
 
 def default_mode(data: str) -> str:
