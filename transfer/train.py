@@ -20,7 +20,7 @@ import torch
 
 from checkpoints import hold, places, reading, store, terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
-from pretrain.batches.feeding import PATIENCE, as_raised
+from pretrain.batches.feeding import PATIENCE
 from pretrain.models.backbone import load_backbone
 from pretrain.sample import dense
 from probes.shared import record
@@ -266,7 +266,7 @@ def run(options: TransferOptions) -> int:
         if options.multi_scale:
             numbers |= {f"ms_{name}": value for name, value in at_several_scales(config).items()}
     except (UserError, WorkError) as error:  # a picture or a label map that cannot be used, found by a worker
-        raise as_raised(error) from None
+        raise _as_raised(error) from None
     except torch.cuda.OutOfMemoryError as error:
         raise WorkError(
             "the GPU has too little memory: --cfg-options train_dataloader.batch_size=1, or a smaller config"
@@ -277,6 +277,12 @@ def run(options: TransferOptions) -> int:
         counts = {f"{name}_images": len(getattr(runner, f"{loader}_dataloader").dataset) for name, loader in LOADERS}
         report(options, config, loaded, numbers, ratio, time.perf_counter() - began, counts)
     return 0
+
+
+def _as_raised(error: UserError | WorkError) -> UserError | WorkError:
+    """Without the account of a worker's stack that torch puts before its words: the loader is MMEngine's here."""
+    kind = type(error)
+    return kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip())
 
 
 def at_several_scales(config: Any) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from checkpoints import parent, terminal
 from checkpoints.cli import UserError, WorkError
@@ -43,24 +44,58 @@ class Starved(WorkError):
     """No batch comes any more; nothing of a step has been done."""
 
 
+class Refused(NamedTuple):
+    """A UserError or WorkError of a worker, in place of a batch: its type and its words.
+
+    As an exception it would arrive with torch's account of the worker's stack in place of its words.
+    """
+
+    kind: type[UserError | WorkError]
+    message: str
+
+
+class Batches(Dataset[Any]):
+    """Whole batches of a data set: `collate` of the items whose numbers are given, or, without it, the item of one number.
+
+    UserError and WorkError are values: `Refused`.
+    """
+
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None) -> None:
+        self._dataset, self._collate = dataset, collate
+
+    def __getitem__(self, number: Any) -> Any:
+        try:
+            return self._dataset[number] if self._collate is None else self._collate([self._dataset[one] for one in number])
+        except (UserError, WorkError) as error:
+            return Refused(type(error), str(error))
+
+
 def fed(
     dataset: Any,
+    numbers: Iterable[Any],
     workers: int,
     *,
+    collate: Callable[[list[Any]], Any] | None = None,
     ahead: int = AHEAD,
+    pin_memory: bool = False,
+    generator: torch.Generator | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
     on_wait: Callable[[float], None] = lambda seconds: None,
     prepare: Callable[[int], None] = parent.end_with_loader,
-    **options: Any,
 ) -> Iterator[Any]:
-    """What a DataLoader with these options gives. `on_wait` is told the seconds that each batch was waited for.
+    """A batch for each of `numbers`, made ahead by so many worker processes, or here: see `Batches`.
 
-    Raises Starved when a worker has died or nothing comes for PATIENCE seconds, and what the data set raises as it was raised.
+    `ahead`, `pin_memory` and `generator` are a DataLoader's; `on_wait` is told the seconds that each batch was waited for. Raises
+    Starved when a worker has died or nothing comes for PATIENCE seconds, and what the data set raises as it was raised.
     """
-    workers, ahead = room_for(dataset, workers, ahead, options)
+    batches = Batches(dataset, collate)
+    workers, ahead = room_for(batches, numbers, workers, ahead)
+    options: dict[str, Any] = {"pin_memory": pin_memory, "generator": generator}
     if workers:
         options |= {"timeout": LOOK, "prefetch_factor": ahead, "worker_init_fn": _Prepared(prepare)}
-    loader: DataLoader[Any] = DataLoader(dataset, num_workers=workers, **options)
+    loader: DataLoader[Any] = DataLoader(
+        batches, batch_size=None, sampler=numbers, collate_fn=as_it_is, num_workers=workers, **options
+    )
     found = iter(loader)
     if workers and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's: see above
@@ -70,7 +105,14 @@ def fed(
         on_wait(time.perf_counter() - began)
         if batch is _END:
             return
+        if isinstance(batch, Refused):
+            raise batch.kind(batch.message)
         yield batch
+
+
+def as_it_is(batch: Any) -> Any:
+    """In place of torch's own rule, which makes tensors of all arrays."""
+    return batch
 
 
 @contextlib.contextmanager
@@ -101,8 +143,6 @@ def _next(found: Any, asked_to_stop: Callable[[], bool]) -> Any:
     while True:
         try:
             return next(found, _END)
-        except (UserError, WorkError) as error:  # from a worker it comes with that worker's traceback around it
-            raise as_raised(error) from None
         except (RuntimeError, OSError, EOFError) as error:
             timed_out = str(error).startswith("DataLoader timed out")
             dead = _dead(found, 0.0 if timed_out else float(LOOK))  # the end of its pipe is seen before its own
@@ -168,12 +208,6 @@ def _cannot_hand_over(error: BaseException, _: Any) -> None:
     os._exit(NO_ROOM if isinstance(error, RuntimeError | OSError) else 1)
 
 
-def as_raised(error: UserError | WorkError) -> UserError | WorkError:
-    """Without the traceback that torch puts before an error of ours that is from a worker."""
-    kind = type(error)
-    return kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip())
-
-
 def free() -> int:
     """Bytes of shared memory that this process may fill; processes of one run on this machine share them."""
     try:
@@ -182,12 +216,16 @@ def free() -> int:
         return PLENTY
 
 
-def room_for(dataset: Any, workers: int, ahead: int, options: Mapping[str, Any]) -> tuple[int, int]:
-    """Workers, and batches ahead of each, whose batches fit into shared memory; says so where these are fewer than asked for."""
+def room_for(batches: Any, numbers: Iterable[Any], workers: int, ahead: int) -> tuple[int, int]:
+    """Workers, and batches ahead of each, that fit into shared memory; says so where these are fewer than asked for.
+
+    Where there is little of it, the first batch is made here and measured.
+    """
     there = free()
     if not workers or there >= PLENTY:
         return workers, ahead
-    one = math.ceil(_bytes_of_first(dataset, options) * MARGIN)
+    first = next(iter(numbers), None)
+    one = 0 if first is None else math.ceil(bytes_of(batches[first]) * MARGIN)
     fit = there // max(one, 1) - 1  # the one that the main process has in hand
     now = (workers, min(ahead, fit // workers)) if fit >= workers else (max(fit, 0), 1)
     if now != (workers, ahead):
@@ -198,15 +236,6 @@ def room_for(dataset: Any, workers: int, ahead: int, options: Mapping[str, Any])
             error=True,
         )
     return now
-
-
-def _bytes_of_first(dataset: Any, options: Mapping[str, Any]) -> int:
-    """How much of shared memory the first batch takes."""
-    if (blocks := options.get("batch_sampler")) is not None:
-        block = list(next(iter(blocks), []))
-        return bytes_of(dataset[block[0]]) * len(block) if block else 0
-    first = next(iter(options["sampler"]), None)
-    return 0 if first is None else bytes_of(dataset[first])
 
 
 def bytes_of(value: Any) -> int:

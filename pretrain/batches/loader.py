@@ -36,10 +36,8 @@ class NumberedLoader:
         """Batches as they come from the workers. Raises Starved where none comes any more."""
         return fed(
             self._batches,
+            self._numbers,
             self._workers,
-            batch_size=None,
-            collate_fn=as_it_is,
-            sampler=self._numbers,
             pin_memory=self.device.type == "cuda",
             prepare=prepare_worker,
             generator=torch.Generator(),  # its own: the global one belongs to the networks
@@ -97,11 +95,6 @@ class Loader(NumberedLoader):
             for tensor in coming.tensors():
                 tensor.record_stream(torch.cuda.current_stream(self.device))
             ready = coming
-
-
-def as_it_is(batch: Any) -> Any:
-    """In place of torch's own rule, which makes tensors of all arrays."""
-    return batch
 
 
 def prepare_worker(_: int) -> None:

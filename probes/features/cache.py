@@ -27,8 +27,8 @@ from checkpoints.places import cache_folder
 from pretrain.batches.feeding import fed
 from pretrain.engine import distributed
 from pretrain.evaluate import finite
+from pretrain.evaluate import knn as neighbours
 from pretrain.evaluate import views as eval_views
-from pretrain.images.decode import BadImage
 from pretrain.images.digests import digest
 from pretrain.images.source import Images
 from pretrain.models.backbone import Backbone
@@ -212,48 +212,31 @@ def _forward(backbone: Backbone, crops: Tensor, precision: str, names: Sequence[
 
 
 class _Views(Dataset[Any]):
-    """Each image as the probe sees it, or a sentence about why it cannot be seen."""
+    """Each image as the probe sees it. Raises UserError naming one that cannot be read."""
 
     def __init__(self, images: Images, view: View, backbone: Backbone) -> None:
         self._images, self._view = images, view
         self._spread = backbone.shape.mean, backbone.shape.std
 
-    def __getitem__(self, index: int) -> Tensor | str:
-        try:
-            return eval_views.evaluation_view(self._images[index], *self._view, *self._spread)
-        except BadImage as error:
-            return unusable(self._images, index, error)
+    def __getitem__(self, index: int) -> Tensor:
+        return eval_views.evaluation_view(neighbours.read(self._images, index), *self._view, *self._spread)
 
 
 def _batches(
     images: Images, starts: Sequence[int], view: View, backbone: Backbone, options: Common
 ) -> Iterator[tuple[int, Float[Tensor, "b c h w"]]]:
-    """Blocks of views with the number of their first image."""
+    """Blocks of views with the number of their first image. Raises UserError naming an image that cannot be used."""
     blocks = [range(start, min(start + options.batch_size, len(images))) for start in starts]
     workers = worker_count(options, len(images))
     loader = fed(
         _Views(images, view, backbone),
+        blocks,
         workers,
+        collate=torch.stack,
         ahead=2,
-        batch_sampler=blocks,
-        collate_fn=together,
         pin_memory=next(backbone.parameters()).is_cuda,
     )
-    for start, batch in zip(starts, loader, strict=True):
-        if isinstance(batch, str):
-            raise UserError(batch)
-        yield start, batch
-
-
-def together(views: list[Tensor | str]) -> Tensor | str:
-    """A batch, or the sentence about the first image that cannot be used; an exception would lose its words on the way."""
-    bad = next((view for view in views if isinstance(view, str)), None)
-    return bad if bad is not None else torch.stack([view for view in views if isinstance(view, Tensor)])
-
-
-def unusable(images: Images, index: int, error: BadImage) -> str:
-    """What to say of an image that cannot be read."""
-    return f"{images.where(index)} cannot be used ({error}): repair it or take it out"
+    yield from zip(starts, loader, strict=True)
 
 
 def worker_count(options: Common, images: int) -> int:

@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from checkpoints.architecture import Architecture
-from checkpoints.cli import UserError
 from pretrain.batches import augment, color_ops
 from pretrain.batches.feeding import fed
-from pretrain.images.decode import BadImage
+from pretrain.evaluate import knn as neighbours
 from pretrain.images.source import Images
-from probes.features.cache import together, unusable, worker_count
+from probes.features.cache import worker_count
 from probes.shared.subject import Common
 
 SCALE = (0.08, 1.0)
@@ -49,18 +48,14 @@ def random_crops(
 
     Raises UserError naming an image that cannot be read.
     """
-    loader = fed(
+    return fed(
         _Crops(images, size, shape, options.seed),
+        _Plan(epochs, steps),
         worker_count(options, len(images)),
+        collate=torch.stack,
         ahead=2,
-        batch_sampler=_Plan(epochs, steps),
-        collate_fn=together,
         pin_memory=torch.cuda.is_available(),
     )
-    for crops in loader:
-        if isinstance(crops, str):
-            raise UserError(crops)
-        yield crops
 
 
 class _Crops(Dataset[Any]):
@@ -69,12 +64,9 @@ class _Crops(Dataset[Any]):
     def __init__(self, images: Images, size: int, shape: Architecture, seed: int) -> None:
         self._images, self._size, self._shape, self._seed = images, size, shape, seed
 
-    def __getitem__(self, place: tuple[int, int]) -> Tensor | str:
+    def __getitem__(self, place: tuple[int, int]) -> Tensor:
         epoch, index = place
-        try:
-            pixels = self._images[index]
-        except BadImage as error:
-            return unusable(self._images, index, error)
+        pixels = neighbours.read(self._images, index)
         generator = np.random.default_rng([self._seed, 2, epoch, index])
         draws = augment.draw(generator, augment.View(self._size, SCALE, 0.0, 0.0), 1, 1)
         height, width, _ = pixels.shape

@@ -25,7 +25,8 @@ import numpy as np, torch
 from torch.utils.data import DataLoader
 from checkpoints.cli import run_command
 from pretrain.batches import augment, masking
-from pretrain.batches.loader import Loader, as_it_is
+from pretrain.batches.feeding import as_it_is
+from pretrain.batches.loader import Loader
 from pretrain.images.source import Images
 from pretrain.batches.dataset import StepDataset
 
