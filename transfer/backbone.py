@@ -100,11 +100,6 @@ class Pyramid(nn.Module):
             self.net.eval()
         return self
 
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """Blocks of each stage, for layer-wise decay."""
-        return self.shape.depths or (self.shape.depth,)
-
     def forward(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b _ _ _"], ...]:
         """Four maps, finest first. Images are padded with zeros on the right and below until patches divide them."""
         images = F.pad(images, (0, -images.shape[-1] % self.shape.patch_size, 0, -images.shape[-2] % self.shape.patch_size))

@@ -4,31 +4,20 @@ Importing this file registers it. A parameter of layer i of a backbone with n bl
 embedding, i the i-th block, n + 1 everything behind them. Biases and one-dimensional tensors are not decayed (App. C).
 """
 
-import re
+from types import SimpleNamespace
 from typing import Any
 
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError
+from pretrain.models.layer_index import layer_of
 
-
-def layer_of(name: str, depths: tuple[int, ...]) -> int:
-    """The layer of a parameter by its name under the model. `depths`: blocks of each stage, (n,) for a ViT."""
-    behind = sum(depths) + 1
-    if not name.startswith("backbone.net."):
-        return behind
-    name = name.removeprefix("backbone.net.")
-    if name.startswith(("cls_token", "pos_embed", "patch_embed")):
-        return 0
-    block = re.match(r"blocks\.(\d+)\.", name)
-    if block:
-        return int(block[1]) + 1
-    stage = re.match(r"layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.", name)
-    if stage:  # the merging of patches before a stage goes with the stage's first block
-        return sum(depths[: int(stage[1])]) + int(stage[2] or 0) + 1
-    return behind
+BACKBONE = "backbone.net."
+"""Under the model; what it adds to make a pyramid counts as what stands behind."""
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -47,25 +36,16 @@ class IBOTLayerDecay:
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         model = getattr(model, "module", model)
-        groups = list(self.groups(model).values())
-        optimizer = OPTIMIZERS.build({**self.optimizer, "params": groups})
+        optimizer = OPTIMIZERS.build({**self.optimizer, "params": self.groups(model)})
         return OPTIM_WRAPPERS.build(self.wrapper, default_args={"optimizer": optimizer})
 
-    def groups(self, model: nn.Module) -> dict[str, dict[str, Any]]:
-        """Parameter groups by name, as torch's optimizers take them."""
-        lr, weight_decay = self.optimizer["lr"], self.optimizer.get("weight_decay", 0.0)
-        depths: tuple[int, ...] = model.backbone.depths  # type: ignore[union-attr,assignment]
-        found: dict[str, dict[str, Any]] = {}
-        last = sum(depths) + 1
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            plain = parameter.ndim == 1 or name.endswith(".bias")
-            layer = layer_of(name, depths)
-            scale = self.decay ** (last - layer)
-            key = f"layer_{layer}_{'plain' if plain else 'decayed'}"
-            group = found.setdefault(
-                key, {"params": [], "lr": lr * scale, "weight_decay": 0.0 if plain else weight_decay, "lr_scale": scale}
-            )
-            group["params"].append(parameter)
-        return found
+    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Parameter groups as torch's optimizers take them, by timm: it asks a model for its parameters and for their layers."""
+        shape: Architecture = model.backbone.shape  # type: ignore[assignment]
+
+        def layer(name: str) -> int:
+            return layer_of(name.removeprefix(BACKBONE), shape) if name.startswith(BACKBONE) else shape.depth + 1
+
+        asked: Any = SimpleNamespace(named_parameters=model.named_parameters, group_matcher=lambda coarse: layer)
+        groups = param_groups_layer_decay(asked, self.optimizer.get("weight_decay", 0.0), layer_decay=self.decay)
+        return [group | {"lr": self.optimizer["lr"] * group["lr_scale"]} for group in groups]

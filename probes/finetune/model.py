@@ -3,7 +3,6 @@
 b images, c channels, h w pixels, d width, k classes.
 """
 
-import re
 from typing import Any
 
 import torch
@@ -15,15 +14,13 @@ from checkpoints import checked
 from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError
 from pretrain.models.backbone import Backbone, Loaded, make, starting_weights
+from pretrain.models.layer_index import layer_of
 from probes.finetune.options import FinetuneOptions
 
 HEAD_STD = 0.02
 EMBEDDINGS = ("pos_embed", "cls_token")
 HEAD_LAYER = "head.mlp.0."
-PARTS = ("backbone.", "model.")
-STEM = re.compile(r"cls_token|pos_embed|reg_token|patch_embed|masked_embed|norm_pre|rope")
-BLOCK = re.compile(r"blocks\.(\d+)\.")
-STAGE = re.compile(r"layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.")
+BACKBONE = "backbone."
 
 
 class Classifier(nn.Module):
@@ -42,27 +39,9 @@ class Classifier(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """What timm's `param_groups_layer_decay` asks: the layer of a parameter."""
-        depths = self.backbone.shape.depths
-        return lambda name: layer_of(name, depths, self.backbone.shape.depth)
-
-
-def layer_of(name: str, depths: tuple[int, ...], depth: int) -> int:
-    """0 is the embedding, i the i-th block, `depth` + 1 what stands behind them. `depths`: blocks of each stage of a Swin.
-
-    The merging of patches before a stage of a Swin goes with that stage's first block.
-    """
-    inside = name.startswith("backbone.")
-    for part in PARTS:
-        name = name.removeprefix(part)
-    if inside and STEM.match(name):
-        return 0
-    block = BLOCK.match(name)
-    if inside and block:
-        return int(block[1]) + 1
-    stage = STAGE.match(name)
-    if inside and stage:
-        return sum(depths[: int(stage[1])]) + int(stage[2] or 0) + 1
-    return depth + 1
+        shape = self.backbone.shape
+        behind = shape.depth + 1
+        return lambda name: layer_of(name.removeprefix(BACKBONE), shape) if name.startswith(BACKBONE) else behind
 
 
 def classifier(loaded: Loaded, classes: int, options: FinetuneOptions, *, fused: bool) -> Classifier:

@@ -28,6 +28,7 @@ from mmengine.config import Config  # noqa: E402
 from checkpoints.architecture import Architecture, shape_of  # noqa: E402
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, WorkError, run_command  # noqa: E402
 from pretrain.models.backbone import load_backbone, make  # noqa: E402
+from pretrain.models.layer_index import layer_of  # noqa: E402
 from pretrain.sample import dense as sample_dense  # noqa: E402
 from probes import segment  # noqa: E402
 from probes.paper import protocols  # noqa: E402
@@ -151,7 +152,7 @@ def test_swins_levels_are_its_four_stages_in_the_sizes_of_a_pyramid() -> None:
     assert [tuple(level.shape[1:]) for level in pyramid(torch.randn(1, 3, 64, 96))] == [
         (96, 16, 24), (192, 8, 12), (384, 4, 6), (768, 2, 3),
     ]  # fmt: skip
-    assert pyramid.depths == shape.depths
+    assert pyramid.shape.depths == shape.depths
 
 
 def test_a_frozen_backbone_stays_as_it_is_and_checkpointed_blocks_give_the_same(tmp_path: Path) -> None:
@@ -344,7 +345,7 @@ def test_position_embeddings_are_resized_once_and_trained_at_the_configs_grid(tm
     patches = positions.detach()[:, 1:].reshape(1, rows, columns, width).permute(0, 3, 1, 2)
     smaller = torch.nn.functional.interpolate(patches, scale_factor=factors, mode="bicubic").flatten(2).transpose(1, 2)
     assert_close(network.net.position(4, 6)[:, 1:].detach(), smaller, rtol=0, atol=1e-6)
-    assert layer_decay.layer_of("backbone.net.pos_embed", network.depths) == 0
+    assert layer_of("pos_embed", network.shape) == 0
 
 
 def test_a_grid_is_two_numbers_and_for_vits(tmp_path: Path) -> None:
