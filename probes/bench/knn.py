@@ -7,7 +7,6 @@ table of queries x k x classes.
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,9 +23,9 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from checkpoints import terminal
-from checkpoints.cli import UserError, WorkError, parse, run_command
-from checkpoints.start import child
+from checkpoints.cli import UserError, parse, run_command
 from pretrain.evaluate import knn as neighbours
+from probes.bench import alone
 from probes.features import search
 from probes.shared import console
 
@@ -114,15 +113,6 @@ def measure(folder: Path, way: str, device: torch.device) -> Measured:
     return Measured(seconds, peak / 2**20, top1)
 
 
-def in_a_process(folder: Path, way: str, device: str) -> Measured:
-    """One way, with a peak of memory of its own."""
-    words = child("probes.bench.knn", "--alone", folder, "--ways", way, "--device", device)
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise WorkError(f"{way} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'no memory, perhaps'}")
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
-
-
 def main(arguments: Sequence[str]) -> None:
     options = parse(BenchKnnOptions, arguments, prog="tools/bench.sh knn")
     if not 0 < options.part <= 1:
@@ -135,7 +125,8 @@ def main(arguments: Sequence[str]) -> None:
         draw(Path(folder), counts)
         rows = []
         for way in options.ways:
-            found = in_a_process(Path(folder), way, options.device)
+            words = ("--alone", folder, "--ways", way, "--device", options.device)
+            found = Measured(**alone.numbers(way, "probes.bench.knn", *words))
             rows.append([way, f"{found.seconds:.1f}", f"{found.megabytes:,.0f}", f"{found.top1:.2f}"])
     title = f"{counts['queries']:,} queries against {counts['bank']:,} x {WIDTH}, k {neighbours.KS}, on {options.device}"
     console.table(f"k-NN, {title}", ["way", "seconds", "peak MB", "top-1 (k=20)"], rows)

@@ -8,7 +8,6 @@ import importlib.util
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints import terminal
 from checkpoints.cli import UserError, WorkError, at_least, parse, run_command
-from checkpoints.start import child
 from pretrain import config as options
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch
@@ -33,6 +31,7 @@ from pretrain.engine.precision import Precision
 from pretrain.method import ibot
 from pretrain.setup.networks import build, compile_blocks
 from pretrain.train import LossWeights, train_step
+from probes.bench import alone
 
 PLAIN = Path(__file__).parents[2] / "tests" / "support" / "plain.py"
 RECIPES = {"vit_small": "ibot_vits16", "vit_base": "ibot_vitb16", "vit_large": "ibot_vitl16", "swin_tiny": "ibot_swint7"}
@@ -184,15 +183,6 @@ def peak(device: torch.device, precision: Precision) -> float:
     return best
 
 
-def in_a_process(arguments: Sequence[str], variant: str) -> Measured:
-    """One variant's numbers. Raises WorkError where it failed."""
-    command = child("probes.bench.step", *arguments, "--variant", variant)
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise WorkError(f"the {variant} step failed: {done.stderr.strip().splitlines()[-1]}")
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
-
-
 def main(arguments: Sequence[str]) -> None:
     chosen = parse(BenchStepOptions, arguments, prog="tools/bench.sh step")
     at_least(1, chosen, "rounds", "batch_size")
@@ -200,7 +190,10 @@ def main(arguments: Sequence[str]) -> None:
     if chosen.variant != "both":
         terminal.say(json.dumps(measure(chosen, device)._asdict()))
         return
-    rows = {variant: in_a_process(arguments, variant) for variant in ("plain", "ours")}
+    rows = {
+        variant: Measured(**alone.numbers(f"the {variant} step", "probes.bench.step", *arguments, "--variant", variant))
+        for variant in ("plain", "ours")
+    }
     precision = Precision(chosen.precision, device)
     best, batch_size = peak(device, precision), chosen.batch_size or (64 if device.type == "cuda" else 8)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -65,8 +65,8 @@ PLACES: dict[str, dict[str, str]] = {
     "checkpoints/zoo.py": {"a whole file": "the list of published checkpoints, which is this project's own"},
     "checkpoints/torch_pickle.py": {"an archive": "reads members of a torch file into memory; nothing is unpacked to disk"},
     "checkpoints/resolve.py": {"the network": "timm's published weights, only for a timm:NAME that was typed"},
+    "probes/bench/alone.py": {"a process": "a bench again, for each row of its table, with words of its own"},
     "probes/bench/step.py": {
-        "a process": "the bench again, for each row of its table, with words of its own",
         "code from text": "the plain method in tests/support/plain.py, a fixed path in this project",
     },
     "pretrain/images/decode.py": {
@@ -95,10 +95,7 @@ PLACES: dict[str, dict[str, str]] = {
     "pretrain/images/walk.py": {"glob": "lists a data set's folder; each name is a path"},
     "pretrain/engine/provenance.py": {"a whole file": "/proc/cpuinfo"},
     "pretrain/images/stacks.py": {"Image.open": "tifffile, of bytes with a TIFF's magic, after its header was judged"},
-    "probes/bench/knn.py": {
-        "a process": "the bench again, for each row of its table",
-        "np.load": "features that the bench has just drawn, without objects",
-    },
+    "probes/bench/knn.py": {"np.load": "features that the bench has just drawn, without objects"},
     "probes/paper/published.py": {"a whole file": "the paper's tables, which are this project's own file"},
     "probes/report/page.py": {"a whole file": "the page's style sheet, which is this project's own file"},
     "probes/robustness/class_maps.py": {"a whole file": "ImageNet's classes, which are this project's own file"},
