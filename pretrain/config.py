@@ -1,6 +1,5 @@
 """The options of a run and their defaults (the original script's). `python -m pretrain.config` lists the recipes."""
 
-import dataclasses
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from checkpoints import architecture as shapes
 from checkpoints import terminal
 from checkpoints.cli import FALSE_WORDS, TRUE_WORDS, UserError, at_least, parse, run_command
 from pretrain.batches import augment, masking
+from pretrain.engine import options as engine_options
 from pretrain.method.schedule import Ramp, Schedule
 from pretrain.recipes import ablation_recipes, registry
 from pretrain.recipes.registry import RECIPES
@@ -419,14 +419,6 @@ def schedule(config: Config, steps_per_epoch: int, world_size: int) -> Schedule:
     )
 
 
-def as_values(config: Config) -> dict[str, Any]:
-    """The options as plain values for JSON and checkpoints."""
-    return {
-        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(config).items()
-    }
-
-
 FREE_TO_CHANGE = frozenset(
     "out replay recipe workers decode max_bad knn_data knn_every track report serve save_minutes keep_every log_every "
     "allow_config_change allow_foreign_files".split()
@@ -441,12 +433,9 @@ NEVER_TO_CHANGE = frozenset(
 
 def differences(config: Config, stored: Mapping[str, Any]) -> dict[str, str]:
     """What a run's stored options have otherwise: option -> words. An option that is newer than the run was at its default."""
-    now, default = as_values(config), as_values(Config())
-    return {
-        name: f"--{name.replace('_', '-')} was {stored.get(name, default[name])}, now {now[name]}"
-        for name in now
-        if name not in FREE_TO_CHANGE and stored.get(name, default[name]) != now[name]
-    }
+    return engine_options.differences(
+        engine_options.as_values(config), stored, engine_options.as_values(Config()), FREE_TO_CHANGE
+    )
 
 
 @dataclass(frozen=True)

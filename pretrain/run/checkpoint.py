@@ -16,6 +16,7 @@ from pretrain import config as options
 from pretrain.config import Config
 from pretrain.engine import distributed
 from pretrain.engine.optim import restore_
+from pretrain.engine.options import as_values
 from pretrain.engine.run_folder import RunFolder, random_states, set_random_states, set_scaler_state
 from pretrain.images import identity
 from pretrain.method.ibot import Student, Teacher
@@ -28,7 +29,7 @@ class Run(RunFolder):
         self, config: Config, steps_per_epoch: int, tokenizer: str = "", images: Mapping[str, str] | None = None
     ) -> None:
         """`tokenizer`: a digest of what --tokenizer names; `images`: what is remembered of the data."""
-        super().__init__(folder_of(config), options.as_values(config), steps_per_epoch, config.save_minutes, config.track)
+        super().__init__(folder_of(config), as_values(config), steps_per_epoch, config.save_minutes, config.track)
         self.config, self.tokenizer, self.images = config, tokenizer, images or {}
 
     def resume(
@@ -127,7 +128,7 @@ class Run(RunFolder):
             "steps_per_epoch": self.steps_per_epoch,
             "processes": distributed.world_size(),
             "random": states,
-            "config": options.as_values(self.config),
+            "config": as_values(self.config),
             "tokenizer": self.tokenizer,
             "data": dict(self.images),
             "shape": shape._asdict(),

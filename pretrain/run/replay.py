@@ -21,6 +21,7 @@ from pretrain import config as options
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch, Placed
 from pretrain.engine import distributed, guard
+from pretrain.engine.options import as_values
 from pretrain.engine.precision import Precision
 from pretrain.method import ibot
 from pretrain.method.objective import Objective
@@ -54,7 +55,7 @@ def capture(run: Run, attempt: guard.Attempt, precision: str, student: ibot.Stud
         "teacher": theirs,
         "shape": student.backbone.shape._asdict(),
         "fused": student.backbone.fused,
-        "config": options.as_values(run.config),
+        "config": as_values(run.config),
     }
     store.save_file(path, content)
     run.note(step, {"refused_step": step, "replay": str(path)})

@@ -19,11 +19,12 @@ from checkpoints.resolve import load_strictly
 from pretrain.engine import distributed
 from pretrain.engine.console import Screen, clock
 from pretrain.engine.optim import restore_
+from pretrain.engine.options import as_values
 from pretrain.engine.run_folder import RunFolder, random_states, set_random_states, set_scaler_state
 from pretrain.images import identity
 from pretrain.run.progress import memory
 from probes.finetune.model import Classifier, about
-from probes.finetune.options import FinetuneOptions, as_values, differences
+from probes.finetune.options import FinetuneOptions, differences
 
 FORMAT = "ibot-finetune"
 BEST = "best.safetensors"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from checkpoints.cli import UserError, at_least, parse
+from pretrain.engine import options as engine_options
 from probes.finetune.recipes import DATA_SETS, RECIPES, described, values
 
 
@@ -187,20 +188,7 @@ def check(options: FinetuneOptions) -> None:
         raise UserError(f"--warmup-epochs {options.warmup_epochs} must be fewer than --epochs {options.epochs}")
 
 
-def as_values(options: FinetuneOptions) -> dict[str, Any]:
-    """The options as plain values for JSON and checkpoints."""
-    return {
-        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(options).items()
-    }
-
-
 def differences(now: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
     """What a run's stored options have otherwise, in words. An option newer than the run was as BEFORE says."""
     before = BEFORE | {"positions": now.get("positions") and BEFORE["positions"]}  # None where nothing is resized
-    then = {name: stored.get(name, before.get(name)) for name in now}
-    return [
-        f"--{name.replace('_', '-')} was {then[name]}, now {now[name]}"
-        for name in now
-        if name not in FREE_TO_CHANGE and then[name] != now[name]
-    ]
+    return list(engine_options.differences(now, stored, before, FREE_TO_CHANGE).values())

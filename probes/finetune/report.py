@@ -16,12 +16,13 @@ from checkpoints import escape, store, terminal
 from checkpoints.architecture import Architecture
 from checkpoints.figures import Figure, FigureCanvasAgg, PowerNorm
 from pretrain.engine import distributed
+from pretrain.engine.options import as_values
 from pretrain.models.backbone import Loaded
 from probes.finetune.checkpoint import Tested
 from probes.finetune.data import Data
 from probes.finetune.dataset import COLOUR_JITTER, TRAINING_INTERPOLATION
 from probes.finetune.evaluate import resized_side
-from probes.finetune.options import FinetuneOptions, as_values
+from probes.finetune.options import FinetuneOptions
 from probes.finetune.recipes import RECIPES, table_of
 from probes.shared import record as results
 

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 from checkpoints import escape, store
 from pretrain import config as options
 from pretrain.config import Config
+from pretrain.engine.options import as_values
 from probes.report import page as report_page
 from probes.report.page import Row, Section
 from probes.report.run import Run
@@ -48,7 +49,7 @@ def training(run: Run) -> str:
     """The command that trains this run again: its recipe, and what differs from it."""
     recipe = run.config.get("recipe")
     values = options.RECIPES.get(recipe, {}) if recipe else {}
-    usual = options.as_values(Config(recipe=recipe if values else None, **values))
+    usual = as_values(Config(recipe=recipe if values else None, **values))
     words = ["tools/pretrain.sh", *(["--recipe", str(recipe)] if values else [])]
     for name, value in run.config.items():
         if name in usual and name not in NOT_OURS and value != usual[name]:

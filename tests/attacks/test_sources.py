@@ -22,9 +22,9 @@ from scipy.io import savemat
 
 from checkpoints import store, zoo
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
-from pretrain import config as options
 from pretrain import train
 from pretrain.config import Config
+from pretrain.engine.options import as_values
 from pretrain.images import open as door
 from pretrain.images.decode import BadImage
 from pretrain.images.open import has_part, open_images
@@ -159,7 +159,7 @@ def test_a_refused_step_cannot_say_which_tokenizer_is_opened(
     """On 46c01a2 the tokenizer that the file names was fetched or opened, wherever it lies."""
     for name in ("encoder.pkl", "codes.safetensors", "last.pt"):
         (tmp_path / name).write_bytes(b"\x80x")
-    values = options.as_values(Config(targets=targets, tokenizer=tokenizer, shared_head=False))  # type: ignore[arg-type]
+    values = as_values(Config(targets=targets, tokenizer=tokenizer, shared_head=False))  # type: ignore[arg-type]
     about = {"format": replay.FORMAT, "config": values, "shape": tiny.TINY._asdict(), "fused": False}
     state = dict.fromkeys(replay.PARTS) | about  # the rest is looked at later
     store.save_file(here / "run" / "refused-000001-0.pt", state)

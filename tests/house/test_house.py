@@ -16,7 +16,7 @@ DOORS = ["checkpoints.export", "checkpoints.inspect"]
 ROOMS = {
     "pretrain": {
         "train": "config setup run batches method images engine",
-        "config": "recipes batches method",
+        "config": "recipes batches method engine",
         "curves": "engine",
         "run": "setup config tokenizers method batches images engine",
         "setup": "config tokenizers method evaluate batches images models engine",

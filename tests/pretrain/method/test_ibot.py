@@ -21,6 +21,7 @@ from pretrain.batches.masking import Masks
 from pretrain.config import Config
 from pretrain.engine import guard as health
 from pretrain.engine import optim
+from pretrain.engine.options import as_values
 from pretrain.engine.precision import Precision
 from pretrain.method import ibot
 from pretrain.method.heads import Prototypes
@@ -330,7 +331,7 @@ def test_the_originals_published_command_line_means_what_it_meant() -> None:
     recipe = options.read_command_line(
         ["--recipe", "ibot_vits16", "--data", "x", "--out", "y", "--precision", "fp32", "--workers", "3"]
     )
-    assert options.as_values(config) | {"recipe": None} == options.as_values(recipe) | {"recipe": None}
+    assert as_values(config) | {"recipe": None} == as_values(recipe) | {"recipe": None}
     assert (config.norm_last_layer, config.shared_head, config.pred_ratio) == (False, True, (0.0, 0.3))
 
 
@@ -353,7 +354,7 @@ def test_recipes_are_possible_and_the_default_depends_on_what_is_given() -> None
 
 
 def test_an_option_newer_than_a_run_was_at_its_default() -> None:
-    stored = options.as_values(Config())
+    stored = as_values(Config())
     del stored["targets"]
     assert options.differences(Config(), stored) == {}
     assert options.differences(Config(targets="hard"), stored) == {"targets": "--targets was online, now hard"}

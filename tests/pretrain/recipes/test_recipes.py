@@ -6,6 +6,7 @@ import pytest
 
 from checkpoints.cli import DONE, WRONG_COMMAND, run_command
 from pretrain import config as options
+from pretrain.engine.options import as_values
 from pretrain.recipes import registry
 from probes.paper import published
 
@@ -49,5 +50,5 @@ def test_recipes_are_listed_and_short_names_mean_the_same(capsys: pytest.Capture
     flags = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  --")]
     typed = options.read_command_line(["--data", "x", "--arch", "vit_base", *shlex.split(" ".join(flags))])
     asked = options.read_command_line(["--data", "x", "--recipe", "ibot_vitb16"])
-    assert options.as_values(typed) | {"recipe": None} == options.as_values(asked) | {"recipe": None}
+    assert as_values(typed) | {"recipe": None} == as_values(asked) | {"recipe": None}
     assert run_command(options.main, ["nothing"]) == WRONG_COMMAND

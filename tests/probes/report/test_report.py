@@ -23,6 +23,7 @@ from checkpoints import store
 from checkpoints.cli import DONE, WRONG_COMMAND, parse, run_command
 from pretrain import config as options
 from pretrain import train
+from pretrain.engine.options import as_values
 from pretrain.evaluate.knn import features
 from pretrain.models.backbone import load_backbone
 from pretrain.run import report_process
@@ -354,7 +355,7 @@ def test_a_command_on_the_page_says_what_is_known_and_names_what_is_not(what: st
 def test_the_command_of_a_training_says_none_where_a_recipe_says_more(run: Path) -> None:
     """Seen to fail: an option that was set back to none was left out, so that the recipe's value counted."""
     found = report_run.read(run)
-    changed = options.as_values(options.read_command_line(["--recipe", "sample", "--depth", "None", "--out", str(run)]))
+    changed = as_values(options.read_command_line(["--recipe", "sample", "--depth", "None", "--out", str(run)]))
     line = shlex.split(commands.training(found._replace(config=changed)))
     assert line[line.index("--depth") + 1] == "None" and options.read_command_line(line[1:]).depth is None
     line = shlex.split(commands.training(found._replace(config={"data": None, "lr": NAN, "knn_data": "pipe:touch PWNED"})))

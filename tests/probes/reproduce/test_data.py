@@ -11,12 +11,13 @@ import pytest
 from checkpoints import zoo
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, WorkError, run_command
 from pretrain import train
+from pretrain.engine.options import as_values
 from pretrain.models.backbone import Loaded
 from probes import semi
 from probes.finetune import __main__ as finetune
 from probes.finetune.data import open_data
 from probes.finetune.dataset import steps_in
-from probes.finetune.options import FinetuneOptions, as_values, read_command_line, settled
+from probes.finetune.options import FinetuneOptions, read_command_line, settled
 from probes.finetune.recipes import RECIPES
 from probes.paper import protocols
 from probes.paper.cells import CELLS

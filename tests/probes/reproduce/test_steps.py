@@ -12,9 +12,10 @@ import torch
 from checkpoints import store, zoo
 from checkpoints.architecture import Architecture
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, parse, run_command
+from pretrain.engine.options import as_values
 from pretrain.models.backbone import Loaded, load_backbone
 from probes.features.cache import weights_digest
-from probes.finetune.options import as_values, settled
+from probes.finetune.options import settled
 from probes.linear.head import FOUR, features
 from probes.paper import protocols, published
 from probes.paper.cells import CELLS, Cell
