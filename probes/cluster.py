@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, fowlkes_mallows_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
 
 from checkpoints.cli import UserError, parse, run_command
 from pretrain.evaluate import finite
@@ -57,12 +58,11 @@ class Agreement(NamedTuple):
 
 def agreement(clusters: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Agreement:
     """ACC is the share of images whose cluster is matched to their class by the best one-to-one matching (Hungarian method)."""
-    counts = np.zeros((int(clusters.max()) + 1, int(labels.max()) + 1), dtype=np.int64)
-    np.add.at(counts, (clusters, labels), 1)
+    counts = contingency_matrix(labels, clusters)
     matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
     scores = adjusted_rand_score, normalized_mutual_info_score, fowlkes_mallows_score
     ari, nmi, fmi = (100 * float(score(labels, clusters)) for score in scores)
-    return Agreement(100 * float(matched) / len(labels), ari, nmi, fmi, len(np.unique(clusters)))
+    return Agreement(100 * float(matched) / len(labels), ari, nmi, fmi, counts.shape[1])
 
 
 def head_of(loaded: Loaded, key: str) -> Head:

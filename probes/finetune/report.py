@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from rich.table import Table
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from checkpoints import escape, store, terminal
@@ -152,8 +153,7 @@ def show(runs: list[Measured], data: Data, seconds: float) -> None:
 
 def confusion(labels: Int[np.ndarray, " n"], answers: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, "k k"]:
     """Percent of a class's images (row) that were taken for each class (column); NaN where it has none."""
-    counts = np.zeros((classes, classes))
-    np.add.at(counts, (labels, answers), 1)
+    counts = confusion_matrix(labels, answers, labels=np.arange(classes))
     total = counts.sum(axis=1, keepdims=True)
     return np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
 

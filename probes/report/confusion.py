@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
+from sklearn.metrics import confusion_matrix
 
 from checkpoints.escape import html as escape
 from probes.report import page as report_page
@@ -20,8 +21,7 @@ MISTAKES = 20
 
 def confusion(truth: Int[np.ndarray, " q"], answers: Int[np.ndarray, " q"], classes: Sequence[str], title: str) -> str:
     """HTML; class numbers index `classes`."""
-    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(counts, (truth, answers), 1)
+    counts = confusion_matrix(truth, answers, labels=np.arange(len(classes)))
     right = 100 * np.trace(counts) / max(counts.sum(), 1)
     few = len(classes) <= MATRIX
     how = " A row for each true class, a column for each answer; framed is right." if few else ""
