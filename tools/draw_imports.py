@@ -13,18 +13,25 @@ FLOORS = ("pretrain", "probes", "transfer")
 BEGIN, END = "<!-- drawing: tools/draw_imports.py -->\n", "<!-- end of the drawing -->\n"
 
 
+def imported(path: Path) -> set[str]:
+    """Dotted names of what a file imports, as far down as the import statement says."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
 def edges(floor: str) -> dict[str, set[str]]:
     """Room -> the rooms of the same floor that it imports. A room is a folder, or a file of its own."""
     found: dict[str, set[str]] = {}
     for path in sorted((ROOT / floor).rglob("*.py")):
         room = path.relative_to(ROOT / floor).parts[0].removesuffix(".py")
-        if room in ("__init__", "configs"):
-            continue
-        below = found.setdefault(room, set())
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == floor:
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-                below |= {name.split(".")[1] for name in names} - {room}
+        if room != "__init__":
+            below = {name.split(".")[1] for name in imported(path) if name.startswith(f"{floor}.")}
+            found[room] = found.get(room, set()) | (below - {room})
     return found
 
 

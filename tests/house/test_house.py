@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.draw_imports import edges, imported
+
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ["checkpoints", "pretrain", "probes", "transfer"]
 DOORS = ["checkpoints.export", "checkpoints.inspect"]
@@ -90,17 +92,6 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
 
 
-def imported(path: Path) -> set[str]:
-    """Dotted names of what a file imports, as far down as the import statement says."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
 def named(path: Path) -> set[str]:
     """Modules of this project that stand as whole strings in a file."""
     strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
@@ -129,14 +120,7 @@ def test_files_are_loaded_by_path_only_where_it_is_said() -> None:
 
 @pytest.mark.parametrize("floor", ROOMS)
 def test_rooms_import_only_the_rooms_below_them(floor: str) -> None:
-    rooms = ROOMS[floor]
-    found: dict[str, set[str]] = {}
-    for path in (ROOT / floor).rglob("*.py"):
-        room = path.relative_to(ROOT / floor).parts[0].removesuffix(".py")
-        if room != "__init__":
-            below = {name.split(".")[1] for name in imported(path) if name.startswith(f"{floor}.")}
-            found[room] = found.get(room, set()) | (below - {room})
-    assert found == {room: set(below.split()) for room, below in rooms.items()}
+    assert edges(floor) == {room: set(below.split()) for room, below in ROOMS[floor].items()}
 
 
 @pytest.mark.parametrize("floor", ROOMS)
