@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,16 @@ from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain import train
 from pretrain.sample import __main__ as sample
 from pretrain.tokenizers import __main__ as tokenizers
-from probes import cluster, knn, logistic, parts, segment, semi
+from probes import knn
 from probes.finetune import __main__ as finetune
 from probes.linear import __main__ as linear
 from probes.report import __main__ as report
-from probes.retrieval import __main__ as retrieval
-from probes.robustness import __main__ as robustness
 from probes.shared import record
-from probes.video import __main__ as video
 from probes.visualize import __main__ as visualize
 from tests.support import tiny
 from tests.support.commands import SMALL
 from tests.support.pictures import noise
+from tests.support.probes import PROBES
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9 [/b] \xff")
 
@@ -110,21 +109,7 @@ def test_what_appears_in_the_place_of_a_record_meanwhile_stays(folder: Path, cap
     assert Path("results/knn.json").read_text() == "mine" and record.read(Path("results/knn-1.json"))
 
 
-PROBES: dict[str, tuple[Any, str]] = {
-    "knn": (knn.main, ""),
-    "linear": (linear.main, ""),
-    "logistic": (logistic.main, ""),
-    "cluster": (cluster.main, "--method kmeans"),
-    "parts": (parts.main, ""),
-    "semi": (semi.main, "--frozen"),
-    "segment": (segment.main, ""),
-    "finetune": (finetune.main, ""),
-    "robustness": (robustness.main, "--suite occlusion"),
-    "retrieval": (retrieval.main, "--suite copydays"),
-    "video": (video.main, ""),
-    "attention": (visualize.main, "attention"),
-    "export": (export.main, "--to timm"),
-}
+COMMANDS: dict[str, tuple[Callable[..., Any], str]] = PROBES | {"export": (export.main, "--to timm")}
 IMPOSSIBLE = {
     "below a file": "a.safetensors/x/record.json",
     "nowhere": "/proc/record/x.json",
@@ -134,12 +119,12 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("where", ["below a file", "nowhere"])
-@pytest.mark.parametrize("command", PROBES)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_outputs_are_tried_before_the_work(
     command: str, where: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """46c01a2 trained the linear probe beside a read-only checkpoint, and lost all."""
-    (main, more), out = PROBES[command], IMPOSSIBLE[where]
+    (main, more), out = COMMANDS[command], IMPOSSIBLE[where]
     tried, real = [], places.tried
     monkeypatch.setattr(places, "tried", lambda path, *rest: tried.append(path) or real(path, *rest))
     before = sorted(folder.rglob("*"))

@@ -6,7 +6,7 @@ import math
 import pkgutil
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,13 @@ from checkpoints import bounds, export, inspect, store
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, parse, run_command
 from pretrain import train
 from pretrain.tokenizers import __main__ as tokenizers
-from probes import cluster, knn, logistic, parts, segment, semi
-from probes.finetune import __main__ as finetune
+from probes import cluster, knn, semi
 from probes.linear import __main__ as linear
-from probes.retrieval import __main__ as retrieval
 from probes.robustness import __main__ as robustness
-from probes.video import __main__ as video
 from probes.visualize import __main__ as visualize
 from tests.support import tiny
 from tests.support.commands import SMALL
+from tests.support.probes import PROBES
 
 FREE = {"lr": "a rate of several that diverges is left out by name", "share": "its command says so", "value_range": "any two"}
 """Flags that parsing lets have some of what is tried here."""
@@ -146,21 +144,10 @@ def poisoned(kind: str, value: float, root: Path, monkeypatch: pytest.MonkeyPatc
     return root / kind
 
 
-COMMANDS: dict[str, tuple[Any, str]] = {
-    "knn": (knn.main, ""),
-    "linear": (linear.main, "--epochs 1"),
+COMMANDS: dict[str, tuple[Callable[..., Any], str]] = PROBES | {
+    "cluster by head": (cluster.main, ""),
     "linear cached": (linear.main, "--mode cached --epochs 1"),
-    "logistic": (logistic.main, ""),
-    "cluster": (cluster.main, ""),
-    "parts": (parts.main, ""),
-    "semi": (semi.main, "--frozen"),
     "semi cached": (semi.main, "--frozen --mode cached"),
-    "segment": (segment.main, ""),
-    "finetune": (finetune.main, ""),
-    "robustness": (robustness.main, "--suite occlusion"),
-    "retrieval": (retrieval.main, "--suite copydays"),
-    "video": (video.main, ""),
-    "attention": (visualize.main, "attention"),
     "inspect": (inspect.main, ""),
     "export": (export.main, "--to huggingface --out exported"),
     "export to timm": (export.main, "--to timm --out exported"),
