@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,23 +24,20 @@ class Found(NamedTuple):
     protocol: dict[str, Any]
 
 
-def check(task: str, root: Path, config: Any) -> None:
+def _refuse_missing(root: Path, missing: Sequence[str]) -> None:
     """Raise UserError naming the first thing that is missing of a data set, and how much more is."""
-    if not root.is_dir():
-        raise UserError(f"there is no folder {root}: give --data {'COCO' if task == 'coco' else 'ADEChallengeData2016'}")
-    for part in ("train", "val"):
-        missing = _missing_of_coco(root, part) if task == "coco" else _missing_of_ade20k(root, part)
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise UserError(f"{root} lacks {missing[0]}{more}")
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{root} lacks {missing[0]}{more}")
 
 
-def _missing_of_coco(root: Path, part: str) -> list[str]:
+def _annotations_of_coco(root: Path, part: str) -> dict[str, Any]:
+    """The content of a part's annotation file. Raises UserError where it is missing, or one of its images."""
     annotations, folder = COCO[part]
     file = root / annotations
-    if not file.is_file():
-        return [annotations]
-    names = [image["file_name"] for image in json_of_coco.parsed(file)["images"]]
+    _refuse_missing(root, [] if file.is_file() else [annotations])
+    content = json_of_coco.parsed(file)
+    names = [image["file_name"] for image in content["images"]]
     strange = [name for name in names if not isinstance(name, str) or not name or "\0" in name]
     if strange:
         raise WorkError(f"{file}: an image has the file_name {str(strange[0])[:80]!r}, no name of a file")
@@ -49,7 +46,8 @@ def _missing_of_coco(root: Path, part: str) -> list[str]:
         raise UserError(f"{file} names the address {remote[0]!r}: its images are files of {root / folder}")
     cure = "fetch the annotations from where they were published"
     paths = places.listed(root / folder, names, file=file, cure=cure)
-    return [f"{folder}/{path.name} (of {annotations})" for path in paths if not _is_file(path)]
+    _refuse_missing(root, [f"{folder}/{path.name} (of {annotations})" for path in paths if not _is_file(path)])
+    return content
 
 
 def _is_file(path: Path) -> bool:
@@ -68,16 +66,21 @@ def _missing_of_ade20k(root: Path, part: str) -> list[str]:
 
 
 def look_through(task: str, root: Path, config: Any, out: Path, *, zero: Zero | None = None) -> Found:
-    """Look at the annotations of what `check` has passed, and fit the config to them.
+    """Look whether a data set is whole, then at its annotations, and fit the config to them.
 
-    Raises WorkError and UserError naming the first that is wrong. `out` takes completed annotation files. COCO: all of them are
-    read, and some hundred images' sizes; ADE20K: some hundred label maps of each part, the others when they are trained on.
+    Raises UserError naming the first thing that is missing, WorkError and UserError naming the first that is wrong. `out` takes
+    completed annotation files. COCO: all annotations are read, and some hundred images' sizes; ADE20K: some hundred label maps of
+    each part, the others when they are trained on.
     """
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}: give --data {'COCO' if task == 'coco' else 'ADEChallengeData2016'}")
     if task == "ade20k":
+        for part in ADE20K:
+            _refuse_missing(root, _missing_of_ade20k(root, part))
         return _look_through_ade20k(root, config, zero)
     if zero is not None:
         raise UserError("--zero is for ade20k: it says what 0 means in label maps")
-    return _look_through_coco(root, config, out)
+    return _look_through_coco(root, config, out, {part: _annotations_of_coco(root, part) for part in COCO})
 
 
 def same_as_before(out: Path, protocol: dict[str, Any], *, write: bool) -> None:
@@ -94,11 +97,11 @@ def same_as_before(out: Path, protocol: dict[str, Any], *, write: bool) -> None:
         store.write_bytes(file, json.dumps(protocol).encode())
 
 
-def _look_through_coco(root: Path, config: Any, out: Path) -> Found:
+def _look_through_coco(root: Path, config: Any, out: Path, contents: Mapping[str, dict[str, Any]]) -> Found:
     found = {}
     for part, (annotations, folder) in COCO.items():
         file = root / annotations
-        found[part] = (file, json_of_coco.read(file, json_of_coco.parsed(file)))
+        found[part] = (file, json_of_coco.read(file, contents[part]))
         json_of_coco.check_sizes(file, root / folder, found[part][1].content, label_maps.LOOKED_THROUGH)
     json_of_coco.same_classes(found["train"], found["val"])
     lines = [f"{file.name}: {'; '.join(one.notes)}" for file, one in found.values()]

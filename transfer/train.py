@@ -186,7 +186,6 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     root = options.data or Path(config.work_dir) / "data"
     if options.data is None:
         draw_sample(options.task, root)
-    data.check(options.task, root, config)
     data.set_root(config, root)
     found = data.look_through(options.task, root, config, Path(config.work_dir), zero=options.zero)
     if is_main():

@@ -86,9 +86,9 @@ def read(path: Path) -> UInt8[np.ndarray, "h w"]:
             f"{path} is a picture of mode {image.mode}, no label map: store one whole number a pixel (grey or palette)"
         )
     values = np.asarray(image)
-    if values.size and (values.max() > NOTHING or values.min() < 0):
-        strange = values.max() if values.max() > NOTHING else values.min()
-        raise WorkError(f"{path} holds the label {strange}: labels are 0 to 254, and 255 is void")
+    least, most = (values.min(), values.max()) if values.size else (0, 0)
+    if most > NOTHING or least < 0:
+        raise WorkError(f"{path} holds the label {most if most > NOTHING else least}: labels are 0 to 254, and 255 is void")
     return values.astype(np.uint8)
 
 

@@ -35,7 +35,6 @@ def configs() -> dict[str, Any]:
 
 def prepared(task: str, root: Path, configs: dict[str, Any], out: Path, **flags: Any) -> tuple[data.Found, Any]:
     config = configs[task].__deepcopy__({})
-    data.check(task, root, config)
     data.set_root(config, root)
     return data.look_through(task, root, config, out, **flags), config
 
