@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from checkpoints import bounds, original, parent, terminal
+from checkpoints import bounds, neighbours, original, parent, terminal
 
 Options = TypeVar("Options")
 
@@ -127,6 +127,8 @@ def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] |
     terminal.guard()
     parent.end_with_launcher()
     parent.take_forked_along()
+    if arguments is None:  # a process of its own
+        neighbours.watch()
     try:
         code = main(sys.argv[1:] if arguments is None else arguments)
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does

@@ -39,19 +39,21 @@ def _lies_here(entry: str) -> bool:
     return not os.path.isabs(entry) and os.path.lexists(entry)
 
 
-QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-"""Threads that wait for each other sleep in place of spinning, which on a machine with other work takes its cores from them.
-GNU's OpenMP, which torch has, reads the first two, LLVM's and Intel's the third, when they are loaded."""
+SHORT = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
+"""Threads that wait for each other spin for about a third of a millisecond, then sleep: on a machine without other work as fast as
+spinning for ever, where sleeping at once takes a third longer. Beside other work `checkpoints/neighbours.py` shortens it further.
+GNU's OpenMP, which torch has, reads the first, LLVM's and Intel's the second, when they are loaded."""
+WAITING = ("OMP_WAIT_POLICY", *SHORT)
 
 
-def wait_quietly() -> None:
-    """Set QUIET unless the user has set any of it. Before torch is imported: it is read then and never again."""
-    if not any(name in os.environ for name in QUIET):
-        os.environ.update(QUIET)
+def wait_shortly() -> None:
+    """Set SHORT unless the user has set how threads wait. Before torch is imported: it is read then and never again."""
+    if not any(name in os.environ for name in WAITING):
+        os.environ.update(SHORT)
 
 
 def main() -> None:
-    wait_quietly()
+    wait_shortly()
     leave_current_folder()
     import runpy  # noqa: PLC0415  # only now: until here the path began with the folder of this file
 

@@ -7,9 +7,9 @@ if sys.argv[:1] == ["-m"]:  # so Python says while it looks for the module that 
     here, root = os.path.realpath(os.curdir), os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     sys.path[:] = [entry for entry in sys.path if here == root or os.path.realpath(entry) != here]
     os.environ["PYTHONSAFEPATH"] = "1"  # for what this process starts
-    from checkpoints.start import wait_quietly
+    from checkpoints.start import wait_shortly
 
-    wait_quietly()  # torch is not imported yet
+    wait_shortly()  # torch is not imported yet
 from checkpoints import elsewhere
 from checkpoints.version import __version__ as __version__
 
