@@ -1,9 +1,9 @@
 """Other work on this machine: while there is any, threads that wait for each other sleep in place of spinning.
 
-Spinning threads take cores from other programs and are slowed by them: with one busy neighbour on two cores a step took three times as
-long. libgomp reads how long its threads spin once, when it is loaded; but it spins a hundred times only while it has more threads
-than there are cores (GOMP_SPINCOUNT in its manual), whichever they are. So a second, idle pool of threads is kept while others work.
-Numbers do not change: the pool that computes stays as it is.
+Spinning threads take cores from other programs and are slowed by them: with one busy neighbour on two cores a step took three
+times as long. libgomp reads once, when it is loaded, how long its threads spin; but they spin a hundred times only while it has
+more threads than there are cores (GOMP_SPINCOUNT in its manual), whichever they are. So an idle second pool of threads is kept
+while others work. Numbers do not change: the pool that computes stays as it is.
 """
 
 import contextlib
@@ -72,8 +72,7 @@ class Watch:
 
     @staticmethod
     def _now() -> tuple[float, float, float]:
-        own = os.times()
-        return time.monotonic(), busy_seconds(STAT.read_text(), os.sched_getaffinity(0)), own.user + own.system
+        return time.monotonic(), busy_seconds(STAT.read_text(), os.sched_getaffinity(0)), own_seconds()
 
     def run(self) -> None:
         with contextlib.suppress(OSError):  # /proc may go; then all stays as it is
@@ -94,6 +93,19 @@ def busy_seconds(stat: str, cores: set[int]) -> float:
             user, nice, system, _idle, _iowait, *rest = map(int, fields)
             ticks += user + nice + system + sum(rest[:3])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    """Seconds that this process and those that it has started computed so far: a loader's workers belong to it."""
+    times = os.times()
+    ticks = 0
+    for thread in threading.enumerate():
+        children = Path(f"/proc/self/task/{thread.native_id}/children")
+        for child in children.read_text().split() if children.exists() else ():
+            with contextlib.suppress(OSError):  # it has ended since, and is among the waited-for
+                fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+    return sum(times[:4]) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def cores_of_others(before: tuple[float, float, float], now: tuple[float, float, float]) -> float:

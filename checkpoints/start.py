@@ -40,9 +40,9 @@ def _lies_here(entry: str) -> bool:
 
 
 SHORT = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
-"""Threads that wait for each other spin for about a third of a millisecond, then sleep: on a machine without other work as fast as
-spinning for ever, where sleeping at once takes a third longer. Beside other work `checkpoints/neighbours.py` shortens it further.
-GNU's OpenMP, which torch has, reads the first, LLVM's and Intel's the second, when they are loaded."""
+"""Threads that wait for each other spin for about a third of a millisecond, then sleep: without other work on the machine that
+is as fast as spinning for ever; beside other work `checkpoints/neighbours.py` makes them sleep at once. GNU's OpenMP, which
+torch has, reads the first, LLVM's and Intel's the second, when they are loaded."""
 WAITING = ("OMP_WAIT_POLICY", *SHORT)
 
 

@@ -62,6 +62,7 @@ PLACES: dict[str, dict[str, str]] = {
         "a link": "a second name for the run's own last.pt, where nothing lies under that name",
         "a deletion": "its own temporary file",
     },
+    "checkpoints/neighbours.py": {"a whole file": "/proc/stat and the like"},
     "checkpoints/zoo.py": {"a whole file": "the list of published checkpoints, which is this project's own"},
     "checkpoints/torch_pickle.py": {"an archive": "reads members of a torch file into memory; nothing is unpacked to disk"},
     "checkpoints/resolve.py": {"the network": "timm's published weights, only for a timm:NAME that was typed"},

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from checkpoints import hold, once, start, store
+from checkpoints import hold, once, store
 from checkpoints.cli import DONE, FAILED, UserError, WorkError, parse, run_command
 from pretrain import config as options
 from pretrain import train
@@ -278,21 +278,6 @@ def test_the_end_of_several_processes_is_one_sentence_and_the_right_code(what: s
         assert (tmp_path / "run" / "last.pt").exists()
     else:
         assert errors.count("SIGKILL") == 1 and len(errors.splitlines()) <= 3, errors
-
-
-def test_waiting_is_quiet_unless_the_user_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in start.QUIET:
-        monkeypatch.delenv(name, raising=False)
-    start.wait_quietly()
-    assert start.QUIET.items() <= os.environ.items()
-    for name in start.QUIET:
-        for other in start.QUIET:
-            monkeypatch.delenv(other)
-        monkeypatch.setenv(name, "7")
-        start.wait_quietly()
-        assert os.environ[name] == "7" and not any(other in os.environ for other in start.QUIET if other != name)
-        for other in start.QUIET:
-            monkeypatch.setenv(other, "")
 
 
 def test_a_run_whose_worker_dies_is_saved_first(
