@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ install_import_hook(["checkpoints", "pretrain", "probes"], "beartype.beartype")
 import pytest  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
-from tests.support.fixture import Fixture  # noqa: E402
+from tests.support.parity import Fixture, Read  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,7 +72,7 @@ def parity_dir(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def parity(parity_dir: Path) -> Callable[[str], Fixture]:
+def parity(parity_dir: Path) -> Read:
     """Reads a fixture by name."""
 
     def read(name: str) -> Fixture:

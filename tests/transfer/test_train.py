@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 from tests.support.backbones import SWIN, VIT, saved_backbone
 from tests.support.commands import ROOT, command
+from tests.support.parity import Read, assert_near
 
 pytest.importorskip("mmdet", reason="the extra `transfer` is not installed: tools/setup.sh transfer")
 
@@ -36,10 +37,9 @@ from transfer import backbone as dense  # noqa: E402
 from transfer import hooks, layer_decay, train  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the toolboxes remark on many things
-CLOSE = {"rtol": 1e-5, "atol": 5e-6}
 
 
-def test_parity_nms_of_every_kind(parity) -> None:  # type: ignore[no-untyped-def]
+def test_parity_nms_of_every_kind(parity: Read) -> None:
     given = parity("mmcv_ops").tensors
     boxes, scores = given["boxes"], given["scores"]
     for threshold in (0.3, 0.7):
@@ -56,13 +56,14 @@ def test_parity_nms_of_every_kind(parity) -> None:  # type: ignore[no-untyped-de
 
 
 @pytest.mark.parametrize("name, sampling, aligned", [("det", 0, True), ("fixed", 2, True), ("unaligned", 2, False)])
-def test_parity_roi_align_forward_and_backward(parity, name: str, sampling: int, aligned: bool) -> None:  # type: ignore[no-untyped-def]
+def test_parity_roi_align_forward_and_backward(parity: Read, name: str, sampling: int, aligned: bool) -> None:
     given = parity("mmcv_ops").tensors
     features, expected = given["roi.features"].requires_grad_(), given[f"roi.{name}.out"]
     found = mmcv.ops.roi_align(features, given["roi.rois"], expected.shape[2:], 0.25, sampling, "avg", aligned)
     found.backward(given[f"roi.{name}.grad_out"])
-    assert_close(found, expected, **CLOSE)
-    assert_close(features.grad, given[f"roi.{name}.grad_in"], **CLOSE)
+    assert_near(found, expected)
+    assert features.grad is not None
+    assert_near(features.grad, given[f"roi.{name}.grad_in"])
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
@@ -111,7 +112,7 @@ def test_a_compiled_mmcv_is_left_in_place(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 @pytest.mark.parametrize("name", ["pyramid_raw", "pyramid_norm"])
 @torch.no_grad()
-def test_parity_pyramid_of_a_square_and_of_a_rectangle(parity, name: str) -> None:  # type: ignore[no-untyped-def]
+def test_parity_pyramid_of_a_square_and_of_a_rectangle(parity: Read, name: str) -> None:
     fixture = parity(name)
     about, given = fixture.about, fixture.tensors
     shape = Architecture("vit", about["patch"], about["img"], 3, about["dim"], about["depth"], about["heads"])
@@ -124,7 +125,7 @@ def test_parity_pyramid_of_a_square_and_of_a_rectangle(parity, name: str) -> Non
     for images, prefix in (("x", "level."), ("x_rect", "level_rect.")):
         found = pyramid(given[images])
         for number, level in enumerate(found):
-            assert_close(level, given[f"{prefix}{number}"], **CLOSE)
+            assert_near(level, given[f"{prefix}{number}"])
 
 
 @torch.no_grad()

@@ -1,0 +1,50 @@
+"""Parity files as tests read them, and how near their numbers have to be."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.testing import assert_close
+
+from pretrain import config as options
+from pretrain.config import Config
+from pretrain.method.schedule import Schedule
+
+
+class Fixture(NamedTuple):
+    """One parity file: its description, and its tensors."""
+
+    about: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under a prefix, without it."""
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+
+
+Read = Callable[[str], Fixture]
+"""Reads a fixture by name."""
+
+
+def assert_near(ours: Tensor, theirs: Tensor, relative: float = 1e-5, size: Tensor | None = None) -> None:
+    """Equal up to float32 sums in another order: errors are measured against the largest number of `size`.
+
+    Sums cancel, so that an element near zero carries the rounding of the large terms that went into it: `size` is the original's
+    tensor itself, or, for means that cancel as a whole, what they are means of. 5e-6 whatever the size, as it was before, failed
+    for a deeper network on another processor (7e-6).
+    """
+    largest = (theirs if size is None else size).abs().max().item()
+    assert_close(ours, theirs, rtol=relative, atol=relative * largest)
+
+
+SCHEDULED = (
+    "epochs lr min_lr warmup_epochs weight_decay weight_decay_end momentum_teacher freeze_last_layer pred_start_epoch "
+    "warmup_teacher_temp teacher_temp warmup_teacher_patch_temp teacher_patch_temp warmup_teacher_temp_epochs"
+).split()
+"""Options of the original that a schedule is made of; a fixture names those that it needs."""
+
+
+def schedule_of(about: dict[str, Any]) -> Schedule:
+    """As training makes it of the same options. A fixture without `iters_per_epoch` has one step an epoch."""
+    config = Config(batch_size_per_gpu=256, **{name: about[name] for name in SCHEDULED if name in about})  # lr as it is
+    return options.schedule(config, about.get("iters_per_epoch", 1), world_size=1)
