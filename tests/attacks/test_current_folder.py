@@ -4,7 +4,6 @@ The first attack and numba's were run on 46c01a2, where every command loaded and
 built against them.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -12,13 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from checkpoints import elsewhere
 from checkpoints.cli import UserError
 from pretrain.engine import trackers
-from pretrain.sample import corruptions
+from tests.support.programs import glass_blur
 from transfer.exports import reload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,15 +94,9 @@ def test_optional_libraries_are_imported_elsewhere(here: Path, monkeypatch: pyte
 def test_numba_takes_no_settings_from_the_current_folder(here: Path) -> None:
     """On 46c01a2 it did, whenever it compiled: settings that are no list of settings ended the command in an AttributeError."""
     pytest.importorskip("imagecorruptions")
-    script = (
-        "import hashlib, numpy as np; from pretrain.sample import corruptions as c; "
-        "p = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8); "
-        "print(hashlib.sha256(c.corrupt(p, 'glass_blur', 3, (0, 0)).tobytes()).hexdigest())"
-    )
     (here / ".numba_config.yaml").write_text("- nonsense\n")
-    said = run(here, sys.executable, "-c", script, PYTHONPATH=str(ROOT))
-    picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-    assert said.strip() == hashlib.sha256(corruptions.corrupt(picture, "glass_blur", 3, (0, 0)).tobytes()).hexdigest()
+    said = run(here, sys.executable, "-m", "tests.support.programs.glass_blur", PYTHONPATH=str(ROOT))
+    assert said.strip() == glass_blur.digest()
 
 
 @pytest.mark.parametrize("file", ["wandb/settings", ".wandb/settings"])

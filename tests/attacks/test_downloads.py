@@ -8,7 +8,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -28,6 +27,7 @@ from checkpoints.cli import UserError, WorkError
 from pretrain.images import hubs
 from pretrain.images.open import open_images
 from pretrain.models.backbone import load_backbone, make
+from tests.support.commands import program
 
 VIT = Architecture("vit", 8, 32, 3, 64, 2, 1)
 OTHER = VIT._replace(patch_size=16)
@@ -314,28 +314,6 @@ def test_names_are_fetched_by_https_only(tmp_path: Path, monkeypatch: pytest.Mon
         load_backbone(Path("little"))
 
 
-EIGHT = """
-import json, os, sys
-from pathlib import Path
-from checkpoints import zoo
-from pretrain.models.backbone import load_backbone
-entry = json.loads(sys.argv[1])
-zoo.names = lambda: {"little": entry}
-children = []
-for _ in range(8):
-    child = os.fork()
-    if not child:
-        try:
-            load_backbone(Path("little"))
-        except BaseException as error:
-            print("failed:", error, file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    children.append(child)
-print(sum(os.waitpid(child, 0)[1] == 0 for child in children))
-"""
-
-
 def test_eight_processes_fetch_one_file_once(server: Server, tmp_path: Path) -> None:
     """On 46c01a2 all wrote one part: most failed, and the file was a mixture."""
 
@@ -347,8 +325,7 @@ def test_eight_processes_fetch_one_file_once(server: Server, tmp_path: Path) -> 
 
     server.script = [slow]
     entry = json.dumps({"address": server.address, **LISTED})
-    words = [sys.executable, "-c", EIGHT, entry]
-    done = subprocess.run(words, cwd=ROOT, check=False, timeout=300, capture_output=True, text=True)
+    done = subprocess.run(**program("fetch_in_eight", entry), check=False, timeout=300)
     assert done.stdout.strip() == "8", done.stderr
     assert len(server.asked) == 1 and (tmp_path / "cache" / "little.pth").read_bytes() == NEW
     assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == ["little.pth", "little.sha256"]

@@ -19,45 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 120
 """Seconds that a slow machine may take for anything here."""
 
-LOADERS = """
-import multiprocessing, time
-import numpy as np, torch
-from torch.utils.data import DataLoader
-from checkpoints.cli import run_command
-from pretrain.batches import augment, masking
-from pretrain.batches.feeding import as_it_is
-from pretrain.batches.loader import Loader
-from pretrain.images.source import Images
-from pretrain.batches.dataset import StepDataset
-
-class Large(Images):
-    name = "large"
-    def __len__(self): return 64
-    def content(self, index): return np.zeros((200, 200, 3), dtype=np.uint8)
-    def where(self, index): return str(index)
-
-def main(_):
-    view = augment.View(112, (0.5, 1.0), 0.0, 0.0)
-    views, masks = augment.MultiCrop((view,), view, 1), masking.MaskSettings((0.0,), (0.0,), "rand")
-    steps = StepDataset(Large(), views, masks, (2, 2), 8, 0, make_crops=False)
-    loader = Loader(steps, 0, 1000, 2, torch.device("cpu")).made()
-    other = DataLoader([np.zeros(500_000) for _ in range(64)], batch_size=None, collate_fn=as_it_is, num_workers=2)
-    for one in (iter(loader), iter(other)):
-        next(one)
-        main.kept = [*getattr(main, "kept", []), one]
-    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-    time.sleep(600)
-
-run_command(main, [])
-"""
-STEP = """
-import sys
-from pathlib import Path
-from checkpoints.cli import run_command
-from probes.shared.subprocesses import run_once
-run_command(lambda words: run_once(["-m", "probes.live", words[0], "--port", "0"], Path(words[0]) / "step"))
-"""
-
 
 @contextmanager
 def started(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
@@ -108,7 +69,7 @@ def answers(address: str) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
 def test_workers_of_any_loader_end_with_the_process_that_was_killed() -> None:
     """In 46c01a2 all four stayed for ever: each wrote into a full pipe whose reading end it held itself."""
-    with started("-c", LOADERS) as process:
+    with started("-m", "tests.support.programs.two_loaders") as process:
         assert process.stdout is not None
         workers = [int(word) for word in process.stdout.readline().split()]
         assert len(workers) == 4 and all(map(alive, workers))
@@ -125,7 +86,8 @@ def test_workers_of_any_loader_end_with_the_process_that_was_killed() -> None:
 def test_a_command_ends_with_the_one_that_started_it_and_was_killed(by: str, tmp_path: Path) -> None:
     """In 46c01a2 a step of reproduce and a process of torchrun lived on; here they are servers, which can be asked."""
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "probes.live", str(tmp_path))
-    with started(*(("-c", STEP, str(tmp_path)) if by == "step" else (*launch, "--port", "0"))) as process:
+    step = ("-m", "tests.support.programs.live_step", str(tmp_path))
+    with started(*(step if by == "step" else (*launch, "--port", "0"))) as process:
         assert process.stdout is not None
         said = ""
         if by == "step":

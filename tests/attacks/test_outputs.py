@@ -59,6 +59,7 @@ from probes.shared import console
 from probes.visualize import gallery, tsne
 from probes.visualize.gallery import Shown
 from tests.support.backbones import VIT, saved_backbone
+from tests.support.commands import program
 from transfer.exports import card
 
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -518,9 +519,7 @@ def test_bytes_that_are_no_text_on_a_screen_of_ascii(settings: dict[str, str], t
 
 def test_what_a_command_dies_of_is_escaped(tmp_path: Path) -> None:
     """On 46c01a2 an error's escape sequences reached the terminal."""
-    code = f"from checkpoints.cli import run_command\ndef main(_): raise KeyError({TERMINAL!r})\nrun_command(main, [])"
-    script = code.replace("KeyError", "RuntimeError")
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(**program("dies", TERMINAL), check=False)
     assert done.returncode == 1 and "RuntimeError" in done.stderr and "\x1b" not in done.stderr and "\\x1b[31mred" in done.stderr
 
 

@@ -10,7 +10,6 @@ import os
 import pickle
 import random
 import subprocess
-import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -24,68 +23,12 @@ import torch
 from checkpoints.cli import DONE, run_command
 from pretrain.tokenizers import dalle_pickle
 from probes.retrieval import revisited
-
-ROOT = Path(__file__).resolve().parents[2]
-
-READ = """
-import json, os, resource, signal, sys, warnings
-warnings.simplefilter("ignore")
-from pathlib import Path
-import torch
-from checkpoints import published, store
-from checkpoints.cli import UserError
-from pretrain.tokenizers import dalle_pickle as dalle_file
-from probes.retrieval import revisited
-
-def load_run(path):
-    return store.load_run(path.parent)
-
-READERS = {"truth": revisited.read_truth, "weights": published.read, "run": load_run, "dalle": dalle_file.read}
-JOB, PLACE = sys.argv[1], torch._utils._rebuild_tensor_v2
-BEFORE = PLACE.__defaults__, dict(vars(PLACE))
-read = READERS[JOB]
-size = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE")
-results = {}
-for name in sys.argv[2:]:
-    into, out = os.pipe()
-    child = os.fork()
-    if not child:
-        signal.alarm(30)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (size + (3 << 30),) * 2)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        try:
-            read(Path(name))
-            said = "read"
-        except UserError as error:
-            said = "refused: " + str(error)
-        except BaseException as error:
-            said = "traceback: " + repr(error)[:200]
-        if (PLACE.__defaults__, vars(PLACE)) != BEFORE:
-            said = "torch was changed"
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
-        os.write(out, f"{said} MEMORY {grown}".encode("utf-8", "replace"))
-        os._exit(0)
-    os.close(out)
-    with open(into, "rb") as stream:
-        text = stream.read().decode()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    said, _, grown = text.partition(" MEMORY ")
-    if status:
-        said = f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
-    elif int(grown) > 300:
-        said = f"took {grown} MB: {said}"
-    results[name] = said
-print(json.dumps(results))
-"""
-"""Each file in a child: what became of it."""
+from tests.support.commands import program
 
 
 def outcomes(job: str, paths: Sequence[Path]) -> dict[str, str]:
     """By the file's name: `read`, `refused: why`, or what else has happened."""
-    run = subprocess.run(
-        [sys.executable, "-c", READ, job, *map(str, paths)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=900
-    )
+    run = subprocess.run(**program("read_hostile", job, *map(str, paths)), check=False, timeout=900)
     assert run.returncode == 0, run.stderr[-2000:]
     return {Path(name).name: said for name, said in json.loads(run.stdout.splitlines()[-1]).items()}
 
@@ -388,43 +331,10 @@ def test_no_mutation_of_a_good_file_is_more_than_read_or_refused(tmp_path: Path,
     assert len(found) == len(paths) and not wrong, json.dumps(wrong, indent=1)
 
 
-RESUMED = """
-import sys, warnings
-warnings.simplefilter("ignore")
-from collections import OrderedDict
-from pathlib import Path
-import torch
-from transfer import train
-train.toolboxes()
-from mmengine.logging.history_buffer import HistoryBuffer
-from mmengine.runner import CheckpointLoader
-folder = Path(sys.argv[1])
-history = HistoryBuffer([1.0, 2.0], [1, 1])
-content = {"meta": {"config": "open('ran', 'w')", "iter": 2}, "message_hub": {"log_scalars": OrderedDict(loss=history)}}
-torch.save(content, folder / "iter_2.pth")
-found = CheckpointLoader.load_checkpoint(str(folder / "iter_2.pth"), "cpu", logger="silent")
-back = found["message_hub"]["log_scalars"]["loss"]
-back.update(6.0)
-assert (back.mean(), back.max()) == (3.0, 6.0), (back.mean(), back.max())
-print("config" in found["meta"])
-class Bomb:
-    def __reduce__(self):
-        import os
-        return os.mkdir, (str(folder / "ran"),)
-torch.save({"meta": Bomb()}, folder / "bomb.pth")
-for name in ("bomb.pth", "https://127.0.0.1:9/model.pth", "torchvision://resnet50"):
-    try:
-        CheckpointLoader.load_checkpoint(name if "://" in name else str(folder / name), "cpu", logger="silent")
-        print("read")
-    except Exception as error:
-        print(type(error).__name__, error)
-"""
-
-
 def test_a_dense_run_goes_on_without_running_what_its_folder_holds(tmp_path: Path) -> None:
     """46c01a2, by MMEngine's source: it read bomb.pth by the unsafe way, ran the config of a checkpoint, and fetched."""
     pytest.importorskip("mmengine")
-    run = subprocess.run([sys.executable, "-c", RESUMED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    run = subprocess.run(**program("resume_dense", str(tmp_path)), check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     *_, config, bomb, address, name = run.stdout.splitlines()
     assert not (tmp_path / "ran").exists() and config == "False"

@@ -6,7 +6,6 @@ import os
 import resource
 import struct
 import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from probes.retrieval import copydays
 from probes.video import davis
 from probes.visualize.inputs import Drawing, pictures_of
 from tests.support import tiny
+from tests.support.commands import program
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
@@ -345,29 +345,6 @@ def png(width: int, height: int, bits: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-CHILD = """
-import json, resource, sys
-from pathlib import Path
-import numpy, tifffile
-from pretrain.images.decode import BadImage, decode
-from pretrain.images.source import Files
-
-def status(name):
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
-
-for name, channels in json.loads(sys.argv[2]):
-    images = Files("files", [Path(name)], None)
-    images.channels = channels
-    open("/proc/self/clear_refs", "w").write("5")  # the highest use so far is forgotten
-    before = status("VmRSS")
-    try:
-        said = str(images[0].shape)
-    except BadImage as error:
-        said = f"BadImage: {error}"
-    print(json.dumps({"said": said, "peak": status("VmHWM") - before}))
-"""
-
-
 def decoded_apart(*files: tuple[Path, int]) -> list[dict[str, object]]:
     """What each file gave, and the memory that it took at its height, in a process that may have 6 GiB of addresses.
 
@@ -377,11 +354,13 @@ def decoded_apart(*files: tuple[Path, int]) -> list[dict[str, object]]:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 
-    arguments = [sys.executable, "-c", CHILD, "", json.dumps([(str(path), channels) for path, channels in files])]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(MIB)}
-    done = subprocess.run(
-        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=120, preexec_fn=limit
+    process = program(
+        "decode_files",
+        json.dumps([(str(path), channels) for path, channels in files]),
+        OPENBLAS_NUM_THREADS="1",
+        MALLOC_MMAP_THRESHOLD_=str(MIB),
     )
+    done = subprocess.run(**process, check=True, timeout=120, preexec_fn=limit)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

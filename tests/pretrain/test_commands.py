@@ -144,13 +144,11 @@ def test_ctrl_c_saves_says_so_and_exits_with_75(folders: Path, tmp_path: Path) -
 
 def test_two_processes_compute_what_one_does_with_the_double_batch(folders: Path, tmp_path: Path) -> None:
     """Crops come from files of 32 pixels cut whole, so that both draw the same; gradients are averages of the halves."""
-    script = tmp_path / "steps.py"
-    script.write_text(TWO_PROCESSES)
     results = []
     for processes, how in ((1, "whole"), (2, "whole"), (2, "shard")):
         out = tmp_path / f"{processes}-{how}.pt"
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script), str(out), how]
-        done = subprocess.run(**command(*launch, PYTHONPATH=str(ROOT)), check=False, timeout=300)
+        work = ["-m", "tests.support.programs.train_in_processes", str(out), how]
+        done = subprocess.run(**command(*torchrun(processes), *work), check=False, timeout=300)
         assert done.returncode == 0, done.stderr
         assert "find_unused_parameters" not in done.stderr
         results.append(torch.load(out, weights_only=True))
@@ -160,53 +158,8 @@ def test_two_processes_compute_what_one_does_with_the_double_batch(folders: Path
             assert_close(result[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
-TWO_PROCESSES = """
-import sys
-import torch
-from pretrain.engine import distributed, guard as health, optim
-from pretrain.batches import masking
-from checkpoints.architecture import Architecture
-from pretrain.models.vit import ViT
-from pretrain.method.heads import Head
-from pretrain.method.ibot import Student, Teacher
-from pretrain.engine.precision import Precision
-from pretrain.method.schedule import ScheduleValues
-from pretrain.batches.dataset import Batch
-from pretrain.train import LossWeights, train_step
-from pretrain.run.diagnostics import diagnostics_of
-
-def train(device):
-    torch.manual_seed(0)
-    shape = Architecture("vit_tiny", 8, 24, 3, 64, 2, 1)
-    head = dict(out_dim=12, patch_out_dim=12, hidden_dim=16, bottleneck_dim=8, shared=True, norm_last_layer=False)
-    student, teacher = Student(ViT(shape, maskable=True), Head(64, **head)), Teacher(ViT(shape, maskable=False), Head(64, **head))
-    teacher.copy(student)
-    if sys.argv[2] == "shard":
-        for network in (student, teacher):
-            distributed.shard_(network, network.backbone.blocks, device)
-    optimizer, guard = optim.build_optimizer("sgd", student), health.Guard()
-    parallel = distributed.parallel(student, device)
-    for step in range(3):
-        torch.manual_seed(step)
-        crops, grid, local = torch.randn(2, 8, 3, 24, 24), torch.rand(2, 8, 3, 3) < 0.3, torch.randn(2, 8, 3, 16, 16)
-        mine = slice(distributed.rank() * 8 // distributed.world_size(), (distributed.rank() + 1) * 8 // distributed.world_size())
-        batch = Batch(crops[:, mine], masking.as_masks(grid[:, mine]), local[:, mine])
-        now = ScheduleValues(0, 0.1, 0.1, 0.9, 0.04, 0.07, step == 0, True)
-        outcome = train_step(parallel, teacher, optimizer, [batch], now, LossWeights(), guard, Precision("fp32", device))
-    signs = diagnostics_of(student, teacher, outcome.losses, outcome.logits, outcome.answer, outcome.targets, 1.0)
-    weights = distributed.full_tensor({"s": student.state_dict(), "t": teacher.state_dict()})
-    if distributed.is_main():
-        numbers = {"gradient": outcome.gradient, "apart": signs.teacher_distance}
-        torch.save({f"{who}.{k}": v for who, state in weights.items() for k, v in state.items()} | numbers, sys.argv[1])
-
-
-with distributed.processes() as device:
-    train(device)  # a function, so that nothing holds on to the processes' connection when it is closed
-"""
-
-
 def test_several_processes_train_resume_and_leave_one_run(folders: Path, tmp_path: Path) -> None:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pretrain.train"]
+    launch = [*torchrun(2), "-m", "pretrain.train"]
     flags = [*SMALL, "--data", str(folders), "--epochs", "2", "--batch-size-per-gpu", "4", "--out", str(tmp_path)]
     done = subprocess.run(**command(*launch, *flags), check=False, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -218,17 +171,14 @@ def test_several_processes_train_resume_and_leave_one_run(folders: Path, tmp_pat
 
 def test_a_sharded_run_goes_on_from_its_checkpoint_and_without_shards(folders: Path, tmp_path: Path) -> None:
     """Two epochs sharded, in one piece and in two, end alike; then one more unsharded, in one process."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pretrain.train"]
+    launch = [*torchrun(2), "-m", "pretrain.train"]
     flags = [*SMALL, "--data", str(folders), "--epochs", "2", "--batch-size-per-gpu", "4", "--knn-every", "1"]
     whole, parts = ["--out", str(tmp_path / "whole")], ["--out", str(tmp_path / "parts")]
     done = subprocess.run(**command(*launch, *flags, *whole, "--shard", "true"), check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "k-NN" in done.stdout
-    script = tmp_path / "interrupted.py"
-    script.write_text(INTERRUPTED_AT_4)
-    stopped = subprocess.run(
-        **command(*launch[:-2], str(script), *flags, *parts, "--shard", "true", PYTHONPATH=str(ROOT)), check=False, timeout=300
-    )
+    work = ["-m", "tests.support.programs.interrupted", *flags, *parts, "--shard", "true"]
+    stopped = subprocess.run(**command(*torchrun(2), *work), check=False, timeout=300)
     assert store.read_torch(tmp_path / "parts" / store.LAST)["step"] == 4, stopped.stderr
     again = subprocess.run(**command(*launch, *flags, *parts, "--shard", "true"), check=False, timeout=300)
     assert again.returncode == 0 and "continuing after step 4" in again.stdout, again.stderr
@@ -242,19 +192,8 @@ def test_a_sharded_run_goes_on_from_its_checkpoint_and_without_shards(folders: P
     assert done.returncode == 0 and "--shard was True, now False" in done.stdout, done.stderr
 
 
-INTERRUPTED_AT_4 = """
-import os, signal, sys
-from checkpoints.cli import run_command
-from pretrain import train
-
-log = train.Progress.log
-def stopping(self, done, *rest):
-    log(self, done, *rest)
-    if done == 4:
-        os.kill(os.getpid(), signal.SIGINT)
-train.Progress.log = stopping
-sys.exit(run_command(train.main))
-"""
+def torchrun(processes: int) -> list[str]:
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
 
 
 def make_wrong_things(root: Path) -> None:

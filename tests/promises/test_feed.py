@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from checkpoints import hold, once, store
@@ -25,32 +24,9 @@ from pretrain.images import tar_shards
 from pretrain.models.backbone import load_backbone
 from probes import knn
 from probes.linear import protocol
+from tests.support.commands import ROOT, program
+from tests.support.feeding import Deadly, eat
 from tests.support.small_world import SMALL
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class Deadly:
-    """Tensors; item 3 is what kills or stops the worker that makes it."""
-
-    def __init__(self, end: str, size: int = 100) -> None:
-        self.end, self.size = end, size
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        if index == 3 and self.end.startswith("SIG"):
-            os.kill(os.getpid(), getattr(signal, self.end))
-        if index == 3 and self.end.startswith("exit"):
-            os._exit(int(self.end[4:]))
-        if index == 3 and self.end == "sleep":
-            signal.pause()
-        return torch.full((self.size,), float(index))
-
-
-def eat(data: Deadly, workers: int = 2, **more: object) -> list[int]:
-    return [int(item[0]) for item in feeding.fed(data, range(8), workers, **more)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -130,31 +106,16 @@ def test_batches_ahead_fit_into_shared_memory(
     assert ("--shm-size" in capsys.readouterr().err) == (wanted != given)
 
 
-TINY = """
-import sys
-sys.path.insert(0, {root!r})
-from tests.promises import test_feed as t
-from pretrain.batches import feeding
-if {blind}: feeding.free = lambda: 1 << 40
-try:
-    print(t.eat(t.Deadly("", {size})))
-except feeding.Starved as error:
-    print("starved:", error)
-"""
-
-
 @pytest.mark.parametrize("kilobytes, blind, wanted", [(64, False, "[0, 1, 2"), (512, False, "[0, 1, 2"), (256, True, "starved")])
 def test_a_tiny_shared_memory_never_makes_a_run_hang(kilobytes: int, blind: bool, wanted: str) -> None:
     """`blind`: although the room was thought to be there, as when another process takes it later."""
-    script = TINY.format(root=str(ROOT), blind=blind, size=50_000)
+    process = program("tiny_shared_memory", "blind" if blind else "looks", "50000")
     mount = f'mount -t tmpfs -o size={kilobytes}k tmpfs /dev/shm && exec "$@"'
     possible = subprocess.run(["unshare", "-m", "sh", "-c", mount, "sh", "true"], capture_output=True, check=False)
     if possible.returncode:
         pytest.skip("needs a mount namespace of its own")
-    words = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-c", script]
-    done = subprocess.run(
-        words, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    )
+    process["args"] = ["unshare", "-m", "sh", "-c", mount, "sh", *process["args"]]
+    done = subprocess.run(**process, timeout=120, check=False)
     assert done.returncode == 0 and done.stdout.startswith(wanted), done.stdout + done.stderr
     assert "--shm-size" in done.stdout + done.stderr and "Traceback" not in done.stderr
 

@@ -15,7 +15,7 @@ from checkpoints import hold, store, terminal
 from checkpoints.cli import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, UserError, run_command
 from pretrain import train
 from pretrain.engine.run_folder import claimed, refuse_foreign
-from tests.support.commands import SMALL
+from tests.support.commands import SMALL, program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,10 +35,8 @@ def test_two_runs_in_one_folder_are_one_too_many(tmp_path: Path, capsys: pytest.
 
 
 def test_a_lock_is_gone_with_the_process_that_had_it(tmp_path: Path) -> None:
-    script = "import os, sys; from pathlib import Path; from checkpoints import hold; "
-    script += "hold.taken(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
     lock = tmp_path / hold.NAME
-    done = subprocess.run([sys.executable, "-c", script, str(lock)], check=False, cwd=ROOT, timeout=60)
+    done = subprocess.run(**program("killed_with_lock", str(lock)), check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL and lock.exists()
     with hold.held(lock, "the folder", "wait"):
         assert f"process {os.getpid()}" in lock.read_text()

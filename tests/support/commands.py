@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from checkpoints.cli import run_command
 
@@ -17,7 +19,8 @@ SMALL = (
 ).split()
 
 
-def command(*arguments: str, **environment: str) -> dict:
+def command(*arguments: str, **environment: str) -> dict[str, Any]:
+    """What `subprocess` takes to start Python with these words in the project's folder."""
     return {
         "args": [sys.executable, *arguments],
         "cwd": ROOT,
@@ -28,7 +31,12 @@ def command(*arguments: str, **environment: str) -> dict:
     }
 
 
-def exit_code(main, arguments: list[str]) -> int:
+def program(name: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    """One of tests/support/programs in a process of its own."""
+    return command("-m", f"tests.support.programs.{name}", *arguments, **environment)
+
+
+def exit_code(main: Callable[[Sequence[str]], Any], arguments: list[str]) -> int:
     """Of a command, whether it returns one or exits with one."""
     try:
         return run_command(main, arguments)

@@ -12,7 +12,7 @@ from pretrain.batches.dataset import Batch, Decoded, StepDataset
 from pretrain.batches.loader import Loader
 from pretrain.images.source import Content, Images, Sample
 from pretrain.sample import classification, scene
-from tests.support.commands import command
+from tests.support.commands import program
 from tests.support.pictures import encoded, photographs
 
 VIEW = augment.View(16, (0.3, 1.0), 0.5, 0.5)
@@ -157,14 +157,5 @@ def test_jpegs_left_to_the_device_give_the_same_batch(spoilt: int) -> None:
 
 def test_a_process_ends_although_it_has_forgotten_its_workers() -> None:
     """As after an error whose traceback holds on to a loader half used."""
-    script = (
-        "import builtins, numpy as np, torch; from pretrain.batches import augment, masking\n"
-        "from pretrain.batches.loader import Loader\n"
-        "from pretrain.images.source import Sample; from pretrain.batches.dataset import StepDataset\n"
-        "view = augment.View(16, (0.5, 1.0), 0.0, 0.0)\n"
-        "views, masks = augment.MultiCrop((view,), view, 1), masking.MaskSettings((0.0,), (0.0,), 'rand')\n"
-        "steps = StepDataset(Sample('val'), views, masks, (2, 2), 4, 0)\n"
-        "builtins.kept = iter(Loader(steps, 0, 100, 2, torch.device('cpu'))); next(builtins.kept); print('ends')"
-    )
-    done = subprocess.run(**command("-c", script), check=False, timeout=60)
+    done = subprocess.run(**program("forgotten_workers"), check=False, timeout=60)
     assert done.returncode == 0 and done.stdout == "ends\n", done.stderr

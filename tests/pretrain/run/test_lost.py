@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from checkpoints import store
 from checkpoints.cli import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, WorkError, run_command
 from pretrain import train
 from pretrain.sample import __main__ as sample
-from tests.support.commands import ROOT, SMALL, command
+from tests.support.commands import ROOT, SMALL, command, program
 from tests.support.states import same
 
 KILLS = 25
@@ -83,18 +84,8 @@ def test_a_full_disk_is_one_sentence_and_the_last_good_checkpoint_stays(
     folders: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A limit on the size of files stands for the full disk; the system refuses the write in the same way."""
-    script = (
-        "import resource, signal, sys; from pretrain import train; from checkpoints.cli import run_command\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "real = train.Run.save\n"
-        "def save(self, step, *rest):\n"
-        "    if step == 10: resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))\n"
-        "    real(self, step, *rest)\n"
-        "train.Run.save = save\n"
-        "sys.exit(run_command(train.main, sys.argv[1:]))"
-    )
     flags = [*SMALL, "--data", str(folders), "--out", str(tmp_path), "--epochs", "3"]
-    done = subprocess.run(**command("-c", script, *flags, PYTHONPATH=str(ROOT)), check=False, timeout=120)
+    done = subprocess.run(**program("full_disk", *flags), check=False, timeout=120)
     assert done.returncode == FAILED and done.stderr.startswith("failed: ") and "Traceback" not in done.stderr
     assert "last.pt could not be written (" in done.stderr and "make room" in done.stderr
     found = store.load_run(tmp_path)
@@ -171,30 +162,10 @@ def test_another_number_of_processes_goes_on_and_says_what_is_not_exact(run: tup
     assert found is not None and found.state["step"] == 10 and len(found.state["random"]) == 2
 
 
-SRUN = """#!/usr/bin/env bash
-echo $$ > "$REQUEUED.srun"
-pids=()
-for task in 0 1; do
-    SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 "$@" &
-    pids+=($!)
-done
-trap 'kill -USR1 "${pids[@]}"' USR1
-status=0
-for pid in "${pids[@]}"; do
-    while kill -0 "$pid" 2>/dev/null; do code=0; wait "$pid" || code=$?; done
-    [ "$code" -gt "$status" ] && status=$code
-done
-exit $status
-"""
-SCONTROL = """#!/usr/bin/env bash
-case "$1" in show) echo 127.0.0.1 ;; requeue) echo "$2" >> "$REQUEUED" ;; esac
-"""
-
-
 def test_a_slurm_job_saves_at_its_end_goes_back_into_the_queue_and_continues(folders: Path, tmp_path: Path) -> None:
     """Slurm's two commands are stood in for by scripts that start two tasks and pass the signal on to them."""
-    for name, script in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (tmp_path / name).write_text(script)
+    for name in ("srun", "scontrol"):
+        shutil.copy(ROOT / "tests" / "support" / "programs" / f"{name}.sh", tmp_path / name)
         (tmp_path / name).chmod(0o755)
     requeued, run = tmp_path / "requeued", tmp_path / "run"
     slurm = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "here", "SLURM_JOB_ID": str(os.getpid())}

@@ -5,7 +5,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,7 +20,8 @@ from probes.ablate import table as ablate_table
 from probes.ablate.plan import Setting, Words, plan, table_named
 from probes.ablate.table import Rank, rank
 from probes.paper import published
-from probes.shared.subprocesses import run_once
+from probes.shared.subprocesses import Ended, run_once
+from tests.support.commands import program
 
 NO_PRETRAINING = {"Rand."}
 OTHERS = {"MoCov3", "SwAV"}
@@ -127,29 +127,12 @@ def test_the_rank_correlation_is_spearmans() -> None:
     assert rank([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]).value is None
 
 
-WORK = """
-import json, pathlib, sys
-words = sys.argv[1:]
-out = pathlib.Path(words[words.index("--out") + 1])
-folder = out if out.suffix == "" else out.parent
-folder.mkdir(parents=True, exist_ok=True)
-with open(folder.parent / "said.txt", "a") as file:
-    print(words[1].partition(".")[2], out.name, file=file)
-if out.name == "dino":
-    sys.exit("no room for it")
-if out.suffix == ".json":
-    count = len(folder.name)
-    record = {"schema": 1, "probe": "knn", "checkpoint": {"path": "x", "arch": "vit_small"}}
-    json.dump(record | {"metrics": {"top1": float(count), "head_nmi": 1.0}}, open(out, "w"))
-"""
-
-
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands do nothing but say that they ran; that of DINO fails."""
 
-    def run(words: Words, name: Path, key: Words = ()):  # type: ignore[no-untyped-def]
-        return run_once(["-c", WORK, *words], name, key)
+    def run(words: Words, name: Path, key: Words = ()) -> Ended:
+        return run_once(["-m", "tests.support.programs.ablation_step", *words], name, key)
 
     monkeypatch.setattr(ablate, "run_once", run)
 
@@ -206,14 +189,6 @@ def test_a_changed_command_is_run_again(tmp_path: Path) -> None:
     assert (tmp_path / "count").read_text() == "xx"
 
 
-STOPS = """
-import pathlib, sys
-from probes.shared.subprocesses import Stopped, run_once
-try:
-    run_once(["-c", sys.argv[2]], pathlib.Path(sys.argv[1]))
-except Stopped as stop:
-    sys.exit(stop.code)
-"""
 SAVES = "import signal, sys, time; signal.signal(2, lambda *_: sys.exit(75)); print('ready', flush=True); time.sleep(60)"
 DIES = "import time; print('ready', flush=True); time.sleep(60)"
 
@@ -221,7 +196,7 @@ DIES = "import time; print('ready', flush=True); time.sleep(60)"
 @pytest.mark.parametrize(("work", "code"), [(SAVES, INTERRUPTED), (DIES, 130)])
 def test_a_wish_to_stop_reaches_the_process_once_and_its_answer_is_passed_on(work: str, code: int, tmp_path: Path) -> None:
     name = tmp_path / "step"
-    process = subprocess.Popen([sys.executable, "-c", STOPS, str(name), work], cwd=Path(__file__).parent.parent)
+    process = subprocess.Popen(**program("stoppable_step", str(name), work) | {"stdout": None, "stderr": None})
     log = Path(f"{name}.log")
     while not (log.exists() and "ready" in log.read_text()):
         assert process.poll() is None
