@@ -44,7 +44,7 @@ from probes.linear import train as linear_run
 from probes.shared.subject import Common, View
 from tests.support.commands import SMALL
 from tests.support.finetuning import network_of, options_for
-from tests.support.tiny import TINY, backbone, write, write_swin
+from tests.support.networks import FAN_IN, TWO_STAGES, backbone, write
 
 ARCHITECTURES = ("hf-hub:timm/vit_tiny_patch16_224.augreg_in21k", "local-dir:{trap}", "timm/vit_tiny_patch16_224", "{trap}")
 MISSING = "(missing)"
@@ -186,7 +186,7 @@ def resumed(folder: Path, flags: list[str]) -> tuple[Student, Teacher, torch.opt
     return student, teacher, optimizer, run
 
 
-SHAPE = TINY._replace(arch="vit_tiny", depth=1, init="original")
+SHAPE = FAN_IN._replace(arch="vit_tiny", depth=1, init="original")
 
 
 def places(content: Mapping[str, Any]) -> list[tuple]:
@@ -349,7 +349,7 @@ def test_sizes_are_bounded_and_those_of_the_weights(field: str, kind: str, tmp_p
     """46c01a2: a depth of 10 million took all memory, a width asked for 13 TB, zeros were divisions by zero, a field too many a
     TypeError; `image_size`, `channels`, `window`, `mean`, `std` and `init` were read whatever they said.
     """
-    path = (write if kind == "vit" else write_swin)(tmp_path / "backbone.safetensors")
+    path = write(tmp_path / "backbone.safetensors", FAN_IN if kind == "vit" else TWO_STAGES)
     weights, metadata = store.read_safetensors(path)
     for value in SIZES[field]:
         about = at(metadata["about"], ("shape",), {**metadata["about"]["shape"], field: value})
@@ -470,7 +470,7 @@ def test_an_architecture_of_a_file_is_not_looked_for_elsewhere(
     save_file(weights, files["beside"])
     (tmp_path / "beside" / "config.json").write_text(json.dumps({"architecture": name}))
     files["about"] = tmp_path / "about.safetensors"
-    about = {"key": "teacher", "epoch": 0, "step": 0, "shape": TINY._replace(arch=name)._asdict()}
+    about = {"key": "teacher", "epoch": 0, "step": 0, "shape": FAN_IN._replace(arch=name)._asdict()}
     store.save_backbone(files["about"], weights, about)
     files["run"] = sealed(tmp_path / "run", at(content, ("shape", "arch"), name))
     for path in files.values():
@@ -487,7 +487,7 @@ def test_an_architecture_of_a_file_is_not_looked_for_elsewhere(
 
 def test_plain_names_of_timm_are_known_and_no_others(asked: list[str], tmp_path: Path) -> None:
     """46c01a2 handed these to timm, which asked the hub for `hf_hub:a/b`."""
-    path, shape = tmp_path / "backbone.safetensors", TINY._asdict()
+    path, shape = tmp_path / "backbone.safetensors", FAN_IN._asdict()
     for arch in (
         "hf_hub:a/b",
         "HF-HUB:a/b",
@@ -613,7 +613,7 @@ def test_heads_codes_and_features_of_wrong_content_are_refused(tmp_path: Path, m
         assert refused(lambda: head.read_head(path, network, []), path), said
 
     path = tmp_path / "codes.safetensors"
-    codes = kmeans.About("tokens", 8, 4, MEAN, STD, TINY._asdict(), {})
+    codes = kmeans.About("tokens", 8, 4, MEAN, STD, FAN_IN._asdict(), {})
     kmeans.save(path, codes, torch.zeros(4, 64), network)
     kmeans.open_kmeans(path, MEAN, STD)
     stored, metadata = store.read_safetensors(path)

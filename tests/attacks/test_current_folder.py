@@ -16,10 +16,10 @@ import pytest
 from checkpoints import elsewhere
 from checkpoints.cli import UserError
 from pretrain.engine import trackers
+from tests.support.commands import ROOT
 from tests.support.programs import glass_blur
 from transfer.exports import reload
 
-ROOT = Path(__file__).resolve().parents[2]
 START = str(ROOT / "checkpoints" / "start.py")
 CONSTRUCTOR = (
     '#include <stdio.h>\n__attribute__((constructor)) static void run(void) { FILE *f = fopen("PWNED", "w"); fclose(f); }\n'

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.commands import ROOT
+
 FOLDERS = ("checkpoints", "pretrain", "probes", "transfer", "tools")
 WORDS = {
     "a shell": r"\bshell\s*=|\bos\.(?:system|popen|exec\w*|spawn\w*)\b",

@@ -28,10 +28,9 @@ from pretrain.images import hubs
 from pretrain.images.open import open_images
 from pretrain.models.backbone import load_backbone, make
 from tests.support.commands import program
+from tests.support.networks import VIT
 
-VIT = Architecture("vit", 8, 32, 3, 64, 2, 1)
 OTHER = VIT._replace(patch_size=16)
-ROOT = Path(__file__).resolve().parents[2]
 LISTED = {"arch": "vit", "patch_size": 8, "holds": "the teacher's backbone"}
 
 

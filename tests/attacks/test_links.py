@@ -44,7 +44,7 @@ from probes.shared import record, subject, subprocesses
 from probes.video import __main__ as video
 from probes.visualize import __main__ as visualize
 from probes.visualize import attention_maps, gallery
-from tests.support import tiny
+from tests.support import networks
 from tests.support.pictures import noise, write_flat
 from transfer import train as transfer
 
@@ -138,7 +138,7 @@ def test_what_is_measured_of_a_run_stays_in_its_folder(
     """On 46c01a2 records, pictures and fine-tunings were written where the link led; `results/knn.json` was replaced."""
     main, planted, flags = PROBES[name]
     monkeypatch.setattr(reproduce, "CALIBRATION", 0.01)
-    tiny.write(Path("run") / store.BACKBONE)
+    networks.write(Path("run") / store.BACKBONE)
     link(Path("run") / planted, outside / "file" if planted.endswith(".json") else outside)
     first, *rest = flags.split()
     assert run_command(main, [first, *rest, "--ckpt", "run/backbone.safetensors"]) == WRONG_COMMAND
@@ -147,7 +147,7 @@ def test_what_is_measured_of_a_run_stays_in_its_folder(
 
 def test_links_that_the_user_has_typed_are_the_users(outside: Path, tmp_path: Path) -> None:
     """The control: as on 46c01a2."""
-    tiny.write(tmp_path / "disk" / "run" / store.BACKBONE)
+    networks.write(tmp_path / "disk" / "run" / store.BACKBONE)
     link(Path("run"), tmp_path / "disk" / "run")
     (tmp_path / "disk" / "records").mkdir()
     link(Path("records"), tmp_path / "disk" / "records")
@@ -254,7 +254,7 @@ def test_features_are_written_through_no_link_in_a_shared_cache(
     """On 46c01a2 the rows of a file elsewhere were overwritten by features."""
     write_flat(Path("images"), noise(4, 40))
     how = subject.Common(workers=0, cache=Path("cache"), batch_size=2)
-    arguments = (tiny.backbone(), open_images("images"), subject.View(32, 32), how, ("blocks",))
+    arguments = (networks.backbone(), open_images("images"), subject.View(32, 32), how, ("blocks",))
     forward, seen = cache._forward, []
 
     def interrupted(*given: Any) -> Any:
@@ -372,7 +372,7 @@ def test_features_are_not_cached_in_the_current_folder(outside: Path, tmp_path: 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("IBOT_FEATURES", "")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    cache.extract(tiny.backbone(), open_images("images"), subject.View(32, 32), subject.Common(workers=0), ("blocks",))
+    cache.extract(networks.backbone(), open_images("images"), subject.View(32, 32), subject.Common(workers=0), ("blocks",))
     assert [path.name for path in Path().iterdir()] == ["images"]
     assert len(list((tmp_path / ".cache" / "ibot" / "features").iterdir())) == 1
     assert record.SCHEMA and replay.MOST

@@ -58,12 +58,11 @@ from probes.reproduce.steps import Step
 from probes.shared import console
 from probes.visualize import gallery, tsne
 from probes.visualize.gallery import Shown
-from tests.support.backbones import VIT, saved_backbone
-from tests.support.commands import program
+from tests.support.commands import ROOT, program
+from tests.support.networks import VIT, write_moved
 from transfer.exports import card
 
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = "\x1b[31mred\x1b[0m\x1b]0;title\x07 a\rb\bc \x9b31m\x85 \u202egnp.exe\u2066 \u2028\nerror: forged [/b] [bold] :smile:"
 MARKUP = (
     "<script>alert(1)</script><img src=x onerror=alert(1)>\"' &lt; ![x](http://evil.example/x.png) [y](javascript:a) | `a` **b**"
@@ -174,7 +173,7 @@ def end_of_a_training() -> None:
 
 def inspected() -> None:
     path = Path(f"{NAME}.safetensors")
-    saved_backbone(VIT, path)
+    write_moved(path)
     assert run_command(inspect.main, [str(path)]) == DONE
 
 
@@ -276,7 +275,7 @@ def raising_os_error(*words: Any, **how: Any) -> None:
 
 def test_the_commands_of_reproduce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    out, ckpt = tmp_path / "my $(touch PWNED) out", saved_backbone(VIT, tmp_path / "b a;c.safetensors")
+    out, ckpt = tmp_path / "my $(touch PWNED) out", write_moved(tmp_path / "b a;c.safetensors")
     words = ("-c", "0", "--ckpt", "{ckpt}", "--out", "{out}")
     monkeypatch.setattr(reproduce_plan, "sample", lambda: [Step("one", ("T1",), "sample", words, 1)])
     monkeypatch.setattr(reproduce, "calibrate", lambda *_: 1000.0)
@@ -299,7 +298,7 @@ def test_tables_that_reproduce_could_not_write_are_an_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """On 46c01a2 what became of the tables was not looked at (the test before); this one was not run there to its end."""
-    ckpt = saved_backbone(VIT, tmp_path / "b.safetensors")
+    ckpt = write_moved(tmp_path / "b.safetensors")
     monkeypatch.setattr(reproduce_plan, "sample", lambda: [Step("one", ("T1",), "sample", ("-c", "0"), 1)])
     monkeypatch.setattr(reproduce, "calibrate", lambda *_: 1000.0)
     assert run_command(reproduce.main, ["--ckpt", str(ckpt), "--out", str(tmp_path / "out"), "--device", "cpu"]) == FAILED

@@ -27,10 +27,9 @@ from probes import segment
 from probes.retrieval import copydays
 from probes.video import davis
 from probes.visualize.inputs import Drawing, pictures_of
-from tests.support import tiny
-from tests.support.commands import program
+from tests.support import networks
+from tests.support.commands import ROOT, program
 
-ROOT = Path(__file__).resolve().parents[2]
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 20\n%%EndComments\nshowpage\n%%EOF\n"
 SIDE = 11_500
@@ -164,7 +163,7 @@ def copies(root: Path, content: bytes) -> None:
 def segment_image(root: Path, content: bytes) -> None:
     part = scenes(root)
     Path(part.pixels[0]).write_bytes(content)
-    segment.view(part.pixels[0], tiny.backbone(), 32)
+    segment.view(part.pixels[0], networks.backbone(), 32)
 
 
 def segment_labels(root: Path, content: bytes) -> None:

@@ -35,12 +35,12 @@ from probes.finetune import data as finetune_data
 from probes.report import __main__ as report
 from probes.retrieval import tasks
 from probes.video import davis
-from tests.support import tiny
+from tests.support import networks
+from tests.support.commands import ROOT
 from tests.support.pictures import encoded, noise, write_flat, write_folders, write_list, write_parquet, write_shard
 from transfer import data as dense
 from transfer import train as transfer
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "pipe:touch PWNED #.tar"
 
 
@@ -89,7 +89,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def write_run(folder: Path, **config: Any) -> Path:
     """A run's folder with a backbone and a log, as somebody may have sent it."""
     folder.mkdir(parents=True)
-    tiny.write(folder / store.BACKBONE)
+    networks.write(folder / store.BACKBONE)
     (folder / "config.json").write_text(json.dumps({"recipe": None, "arch": "vit", "patch_size": 8} | config))
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "epoch": 1.0, "loss_cls": 3.0}) + "\n")
     return folder
@@ -160,7 +160,7 @@ def test_a_refused_step_cannot_say_which_tokenizer_is_opened(
     for name in ("encoder.pkl", "codes.safetensors", "last.pt"):
         (tmp_path / name).write_bytes(b"\x80x")
     values = as_values(Config(targets=targets, tokenizer=tokenizer, shared_head=False))  # type: ignore[arg-type]
-    about = {"format": replay.FORMAT, "config": values, "shape": tiny.TINY._asdict(), "fused": False}
+    about = {"format": replay.FORMAT, "config": values, "shape": networks.FAN_IN._asdict(), "fused": False}
     state = dict.fromkeys(replay.PARTS) | about  # the rest is looked at later
     store.save_file(here / "run" / "refused-000001-0.pt", state)
     assert run_command(train.main, ["--replay", "run/refused-000001-0.pt"]) == WRONG_COMMAND

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.commands import ROOT
+
 FLOORS = ("checkpoints", "pretrain", "probes", "transfer")
 FOUND_FIRST = ("probes", "pretrain", "transfer", "sitecustomize", "usercustomize")
 """What Python itself imports before a module that is typed as `python -m`, if the current folder is on the path then."""

@@ -20,8 +20,8 @@ from pretrain.models import backbone
 from pretrain.models.backbone import load_backbone, make
 from pretrain.models.timm_vit import AnyViT
 from probes import knn
-from tests.support.backbones import SHAPES, SWIN, VIT, bare, network_of, theirs
 from tests.support.bomb import Bomb
+from tests.support.networks import SHAPES, SWIN, VIT, bare, moved, original_names
 
 
 def backbone_file(state: dict, path: Path) -> Path:
@@ -63,7 +63,7 @@ def dino(state: dict, path: Path) -> Path:
 @pytest.mark.parametrize("write", [backbone_file, wrapped, bare, safe, dino])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.arch}{shape.embed_dim}w{shape.window}")
 def test_every_layout_gives_the_same_tokens(shape: Architecture, write: Callable[[dict, Path], Path], tmp_path: Path) -> None:
-    path, network = write(theirs(shape), tmp_path / "file.pth"), network_of(shape)
+    path, network = write(original_names(shape), tmp_path / "file.pth"), moved(shape)
     loaded = load_backbone(path)
     assert loaded.backbone.shape._replace(arch=shape.arch) == shape
     images = torch.randn(2, 3, shape.image_size, shape.image_size)
@@ -79,7 +79,7 @@ def test_every_layout_gives_the_same_tokens(shape: Architecture, write: Callable
 
 @pytest.mark.parametrize("shape", [VIT, SWIN], ids=["vit", "swin"])
 def test_a_strange_or_missing_weight_is_named(shape: Architecture, tmp_path: Path) -> None:
-    state = theirs(shape)
+    state = original_names(shape)
     last = [name for name in state if name.endswith("norm2.weight")][-1]
     torch.save({"state_dict": {name: weight for name, weight in state.items() if name != last}}, tmp_path / "less.pth")
     with pytest.raises(UserError, match=re.escape(last)):
@@ -155,7 +155,7 @@ def test_timms_own_weights_are_asked_for_and_their_absence_explained(monkeypatch
 
 def spoiled(root: Path) -> dict[str, tuple[Path, str]]:
     """Files that are no checkpoints, and what is said of each."""
-    whole = backbone_file(theirs(VIT), root / "whole.pth").read_bytes()
+    whole = backbone_file(original_names(VIT), root / "whole.pth").read_bytes()
     save_file({"a": torch.zeros(3)}, root / "one.safetensors")
     contents = {
         "half.pth": (whole[: len(whole) // 2], "it is damaged or cut off"),
@@ -209,7 +209,7 @@ def test_inspect_says_what_a_file_is(tmp_path: Path, parity_dir: Path, capsys: p
         assert words in said, words
     loaded = load_backbone(file)
     assert f"backbone {sum(w.numel() for w in loaded.backbone.state_dict().values()):,}" in said
-    assert run_command(inspect.main, [str(backbone_file(theirs(SWIN), tmp_path / "swin.pth"))]) == DONE
+    assert run_command(inspect.main, [str(backbone_file(original_names(SWIN), tmp_path / "swin.pth"))]) == DONE
     said = " ".join(capsys.readouterr().out.split())
     assert "swin, patch 4, window 3, 64 wide, 6 blocks" in said and "lacks │ student, teacher, heads, centres, optimizer" in said
     assert run_command(inspect.main, ["--zoo"]) == DONE
@@ -232,7 +232,7 @@ def test_every_name_of_the_zoo_is_recognised_as_what_it_stands_for(monkeypatch: 
     for (arch, patch_size, window), entry in kinds.items():
         with torch.device("meta"):
             shape = shape_of(arch, patch_size, 224, window=window or 7)
-            own = network_of(shape).state_dict()
+            own = moved(shape).state_dict()
             weights = {f"backbone.{name.removeprefix('model.')}": weight for name, weight in own.items()}
             contents = published.Contents("", {"teacher": weights, "student": weights}, arch=arch if shape.kind == "timm" else "")
             monkeypatch.setattr(published, "read", lambda path, contents=contents: contents)
@@ -283,7 +283,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     running = Server(("127.0.0.1", 0), Handler)
-    running.content, running.asked, running.breaks = backbone_file(theirs(VIT), tmp_path / "served.pth").read_bytes(), [], 0
+    running.content = backbone_file(original_names(VIT), tmp_path / "served.pth").read_bytes()
+    running.asked, running.breaks = [], 0
     thread = threading.Thread(target=running.serve_forever, daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{running.server_address[1]}"
@@ -326,7 +327,7 @@ def test_a_file_put_into_the_cache_by_hand_is_looked_into_and_kept(server: Serve
     assert run_command(inspect.main, ["little"]) == DONE
     assert "its first fetch alone (no digest is known)" in capsys.readouterr().out
     assert server.asked == [] and file.with_suffix(".sha256").is_file()
-    backbone_file(theirs(VIT._replace(patch_size=VIT.patch_size * 2, image_size=VIT.image_size * 2)), file)
+    backbone_file(original_names(VIT._replace(patch_size=VIT.patch_size * 2, image_size=VIT.image_size * 2)), file)
     file.with_suffix(".sha256").write_text(store.sha256(file) + "\n")  # as it was written before anything was looked into
     with pytest.raises(UserError, match=f"of patch size {VIT.patch_size * 2}, not a vit of {VIT.patch_size}"):
         load_backbone(Path("little"))

@@ -16,9 +16,10 @@ from pretrain.method.heads import Head
 from pretrain.method.ibot import Student, Teacher, center_and_sharpen, losses
 from pretrain.models.backbone import Backbone, load_backbone, make, starting_weights
 from pretrain.sample import __main__ as sample
+from tests.support import networks
 from tests.support.commands import SMALL
 
-VIT = Architecture("vit_tiny", 8, 32, 3, 64, 2, 1)
+VIT = networks.VIT._replace(arch="vit_tiny")
 SWIN = swin_shape("swin", SwinSize(16, (2, 2), 2), 4, 48, 3, 3)
 REGISTERS = "vit_little_patch16_reg4_gap_256"
 

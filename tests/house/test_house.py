@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import ROOT
 from tools.draw_imports import edges, imported
 
-ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ["checkpoints", "pretrain", "probes", "transfer"]
 DOORS = ["checkpoints.export", "checkpoints.inspect"]
 """Commands that nothing imports: they may use any floor, for no circle can pass through them."""

@@ -4,7 +4,8 @@ import ast
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.commands import ROOT
+
 PAGE = ROOT / "docs" / "promises.md"
 HEAD = "| fault | what is promised | test that tries it |"
 

@@ -24,8 +24,8 @@ from probes.features import cache, kept
 from probes.finetune import __main__ as finetune
 from probes.shared.subject import Common, View
 from tests.support.commands import SMALL
+from tests.support.networks import write as backbone_file
 from tests.support.pictures import CLASSES, encoded, noise, write_folders, write_list, write_parquet, write_shard
-from tests.support.tiny import write as backbone_file
 
 VIEW = View(32, 32)
 

@@ -17,8 +17,6 @@ from pretrain import train
 from pretrain.engine.run_folder import claimed, refuse_foreign
 from tests.support.commands import SMALL, program
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def flags(out: Path, *more: str) -> list[str]:
     return [*SMALL, "--data", "sample", "--steps", "2", "--depth", "1", "--knn-every", "0", "--out", str(out), *more]

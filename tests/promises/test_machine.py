@@ -20,7 +20,7 @@ from probes.finetune import __main__ as finetune
 from probes.linear import __main__ as linear
 from probes.report import __main__ as report
 from probes.visualize import __main__ as visualize
-from tests.support import tiny
+from tests.support import networks
 from tests.support.commands import SMALL
 
 TUNED = "--recipe small --epochs 1 --batch-size 8 --precision fp32 --warmup-epochs 0"
@@ -50,7 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run_command(sample.main, ["--out", str(root / "data"), "--count", "20", "--size", "32"]) == DONE
     flags = ["--ckpt", str(root / "run"), "--limit", "12", "--workers", "0", "--k", "3", "--cache", str(root / "cache")]
     assert run_command(knn.main, flags) == DONE
-    tiny.write(root / "a.safetensors")
+    networks.write(root / "a.safetensors")
     return root
 
 

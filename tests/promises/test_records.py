@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from checkpoints import export, places, store
+from checkpoints import export, places
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain import train
 from pretrain.sample import __main__ as sample
@@ -20,7 +20,7 @@ from probes.linear import __main__ as linear
 from probes.report import __main__ as report
 from probes.shared import record
 from probes.visualize import __main__ as visualize
-from tests.support import tiny
+from tests.support import networks
 from tests.support.commands import SMALL
 from tests.support.pictures import noise
 from tests.support.probes import PROBES
@@ -33,12 +33,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two checkpoints in one folder and two data sets; the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IBOT_FEATURES", str(tmp_path / "cache"))
-    tiny.write(Path("a.safetensors"))
-    store.save_backbone(
-        Path("b.safetensors"),
-        tiny.backbone(seed=1).state_dict(),
-        {"key": "teacher", "epoch": 3, "step": 30, "shape": tiny.TINY._asdict()},
-    )
+    networks.write(Path("a.safetensors"))
+    networks.write(Path("b.safetensors"), seed=1)
     for name in ("one", "two"):
         assert run_command(sample.main, ["--out", name, "--count", "20", "--size", "32"]) == DONE
     return tmp_path

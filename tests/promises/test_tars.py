@@ -30,7 +30,7 @@ from probes.finetune.subsets import named
 from probes.linear import __main__ as linear
 from probes.shared import subject
 from probes.visualize import __main__ as visualize
-from tests.support import tiny
+from tests.support import networks
 from tests.support.pictures import encoded, noise
 
 PICTURE = encoded(noise(1)[0])
@@ -595,7 +595,7 @@ def test_commands_say_what_they_found_and_refuse_one_class(tmp_path: Path, capsy
     for part in ("train", "val"):
         put(tmp_path / "data" / part, *CLASSES, "cat/.hidden.png")
     put(tmp_path / "one", "train/cat/{0..3}.png", "val/cat/{0..3}.png")
-    tiny.write(tmp_path / "tiny.safetensors")
+    networks.write(tmp_path / "tiny.safetensors")
     about = [
         "--ckpt",
         str(tmp_path / "tiny.safetensors"),
@@ -642,7 +642,7 @@ def test_a_probe_of_one_class_is_an_error_without_a_record(
     if kind == "after --limit" and probe == "semi":
         more = ("--limit", "1", "--seed", "1")
     put(tmp_path / "data", *files)
-    tiny.write(tmp_path / "tiny.safetensors")
+    networks.write(tmp_path / "tiny.safetensors")
     about = ("--ckpt", tmp_path / "tiny.safetensors", "--data", tmp_path / "data", "--out", tmp_path / "out" / "record.json")
     assert run_command(main, [str(word) for word in (*about, "--workers", "0", *flags, *more)]) == WRONG_COMMAND
     said = capsys.readouterr().err
@@ -659,7 +659,7 @@ def test_a_list_of_names_of_one_class_is_an_error(
     flags = tuple(flag for flag in flags if flag not in ("--percent", "50"))
     put(tmp_path / "data", "train/cat/{0..3}.png", "train/dog/{0..3}.png", "val/cat/0.png", "val/dog/0.png")
     (tmp_path / "names.txt").write_text(names)
-    tiny.write(tmp_path / "tiny.safetensors")
+    networks.write(tmp_path / "tiny.safetensors")
     about = ("--ckpt", tmp_path / "tiny.safetensors", "--data", tmp_path / "data", "--out", tmp_path / "record.json")
     words = [str(word) for word in (*about, *flags, "--names", tmp_path / "names.txt")]
     assert run_command(main, words) == WRONG_COMMAND
@@ -687,7 +687,7 @@ def test_a_part_that_is_not_there_is_an_error(name: str, tmp_path: Path, capsys:
     """On 46c01a2 the pictures and clusters were of all images."""
     main, flags, message = NO_SUCH_PART[name]
     put(tmp_path / "data", *CLASSES)
-    tiny.write(tmp_path / "tiny.safetensors")
+    networks.write(tmp_path / "tiny.safetensors")
     about = ("--ckpt", tmp_path / "tiny.safetensors", "--data", tmp_path / "data", "--out", tmp_path / "out")
     first, rest = (flags[:1], flags[1:]) if main is visualize.main else ((), flags)
     assert run_command(main, [str(word) for word in (*first, *about, *rest)]) == WRONG_COMMAND
@@ -699,7 +699,7 @@ def test_a_network_that_is_not_in_the_file_is_an_error(name: str, tmp_path: Path
     """A backbone's file holds one network: the teacher is not measured where the student was asked for."""
     main, flags = PROBES[name]
     put(tmp_path / "data", *(f"{part}/{one}" for part in ("train", "val") for one in CLASSES))
-    tiny.write(tmp_path / "tiny.safetensors")
+    networks.write(tmp_path / "tiny.safetensors")
     about = ("--ckpt", tmp_path / "tiny.safetensors", "--data", tmp_path / "data", "--out", tmp_path / "out" / "record.json")
     assert run_command(main, [str(word) for word in (*about, "--key", "student", *flags)]) == WRONG_COMMAND
     assert "student" in capsys.readouterr().err and not list(tmp_path.glob("out/**/*.json"))

@@ -25,7 +25,7 @@ from probes import cluster, knn, semi
 from probes.linear import __main__ as linear
 from probes.robustness import __main__ as robustness
 from probes.visualize import __main__ as visualize
-from tests.support import tiny
+from tests.support import networks
 from tests.support.commands import SMALL
 from tests.support.probes import PROBES
 
@@ -129,10 +129,10 @@ def test_a_senseless_value_is_one_sentence_before_any_work(main: Any, flags: str
 
 def poisoned(kind: str, value: float, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint of one of the layouts that are read, with one weight that is not finite; whole otherwise."""
-    weights = dict(tiny.backbone().state_dict())
+    weights = dict(networks.backbone().state_dict())
     weights["blocks.1.mlp.fc1.weight"] = weights["blocks.1.mlp.fc1.weight"].clone()
     weights["blocks.1.mlp.fc1.weight"][3, 4] = value
-    about = {"key": "teacher", "epoch": 3, "step": 30, "shape": tiny.TINY._asdict()}
+    about = {"key": "teacher", "epoch": 3, "step": 30, "shape": networks.FAN_IN._asdict()}
     with monkeypatch.context() as inside:
         inside.setattr(store, "_refuse_not_finite", lambda *_: None)
         if kind == "backbone.safetensors":

@@ -2,10 +2,10 @@
 
 import re
 import shlex
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.commands import ROOT
+
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BEGINNINGS = ("tools/", "python -m ", "torchrun ", "sbatch ", "checkpoints.", "pretrain.", "probes.", "transfer.")

@@ -1,18 +1,19 @@
 """Small things that fine-tune."""
 
+from typing import Any
+
 import torch
 
-from checkpoints.architecture import Architecture, SwinSize, swin_shape, timm_shape
+from checkpoints.architecture import SwinSize, swin_shape, timm_shape
 from pretrain.engine.precision import Precision
 from pretrain.models.backbone import make
 from probes.finetune import train as finetune_train
 from probes.finetune.checkpoint import Network
 from probes.finetune.model import Classifier
 from probes.finetune.options import FinetuneOptions, settled, with_recipe
+from tests.support.networks import VIT
 
-TINY = Architecture("vit", 8, 32, 3, 64, 3, 1)
-
-
+TINY = VIT._replace(depth=3)
 SHAPES = {
     "vit": TINY,
     "swin": swin_shape("swin", SwinSize(32, (2, 1, 2), 1), 4, 32, 4, 3),
@@ -20,7 +21,7 @@ SHAPES = {
 }
 
 
-def options_for(recipe: str = "small", **changes: object) -> FinetuneOptions:
+def options_for(recipe: str = "small", **changes: Any) -> FinetuneOptions:
     return settled(with_recipe(recipe, **changes), TINY.embed_dim, TINY.image_size)
 
 

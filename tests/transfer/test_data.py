@@ -14,8 +14,8 @@ from checkpoints.cli import DONE, FAILED, UserError, WorkError, run_command
 from pretrain.sample import dense
 from probes import segment
 from probes.shared import label_maps
-from tests.support import tiny
-from tests.support.backbones import VIT, saved_backbone
+from tests.support import networks
+from tests.support.networks import VIT, write_moved
 
 pytest.importorskip("mmdet", reason="the extra `transfer` is not installed: tools/setup.sh transfer")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -438,7 +438,7 @@ def test_images_are_turned_as_their_maps_are(tmp_path: Path) -> None:
     image.save(tmp_path / "a.jpg", exif=exif, quality=95)
     Image.open(tmp_path / "a.jpg").transpose(Image.Transpose.ROTATE_270).save(tmp_path / "b.jpg", format="PNG")
     assert label_maps.side_lengths(tmp_path / "a.jpg") == (8, 12)
-    turned, upright = (segment.view(tmp_path / name, tiny.backbone(), 8) for name in ("a.jpg", "b.jpg"))
+    turned, upright = (segment.view(tmp_path / name, networks.backbone(), 8) for name in ("a.jpg", "b.jpg"))
     assert torch.equal(turned, upright)
 
 
@@ -488,7 +488,7 @@ def test_miou_is_mmsegmentation_s() -> None:
 def test_the_probe_says_it_measures_it_and_records_it(
     head: str, ade20k: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = saved_backbone(VIT._replace(depth=4, image_size=32), tmp_path / "b.safetensors")
+    checkpoint = write_moved(tmp_path / "b.safetensors", VIT._replace(depth=4, image_size=32))
     flags = ["--ckpt", str(checkpoint), "--data", str(ade20k), "--head", head, "--size", "32", "--epochs", "1"]
     flags += ["--batch-size", "1", "--out", str(tmp_path / "r.json")]
     drawn("L", 255).save(ade20k / TRAIN)  # one image of no label, a batch of its own

@@ -21,8 +21,8 @@ from pretrain import train
 from pretrain.evaluate import views
 from pretrain.models.backbone import load_backbone
 from pretrain.sample import __main__ as sample
-from tests.support.backbones import DEEP, SMALL_LAST, SWIN, VIT, network_of, saved_backbone
 from tests.support.commands import SMALL
+from tests.support.networks import DEEP, SMALL_LAST, SWIN, VIT, moved, write_moved
 from transfer.exports import key_maps, targets
 
 FOUR = swin_shape("swin", SwinSize(8, (2, 2, 2, 2), 1), 4, 96, 3, 3)
@@ -34,7 +34,7 @@ def exported(shape: Architecture, target: str, root: Path, *flags: str) -> Path:
     out = root / "out"
     assert (
         run_command(
-            export.main, ["--ckpt", str(saved_backbone(shape, root / "b.safetensors")), "--to", target, "--out", str(out), *flags]
+            export.main, ["--ckpt", str(write_moved(root / "b.safetensors", shape)), "--to", target, "--out", str(out), *flags]
         )
         == DONE
     )
@@ -44,7 +44,7 @@ def exported(shape: Architecture, target: str, root: Path, *flags: str) -> Path:
 
 def tokens_of(shape: Architecture, images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return network_of(shape)(images)
+        return moved(shape)(images)
 
 
 def run_card(folder: Path, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
@@ -208,7 +208,7 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pyt
         return name
 
     monkeypatch.setitem(targets.TARGETS, "timm", targets.TARGETS["timm"]._replace(write=spoilt))
-    flags = ["--ckpt", str(saved_backbone(VIT, tmp_path / "b.safetensors")), "--to", "timm", "--out", str(tmp_path / "out")]
+    flags = ["--ckpt", str(write_moved(tmp_path / "b.safetensors")), "--to", "timm", "--out", str(tmp_path / "out")]
     assert run_command(export.main, flags) == FAILED
     assert "tokens differ from ours by 1.0e-03: nothing is left behind" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]
@@ -244,7 +244,7 @@ def test_what_a_library_cannot_hold_is_said_before_it_is_written(
     out = tmp_path / "out"
     assert (
         run_command(
-            export.main, ["--ckpt", str(saved_backbone(shape, tmp_path / "b.safetensors")), "--to", target, "--out", str(out)]
+            export.main, ["--ckpt", str(write_moved(tmp_path / "b.safetensors", shape)), "--to", target, "--out", str(out)]
         )
         == WRONG_COMMAND
     )
@@ -254,6 +254,6 @@ def test_what_a_library_cannot_hold_is_said_before_it_is_written(
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    flags = ["--ckpt", str(saved_backbone(VIT, tmp_path / "b.safetensors")), "--to", "timm", "--out", str(tmp_path / "out")]
+    flags = ["--ckpt", str(write_moved(tmp_path / "b.safetensors")), "--to", "timm", "--out", str(tmp_path / "out")]
     assert run_command(export.main, flags) == WRONG_COMMAND
     assert "exists already: give another --out" in capsys.readouterr().err and (tmp_path / "out" / "mine.txt").exists()

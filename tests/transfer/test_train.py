@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from tests.support.backbones import SWIN, VIT, saved_backbone
 from tests.support.commands import ROOT, command
+from tests.support.networks import SWIN, VIT, write_moved
 from tests.support.parity import Read, assert_near
 
 pytest.importorskip("mmdet", reason="the extra `transfer` is not installed: tools/setup.sh transfer")
@@ -157,7 +157,7 @@ def test_swins_levels_are_its_four_stages_in_the_sizes_of_a_pyramid() -> None:
 
 
 def test_a_frozen_backbone_stays_as_it_is_and_checkpointed_blocks_give_the_same(tmp_path: Path) -> None:
-    path = saved_backbone(VIT._replace(depth=4), tmp_path / "b.safetensors")
+    path = write_moved(tmp_path / "b.safetensors", VIT._replace(depth=4))
     frozen = dense.IBOTBackbone(checkpoint=str(path), frozen=True, levels=False, drop_path=0.5).train()
     assert not any(parameter.requires_grad for parameter in frozen.parameters()) and not frozen.net.training
     images = torch.randn(2, 3, 32, 32)
@@ -180,7 +180,7 @@ def _without_syncbn(network: torch.nn.Module) -> torch.nn.Module:
 
 def test_overwritten_weights_stop_the_training(tmp_path: Path) -> None:
     """MMEngine calls init_weights of what is inside a model that has none of its own: timm's would draw new weights."""
-    path = saved_backbone(VIT._replace(depth=4), tmp_path / "b.safetensors")
+    path = write_moved(tmp_path / "b.safetensors", VIT._replace(depth=4))
     network = dense.IBOTBackbone(checkpoint=str(path))
     network.init_weights()
     before = network.net.blocks[0].mlp.fc1.weight.clone()
@@ -193,7 +193,7 @@ def test_overwritten_weights_stop_the_training(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_architecture_and_none_at_all_are_refused(tmp_path: Path) -> None:
-    path = saved_backbone(VIT._replace(depth=4), tmp_path / "b.safetensors")
+    path = write_moved(tmp_path / "b.safetensors", VIT._replace(depth=4))
     with pytest.raises(UserError, match="has arch vit, the config is for vit_small: give another --config or --ckpt"):
         dense.IBOTBackbone(checkpoint=str(path), arch="vit_small", patch_size=8)
     with pytest.raises(UserError, match="the backbone has no checkpoint"):
@@ -330,7 +330,7 @@ def test_position_embeddings_are_resized_once_and_trained_at_the_configs_grid(tm
     width = {"vit_small": 384, "vit_base": 768}[config.model.backbone.arch]
     shape = Architecture("vit", 16, 224, 3, width, 4, width // 64)
     torch.manual_seed(0)
-    path = saved_backbone(shape, tmp_path / "b.safetensors")
+    path = write_moved(tmp_path / "b.safetensors", shape)
     stored = load_backbone(path).backbone.pos_embed.detach()
     network = _without_syncbn(dense.IBOTBackbone(checkpoint=str(path), **settings)).train()
     rows, columns = grid
@@ -350,7 +350,7 @@ def test_position_embeddings_are_resized_once_and_trained_at_the_configs_grid(tm
 
 
 def test_a_grid_is_two_numbers_and_for_vits(tmp_path: Path) -> None:
-    path = saved_backbone(VIT._replace(depth=4), tmp_path / "b.safetensors")
+    path = write_moved(tmp_path / "b.safetensors", VIT._replace(depth=4))
     for grid in (32, (32,), (0, 4), (2.5, 2), "32", (4, 4000)):
         with pytest.raises(UserError, match="give rows and columns of patches"):
             dense.IBOTBackbone(checkpoint=str(path), grid=grid)
@@ -458,7 +458,7 @@ def test_a_run_of_another_grid_or_another_model_is_not_continued() -> None:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with four blocks."""
-    return saved_backbone(VIT._replace(depth=4, image_size=32), tmp_path_factory.mktemp("ckpt") / "b.safetensors")
+    return write_moved(tmp_path_factory.mktemp("ckpt") / "b.safetensors", VIT._replace(depth=4, image_size=32))
 
 
 @pytest.fixture(scope="module")

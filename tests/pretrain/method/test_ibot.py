@@ -31,14 +31,14 @@ from pretrain.models import packed_blocks
 from pretrain.models.vit import ViT
 from pretrain.train import LossWeights, train_step
 from tests.support import plain
-from tests.support.method import TINY, batch, networks
+from tests.support.networks import TRAINED, batch, student_and_teacher
 
 FLOAT32 = Precision("fp32", torch.device("cpu"))
 NOW = ScheduleValues(0, 1e-3, 0.1, 0.9, 0.04, 0.07, False, True)
 
 
 def test_masked_prototypes_and_the_mean_bottleneck_give_what_all_patches_would() -> None:
-    student, teacher = networks()
+    student, teacher = student_and_teacher()
     given = batch()
     with torch.no_grad():
         answer = teacher(given.crops, given.masks)
@@ -78,7 +78,7 @@ def test_patch_loss_counts_images_without_masks_as_zero() -> None:
 
 def test_without_masks_the_patch_loss_is_zero_and_can_be_differentiated() -> None:
     unmasked = NOW._replace(masking=False)
-    student, teacher = networks()
+    student, teacher = student_and_teacher()
     given = batch()
     outcome = train_step(
         student, teacher, optim.build_optimizer("adamw", student), [given], unmasked, LossWeights(), health.Guard(), FLOAT32
@@ -87,7 +87,7 @@ def test_without_masks_the_patch_loss_is_zero_and_can_be_differentiated() -> Non
 
 
 def test_a_batch_whose_masks_are_all_empty_trains() -> None:
-    student, teacher = networks()
+    student, teacher = student_and_teacher()
     given = batch()._replace(masks=masking.as_masks(torch.zeros(2, 4, 3, 3, dtype=torch.bool)))
     outcome = train_step(
         student, teacher, optim.build_optimizer("adamw", student), [given], NOW, LossWeights(), health.Guard(), FLOAT32
@@ -96,7 +96,7 @@ def test_a_batch_whose_masks_are_all_empty_trains() -> None:
 
 
 def test_teacher_follows_by_name_and_semi_shared_heads_differ_in_the_student_only() -> None:
-    student, teacher = networks(shared=False)
+    student, teacher = student_and_teacher(shared=False)
     assert student.head.last_layer2 is not student.head.last_layer
     assert teacher.head.last_layer2 is teacher.head.last_layer
     before = {name: weight.clone() for name, weight in teacher.named_parameters()}
@@ -118,7 +118,7 @@ def test_prototypes_have_length_one_and_a_frozen_gain_stays() -> None:
 
 
 def test_last_layer_keeps_weights_and_optimizer_state_while_it_is_frozen() -> None:
-    student, teacher = networks()
+    student, teacher = student_and_teacher()
     optimizer = optim.build_optimizer("adamw", student)
     before = student.head.last_layer.weight_v.detach().clone()
     train_step(
@@ -131,7 +131,7 @@ def test_last_layer_keeps_weights_and_optimizer_state_while_it_is_frozen() -> No
 
 
 def test_parameter_groups_follow_the_originals_rule() -> None:
-    student, _ = networks()
+    student, _ = student_and_teacher()
     decayed, plain = optim.parameter_groups(student)
     names = {id(parameter): name for name, parameter in student.named_parameters()}
     plain_names = {names[id(parameter)] for parameter in plain["params"]}
@@ -184,7 +184,7 @@ def test_lars_step_is_the_papers_formula() -> None:
 
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_many_stop_the_run() -> None:
-    student, teacher = networks()
+    student, teacher = student_and_teacher()
     optimizer, guard = optim.build_optimizer("adamw", student), health.Guard()
     before = {name: value.clone() for name, value in [*student.state_dict().items(), *teacher.state_dict().items()]}
     broken = batch()
@@ -205,7 +205,7 @@ def test_a_verdict_that_stays_on_the_device_moves_what_an_immediate_one_moves() 
     """Steps 1 and 3 are refused; the late guard hears of each before the next step changes anything."""
     found = []
     for late in (False, True):
-        student, teacher = networks()
+        student, teacher = student_and_teacher()
         seen: list[tuple[int, Tensor]] = []
 
         def refused(attempt: health.Attempt, student: Student = student, seen: list = seen) -> None:
@@ -230,7 +230,7 @@ def test_a_verdict_that_stays_on_the_device_moves_what_an_immediate_one_moves() 
 
 def test_a_step_with_a_late_verdict_asks_the_device_for_nothing() -> None:
     """On tensors without content, where any question for a number is an error."""
-    (student, teacher), real = networks(), batch()
+    (student, teacher), real = student_and_teacher(), batch()
 
     def step(guard: health.Guard) -> None:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -253,7 +253,7 @@ def test_a_step_with_a_late_verdict_asks_the_device_for_nothing() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_steps_on_a_gpu_do_not_wait_for_it() -> None:
     device = torch.device("cuda")
-    student, teacher = (network.to(device).train() for network in networks())
+    student, teacher = (network.to(device).train() for network in student_and_teacher())
     given = batch()
     given = Batch(given.crops.to(device), Masks(*(part.to(device) for part in given.masks)), given.local_crops.to(device))
     optimizer, guard, precision = optim.build_optimizer("adamw", student), health.Guard(late=True), Precision("bf16", device)
@@ -362,7 +362,7 @@ def test_an_option_newer_than_a_run_was_at_its_default() -> None:
 
 @pytest.mark.parametrize("head", [{}, {"shared": False}], ids=["shared", "semi-shared"])
 def test_losses_gradients_and_centres_are_those_of_the_plain_method(head: dict) -> None:
-    (student, teacher), given = networks(**head), batch()
+    (student, teacher), given = student_and_teacher(**head), batch()
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -394,7 +394,7 @@ def test_accumulated_batches_are_one_large_batch() -> None:
     ]
     ends = []
     for batches in ([large], halves):
-        student, teacher = networks()
+        student, teacher = student_and_teacher()
         optimizer, guard = optim.build_optimizer("adamw", student), health.Guard()
         outcomes = [train_step(student, teacher, optimizer, batches, NOW, LossWeights(), guard, FLOAT32) for _ in range(2)]
         ends.append((outcomes, student.state_dict(), teacher.state_dict()))
@@ -409,7 +409,7 @@ def test_accumulated_batches_are_one_large_batch() -> None:
 
 
 def test_fp16_scales_its_loss_and_a_step_that_overflows_changes_nothing() -> None:
-    student, teacher = networks()
+    student, teacher = student_and_teacher()
     half = Precision("fp16", torch.device("cpu"))
     optimizer, guard, given = optim.build_optimizer("adamw", student), health.Guard(), batch()
     before = student.state_dict()["head.last_layer.weight_v"].clone()
@@ -420,7 +420,7 @@ def test_fp16_scales_its_loss_and_a_step_that_overflows_changes_nothing() -> Non
     half.scaler.load_state_dict(half.scaler.state_dict() | {"scale": 4.0})
     outcome = train_step(student, teacher, optimizer, [given], NOW, LossWeights(), guard, half)
     assert outcome.accepted and not torch.equal(student.head.last_layer.weight_v, before)
-    exact_student, exact_teacher = networks()
+    exact_student, exact_teacher = student_and_teacher()
     exact = train_step(
         exact_student, exact_teacher, optim.build_optimizer("adamw", exact_student), [given], NOW, LossWeights(), guard, FLOAT32
     )
@@ -430,7 +430,7 @@ def test_fp16_scales_its_loss_and_a_step_that_overflows_changes_nothing() -> Non
 
 def test_dropped_paths_cost_nothing_and_keep_the_mean() -> None:
     torch.manual_seed(0)
-    network = ViT(TINY, maskable=False, drop_path=0.5)
+    network = ViT(TRAINED, maskable=False, drop_path=0.5)
     block, groups, seen = network.blocks[-1], [packed_blocks.Group(64, 10), packed_blocks.Group(32, 5)], []
     block.mlp.fc1.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     x = torch.randn(64 * 10 + 32 * 5, 64)
@@ -449,7 +449,7 @@ def test_dropped_paths_cost_nothing_and_keep_the_mean() -> None:
 @pytest.mark.parametrize("fused", [False, True])
 def test_packed_groups_are_what_timms_blocks_give_apart(fused: bool) -> None:
     torch.manual_seed(0)
-    network = ViT(TINY, maskable=True, fused=fused)
+    network = ViT(TRAINED, maskable=True, fused=fused)
     network.masked_embed.data.normal_()
     crops, local, mask = torch.randn(4, 3, 24, 24), torch.randn(6, 3, 16, 16), torch.rand(4, 3, 3) < 0.4
     results = []
@@ -471,7 +471,7 @@ def test_checkpointed_activations_change_nothing_but_memory() -> None:
     gradients = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
-        network = ViT(TINY, maskable=False, drop_path=0.3, checkpointed=checkpointed).train()
+        network = ViT(TRAINED, maskable=False, drop_path=0.3, checkpointed=checkpointed).train()
         torch.manual_seed(1)
         network(torch.randn(8, 3, 24, 24)).square().mean().backward()
         gradients.append([p.grad for p in network.parameters()])

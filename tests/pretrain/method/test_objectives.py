@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from checkpoints import store
-from checkpoints.architecture import MEAN, STD, Architecture
+from checkpoints.architecture import MEAN, STD
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain import config as options
 from pretrain import train
@@ -34,9 +34,10 @@ from pretrain.setup import objective as comparisons
 from pretrain.setup.networks import build
 from pretrain.tokenizers.base import Colour
 from pretrain.train import LossWeights, train_step
+from tests.support.networks import FAN_IN
 from tests.support.parity import Read, assert_near, schedule_of
 
-SHAPE = Architecture("vit_tiny", 8, 32, 3, 64, 2, 1, init="fan_in")
+SHAPE = FAN_IN._replace(arch="vit_tiny")
 CPU = torch.device("cpu")
 FLOAT32 = Precision("fp32", CPU)
 NOW = ScheduleValues(0, 1e-3, 0.1, 0.9, 0.04, 0.07, False, True)

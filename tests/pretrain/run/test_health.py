@@ -21,7 +21,7 @@ from pretrain.method import ibot
 from pretrain.run.diagnostics import Alarms, diagnostics_of, effective_rank, used
 from pretrain.sample import __main__ as sample
 from tests.support.commands import SMALL
-from tests.support.method import batch, networks
+from tests.support.networks import batch, student_and_teacher
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def lines_of(run: Path) -> list[dict]:
 
 
 def test_vitals_are_their_formulas() -> None:
-    student, teacher = networks()
+    student, teacher = student_and_teacher()
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))

@@ -30,7 +30,7 @@ from pretrain.tokenizers import __main__ as tokenizers
 from pretrain.tokenizers import dalle, dalle_pickle, kmeans, kmeans_fit
 from pretrain.tokenizers import open as tokenizer_open
 from pretrain.tokenizers.base import Colour, Tokenizer
-from tests.support import tiny
+from tests.support import networks
 
 GREY = ((0.0,) * 3, (1.0,) * 3)
 """A mean and deviation that change nothing: crops are pixels."""
@@ -305,10 +305,10 @@ def test_codes_of_raw_patches_are_their_nearest_centroids(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("side", [32, 48])
 def test_codes_of_tokens_are_those_of_the_backbone_in_the_file(tmp_path: Path, side: int) -> None:
-    backbone, path, grid = tiny.backbone(), tmp_path / "tokens.safetensors", side // 8
+    backbone, path, grid = networks.backbone(), tmp_path / "tokens.safetensors", side // 8
     other = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(2))
     centroids = kmeans.tokens(backbone, normalised(other))[0, :9]
-    kmeans.save(path, about("tokens", 9, tiny.TINY._asdict())._replace(mean=MEAN, std=STD), centroids, backbone)
+    kmeans.save(path, about("tokens", 9, networks.FAN_IN._asdict())._replace(mean=MEAN, std=STD), centroids, backbone)
     tokenizer, pixels = tokenizer_open.open_tokenizer(f"kmeans:{path}", *GREY), crops(2, side)
     codes = tokenizer(pixels, (grid, grid))
     points = backbone(normalised(pixels))[:, 1:]
@@ -320,7 +320,7 @@ def test_codes_of_tokens_are_those_of_the_backbone_in_the_file(tmp_path: Path, s
 def test_both_commands_make_files_that_open_the_same_for_a_seed(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = tiny.write(tmp_path / "backbone.safetensors")
+    checkpoint = networks.write(tmp_path / "backbone.safetensors")
     kinds = {
         "kmeans": ["--ckpt", str(checkpoint), "--images", "13"],
         "patches": ["--patch-size", "8", "--size", "32", "--share", "1"],
@@ -341,11 +341,11 @@ def test_both_commands_make_files_that_open_the_same_for_a_seed(
 
 
 def test_a_swin_gives_codes_on_its_last_grid_and_other_channels_have_their_own_spread(tmp_path: Path, folder: Path) -> None:
-    checkpoint, out = tiny.write_swin(tmp_path / "swin.safetensors"), tmp_path / "tokens.safetensors"
+    checkpoint, out = networks.write(tmp_path / "swin.safetensors", networks.TWO_STAGES), tmp_path / "tokens.safetensors"
     command = ["kmeans", "--ckpt", str(checkpoint), "--data", str(folder), "--codes", "6", "--out", str(out)]
     assert run_command(tokenizers.main, command) == 0
     assert tokenizer_open.open_tokenizer(f"kmeans:{out}", MEAN, STD)(crops(), (4, 4)).shape == (3, 4, 4)
-    grey = tiny.write(tmp_path / "grey.safetensors", tiny.TINY._replace(channels=1, mean=(0.4,), std=(0.2,)))
+    grey = networks.write(tmp_path / "grey.safetensors", networks.FAN_IN._replace(channels=1, mean=(0.4,), std=(0.2,)))
     assert run_command(tokenizers.main, [*command, "--ckpt", str(grey)]) == 0
     assert tokenizer_open.open_tokenizer(f"kmeans:{out}", (0.5,), (0.5,))(crops()[:, :1], (4, 4)).shape == (3, 4, 4)
     assert tokenizer_open.open_tokenizer("colour", (0.5,), (0.5,)).vocabulary == 8
@@ -374,7 +374,7 @@ def test_no_more_patches_are_kept_than_the_codes_can_use(folder: Path, monkeypat
 
 def all_of_them(tmp_path: Path) -> list[Tokenizer]:
     centroids = torch.randn(5, 64)
-    kmeans.save(tmp_path / "t.safetensors", about("tokens", 5, tiny.TINY._asdict()), centroids, tiny.backbone())
+    kmeans.save(tmp_path / "t.safetensors", about("tokens", 5, networks.FAN_IN._asdict()), centroids, networks.backbone())
     kmeans.save(tmp_path / "p.safetensors", about("pixels", 5), torch.randn(5, 192), None)
     files = [tokenizer_open.open_tokenizer(f"kmeans:{tmp_path}/{name}.safetensors", MEAN, STD) for name in "tp"]
     return [*files, Colour(MEAN, STD), dalle.Dalle(encoder(), MEAN, STD)]

@@ -27,9 +27,9 @@ from probes.reproduce.plan import Plan, Planned, lacking
 from probes.reproduce.steps import FEW, START, Step, real, sample
 from probes.robustness import suites
 from probes.shared.subprocesses import Ended
-from tests.support import drawn_world, outlined, tiny
-from tests.support.backbones import VIT, saved_backbone
+from tests.support import drawn_world, networks, outlined
 from tests.support.modules import command_module
+from tests.support.networks import write_moved
 from transfer import data as dense
 from transfer.train import CONFIGS
 
@@ -39,7 +39,7 @@ TWO_HEADS = Architecture("vit", 8, 32, 3, 128, 2, 2, init="fan_in")
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small ViT's backbone file."""
-    return saved_backbone(VIT, tmp_path_factory.mktemp("vit") / "backbone.safetensors")
+    return write_moved(tmp_path_factory.mktemp("vit") / "backbone.safetensors")
 
 
 def small(path: Path) -> Loaded:
@@ -325,7 +325,7 @@ def test_a_head_is_kept_by_linear_and_measured_with_by_the_suites(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The real steps, with one epoch on a handful of images. On 46c01a2 all suites trained heads of their own."""
-    ckpt = tiny.write(tmp_path / "backbone.safetensors", TWO_HEADS)
+    ckpt = networks.write(tmp_path / "backbone.safetensors", TWO_HEADS)
     ran: list[str] = []
 
     def run(words: Sequence[str], place: Path, key: Sequence[str]) -> Ended:

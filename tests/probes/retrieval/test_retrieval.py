@@ -16,7 +16,7 @@ from checkpoints.cli import DONE, WRONG_COMMAND, run_command
 from pretrain.sample import retrieval as sample_pairs
 from probes.retrieval import __main__ as retrieval
 from probes.retrieval import copydays, descriptors, revisited
-from tests.support import tiny
+from tests.support import networks
 
 
 def test_average_precision_of_small_cases_reckoned_by_hand() -> None:
@@ -130,7 +130,7 @@ def test_a_whitening_makes_vectors_uncorrelated_and_of_unit_variance() -> None:
 
 
 def test_a_landmarks_vector_is_the_mean_of_three_scales_and_a_copys_has_pooled_patches() -> None:
-    backbone, generator = tiny.backbone(), np.random.default_rng(0)
+    backbone, generator = networks.backbone(), np.random.default_rng(0)
     pixels = generator.integers(0, 256, (48, 64, 3), dtype=np.uint8)
     whole = (torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 - torch.tensor(backbone.shape.mean)[:, None, None]) / (
         torch.tensor(backbone.shape.std)[:, None, None]
@@ -165,7 +165,7 @@ def test_no_copy_is_left_out_without_a_word(tmp_path: Path, capsys: pytest.Captu
 def test_the_commands_read_both_layouts_and_name_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sample_pairs.write_roxford(tmp_path, count=4, size=32)
     sample_pairs.write_copydays(tmp_path / "copies", count=4, size=32)
-    checkpoint = tiny.write(tmp_path / "run" / "backbone.safetensors")
+    checkpoint = networks.write(tmp_path / "run" / "backbone.safetensors")
     common = ["--ckpt", str(checkpoint)]
     oxford = [*common, "--data", str(tmp_path)]
     assert run_command(retrieval.main, [*oxford, "--baselines", "--whiten", str(tmp_path / "copies/original")]) == DONE

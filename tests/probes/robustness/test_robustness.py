@@ -23,8 +23,8 @@ from probes.linear.head import FOUR, MEAN, Classifier, Head, View, features, lin
 from probes.paper import protocols
 from probes.robustness import __main__ as robustness
 from probes.robustness import class_maps, drops, imagenet9, imagenet_c, imagenet_variants, occlusion, suites
-from tests.support import tiny
-from tests.support.backbones import DEEP, bare, theirs
+from tests.support import networks
+from tests.support.networks import DEEP, bare, original_names
 
 
 def test_the_shipped_maps_have_the_published_sizes_and_equal_timms_lists() -> None:
@@ -201,7 +201,7 @@ def coloured(count: int, seed: int) -> InMemory:
 
 def test_a_head_trained_on_the_spot_reads_plain_features() -> None:
     """What it says of new pictures is right, by the formula on features that nobody has scaled."""
-    backbone, view = tiny.backbone(), View(32, 32)
+    backbone, view = networks.backbone(), View(32, 32)
     head = linear_head(backbone, coloured(60, 0), view, 16, 0)
     assert head.features == FOUR and head.classes == ("red", "green", "blue")
     fresh = coloured(30, 1)
@@ -218,7 +218,7 @@ def robustness_view(images: InMemory, number: int, view: View, backbone: torch.n
 
 
 def test_a_kept_head_is_read_and_others_are_refused(tmp_path: Path) -> None:
-    backbone, path = tiny.backbone(), tmp_path / "head.safetensors"
+    backbone, path = networks.backbone(), tmp_path / "head.safetensors"
     wide = features(backbone, torch.zeros(1, 3, 32, 32), MEAN).shape[1]
     weight, bias = torch.randn(1000, wide), torch.randn(1000)
     save_file({"weight": weight, "bias": bias}, path, metadata={"features": MEAN})
@@ -279,7 +279,7 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(tmp_path: Path, *flags: str) -> dict[str, float]:
     out = tmp_path / "record.json"
-    checkpoint = tiny.write(tmp_path / "backbone.safetensors")
+    checkpoint = networks.write(tmp_path / "backbone.safetensors")
     assert run_command(robustness.main, ["--ckpt", str(checkpoint), "--out", str(out), *flags]) == DONE
     record = json.loads(out.read_text())
     assert record["probe"] == "robustness"
@@ -295,10 +295,10 @@ def test_imagenet_9s_layout_gives_what_the_drawn_pictures_give(layouts: Path, tm
     by_name = np.argsort(learn_from.labels, kind="stable")
     images = InMemory("train", np.asarray(learn_from._images)[by_name])
     images.labels, images.classes = learn_from.labels[by_name], learn_from.classes
-    head = linear_head(tiny.backbone(), images, View(32, 32), 64, 0)
+    head = linear_head(networks.backbone(), images, View(32, 32), 64, 0)
     variants = {name: suites.drawn(name, shifts.in9(name, 20, 32)) for name in shifts.IN9}
     members = {name: [name] for name in scene.CLASSES[: shifts.FOREGROUNDS]}
-    expected = imagenet9.measure(Classifier(tiny.backbone(), head), variants, members, View(32, 32), 64)
+    expected = imagenet9.measure(Classifier(networks.backbone(), head), variants, members, View(32, 32), 64)
     assert_close(found, {name: round(value, 4) for name, value in expected.items()})
     assert_close(found["bg_gap"], found["mixed_same"] - found["mixed_rand"])
 
@@ -315,8 +315,8 @@ def test_imagenet_cs_layout_gives_what_corrupting_on_the_fly_gives(layouts: Path
     # written pictures were numbered in another order than class folders are: the same seed for each needs the drawn ones
     images = InMemory("val", classification.classification("val", 20, 32).images)
     images.labels, images.classes = classification.classification("val", 20, 32).labels, scene.CLASSES
-    head = linear_head(tiny.backbone(), open_train(layouts), View(32, 32), 64, 0)
-    classifier = Classifier(tiny.backbone(), head)
+    head = linear_head(networks.backbone(), open_train(layouts), View(32, 32), 64, 0)
+    classifier = Classifier(networks.backbone(), head)
     for name in ("snow", "spatter"):
         errors = [
             imagenet_c.error(classifier, imagenet_c.Corrupted(images, name, severity), View(32, 32), 64)
@@ -374,7 +374,7 @@ MISTAKES = (
 
 @pytest.mark.parametrize(("command", "said"), MISTAKES)
 def test_mistakes_are_named(command: str, said: str, layouts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = tiny.write(tmp_path / "backbone.safetensors")
+    checkpoint = networks.write(tmp_path / "backbone.safetensors")
     flags = command.replace("{}", str(layouts)).split()
     assert run_command(robustness.main, ["--ckpt", str(checkpoint), *flags]) == WRONG_COMMAND
     assert said in capsys.readouterr().err
@@ -383,7 +383,7 @@ def test_mistakes_are_named(command: str, said: str, layouts: Path, tmp_path: Pa
 def test_the_head_that_was_kept_beside_the_checkpoint_is_taken_unless_it_is_of_another_backbone(
     layouts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    backbone, path = tiny.backbone(), tmp_path / "results" / "linear_head.safetensors"
+    backbone, path = networks.backbone(), tmp_path / "results" / "linear_head.safetensors"
     head = linear_head(backbone, open_train(layouts), View(32, 32), 64, 0)
     about = {"features": head.features, "weights": weights_digest(backbone), "classes": list(head.classes)}
     store.save_backbone(path, {"weight": head.weight, "bias": head.bias}, about)
@@ -408,7 +408,7 @@ def test_a_data_set_with_missing_classes_is_refused(tmp_path: Path) -> None:
 def test_swin_shuffles_but_needs_anothers_attention_to_drop_what_is_salient(
     layouts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    swin, vit = tiny.write_swin(tmp_path / "swin.safetensors"), tiny.write(tmp_path / "vit.safetensors")
+    swin, vit = networks.write(tmp_path / "swin.safetensors", networks.TWO_STAGES), networks.write(tmp_path / "vit.safetensors")
     common = ["--ckpt", str(swin), "--data", str(layouts / "plain"), "--out", str(tmp_path / "r.json")]
     assert run_command(robustness.main, [*common, "--suite", "shuffle"]) == DONE
     assert run_command(robustness.main, [*common, "--suite", "occlusion"]) == WRONG_COMMAND
@@ -418,7 +418,7 @@ def test_swin_shuffles_but_needs_anothers_attention_to_drop_what_is_salient(
 
 def protocol_of(tmp_path: Path, *flags: str, checkpoint: Path | None = None) -> dict[str, Any]:
     """What the record of a suite says."""
-    given = checkpoint or tiny.write(tmp_path / "backbone.safetensors")
+    given = checkpoint or networks.write(tmp_path / "backbone.safetensors")
     out = tmp_path / "record.json"
     assert run_command(robustness.main, ["--ckpt", str(given), "--out", str(out), *flags]) == DONE
     return json.loads(out.read_text())["protocol"]
@@ -426,8 +426,8 @@ def protocol_of(tmp_path: Path, *flags: str, checkpoint: Path | None = None) -> 
 
 def kept_head(path: Path, images: Images, **about: Any) -> Path:
     """A linear head on the tiny backbone as `probes.linear` keeps it."""
-    head = linear_head(tiny.backbone(), images, View(32, 32), 64, 0)
-    fixed = {"features": head.features, "weights": weights_digest(tiny.backbone()), "classes": list(head.classes)}
+    head = linear_head(networks.backbone(), images, View(32, 32), 64, 0)
+    fixed = {"features": head.features, "weights": weights_digest(networks.backbone()), "classes": list(head.classes)}
     store.save_backbone(path, {"weight": head.weight, "bias": head.bias}, fixed | {"view": [36, 32]} | about)
     return path
 
@@ -483,7 +483,7 @@ def test_a_head_trained_on_the_spot_says_so_and_an_old_one_what_is_known(layouts
     liar = kept_head(tmp_path / "head.safetensors", open_train(layouts), protocol={"features": MEAN, "mode": "paper"})
     assert protocol_of(tmp_path, *data, "--head", str(liar))["linear_head"]["features"] == FOUR
     strange = kept_head(tmp_path / "head.safetensors", open_train(layouts), protocol=[1])
-    words = ["--ckpt", str(tiny.write(tmp_path / "b.safetensors")), *data, "--head", str(strange)]
+    words = ["--ckpt", str(networks.write(tmp_path / "b.safetensors")), *data, "--head", str(strange)]
     assert run_command(robustness.main, words) == WRONG_COMMAND
 
 
@@ -495,7 +495,7 @@ def test_what_is_salient_is_said_by_dinos_network_unless_it_is_not_to_be_had(
     data = ("--suite", "occlusion", "--data", str(layouts / "plain"), "--limit", "5", "--saliency-head", "0")
     assert protocol_of(tmp_path, *data)["saliency"] == "itself"
     assert "S_.5 and NS_.5 are not comparable with Table 8" in capsys.readouterr().out
-    dino = bare(theirs(DEEP), tmp_path / "dino_vits16.pth")
+    dino = bare(original_names(DEEP), tmp_path / "dino_vits16.pth")
     monkeypatch.setattr(zoo, "cache", lambda: tmp_path)
     monkeypatch.setattr(zoo, "fetch", lambda address, path, *_: path)
     itself = json.loads((tmp_path / "record.json").read_text())["metrics"]
@@ -515,8 +515,8 @@ def test_another_saliency_that_cannot_be_had_or_does_not_fit_is_an_error(
     layouts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, wide = (
-        tiny.write(tmp_path / "b.safetensors"),
-        tiny.write(tmp_path / "w.safetensors", tiny.TINY._replace(patch_size=16)),
+        networks.write(tmp_path / "b.safetensors"),
+        networks.write(tmp_path / "w.safetensors", networks.FAN_IN._replace(patch_size=16)),
     )
     words = ["--ckpt", str(checkpoint), "--suite", "occlusion", "--data", str(layouts / "plain"), "--saliency-head", "0"]
     assert run_command(robustness.main, [*words, "--saliency", "dino_vitb16"]) == FAILED
@@ -527,7 +527,7 @@ def test_another_saliency_that_cannot_be_had_or_does_not_fit_is_an_error(
 
 def test_a_large_batch_goes_forward_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A draw for 1024 images needs the memory of few; the numbers are those of one forward."""
-    backbone, images = tiny.backbone(), coloured(7, 0)
+    backbone, images = networks.backbone(), coloured(7, 0)
     head = linear_head(backbone, images, View(32, 32), 16, 0)
     found = []
     for size in (2, 7):

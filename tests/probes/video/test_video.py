@@ -14,7 +14,7 @@ from pretrain.sample import clips
 from probes.video import __main__ as video
 from probes.video import davis, propagate
 from probes.video import scores as video_scores
-from tests.support import tiny
+from tests.support import networks
 
 
 def square(top: int, left: int, side: int, size: tuple[int, int] = (20, 20)) -> np.ndarray:
@@ -151,7 +151,7 @@ def test_clips_move_and_their_masks_are_what_was_drawn() -> None:
 
 def test_the_command_reads_the_layout_of_davis_and_writes_a_record_and_masks(tmp_path: Path) -> None:
     clips.write_davis(tmp_path / "davis", count=2, size=64)
-    checkpoint = tiny.write(tmp_path / "run" / "backbone.safetensors")
+    checkpoint = networks.write(tmp_path / "run" / "backbone.safetensors")
     flags = ["--ckpt", str(checkpoint), "--data", str(tmp_path / "davis"), "--size", "64", "--limit", "2"]
     assert run_command(video.main, [*flags, "--baselines", "--masks", str(tmp_path / "masks")]) == DONE
     record = json.loads((tmp_path / "run" / "results" / "video.json").read_text())
@@ -160,11 +160,11 @@ def test_the_command_reads_the_layout_of_davis_and_writes_a_record_and_masks(tmp
     clip = davis.open_clips(str(tmp_path / "davis"), 1)[0]
     written = [davis.read_mask(tmp_path / "masks" / clip.name / f"{frame:05d}.png") for frame in range(len(clip.frames))]
     assert np.array_equal(written[0], davis.read_mask(clip.masks[0])) and written[-1].shape == written[0].shape
-    assert np.array_equal(np.stack(written), video.segment(tiny.backbone(), clip, propagate.Protocol(64, 7, 12, 5)))
+    assert np.array_equal(np.stack(written), video.segment(networks.backbone(), clip, propagate.Protocol(64, 7, 12, 5)))
 
 
 def test_what_is_missing_of_davis_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root, checkpoint = tmp_path / "davis", tiny.write(tmp_path / "backbone.safetensors")
+    root, checkpoint = tmp_path / "davis", networks.write(tmp_path / "backbone.safetensors")
     flags = ["--ckpt", str(checkpoint), "--data", str(root)]
     clips.write_davis(root, count=1, size=32)
 

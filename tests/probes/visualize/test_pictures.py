@@ -19,7 +19,7 @@ from probes.features.attention import most_of_the_mass
 from probes.visualize import __main__ as visualize
 from probes.visualize import correspondence, gallery, inputs, pca, prototypes, tsne
 from probes.visualize.correspondence import View
-from tests.support import tiny
+from tests.support import networks
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_views_know_where_their_patches_come_from(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(augment, "draw", plain)
     x, y = np.meshgrid((np.arange(200) + 0.5) / 200, (np.arange(160) + 0.5) / 160)
     image = (np.stack([x, y, x * 0], axis=2) * 255).round().astype(np.uint8)
-    backbone, generator = tiny.backbone(), np.random.default_rng(0)
+    backbone, generator = networks.backbone(), np.random.default_rng(0)
     for _ in range(4):
         for view in correspondence._views(InMemory("ramp", [image]), 0, backbone, 64, generator):
             middles = view.image.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3)).reshape(64, 3)[:, :2] / 255
@@ -138,7 +138,7 @@ def test_a_caption_is_in_the_page_and_in_the_file_and_cannot_break_either(tmp_pa
 def test_every_kind_of_picture_is_drawn_and_says_checkpoint_and_image(
     command: str, count: int, data: Path, tmp_path: Path
 ) -> None:
-    checkpoint = tiny.write(tmp_path / "backbone.safetensors")
+    checkpoint = networks.write(tmp_path / "backbone.safetensors")
     kind, *flags = command.split()
     out = tmp_path / "out"
     assert run_command(visualize.main, [kind, *flags, "--ckpt", str(checkpoint), "--data", str(data), "--out", str(out)]) == DONE
@@ -153,7 +153,7 @@ def test_every_kind_of_picture_is_drawn_and_says_checkpoint_and_image(
 
 
 def test_one_image_file_and_the_frames_of_a_video_are_taken(data: Path, tmp_path: Path) -> None:
-    checkpoint = tiny.write(tmp_path / "backbone.safetensors")
+    checkpoint = networks.write(tmp_path / "backbone.safetensors")
     clips.write_davis(tmp_path / "davis", count=1, size=32)
     one = next(data.rglob("*.png"))
     common = ["attention", "--ckpt", str(checkpoint)]
@@ -190,7 +190,7 @@ MISTAKES = (
 
 @pytest.mark.parametrize(("command", "said"), MISTAKES)
 def test_mistakes_are_named(command: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = tiny.write(tmp_path / "backbone.safetensors")
+    checkpoint = networks.write(tmp_path / "backbone.safetensors")
     kind, *flags = command.split()
     assert run_command(visualize.main, [kind, *flags, "--ckpt", str(checkpoint)]) == WRONG_COMMAND
     assert said in capsys.readouterr().err
@@ -199,7 +199,8 @@ def test_mistakes_are_named(command: str, said: str, tmp_path: Path, capsys: pyt
 def test_swin_has_no_attention_to_show_but_components_and_matches(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--ckpt", str(tiny.write_swin(tmp_path / "swin.safetensors")), "--data", str(data), "--out", str(tmp_path / "out")]
+    checkpoint = networks.write(tmp_path / "swin.safetensors", networks.TWO_STAGES)
+    flags = ["--ckpt", str(checkpoint), "--data", str(data), "--out", str(tmp_path / "out")]
     assert run_command(visualize.main, ["attention", *flags]) == WRONG_COMMAND
     assert "Swin has no [CLS] token" in capsys.readouterr().err
     for kind in ("pca", "correspondence"):
@@ -213,11 +214,11 @@ def test_the_plane_is_the_same_for_the_same_seed() -> None:
 
 
 def test_an_image_keeps_its_shape_and_loses_only_what_makes_no_patch() -> None:
-    seen = inputs.see(InMemory("one", [np.zeros((40, 100, 3), dtype=np.uint8)]), 0, tiny.backbone(), 32)
+    seen = inputs.see(InMemory("one", [np.zeros((40, 100, 3), dtype=np.uint8)]), 0, networks.backbone(), 32)
     assert seen.grid == (4, 10) and seen.image.shape == (32, 80, 3) and seen.crop.shape == (1, 3, 32, 80)
 
 
 def test_pictures_have_three_channels_for_the_dense_probe_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    four = tiny.write(tmp_path / "four.safetensors", tiny.TINY._replace(channels=4, mean=(0.5,) * 4, std=(0.2,) * 4))
+    four = networks.write(tmp_path / "four.safetensors", networks.FAN_IN._replace(channels=4, mean=(0.5,) * 4, std=(0.2,) * 4))
     assert run_command(segment.main, ["--ckpt", str(four)]) == WRONG_COMMAND
     assert "takes 4 channels: this command is for pictures of three" in capsys.readouterr().err

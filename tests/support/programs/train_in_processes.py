@@ -15,11 +15,11 @@ from pretrain.engine.precision import Precision
 from pretrain.method.schedule import ScheduleValues
 from pretrain.run.diagnostics import diagnostics_of
 from pretrain.train import LossWeights, train_step
-from tests.support.method import networks
+from tests.support.networks import student_and_teacher
 
 
 def train(device: torch.device) -> None:
-    student, teacher = networks()
+    student, teacher = student_and_teacher()
     if sys.argv[2] == "shard":
         for network in (student, teacher):
             distributed.shard_(network, network.backbone.blocks, device)
