@@ -17,6 +17,7 @@ install_import_hook(["checkpoints", "pretrain", "probes"], "beartype.beartype")
 import pytest  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
+from pretrain.sample import __main__ as sample  # noqa: E402
 from tests.support.parity import Fixture, Read  # noqa: E402
 
 
@@ -64,6 +65,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def features_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Features that tests compute are kept apart from the user's."""
     os.environ["IBOT_FEATURES"] = str(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample as class folders: 40 images to train, 40 to test. Tests only read them."""
+    root = tmp_path_factory.mktemp("folders")
+    sample.main(["--out", str(root), "--count", "40", "--size", "32"])
+    return root
 
 
 @pytest.fixture(scope="session")

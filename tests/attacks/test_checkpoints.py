@@ -31,7 +31,6 @@ from pretrain.engine import optim
 from pretrain.method.ibot import Student, Teacher
 from pretrain.models.backbone import load_backbone
 from pretrain.run.checkpoint import Run
-from pretrain.sample import __main__ as sample
 from pretrain.sample import dense
 from pretrain.setup.networks import build
 from pretrain.tokenizers import dalle, dalle_pickle, kmeans
@@ -110,13 +109,6 @@ def little_room() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    sample.main(["--out", str(root), "--count", "20", "--size", "32"])
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -15,20 +15,12 @@ from pretrain.batches.masking import as_masks
 from pretrain.method.heads import Head
 from pretrain.method.ibot import Student, Teacher, center_and_sharpen, losses
 from pretrain.models.backbone import Backbone, load_backbone, make, starting_weights
-from pretrain.sample import __main__ as sample
 from tests.support import networks
-from tests.support.commands import SMALL
+from tests.support.commands import HEADS, SHORT, SMALL
 
 VIT = networks.VIT._replace(arch="vit_tiny")
 SWIN = swin_shape("swin", SwinSize(16, (2, 2), 2), 4, 48, 3, 3)
 REGISTERS = "vit_little_patch16_reg4_gap_256"
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    sample.main(["--out", str(root), "--count", "40", "--size", "32"])
-    return root
 
 
 def test_named_architectures_have_their_published_sizes() -> None:
@@ -148,7 +140,7 @@ def test_dropped_paths_of_swin_keep_the_mean() -> None:
     ],
 )
 def test_other_architectures_train_and_their_checkpoints_describe_themselves(folders: Path, tmp_path: Path, flags: str) -> None:
-    rest = [*SMALL[SMALL.index("--local-crops-number") :], *flags.split(), "--batch-size-per-gpu", "4"]
+    rest = [*HEADS, *SHORT, *flags.split(), "--batch-size-per-gpu", "4"]
     assert (
         run_command(train.main, [*rest, "--data", str(folders), "--out", str(tmp_path), "--steps", "11", "--knn-every", "0"])
         == DONE

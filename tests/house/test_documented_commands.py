@@ -18,9 +18,10 @@ from checkpoints.cli import DONE, run_command
 from pretrain import config
 from pretrain.sample import classification
 from tests.support import documented, small_world
+from tests.support.commands import QUICK
 from tests.support.documented import ROOT, Command
 from tests.support.modules import command_module
-from tests.support.small_world import PROBE, SMALL
+from tests.support.small_world import PROBE
 
 COMMANDS = documented.commands()
 ONLY_READ = {
@@ -39,7 +40,7 @@ ONLY_READ = {
 }
 """Commands of which only the flags and names are checked, and why."""
 SHORTER = {
-    "pretrain.train": f"{SMALL} --out NEW",
+    "pretrain.train": f"{' '.join(QUICK)} --steps 2 --out NEW",
     "pretrain.sample": "--count 10",
     "pretrain.config": "",
     "pretrain.curves": "",

@@ -19,17 +19,8 @@ from checkpoints import store
 from checkpoints.cli import DONE, INTERRUPTED, WRONG_COMMAND, run_command
 from pretrain import train
 from pretrain.models.backbone import load_backbone
-from pretrain.sample import __main__ as sample
 from probes import knn
 from tests.support.commands import ROOT, SMALL, command, exit_code
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample as class folders: 40 images to train, 40 to test."""
-    root = tmp_path_factory.mktemp("data")
-    sample.main(["--out", str(root), "--count", "40", "--size", "32"])
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,6 @@ from pretrain.evaluate import knn as neighbours
 from pretrain.images.open import open_images
 from pretrain.images.source import InMemory
 from pretrain.models.backbone import load_backbone, make
-from pretrain.sample import __main__ as sample
 from probes import cluster, knn, logistic, parts, segment, semi, tables
 from probes.features import attention, search
 from probes.features import cache as features
@@ -45,14 +44,6 @@ from tests.support.commands import SMALL, command
 
 CPU = torch.device("cpu")
 VIEW = View(32, 32)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample as class folders: 80 images to train, 80 to test."""
-    root = tmp_path_factory.mktemp("data")
-    sample.main(["--out", str(root), "--count", "80", "--size", "32"])
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,8 @@ from pretrain.images import tar_shards
 from pretrain.models.backbone import load_backbone
 from probes import knn
 from probes.linear import protocol
-from tests.support.commands import ROOT, program
+from tests.support.commands import QUICK, ROOT, program
 from tests.support.feeding import Deadly, eat
-from tests.support.small_world import SMALL
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_kept_checkpoints_stay_and_are_never_replaced(tmp_path: Path) -> None:
 
 
 def test_a_run_keeps_every_second_epoch_for_any_probe(tmp_path: Path) -> None:
-    flags = [*SMALL.replace("--steps 2", "--epochs 4").split(), "--recipe", "ibot_vits16", "--knn-every", "0"]
+    flags = [*QUICK, "--epochs", "4", "--recipe", "ibot_vits16", "--knn-every", "0"]
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(8):
@@ -213,7 +212,7 @@ def test_a_run_keeps_every_second_epoch_for_any_probe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what, code", [("kill one", 1), ("term one", 75), ("term launcher", 75), ("interrupt group", 75)])
 def test_the_end_of_several_processes_is_one_sentence_and_the_right_code(what: str, code: int, tmp_path: Path) -> None:
-    flags = [*SMALL.replace("--steps 2", "--steps 100000 --log-every 1").split(), "--recipe", "ibot_vits16", "--knn-every", "0"]
+    flags = [*QUICK, *"--steps 100000 --log-every 1 --recipe ibot_vits16 --knn-every 0".split()]
     launch = [sys.executable, str(ROOT / "checkpoints" / "start.py"), "torch.distributed.run", "--standalone"]
     launch += ["--nproc-per-node", "2", "-m", "pretrain.train", *flags, "--data", "sample", "--out", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -253,8 +252,7 @@ def test_a_run_whose_worker_dies_is_saved_first(
         return made(self, step)
 
     monkeypatch.setattr(StepDataset, "__getitem__", deadly)
-    flags = SMALL.replace("--workers 0", "--workers 1").replace("--steps 2", "--steps 6").split()
-    flags += ["--recipe", "ibot_vits16", "--knn-every", "0", "--data", "sample", "--out", str(tmp_path)]
+    flags = [*QUICK, *"--workers 1 --steps 6 --recipe ibot_vits16 --knn-every 0 --data sample --out".split(), str(tmp_path)]
     assert run_command(train.main, flags) == FAILED
     assert "saved after step 3" in capsys.readouterr().err.replace("Saved", "saved")
     assert store.read_torch(tmp_path / "last.pt")["step"] == 3

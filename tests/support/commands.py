@@ -10,13 +10,17 @@ from typing import Any
 from checkpoints.cli import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-SMALL = (
-    "--arch vit_tiny --width 64 --depth 2 --patch-size 8 --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 "
-    "--out-dim 32 --patch-out-dim 32 --head-hidden-dim 32 --head-bottleneck-dim 16 --batch-size-per-gpu 8 --workers 0 "
-    "--pred-ratio 0 0.3 --pred-ratio-var 0 0.2 --warmup-epochs 1 --log-every 2 --knn-every 1 --report false"
+HEADS = (
+    "--local-crops-number 2 --out-dim 32 --patch-out-dim 32 --head-hidden-dim 32 --head-bottleneck-dim 16 --workers 0 "
+    "--knn-every 1 --report false"
 ).split()
+"""Small heads, for any backbone."""
+SIZES = "--width 64 --patch-size 8 --global-crops-size 32 --local-crops-size 16".split()
+SHORT = "--batch-size-per-gpu 8 --pred-ratio 0 0.3 --pred-ratio-var 0 0.2 --warmup-epochs 1 --log-every 2".split()
+SMALL = [*"--arch vit_tiny --depth 2".split(), *SIZES, *HEADS, *SHORT]
+"""A training of ViT whose step takes a few hundredths of a second; needs --data, --out, and --epochs or --steps."""
+QUICK = [*SIZES, *HEADS, *"--depth 1 --batch-size-per-gpu 4 --precision fp32 --compile off".split()]
+"""What is added to a recipe so that its step takes no time."""
 
 
 def command(*arguments: str, **environment: str) -> dict[str, Any]:

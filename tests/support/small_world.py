@@ -18,14 +18,10 @@ from pretrain.sample import classification, clips, dense, retrieval, shifts
 from probes import knn
 from probes.linear import __main__ as linear
 from probes.reproduce import __main__ as reproduce
+from tests.support.commands import QUICK
 
-SMALL = (
-    "--width 64 --depth 1 --patch-size 8 --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 --out-dim 32 "
-    "--patch-out-dim 32 --head-hidden-dim 32 --head-bottleneck-dim 16 --batch-size-per-gpu 4 --workers 0 --precision fp32 "
-    "--steps 2 --knn-every 1 --report false --compile off"
-)
 PROBE = "--limit 24 --workers 0"
-"""What makes a training, and a probe, take a second."""
+"""What makes a probe take a second."""
 NAMES = ("DIR", "DATA", "IMAGENET", "CIFAR10")
 """What the documents call labelled images in two parts."""
 
@@ -81,7 +77,7 @@ def draw_data(root: Path) -> None:
 
 def make_runs(root: Path, named: set[str]) -> None:
     """A finished run under every name of a document, one of four channels, records, a linear head."""
-    flags = [*SMALL.split(), "--recipe", "ibot_vits16"]
+    flags = [*QUICK, "--steps", "2", "--recipe", "ibot_vits16"]
     assert run_command(train.main, [*flags, "--data", "DIR", "--out", "runs/NAME"]) == DONE
     cells = ["--data", "CELLS", "--channels", "4", "--init-from", "runs/NAME/backbone.safetensors", "--out", "runs/cells"]
     assert run_command(train.main, [*flags, *cells]) == DONE

@@ -1,5 +1,6 @@
 """The systems iBOT is compared with: what each trains, and its losses against their formulas written out."""
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.testing import assert_close
 
 from checkpoints import store
 from checkpoints.architecture import MEAN, STD
-from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
+from checkpoints.cli import DONE, WRONG_COMMAND, UserError, parse, run_command
 from pretrain import config as options
 from pretrain import train
 from pretrain.batches import masking
@@ -34,6 +35,7 @@ from pretrain.setup import objective as comparisons
 from pretrain.setup.networks import build
 from pretrain.tokenizers.base import Colour
 from pretrain.train import LossWeights, train_step
+from tests.support.commands import SMALL
 from tests.support.networks import FAN_IN
 from tests.support.parity import Read, assert_near, schedule_of
 
@@ -41,11 +43,9 @@ SHAPE = FAN_IN._replace(arch="vit_tiny")
 CPU = torch.device("cpu")
 FLOAT32 = Precision("fp32", CPU)
 NOW = ScheduleValues(0, 1e-3, 0.1, 0.9, 0.04, 0.07, False, True)
-SMALL: dict[str, Any] = {
-    "arch": "vit_tiny", "width": 64, "depth": 2, "patch_size": 8, "init": "fan_in", "global_crops_size": 32,
-    "local_crops_size": 16, "local_crops_number": 2, "out_dim": 12, "patch_out_dim": 12, "head_hidden_dim": 16,
-    "head_bottleneck_dim": 8, "norm_last_layer": False, "shared_head": True, "pred_shape": "rand", "drop_path": 0.0,
-}  # fmt: skip
+FLAGS = [*SMALL, *"--init fan_in --norm-last-layer false --shared-head true --pred-shape rand --drop-path 0".split()]
+BASE = parse(Config, FLAGS)
+SIZE = BASE.out_dim
 APART = {"shared_head": False, "shared_head_teacher": False}
 
 
@@ -61,7 +61,7 @@ def batch(seed: int = 0) -> Batch:
 
 
 def made(values: dict[str, Any]) -> tuple[Config, Objective, Student, Teacher]:
-    config = Config(**SMALL | values)
+    config = dataclasses.replace(BASE, **values)
     options.check(config)
     objective = comparisons.objective_of(config, SHAPE, CPU)
     return config, objective, *build(config, SHAPE, patch_prototypes=objective.patch_prototypes)
@@ -100,9 +100,8 @@ def learning(lengths: dict[str, float]) -> set[str]:
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A full checkpoint of a run: a DINO of two steps on the sample."""
     out = tmp_path_factory.mktemp("dino")
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
-    flags += "--data sample:32 --use-masked-im-modeling false --steps 2 --batch-size-per-gpu 4 --knn-every 0 --workers 0".split()
-    assert run_command(train.main, [*flags, "--report", "false", "--out", str(out)]) == DONE
+    flags = "--data sample:32 --use-masked-im-modeling false --steps 2 --batch-size-per-gpu 4 --knn-every 0".split()
+    assert run_command(train.main, [*FLAGS, *flags, "--out", str(out)]) == DONE
     return out
 
 
@@ -213,7 +212,7 @@ def test_hard_and_uncentred_targets_are_their_formulas() -> None:
         values = {"targets": "hard" if hard else "online", "centre_patches": centred}
         _, student, teacher, losses, _, _ = both(values, given)
         logits = every_patch(teacher, given.crops) - (teacher.centres.patch if centred else 0)
-        wanted = F.one_hot(logits.argmax(-1), 12).float() if hard else F.softmax(logits / NOW.patch_temperature, -1)
+        wanted = F.one_hot(logits.argmax(-1), SIZE).float() if hard else F.softmax(logits / NOW.patch_temperature, -1)
         said = F.log_softmax(every_patch(student, given.crops, given.masks.grid) / 0.1, -1)
         assert_close(losses.patch, mean_over_masked(-(wanted * said).sum(-1), given.masks.grid), rtol=1e-4, atol=1e-5)
 
@@ -392,7 +391,7 @@ def test_the_patch_centre_has_its_own_momentum() -> None:
 )
 def test_options_that_do_not_go_together_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
-        options.check(Config(**SMALL | values))
+        options.check(dataclasses.replace(BASE, **values))
 
 
 def test_a_backbone_alone_is_no_tokenizer(full: Path) -> None:
@@ -404,9 +403,8 @@ def test_a_run_with_a_tokenizer_goes_on_exactly_and_refuses_another(full: Path, 
     """Frozen targets: two steps and two more are four; then the tokenizer's file changes."""
     mine = tmp_path / "tokenizer.pt"
     mine.write_bytes((full / store.LAST).read_bytes())
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | APART).items()]
-    flags += "--data sample:32 --batch-size-per-gpu 4 --knn-every 0 --workers 0 --report false --targets frozen".split()
-    flags += ["--tokenizer", str(mine), "--steps", "4"]
+    flags = [*FLAGS, *"--shared-head false --shared-head-teacher false --data sample:32 --batch-size-per-gpu 4".split()]
+    flags += ["--knn-every", "0", "--targets", "frozen", "--tokenizer", str(mine), "--steps", "4"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run_command(train.main, [*flags, "--out", str(whole)]) == DONE
     stopped = Stops(2)
@@ -444,7 +442,8 @@ class Stops:
 
 
 def test_local_masks_and_places_belong_to_the_step() -> None:
-    config = Config(**SMALL | {"masked_crops": "all", "data": "sample:32", "batch_size_per_gpu": 4, "pred_ratio": (0.5,)})
+    values: dict[str, Any] = {"masked_crops": "all", "data": "sample:32", "batch_size_per_gpu": 4, "pred_ratio": (0.5,)}
+    config = dataclasses.replace(BASE, **values | {"pred_ratio_var": (0.0,)})
     steps = prepare.data(config, CPU).steps
     first, again, other = steps[3], steps[3], steps[4]
     assert isinstance(first, Batch) and isinstance(again, Batch) and isinstance(other, Batch)

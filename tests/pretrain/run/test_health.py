@@ -19,16 +19,8 @@ from pretrain import curves, train
 from pretrain.engine import guard
 from pretrain.method import ibot
 from pretrain.run.diagnostics import Alarms, diagnostics_of, effective_rank, used
-from pretrain.sample import __main__ as sample
 from tests.support.commands import SMALL
 from tests.support.networks import batch, student_and_teacher
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    sample.main(["--out", str(root), "--count", "40", "--size", "32"])
-    return root
 
 
 def lines_of(run: Path) -> list[dict]:

@@ -15,18 +15,10 @@ import torch
 from checkpoints import store
 from checkpoints.cli import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, WorkError, run_command
 from pretrain import train
-from pretrain.sample import __main__ as sample
 from tests.support.commands import ROOT, SMALL, command, program
 from tests.support.states import same
 
 KILLS = 25
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    sample.main(["--out", str(root), "--count", "40", "--size", "32"])
-    return root
 
 
 def repeatedly(kills: int, longest: float, *flags: str) -> subprocess.CompletedProcess:

@@ -30,7 +30,6 @@ from pretrain.engine import guard as health
 from pretrain.engine.precision import Precision
 from pretrain.images.source import InMemory
 from pretrain.models.backbone import Loaded, load_backbone, make, starting_weights
-from pretrain.sample import __main__ as sample
 from probes.finetune import __main__ as finetune
 from probes.finetune import train as finetune_train
 from probes.finetune.checkpoint import Lines
@@ -51,13 +50,6 @@ SMALL_VIT = Architecture("vit_small", 16, 224, 3, 384, 12, 6)
 KERNELS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 KILLS = 4
 FAST = "--batch-size 8 --epochs 3 --warmup-epochs 1 --workers 0 --log-every 2".split()
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    sample.main(["--out", str(root), "--count", "40", "--size", "32"])
-    return root
 
 
 @pytest.fixture(scope="module")

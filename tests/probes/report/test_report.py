@@ -27,7 +27,6 @@ from pretrain.engine.options import as_values
 from pretrain.evaluate.knn import features
 from pretrain.models.backbone import load_backbone
 from pretrain.run import report_process
-from pretrain.sample import __main__ as sample
 from probes import knn, live
 from probes.report import __main__ as report
 from probes.report import commands, confusion
@@ -47,14 +46,6 @@ QUIET = (
 ).split()
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 SCREENS = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dark")]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample as class folders: 80 images to train, 80 to test."""
-    root = tmp_path_factory.mktemp("data")
-    sample.main(["--out", str(root), "--count", "80", "--size", "32"])
-    return root
 
 
 @pytest.fixture(scope="module")

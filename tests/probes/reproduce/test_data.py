@@ -30,8 +30,8 @@ from probes.reproduce.steps import real
 from probes.shared.subject import Parts
 from probes.shared.subprocesses import Ended
 from tests.support import drawn_world, outlined
+from tests.support.commands import QUICK
 from tests.support.modules import command_module
-from tests.support.small_world import SMALL
 
 TRANSFERS = ("cifar10", "cifar100", "flowers", "cars", "inat18", "inat19")
 
@@ -45,7 +45,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def run(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny ViT-S with its heads: two blocks of two heads."""
     out = tmp_path_factory.mktemp("run") / "run"
-    flags = SMALL.replace("--width 64", "--width 128").split()
+    flags = [*QUICK, "--width", "128", "--steps", "2"]
     assert run_command(train.main, [*flags, "--recipe", "ibot_vits16", "--data", str(folders["ds"]), "--out", str(out)]) == DONE
     return out
 

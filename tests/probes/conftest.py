@@ -1,0 +1,15 @@
+"""Images for the probes."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.sample import __main__ as sample
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample as class folders: 80 images to train, 80 to test. Tests only read them."""
+    root = tmp_path_factory.mktemp("folders")
+    sample.main(["--out", str(root), "--count", "80", "--size", "32"])
+    return root
