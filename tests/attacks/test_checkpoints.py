@@ -14,6 +14,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ def test_a_run_with_any_field_changed_is_refused_in_a_sentence_or_read_as_it_was
     for number, place in enumerate(places(content)):
         for value in (VALUES + TENSORS)[number % 6 :: 6]:  # all of them, at one place or another
             path = sealed(tmp_path / "run", at(content, place, copy.deepcopy(value)))
-            said = [refused(lambda path=path: load_backbone(path, key="student"), path)]
+            said = [refused(partial(load_backbone, path, key="student"), path)]
             try:
                 student, _, _, run = resumed(path.parent, flags)
             except UserError as error:
@@ -368,7 +369,12 @@ def test_a_few_weights_of_a_huge_network_are_not_made_into_one(width: int, tmp_p
         tmp_path / "deep.pth",
     )
     for name in ("wide.pth", "deep.pth"):
-        assert refused(lambda name=name: load_backbone(tmp_path / name), tmp_path / name)
+        assert refused(partial(load_backbone, tmp_path / name), tmp_path / name)
+
+
+def load_and_inspect(path: Path) -> None:
+    load_backbone(path, key="student")
+    inspect.main([str(path)])
 
 
 def test_a_file_of_the_original_with_any_field_changed_is_refused_or_read_as_it_was(parity_dir: Path, tmp_path: Path) -> None:
@@ -383,8 +389,7 @@ def test_a_file_of_the_original_with_any_field_changed_is_refused_or_read_as_it_
     for place in fields:
         for value in VALUES + TENSORS:
             torch.save(at(content, place, copy.deepcopy(value)), path)
-            work = lambda: (load_backbone(path, key="student"), inspect.main([str(path)]))  # noqa: E731
-            if refused(work, path):
+            if refused(partial(load_and_inspect, path), path):
                 seen += 1
             else:
                 found = published.read(path).networks["student"]
@@ -462,12 +467,12 @@ def test_an_architecture_of_a_file_is_not_looked_for_elsewhere(
     save_file(weights, files["beside"])
     (tmp_path / "beside" / "config.json").write_text(json.dumps({"architecture": name}))
     files["about"] = tmp_path / "about.safetensors"
-    about = {"key": "teacher", "epoch": 0, "step": 0, "shape": FAN_IN._replace(arch=name)._asdict()}
+    about: dict[str, Any] = {"key": "teacher", "epoch": 0, "step": 0, "shape": FAN_IN._replace(arch=name)._asdict()}
     store.save_backbone(files["about"], weights, about)
     files["run"] = sealed(tmp_path / "run", at(content, ("shape", "arch"), name))
     for path in files.values():
         for work in (load_backbone, lambda p: inspect.main([str(p)])):
-            assert refused(lambda work=work, path=path: work(path), path)
+            assert refused(partial(work, path), path)
     tokens = tmp_path / "tokens.safetensors"
     codes = kmeans.About("tokens", 8, 4, MEAN, STD, about["shape"], {})
     kmeans.save(tokens, codes, torch.zeros(4, 64), backbone())
@@ -567,7 +572,7 @@ def test_a_fine_tuning_with_any_field_changed_is_refused_or_goes_on_as_it_was(tm
     content = store.read_torch(path)
     del content["checksum"]
     weight = next(iter(content["model"]))
-    fields = [(name,) for name in content if name not in ("format", "classes", "shape")]
+    fields: list[tuple[Any, ...]] = [(name,) for name in content if name not in ("format", "classes", "shape")]
     fields += [("model", weight), ("ema", weight), ("answers", "best"), ("tests", 0), ("tests", 0, 1), ("random", 0, "cpu")]
     fields += [("optimizer", "state"), ("optimizer", "state", 0), ("optimizer", "state", 0, "exp_avg_sq")]
     good = 0
@@ -575,7 +580,7 @@ def test_a_fine_tuning_with_any_field_changed_is_refused_or_goes_on_as_it_was(tm
         for value in (VALUES + TENSORS)[number % 3 :: 3]:  # all of them, at one place or another
             sealed(path.parent, at(content, place, copy.deepcopy(value)))
             again, fresh = checkpoint.Run(path.parent, chosen, "digest", 2), fresh_network()
-            if not refused(lambda again=again, fresh=fresh: again.resume(fresh), path):
+            if not refused(partial(again.resume, fresh), path):
                 good += 1
                 assert torch.equal(fresh.model.state_dict()[weight], content["model"][weight]), (place, value)
                 fresh.optimizer.step()
@@ -589,17 +594,20 @@ def test_heads_codes_and_features_of_wrong_content_are_refused(tmp_path: Path, m
     network = backbone()
     path = tmp_path / "linear_head.safetensors"
     weights = {"weight": torch.zeros(2, 128), "bias": torch.zeros(2)}
-    about = {"features": "cls4", "classes": ["a", "b"]}
+    about: dict[str, Any] = {"features": "cls4", "classes": ["a", "b"]}
     store.save_backbone(path, weights, about)
     head.read_head(path, network, [])
-    changes = [({**weights, "weight": w}, about) for w in (torch.zeros(2), torch.zeros(2, 9), torch.full((2, 128), math.nan))]
+    changes: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({**weights, "weight": w}, about) for w in (torch.zeros(2), torch.zeros(2, 9), torch.full((2, 128), math.nan))
+    ]
     changes += [({**weights, "bias": torch.zeros(3)}, about), ({"weight": weights["weight"]}, about)]
     changes += [
         ({**weights, "weight": torch.zeros(2, 128, dtype=torch.int64)}, about),
         ({**weights, "more": torch.zeros(1)}, about),
     ]
     changes += [(weights, {**about, "classes": value}) for value in (3, "ab", [1, 2], ["a"], {"a": 1})]
-    changes += [(weights, {**about, "features": value}) for value in (3, None, [], "x")]
+    strange: tuple[Any, ...] = (3, None, [], "x")
+    changes += [(weights, {**about, "features": value}) for value in strange]
     for values, said in changes:
         store.save_backbone(path, values, said)
         assert refused(lambda: head.read_head(path, network, []), path), said

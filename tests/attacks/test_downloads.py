@@ -47,7 +47,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
         self.server.script[place](self)
 
-    def send(self, status: int, body: bytes, *, cut: int | None = None, **headers: str) -> None:
+    def send(self, status: int, body: bytes, *, cut: int | None = None, **headers: Any) -> None:
         """A whole answer, or its first `cut` bytes."""
         self.send_response(status)
         for name, value in ({"Content_Length": str(len(body))} | headers).items():
@@ -98,15 +98,15 @@ OLD, NEW = checkpoint(0), checkpoint(1)
 HALF = len(OLD) // 2
 
 
-def whole(body: bytes, **headers: str) -> Step:
+def whole(body: bytes, **headers: Any) -> Step:
     return lambda answer: answer.send(200, body, **headers)
 
 
-def broken(body: bytes, **headers: str) -> Step:
+def broken(body: bytes, **headers: Any) -> Step:
     return lambda answer: answer.send(200, body, cut=HALF, **headers)
 
 
-def rest(body: bytes, start: int | None = None, **headers: str) -> Step:
+def rest(body: bytes, start: int | None = None, **headers: Any) -> Step:
     """The rest of a body that was asked for by range, whatever has changed; from another place if `start` is given."""
 
     def step(answer: Answer) -> None:
@@ -114,7 +114,7 @@ def rest(body: bytes, start: int | None = None, **headers: str) -> Step:
         if not wanted:
             return answer.send(200, body, **headers)
         begin = int(wanted.removeprefix("bytes=").removesuffix("-")) if start is None else start
-        size = {"Content_Range": f"bytes {begin}-{len(body) - 1}/{len(body)}"}
+        size: dict[str, Any] = {"Content_Range": f"bytes {begin}-{len(body) - 1}/{len(body)}"}
         answer.send(206, body[begin:], **{**size, **headers})
 
     return step

@@ -337,16 +337,22 @@ def test_tables_as_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert not ACTIVE.search(row) and "a_b [one] 50%" in row and "it's-3.5 (plain) #1" in row and "error: forged" in row
 
 
+def by_class(count: int, classes: list[str]) -> str:
+    """The table of so many images, each of a class of its own and recognised."""
+    labels = np.arange(count)
+    return finetune_report.by_class(labels, labels, labels, classes)
+
+
 def test_tables_as_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for formula in FORMULAS:
-        for first, *_ in csv.reader(io.StringIO(finetune_report.by_class(*[np.array([0])] * 3, [formula]))):
+        for first, *_ in csv.reader(io.StringIO(by_class(1, [formula]))):
             assert not re.match(r"\s*[=+\-@\uff1d]", first) and not re.search(r";\s*[=+\-@]", first)
     text = table_of("csv", ALL, tmp_path, capsys)
     head, *rows = list(csv.reader(io.StringIO(text)))[1:]
     assert {len(row) for row in rows} == {len(head)} and not re.search("[\x00-\x09\x0b-\x1f]", text)
     difference = rows[-1][head.index("knn")]
     assert difference == "-0.3 (within)" and rows[-2][head.index("knn")] == "74.9"  # as they were
-    text = finetune_report.by_class(*[np.array([0, 1, 2, 3])] * 3, ["-5", "+1.5e3", "-0.5", "-x"])
+    text = by_class(4, ["-5", "+1.5e3", "-0.5", "-x"])
     assert [row[0] for row in csv.reader(io.StringIO(text))][1:] == ["-5", "+1.5e3", "-0.5", "'-x"]
 
 
@@ -508,9 +514,10 @@ def test_bytes_that_are_no_text_on_a_screen_of_ascii(settings: dict[str, str], t
     folder = tmp_path / (UNDECODABLE + "漢")
     folder.mkdir()
     record(folder / "knn.json", "漢字 é")
-    words = [sys.executable, "-m", "probes.tables", os.fsencode(folder)]
+    words: list[str | bytes] = [sys.executable, "-m", "probes.tables", os.fsencode(folder)]
     kept = {name: value for name, value in os.environ.items() if name not in ("LC_ALL", "LANG", "PYTHONUTF8", "PYTHONIOENCODING")}
-    for more in ([], ["nowhere漢".encode()]):
+    nowhere: list[bytes] = ["nowhere漢".encode()]
+    for more in ([], nowhere):
         done = subprocess.run([*words, *more], env=kept | settings, cwd=ROOT, capture_output=True, check=False)
         assert done.returncode in (DONE, WRONG_COMMAND) and b"Traceback" not in done.stderr, done.stderr.decode()
         assert (done.stdout + done.stderr).isascii()

@@ -12,7 +12,7 @@ import random
 import subprocess
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,7 @@ def saved(content: Any, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def rezipped(content: bytes, compression: int = zipfile.ZIP_STORED, **changed: bytes) -> bytes:
+def rezipped(content: bytes, changed: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     """The archive with parts changed, by the last of their name."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w", compression) as new:
@@ -242,7 +242,7 @@ def test_a_checkpoint_is_read_as_data_before_torch_reads_it(tmp_path: Path) -> N
         "laughs.pt": network(more=laughs(30)),
     }
     files = {name: saved(content) for name, content in attacks.items()}
-    files["deflated.pt"] = rezipped(saved(network(large=torch.zeros(1 << 27))), zipfile.ZIP_DEFLATED)
+    files["deflated.pt"] = rezipped(saved(network(large=torch.zeros(1 << 27))), {}, zipfile.ZIP_DEFLATED)
     files["code.pt"] = saved(network(more=Forged(os.system, "exit")))  # held
     files["old_code.pt"] = saved(network(more=Forged(os.system, "exit")), _use_new_zipfile_serialization=False)  # held
     files["old_object.pt"] = saved(network(epoch=Forged(SCALAR, WITH_OBJECT, ADDRESS)), _use_new_zipfile_serialization=False)
@@ -268,7 +268,7 @@ def test_the_file_of_dalle_changes_nothing_and_ends(tmp_path: Path) -> None:
     """On 46c01a2 its unpickler in C set attributes of torch's own functions, and modules that hold themselves were walked."""
     function = b"ctorch._utils\n_rebuild_tensor_v2\n"
     inside = ENCODER + b"q\x01}X\x08\x00\x00\x00_modules}X\x01\x00\x00\x00ah\x01ssb."
-    zipped = rezipped(saved({}), **{"data.pkl": inside})
+    zipped = rezipped(saved({}), {"data.pkl": inside})
     refused(
         "dalle",
         tmp_path,
@@ -323,7 +323,7 @@ def test_no_mutation_of_a_good_file_is_more_than_read_or_refused(tmp_path: Path,
     paths = []
     for number in range(200):
         content = mutated(chance.choice(seeds), chance)
-        whole = {"truth": content, "weights": b"", "dalle": old_dalle(content)}[job] or rezipped(around, **{"data.pkl": content})
+        whole = {"truth": content, "weights": b"", "dalle": old_dalle(content)}[job] or rezipped(around, {"data.pkl": content})
         paths.append(tmp_path / f"{number}.pt")
         paths[-1].write_bytes(whole)
     found = outcomes(job, paths)

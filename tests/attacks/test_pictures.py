@@ -9,6 +9,7 @@ import subprocess
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ SIDE = 11_500
 MIB = 1 << 20
 
 
-def saved(kind: str, image: Image.Image = PICTURE, **options: object) -> bytes:
+def saved(kind: str, image: Image.Image = PICTURE, **options: Any) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
@@ -140,17 +141,23 @@ def one_picture(root: Path, content: bytes) -> None:
     neighbours.read(pictures_of(Drawing(data=str(root / "photo.jpg")), 1), 0)
 
 
+def file_of(image: Path | np.ndarray) -> Path:
+    """Of an image that lies on the disk."""
+    assert isinstance(image, Path)
+    return image
+
+
 def davis_frame(root: Path, content: bytes) -> None:
     clips.write_davis(root, count=1, size=32)
     clip = davis.open_clips(str(root), 1)[0]
-    Path(clip.frames[0]).write_bytes(content)
+    file_of(clip.frames[0]).write_bytes(content)
     davis.read_frame(clip.frames[0])
 
 
 def davis_mask(root: Path, content: bytes) -> None:
     clips.write_davis(root, count=1, size=32)
     clip = davis.open_clips(str(root), 1)[0]
-    Path(clip.masks[0]).write_bytes(content)
+    file_of(clip.masks[0]).write_bytes(content)
     davis.read_mask(clip.masks[0])
 
 
@@ -162,19 +169,19 @@ def copies(root: Path, content: bytes) -> None:
 
 def segment_image(root: Path, content: bytes) -> None:
     part = scenes(root)
-    Path(part.pixels[0]).write_bytes(content)
+    file_of(part.pixels[0]).write_bytes(content)
     segment.view(part.pixels[0], networks.backbone(), 32)
 
 
 def segment_labels(root: Path, content: bytes) -> None:
     part = scenes(root)
-    Path(part.labels[0]).write_bytes(content)
+    file_of(part.labels[0]).write_bytes(content)
     segment.label_view(part.labels[0], 32)
 
 
 def segment_classes(root: Path, content: bytes) -> None:
     part = scenes(root)
-    Path(part.labels[0]).write_bytes(content)
+    file_of(part.labels[0]).write_bytes(content)
     segment.count_classes(segment.Set(part, part, 32))
 
 
@@ -212,7 +219,7 @@ def test_no_place_opens_what_is_foreign_or_too_large(
 @pytest.mark.filterwarnings("ignore::UserWarning")  # MMSegmentation remarks on its own options
 @pytest.mark.parametrize("content", [FOREIGN["jpeg2000"], gif(SIDE, SIDE)], ids=["jpeg2000", "bomb"])
 @pytest.mark.parametrize("task", ["coco", "ade20k"])
-def test_dense_tasks_read_through_the_same_door(task: str, content: bytes, tmp_path: Path) -> None:
+def test_dense_tasks_read_through_the_same_door(task: Literal["coco", "ade20k"], content: bytes, tmp_path: Path) -> None:
     """46c01a2 left images and label maps to the toolboxes' own OpenCV: read in its configs, this test needs younger code."""
     pytest.importorskip("mmdet", reason="the extra `transfer` is not installed: tools/setup.sh transfer")
     from mmengine.dataset import Compose  # noqa: PLC0415
@@ -244,7 +251,7 @@ def test_dense_tasks_read_through_the_same_door(task: str, content: bytes, tmp_p
 
 def test_only_one_file_of_the_code_opens_pictures() -> None:
     """On 46c01a2 four files called Image.open, none of which named the formats."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for path in sorted(
         file for part in ("checkpoints", "pretrain", "probes", "transfer") for file in (ROOT / part).rglob("*.py")
     ):
@@ -451,7 +458,7 @@ def test_the_estimate_is_above_what_decoding_takes(tmp_path: Path) -> None:
         assert int(str(found["peak"])) <= estimate + 6 * MIB, (path.name, found, estimate)
 
 
-def jpeg_of(width: int, height: int, **options: object) -> bytes:
+def jpeg_of(width: int, height: int, **options: Any) -> bytes:
     """A JPEG whose header claims another size."""
     content = saved("jpeg", **options)
     start = content.index(b"\xff\xc2" if options.get("progressive") else b"\xff\xc0")

@@ -95,7 +95,7 @@ def write_run(folder: Path, **config: Any) -> Path:
     return folder
 
 
-SOURCES = [COMMAND, "pipe:touch PWNED; cat x.tar", "hf:somebody/images", "torchvision:CIFAR10"]
+SOURCES: list[Any] = [COMMAND, "pipe:touch PWNED; cat x.tar", "hf:somebody/images", "torchvision:CIFAR10"]
 SOURCES += ["http://127.0.0.1:{port}/train.tar", "file:../elsewhere", "../elsewhere", "{tmp}/elsewhere", "run/../../elsewhere"]
 SOURCES += ["run/link", ".", "/", "", "nothing", "run\0x", 5, None, ["pipe:touch PWNED"], {"pipe": "x"}]
 

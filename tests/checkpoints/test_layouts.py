@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -119,7 +120,7 @@ def test_a_published_dinov2_is_recognised_with_its_registers(dinov2: tuple[Path,
 
 def test_timms_files_of_other_vits_need_their_name_or_a_config_beside_them(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, qk_norm=True)
+    model: Any = timm.create_model("vit_tiny_patch16_224", num_classes=3, qk_norm=True)
     strange = tmp_path / "strange.safetensors"
     save_file(model.state_dict(), strange)
     with pytest.raises(UserError, match=r"--ckpt timm:NAME@.*strange\.safetensors"):
@@ -144,7 +145,7 @@ def test_timms_own_weights_are_asked_for_and_their_absence_explained(monkeypatch
         load_backbone(Path("timm:vit_small_patch16_224.dino"))  # no test asks the network for anything
     real = timm.create_model
 
-    def offline(name: str, pretrained: bool = False, **settings: object) -> torch.nn.Module:
+    def offline(name: str, pretrained: bool = False, **settings: Any) -> torch.nn.Module:
         torch.manual_seed(0)
         return real(name, **settings)
 
@@ -298,7 +299,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     running.server_close()
 
 
-def test_a_name_of_the_zoo_is_fetched_once_and_a_broken_download_goes_on(server: Server, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_a_name_of_the_zoo_is_fetched_once_and_a_broken_download_goes_on(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server.breaks = 2
     assert run_command(inspect.main, ["little"]) == FAILED
     said = capsys.readouterr().err
@@ -320,7 +323,9 @@ def test_a_name_of_the_zoo_is_fetched_once_and_a_broken_download_goes_on(server:
         load_backbone(Path("little"))
 
 
-def test_a_file_put_into_the_cache_by_hand_is_looked_into_and_kept(server: Server, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_put_into_the_cache_by_hand_is_looked_into_and_kept(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "cache" / "little.pth"
     file.parent.mkdir()
     file.write_bytes(server.content)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,14 @@ def test_sizes_must_be_divisible(size: int, words: str | None) -> None:
 
 
 def losses_of(backbones: tuple[Backbone, Backbone], shape: Architecture, local: int) -> torch.Tensor:
-    head = {"out_dim": 12, "patch_out_dim": 12, "hidden_dim": 16, "bottleneck_dim": 8, "shared": True, "norm_last_layer": False}
+    head: dict[str, Any] = {
+        "out_dim": 12,
+        "patch_out_dim": 12,
+        "hidden_dim": 16,
+        "bottleneck_dim": 8,
+        "shared": True,
+        "norm_last_layer": False,
+    }
     student, teacher = Student(backbones[0], Head(shape.embed_dim, **head)), Teacher(backbones[1], Head(shape.embed_dim, **head))
     teacher.copy(student)
     side = shape.image_size // shape.stride
@@ -190,8 +198,8 @@ def whole(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_full_checkpoint_begins_a_run_with_heads_centres_and_moments(
-    folders: Path, whole: Path, tmp_path: Path, capsys
-) -> None:  # type: ignore[no-untyped-def]
+    folders: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With a learning rate of zero and one step, everything is still what it was."""
     flags = [
         *SMALL,
@@ -228,7 +236,9 @@ def test_a_full_checkpoint_begins_a_run_with_heads_centres_and_moments(
     assert distance < 0.3
 
 
-def test_heads_that_do_not_fit_are_told_with_their_flags_or_left_out(folders: Path, whole: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_heads_that_do_not_fit_are_told_with_their_flags_or_left_out(
+    folders: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = [
         *SMALL,
         "--data",
@@ -253,7 +263,9 @@ def test_heads_that_do_not_fit_are_told_with_their_flags_or_left_out(folders: Pa
     assert "heads begin fresh (it has none)" in capsys.readouterr().out
 
 
-def test_training_goes_on_from_the_originals_full_checkpoint(folders: Path, parity_dir: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_training_goes_on_from_the_originals_full_checkpoint(
+    folders: Path, parity_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its moments are found by name: after a step they have their shapes and step counts."""
     file = parity_dir / "checkpoint_published_layout.pth"
     contents = published.read(file)

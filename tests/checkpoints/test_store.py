@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,9 @@ def test_a_folder_of_broken_checkpoints_is_an_error_that_names_them(tmp_path: Pa
 
 
 @pytest.mark.parametrize("through", [store.read_torch, published.read])
-def test_code_in_a_checkpoint_is_refused_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through) -> None:
+def test_code_in_a_checkpoint_is_refused_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through: Callable[[Path], object]
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"student": {}, "teacher": {}, "ibot_loss": {}, "args": Bomb()}, "bomb.pth")
     with pytest.raises(UserError, match="not a readable checkpoint"):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from pretrain import train
 from pretrain.models.backbone import load_backbone
 from probes import knn
 from tests.support.commands import ROOT, SMALL, command, exit_code
+from tests.support.states import named
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_a_run_taken_up_again_ends_where_an_unbroken_one_does(
     """Stopped after step 3 by the signal that Ctrl-C sends, then started again with the same command."""
     logged = train.Progress.log
 
-    def stop_after_three(self: train.Progress, done: int, *rest: object) -> None:
+    def stop_after_three(self: train.Progress, done: int, *rest: Any) -> None:
         logged(self, done, *rest)
         if done == 4:
             signal.raise_signal(signal.SIGINT)
@@ -146,7 +148,7 @@ def test_two_processes_compute_what_one_does_with_the_double_batch(folders: Path
     for result in results[1:]:
         assert results[0].keys() == result.keys()
         for name, value in results[0].items():
-            assert_close(result[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+            assert_close(result[name], value, rtol=1e-4, atol=1e-6, msg=named(name))
 
 
 def test_several_processes_train_resume_and_leave_one_run(folders: Path, tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_a_sharded_run_goes_on_from_its_checkpoint_and_without_shards(folders: P
     one, other = (store.read_torch(tmp_path / name / store.LAST) for name in ("whole", "parts"))
     for part in ("student", "teacher"):
         for name, value in one[part].items():
-            assert_close(other[part][name], value, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+            assert_close(other[part][name], value, rtol=0, atol=0, msg=named(name))
     assert {value.shape for value in one["student"].values()} == {value.shape for value in other["student"].values()}
     alone = ["-m", "pretrain.train", *flags, *parts, "--epochs", "3", "--allow-config-change", "true"]
     done = subprocess.run(**command(*alone), check=False, timeout=300)
@@ -344,7 +346,8 @@ def test_a_run_on_six_channels_begins_with_a_backbone_of_three(run: Path, tmp_pa
     out = tmp_path / "run"
     flags = [*SMALL, "--data", str(tmp_path), "--channels", "6", "--init-from", str(run), "--epochs", "1", "--out", str(out)]
     assert run_command(train.main, [*flags, "--global-crops-size", "48", "--lr", "0", "--min-lr", "0"]) == DONE
-    before, after = load_backbone(run).backbone, load_backbone(out).backbone
+    before: Any = load_backbone(run).backbone
+    after: Any = load_backbone(out).backbone
     assert (
         after.shape.channels == 6
         and np.allclose(after.shape.mean, 0.2, atol=0.01)

@@ -6,6 +6,7 @@ and activations, and what the fixtures' README names for whole training runs.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from pretrain.models.swin import Swin
 from pretrain.models.vit import ViT
 from pretrain.train import LossWeights, train_step
 from tests.support.parity import Fixture, Read, assert_near, schedule_of
+from tests.support.states import named
 
 
 def shape_from(about: dict) -> Architecture:
@@ -191,7 +193,7 @@ def compare_weights(network: Network, theirs: dict[str, Tensor], images: Tensor)
         kept, known = weight, theirs[name]
         if name.endswith("attn.qkv.bias"):
             kept, known = (torch.cat([bias[:width], bias[2 * width :]]) for bias in (kept, known))
-        assert_close(kept, known, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(kept, known, rtol=1e-4, atol=1e-5, msg=named(name))
     tokens = network.backbone(images)
     network.load_state_dict({name: theirs[name] for name in ours}, strict=False)
     assert_near(tokens, network.backbone(images), 1e-4)
@@ -228,7 +230,7 @@ def test_parity_published_checkpoint_loads_strictly(parity_dir: Path) -> None:
     parts = published.read(path)
     assert parts.centres["cls"].ndim == 2 and parts.centres["patch"].ndim == 3
     assert parts.optimizer["param_groups"] and isinstance(parts.args["arch"], str) and not parts.lacks()
-    networks = {}
+    networks: dict[str, Any] = {}
     for key, weights in parts.networks.items():
         loaded = load_backbone(path, key=key)
         shape = loaded.backbone.shape

@@ -4,7 +4,9 @@ import itertools
 import json
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,8 @@ from pretrain.evaluate import finite, online_knn, views
 from pretrain.evaluate import knn as neighbours
 from pretrain.images.open import open_images
 from pretrain.images.source import InMemory
-from pretrain.models.backbone import load_backbone, make
+from pretrain.models.backbone import Backbone, load_backbone, make
+from pretrain.models.vit import ViT
 from probes import cluster, knn, logistic, parts, segment, semi, tables
 from probes.features import attention, search
 from probes.features import cache as features
@@ -44,6 +47,7 @@ from tests.support.commands import SMALL, command
 
 CPU = torch.device("cpu")
 VIEW = View(32, 32)
+Main = Callable[[Sequence[str]], Any]
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +58,10 @@ def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def tiny() -> torch.nn.Module:
+def tiny() -> ViT:
     torch.manual_seed(0)
     shape = Architecture("vit_tiny", patch_size=8, image_size=32, channels=3, embed_dim=64, depth=5, num_heads=1)
-    return make(shape, maskable=False).eval().requires_grad_(False)
+    return ViT(shape, maskable=False).eval().requires_grad_(False)
 
 
 def pictures(count: int = 6) -> InMemory:
@@ -102,7 +106,7 @@ def test_features_are_computed_once_and_again_for_other_weights_views_and_images
         features.extract(backbone, images, VIEW, options)
         assert len(seen) == expected
     with torch.no_grad():
-        backbone.norm.bias[0] += 1e-3
+        backbone.get_parameter("norm.bias")[0] += 1e-3
     first = features.extract(backbone, images, VIEW, options)
     assert len(seen) == 2
     features.extract(backbone, images, View(40, 32), options)
@@ -265,14 +269,14 @@ def test_an_epoch_has_its_last_step_however_few_images_it_has(
     for rank in range(processes):
         monkeypatch.setattr("pretrain.engine.distributed.rank", lambda rank=rank: rank)
         steps = [step.tolist() for step in linear_run._steps(count, options, 5)]
-        sampler = torch.utils.data.DistributedSampler(order, processes, rank, shuffle=False)
+        sampler: Any = torch.utils.data.DistributedSampler(order, processes, rank, shuffle=False)
         loader = torch.utils.data.DataLoader(order, batch // processes, sampler=sampler)
         assert steps == [step.tolist() for step in loader]
 
 
-def lose(backbone: torch.nn.Module) -> torch.nn.Module:
+def lose(backbone: Backbone) -> Backbone:
     """A backbone with one weight that is not finite, in its last block."""
-    backbone.blocks[-1].mlp.fc2.bias.data[1] = torch.nan
+    backbone.get_parameter(f"blocks.{len(backbone.blocks) - 1}.mlp.fc2.bias").data[1] = torch.nan
     return backbone
 
 
@@ -303,7 +307,7 @@ def test_features_that_are_not_finite_are_refused_wherever_they_come_about(tmp_p
             act()
     assert not list(tmp_path.glob("*/done.npy")) or all(path.name.endswith(".partial") for path in tmp_path.iterdir())
     broken = tiny()
-    broken.blocks[-1].attn.qkv.weight.data[0, 0] = torch.inf
+    broken.get_parameter("blocks.4.attn.qkv.weight").data[0, 0] = torch.inf
     with pytest.raises(WorkError, match="the attention maps of image 1 of a batch are not finite"):
         attention.cls_attention(broken, crops)
     with pytest.raises(WorkError, match="its largest weight"):
@@ -324,8 +328,14 @@ def test_features_that_are_not_finite_are_refused_wherever_they_come_about(tmp_p
     ],
 )
 def test_a_probe_of_a_network_that_is_not_finite_leaves_no_record(
-    main, more: str, run: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:  # type: ignore[no-untyped-def]
+    main: Main,
+    more: str,
+    run: Path,
+    folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """On 46c01a2 all but k-means, which ended in a traceback, wrote one; linear with 100 %."""
     real = common.load_backbone
     monkeypatch.setattr(common, "load_backbone", lambda *a, **k: (found := real(*a, **k))._replace(backbone=lose(found.backbone)))
@@ -472,10 +482,10 @@ def test_parts_are_the_patches_that_cls_looks_at_most() -> None:
 
 
 @pytest.mark.parametrize("size", [{"embed_dim": 192, "num_heads": 3}, {"embed_dim": 384, "num_heads": 6}])
-def test_patches_are_their_raw_mean_and_normed_by_name(size: dict[str, int]) -> None:
+def test_patches_are_their_raw_mean_and_normed_by_name(size: dict[str, Any]) -> None:
     """A mean over the patches of what the last of twelve blocks gives. On 46c01a2 `--features patches` was of normed tokens."""
     torch.manual_seed(0)
-    backbone = make(Architecture("vit", patch_size=16, image_size=64, channels=3, depth=12, **size), maskable=False).eval()
+    backbone = ViT(Architecture("vit", patch_size=16, image_size=64, channels=3, depth=12, **size), maskable=False).eval()
     with torch.no_grad():
         for weight in backbone.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
@@ -498,8 +508,9 @@ def test_raw_tokens_are_those_before_the_norm_in_every_kind_of_backbone() -> Non
     swin = swin_shape("swin_tiny", SWIN_SIZES["swin_tiny"], 4, 64, 7, 3)
     for shape in (swin, timm_shape("vit_tiny_patch16_224", 64, 3), tiny().shape):
         backbone = make(shape, maskable=False).eval()
-        crops, norm = torch.randn(2, 3, shape.image_size, shape.image_size), getattr(backbone, "model", backbone).norm
-        assert_close(norm(backbone.raw_last(crops)), backbone(crops)[:, 1:])
+        crops = torch.randn(2, 3, shape.image_size, shape.image_size)
+        inner: Any = getattr(backbone, "model", backbone)
+        assert_close(inner.norm(backbone.raw_last(crops)), backbone(crops)[:, 1:])
 
 
 def test_few_labels_are_even_over_the_classes_or_as_listed(folders: Path, tmp_path: Path) -> None:
@@ -631,8 +642,15 @@ def test_fine_tuning_says_which_labels_it_had(run: Path, folders: Path, tmp_path
     ],
 )
 def test_every_probe_runs_on_class_folders_and_leaves_a_record(
-    main, more: str, record: str, metric: str, run: Path, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # type: ignore[no-untyped-def]
+    main: Main,
+    more: str,
+    record: str,
+    metric: str,
+    run: Path,
+    folders: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     flags = ["--ckpt", str(copy), "--data", str(folders), "--limit", "60", "--batch-size", "16", "--device", "cpu"]
@@ -675,8 +693,14 @@ def test_two_processes_measure_what_one_does(run: Path, folders: Path, tmp_path:
     ],
 )
 def test_a_wrong_probe_command_is_one_sentence_and_exit_code_2(
-    main, flags: str, message: str, run: Path, folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:  # type: ignore[no-untyped-def]
+    main: Main,
+    flags: str,
+    message: str,
+    run: Path,
+    folders: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(run.parent)
     given = [] if main is tables.main else ["--ckpt", str(run), "--data", str(folders)]
     words = flags.replace("VAL", str(folders / "val")).split()
@@ -706,6 +730,7 @@ def test_the_mean_of_patch_tokens_is_measured_on_request(
     flags = ["--features", name, "--mode", "cached", "--epochs", "1", "--out", str(out / "linear.json")]
     assert run_command(linear.main, [*common_flags, *flags]) == DONE and sum(seen) == 160 * passes
     backbone = load_backbone(run).backbone
+    assert isinstance(backbone, ViT)
     parts = [open_images(str(folders), name) for name in ("train", "val")]
     spread, means = (backbone.shape.mean, backbone.shape.std), []
     for images in parts:

@@ -9,21 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from checkpoints import store
-from checkpoints.architecture import Architecture
 from checkpoints.cli import DONE, WRONG_COMMAND, WorkError, run_command
 from pretrain import train
 from pretrain.images import digests
 from pretrain.images.identity import SAMPLED, SIZED, differences, identity
 from pretrain.images.open import open_images
-from pretrain.models.backbone import make
+from pretrain.models.backbone import Backbone
 from probes.features import cache, kept
 from probes.finetune import __main__ as finetune
 from probes.shared.subject import Common, View
 from tests.support.commands import SMALL
+from tests.support.networks import VIT, backbone
 from tests.support.networks import write as backbone_file
 from tests.support.pictures import CLASSES, encoded, noise, write_folders, write_list, write_parquet, write_shard
 
@@ -180,9 +179,8 @@ def test_of_a_million_files_a_bounded_number_is_looked_at(monkeypatch: pytest.Mo
     assert len(looked) == SAMPLED and len(sized) == SIZED and looked[0] == 0 and looked[-1] == 999_999
 
 
-def tiny() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return make(Architecture("vit", 8, 32, 3, 64, 4, 1), maskable=False).eval().requires_grad_(False)
+def tiny() -> Backbone:
+    return backbone(VIT._replace(depth=4))
 
 
 def computed(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[int]:

@@ -157,8 +157,8 @@ def test_every_flag_of_the_originals_training_is_taken() -> None:
         for words in ([f"--{flag}"], [f"--{name.replace('_', '-')}={value}"], [f"--{name}", value]):
             base = [] if name == "arch" else ["--arch", "vit_small"]
             options.check(options.read_command_line([*base, *words]))
-    for line in PAIRS:
-        options.read_command_line(line.split())
+    for pair in PAIRS:
+        options.read_command_line(pair.split())
     line = [f"--{flag}" for flag in TRAINING[1:] if not flag.startswith(("use_fp16", "out_dir"))]
     found = options.read_command_line(["--arch", "deit_small", *line, "--use_fp16"])
     assert (found.arch, found.keep_every, found.precision) == ("vit_small", 40, "auto")

@@ -5,7 +5,7 @@ import json
 import re
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -76,7 +76,8 @@ def turned(kind: str, orientation: int) -> tuple[bytes, int]:
         return stream.getvalue(), 1
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options: dict[str, Any] = {"webp": {"lossless": True}, "jpeg": {"quality": 100, "subsampling": 0}}.get(kind, {})
+    settings: dict[str, dict[str, Any]] = {"webp": {"lossless": True}, "jpeg": {"quality": 100, "subsampling": 0}}
+    options = settings.get(kind, {})
     Image.fromarray(array).save(stream, kind, exif=exif, **options)
     return stream.getvalue(), 3
 
@@ -107,7 +108,9 @@ def test_a_turned_file_has_the_size_and_the_crops_of_the_upright_picture(kind: s
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("layout", ["separate", "contig"])
 @pytest.mark.parametrize("channels", [3, 4])
-def test_colours_of_16_bit_are_those_that_tifffile_reads(order: str, layout: str, channels: int, tmp_path: Path) -> None:
+def test_colours_of_16_bit_are_those_that_tifffile_reads(
+    order: Literal["<", ">"], layout: str, channels: int, tmp_path: Path
+) -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (20, 24, channels), dtype=np.uint16)
     stored = deep.transpose(2, 0, 1) if layout == "separate" else deep
     tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=layout, byteorder=order)
@@ -124,7 +127,7 @@ RANGES: dict[str, tuple[np.ndarray, tuple[float, float]]] = {
     "doubles": (np.linspace(5, 900, 400), (5, 900)),
     "wide": (np.linspace(0, 1e6, 400).astype(np.int32), (0, 1e6)),
 }
-KEPT = {
+KEPT: dict[str, np.ndarray] = {
     "unit": np.linspace(0, 1, 400, dtype=np.float32),
     "12 bit": np.linspace(0, 4095, 400).astype(np.uint16),
     "16 bit": np.linspace(0, 65535, 400).astype(np.uint16),
@@ -273,7 +276,7 @@ def test_bad_images_that_lie_together_are_read_once() -> None:
     view = augment.View(16, (0.5, 1.0), 0.0, 0.0)
     views = augment.MultiCrop((view, view), view, 0)
     steps = StepDataset(images, views, masking.MaskSettings((0.0,), (0.0,), "rand"), (1, 1), 10, 0, most_bad=60)
-    again = [{bad.number for bad in steps[step].bad} for step in range(10)]  # type: ignore[union-attr]
+    again = [{bad.number for bad in steps[step].bad} for step in range(10)]
     assert set.union(*again) == set(range(20, 80)) and Counted.opened <= 60 + 100
     with pytest.raises(WorkError, match="more than --max-bad 5"):
         StepDataset(images, views, masking.MaskSettings((0.0,), (0.0,), "rand"), (1, 1), 100, 0, most_bad=5)[0]

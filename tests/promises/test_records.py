@@ -122,7 +122,12 @@ def test_outputs_are_tried_before_the_work(
     """46c01a2 trained the linear probe beside a read-only checkpoint, and lost all."""
     (main, more), out = COMMANDS[command], IMPOSSIBLE[where]
     tried, real = [], places.tried
-    monkeypatch.setattr(places, "tried", lambda path, *rest: tried.append(path) or real(path, *rest))
+
+    def counted(path: Path, *rest: Any) -> Any:
+        tried.append(path)
+        return real(path, *rest)
+
+    monkeypatch.setattr(places, "tried", counted)
     before = sorted(folder.rglob("*"))
     assert run_command(main, [*more.split(), "--ckpt", "a.safetensors", "--out", out]) == WRONG_COMMAND
     said = capsys.readouterr().err

@@ -616,7 +616,7 @@ def test_commands_say_what_they_found_and_refuse_one_class(tmp_path: Path, capsy
     assert "has one class only (cat)" in capsys.readouterr().err and not (tmp_path / "knn.json").exists()
 
 
-PROBES: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+PROBES: dict[str, tuple[Callable[..., object], tuple[str, ...]]] = {
     "knn": (knn.main, ()),
     "knn, leave-one-out": (knn.main, ("--leave-one-out",)),
     "linear": (linear.main, ("--epochs", "1")),

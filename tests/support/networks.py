@@ -1,6 +1,7 @@
 """Small networks of every kind, drawn from a seed, the files that hold them, and a batch for those that train."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,10 +70,11 @@ def bare(state: dict[str, Tensor], path: Path) -> Path:
     return path
 
 
-def student_and_teacher(**head: object) -> tuple[Student, Teacher]:
+def student_and_teacher(**head: Any) -> tuple[Student, Teacher]:
     """Of 12 prototypes, alike."""
     torch.manual_seed(0)
-    values = {"out_dim": 12, "patch_out_dim": 12, "hidden_dim": 16, "bottleneck_dim": 8, "shared": True, "norm_last_layer": False}
+    values: dict[str, Any] = {"out_dim": 12, "patch_out_dim": 12, "hidden_dim": 16, "bottleneck_dim": 8}
+    values |= {"shared": True, "norm_last_layer": False}
     student = Student(ViT(TRAINED, maskable=True), Head(64, **{**values, **head}))
     teacher = Teacher(ViT(TRAINED, maskable=False), Head(64, **{**values, **head, "shared": True}))
     teacher.copy(student)

@@ -197,7 +197,9 @@ def test_the_card_says_where_it_comes_from(run: Path, tmp_path: Path) -> None:
 
 
 @LOADING
-def test_a_file_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_that_differs_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     real = targets.TARGETS["timm"].write
 
     def spoilt(source: targets.Source, folder: Path) -> str:
@@ -239,8 +241,8 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_what_a_library_cannot_hold_is_said_before_it_is_written(
-    shape: Architecture, target: str, words: str, tmp_path: Path, capsys
-) -> None:  # type: ignore[no-untyped-def]
+    shape: Architecture, target: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert (
         run_command(

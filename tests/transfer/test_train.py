@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from pretrain.models.vit import ViT
 from tests.support.commands import ROOT, command
 from tests.support.networks import SWIN, VIT, write_moved
 from tests.support.parity import Read, assert_near
@@ -168,8 +170,13 @@ def test_a_frozen_backbone_stays_as_it_is_and_checkpointed_blocks_give_the_same(
         network = dense.IBOTBackbone(checkpoint=str(path), checkpointed=checkpointed).train()
         torch.manual_seed(1)
         torch.stack([level.square().mean() for level in _without_syncbn(network)(images)]).sum().backward()
-        grads.append(network.net.blocks[0].mlp.fc1.weight.grad)
+        grads.append(first_weight(network).grad)
     assert_close(grads[0], grads[1])
+
+
+def first_weight(network: Any) -> torch.nn.Parameter:
+    """Of the first block's MLP."""
+    return network.net.blocks[0].mlp.fc1.weight
 
 
 def _without_syncbn(network: torch.nn.Module) -> torch.nn.Module:
@@ -183,11 +190,12 @@ def test_overwritten_weights_stop_the_training(tmp_path: Path) -> None:
     path = write_moved(tmp_path / "b.safetensors", VIT._replace(depth=4))
     network = dense.IBOTBackbone(checkpoint=str(path))
     network.init_weights()
-    before = network.net.blocks[0].mlp.fc1.weight.clone()
+    before = first_weight(network).clone()
     network.verify()
-    assert torch.equal(before, network.net.blocks[0].mlp.fc1.weight)
-    network.net.init_weights(needs_reset=False)
-    torch.nn.init.normal_(network.net.blocks[0].mlp.fc1.weight)
+    assert torch.equal(before, first_weight(network))
+    net: Any = network.net
+    net.init_weights(needs_reset=False)
+    torch.nn.init.normal_(first_weight(network))
     with pytest.raises(WorkError, match="overwritten while the model was built"):
         network.verify()
 
@@ -331,8 +339,10 @@ def test_position_embeddings_are_resized_once_and_trained_at_the_configs_grid(tm
     shape = Architecture("vit", 16, 224, 3, width, 4, width // 64)
     torch.manual_seed(0)
     path = write_moved(tmp_path / "b.safetensors", shape)
-    stored = load_backbone(path).backbone.pos_embed.detach()
-    network = _without_syncbn(dense.IBOTBackbone(checkpoint=str(path), **settings)).train()
+    original = load_backbone(path).backbone
+    assert isinstance(original, ViT)
+    stored = original.pos_embed.detach()
+    network: Any = _without_syncbn(dense.IBOTBackbone(checkpoint=str(path), **settings)).train()
     rows, columns = grid
     positions = network.net.pos_embed
     assert isinstance(positions, torch.nn.Parameter) and positions.shape == (1, 1 + rows * columns, width)
@@ -357,6 +367,7 @@ def test_a_grid_is_two_numbers_and_for_vits(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is for ViTs: swin_tiny has no grid"):
         dense.IBOTBackbone(arch="swin_tiny", patch_size=4, grid=(4, 4))
     frozen = dense.IBOTBackbone(checkpoint=str(path), grid=(3, 5), frozen=True, levels=False)
+    assert isinstance(frozen.net, ViT)
     assert frozen.net.pos_embed.shape[1] == 16 and not frozen.net.pos_embed.requires_grad
     assert dense.drawn(frozen.shape, frozen.grid).state_dict().keys() == frozen.net.state_dict().keys()
 
@@ -445,9 +456,10 @@ def test_a_run_of_another_grid_or_another_model_is_not_continued() -> None:
     for other in ({"head.weight": torch.zeros(3, 3)}, {"more": torch.zeros(1)}, {"head.weight": 3}, {"head.weight": None}):
         with pytest.raises(UserError, match=r"runs/a holds another model than the config's, first in (head.weight|more)"):
             hooks.refuse_another(weights, weights | other, "runs/a")
-    for other in (None, [], {}, "weights"):
+    strange: tuple[Any, ...] = (None, [], {}, "weights")
+    for nothing in strange:
         with pytest.raises(UserError, match="holds another model"):
-            hooks.refuse_another(weights, other, "runs/a")
+            hooks.refuse_another(weights, nothing, "runs/a")
     groups = {"param_groups": [{"params": [0, 1]}, {"params": [2]}]}
     hooks.refuse_other_groups(groups, {**groups, "loss_scaler": {}}, "runs/a")
     for bad in ({"param_groups": [{"params": [0, 1, 2]}]}, {}, None, {"param_groups": [{"params": 3}, 4]}, {"param_groups": 1}):
@@ -542,8 +554,8 @@ def test_segmentation_trains_saves_goes_on_tests_and_draws(tiny: Path, ade20k: P
 
 
 def test_what_is_missing_is_named_before_anything_is_trained(
-    tiny: Path, coco: Path, ade20k: Path, tmp_path: Path, capsys
-) -> None:  # type: ignore[no-untyped-def]
+    tiny: Path, coco: Path, ade20k: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def said(*flags: object) -> str:
         assert run_command(train.main, [*map(str, flags), "--out", str(tmp_path / "out")]) == WRONG_COMMAND
         found = capsys.readouterr().err
@@ -612,7 +624,9 @@ def test_segmentation_counts_are_their_formulas() -> None:
 
 
 @pytest.mark.parametrize("head", ["linear", "knn"])
-def test_the_frozen_probe_writes_its_record(tiny: Path, ade20k: Path, tmp_path: Path, head: str, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_the_frozen_probe_writes_its_record(
+    tiny: Path, ade20k: Path, tmp_path: Path, head: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "r.json"
     flags = [
         "--ckpt",

@@ -62,8 +62,8 @@ def test_cut_and_resized_is_what_pillow_gives(view: augment.View, together: bool
     images = [*photographs(), np.array(noise(1, 50)[0])]  # the last is enlarged
     crops = draws_for(view, 4, images)
     image, box, flip = np.tile(np.arange(3), 4), crops.box.reshape(-1, 4), crops.draws.flip.reshape(-1)
-    given = resample.pack(images) if together else images
-    ours = (resample.cut_together if together else resample.cut_each)(given, image, box, flip, view.size)  # type: ignore[operator]
+    where = image, box, flip, view.size
+    ours = resample.cut_together(resample.pack(images), *where) if together else resample.cut_each(images, *where)
     for crop, number, edges, flipped in zip(ours, image, box, flip, strict=True):
         expected = np.asarray(pillow_crop(images[number], edges, view.size)).astype(int)
         difference = np.abs(crop.permute(1, 2, 0).numpy() - (expected[:, ::-1] if flipped else expected))

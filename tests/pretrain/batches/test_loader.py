@@ -1,6 +1,7 @@
 """Batches: who sees which image, and that a step is the same however it is reached."""
 
 import subprocess
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def few(count: int) -> Sample:
     return drawn
 
 
-def steps(count: int = 37, batch_size: int = 4, seed: int = 0, **more: bool) -> StepDataset:
+def steps(count: int = 37, batch_size: int = 4, seed: int = 0, **more: Any) -> StepDataset:
     return StepDataset(few(count), VIEWS, MASKS, (4, 4), batch_size, seed, **more)
 
 
@@ -50,7 +51,8 @@ class Numbered(Images):
         return str(index)
 
 
-def equal(batch: Batch, other: Batch) -> bool:
+def equal(batch: Batch, other: Batch | Decoded) -> bool:
+    assert isinstance(other, Batch)
     pairs = [(batch.crops, other.crops), (batch.local_crops, other.local_crops), *zip(batch.masks, other.masks, strict=True)]
     return all(torch.equal(one, two) for one, two in pairs)
 

@@ -6,7 +6,9 @@ import os
 import signal
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,11 +189,11 @@ def test_the_count_goes_on_when_a_run_is_taken_up_again(tmp_path: Path, monkeypa
     assert [line["bad_images"] for line in lines if "loss" in line][-1] == 3
 
 
-def stop_at(step: int):  # type: ignore[no-untyped-def]
+def stop_at(step: int) -> Callable[..., Any]:
     """Ctrl-C after so many steps."""
     accepts, calls = train.health.Guard.accepts, []
 
-    def counted(self, losses, lengths) -> bool:  # type: ignore[no-untyped-def]
+    def counted(self: train.health.Guard, losses: Any, lengths: Any) -> Any:
         calls.append(1)
         if len(calls) == step:
             os.kill(os.getpid(), signal.SIGINT)

@@ -1,6 +1,7 @@
 """The method's parts against their formulas, written out the slow way."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from pretrain.models.vit import ViT
 from pretrain.train import LossWeights, train_step
 from tests.support import plain
 from tests.support.networks import TRAINED, batch, student_and_teacher
+from tests.support.states import named
 
 FLOAT32 = Precision("fp32", torch.device("cpu"))
 NOW = ScheduleValues(0, 1e-3, 0.1, 0.9, 0.04, 0.07, False, True)
@@ -132,7 +134,8 @@ def test_last_layer_keeps_weights_and_optimizer_state_while_it_is_frozen() -> No
 
 def test_parameter_groups_follow_the_originals_rule() -> None:
     student, _ = student_and_teacher()
-    decayed, plain = optim.parameter_groups(student)
+    groups: list[Any] = optim.parameter_groups(student)
+    decayed, plain = groups
     names = {id(parameter): name for name, parameter in student.named_parameters()}
     plain_names = {names[id(parameter)] for parameter in plain["params"]}
     decayed_names = {names[id(parameter)] for parameter in decayed["params"]}
@@ -149,10 +152,10 @@ def test_clipping_is_per_tensor() -> None:
     lengths = optim.norms_of(gradients)
     optim.clip_each_(gradients, lengths, 3.0)
     assert_close(lengths, torch.tensor([0.5, 3.0, 30.0]))
-    assert_close(torch.stack([p.grad.norm() for p in parameters]), torch.tensor([0.5, 3.0, 3.0]), rtol=1e-5, atol=0)
-    parameters[2].grad.fill_(15.0)
+    assert_close(optim.norms_of(gradients), torch.tensor([0.5, 3.0, 3.0]), rtol=1e-5, atol=0)
+    gradients[2].fill_(15.0)
     optim.clip_each_(gradients, optim.norms_of(gradients), 0.0)
-    assert_close(parameters[2].grad.norm(), torch.tensor(30.0))
+    assert_close(gradients[2].norm(), torch.tensor(30.0))
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
@@ -223,7 +226,7 @@ def test_a_verdict_that_stays_on_the_device_moves_what_an_immediate_one_moves() 
         found.append((dict(student.state_dict()) | {"t." + k: v for k, v in teacher.state_dict().items()}, seen))
     for name, value in found[0][0].items():
         if not name.endswith("qkv.bias"):  # keys' biases have no gradient but rounding, which AdamW makes large
-            assert_close(found[1][0][name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+            assert_close(found[1][0][name], value, rtol=1e-4, atol=1e-6, msg=named(name))
     for (_, one), (_, other) in zip(found[0][1], found[1][1], strict=True):
         assert_close(other, one, rtol=1e-4, atol=1e-6)  # a step more would be 1e-3 away
 
@@ -253,7 +256,8 @@ def test_a_step_with_a_late_verdict_asks_the_device_for_nothing() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_steps_on_a_gpu_do_not_wait_for_it() -> None:
     device = torch.device("cuda")
-    student, teacher = (network.to(device).train() for network in student_and_teacher())
+    student, teacher = student_and_teacher()
+    student.to(device).train(), teacher.to(device).train()
     given = batch()
     given = Batch(given.crops.to(device), Masks(*(part.to(device) for part in given.masks)), given.local_crops.to(device))
     optimizer, guard, precision = optim.build_optimizer("adamw", student), health.Guard(late=True), Precision("bf16", device)
@@ -383,7 +387,7 @@ def test_losses_gradients_and_centres_are_those_of_the_plain_method(head: dict) 
     found = {name: parameter.grad for name, parameter in student.named_parameters() if parameter.grad is not None}
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
-        assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6, msg=named(name))
 
 
 def test_accumulated_batches_are_one_large_batch() -> None:
@@ -402,10 +406,10 @@ def test_accumulated_batches_are_one_large_batch() -> None:
         for ours, theirs in zip(two.losses, one.losses, strict=True):
             assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-6)
         assert_close(two.gradient, one.gradient, rtol=1e-4, atol=1e-7)
-    for one, two in zip(ends[0][1:], ends[1][1:], strict=True):
-        for name, value in one.items():
+    for weights, others in zip(ends[0][1:], ends[1][1:], strict=True):
+        for name, value in weights.items():
             if not name.endswith("attn.qkv.bias"):  # the gradient of key biases is rounding, see docs/decisions.md
-                assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+                assert_close(others[name], value, rtol=1e-4, atol=1e-6, msg=named(name))
 
 
 def test_fp16_scales_its_loss_and_a_step_that_overflows_changes_nothing() -> None:
@@ -431,7 +435,8 @@ def test_fp16_scales_its_loss_and_a_step_that_overflows_changes_nothing() -> Non
 def test_dropped_paths_cost_nothing_and_keep_the_mean() -> None:
     torch.manual_seed(0)
     network = ViT(TRAINED, maskable=False, drop_path=0.5)
-    block, groups, seen = network.blocks[-1], [packed_blocks.Group(64, 10), packed_blocks.Group(32, 5)], []
+    block: Any = network.blocks[-1]
+    groups, seen = [packed_blocks.Group(64, 10), packed_blocks.Group(32, 5)], []
     block.mlp.fc1.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     x = torch.randn(64 * 10 + 32 * 5, 64)
     with torch.no_grad():
@@ -461,7 +466,7 @@ def test_packed_groups_are_what_timms_blocks_give_apart(fused: bool) -> None:
             network.recompute_activations = recompute_activations
             tokens = network.forward_multi([(crops, mask), (local, None)])
         (tokens[0].square().sum() + tokens[1].pow(3).sum()).backward()
-        results.append((tokens, [p.grad.clone() for p in network.parameters()]))
+        results.append((tokens, optim.gradients_of(network.parameters())))
     for tokens, gradients in results[:2]:
         for ours, theirs in zip([*tokens, *gradients], [*results[2][0], *results[2][1]], strict=True):
             assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -87,8 +87,9 @@ def two_steps(values: dict[str, Any]) -> dict[str, float]:
         assert outcome.accepted and outcome.losses.total.isfinite()
     assert all(weight.grad is None for weight in teacher.parameters())
     assert any(not torch.equal(before[name], weight) for name, weight in teacher.state_dict().items())
-    if isinstance(getattr(objective, "network", None), nn.Module):
-        assert all(weight.grad is None for weight in objective.network.parameters())
+    network = getattr(objective, "network", None)
+    if isinstance(network, nn.Module):
+        assert all(weight.grad is None for weight in network.parameters())
     return lengths
 
 
@@ -223,7 +224,8 @@ def test_beits_loss_is_cross_entropy_over_the_tokenizers_codes() -> None:
     codes = Colour(MEAN, STD)(given.crops.flatten(0, 1), (4, 4)).flatten()
     with torch.no_grad():
         tokens = student.backbone(given.crops.flatten(0, 1), given.masks.grid.flatten(0, 1))[:, 1:]
-        each = F.cross_entropy(student.head.codes(tokens).flatten(0, 1), codes, reduction="none")
+        head: Any = student.head
+        each = F.cross_entropy(head.codes(tokens).flatten(0, 1), codes, reduction="none")
     assert_close(losses.patch, mean_over_masked(each.view(2, 4, 16), given.masks.grid), rtol=1e-4, atol=1e-5)
 
 
@@ -399,7 +401,9 @@ def test_a_backbone_alone_is_no_tokenizer(full: Path) -> None:
         made({"targets": "frozen", "tokenizer": str(full / store.BACKBONE), **APART})
 
 
-def test_a_run_with_a_tokenizer_goes_on_exactly_and_refuses_another(full: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_with_a_tokenizer_goes_on_exactly_and_refuses_another(
+    full: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Frozen targets: two steps and two more are four; then the tokenizer's file changes."""
     mine = tmp_path / "tokenizer.pt"
     mine.write_bytes((full / store.LAST).read_bytes())
@@ -435,7 +439,7 @@ class Stops:
                 os.kill(os.getpid(), signal.SIGTERM)
             return self.real(*given, **more)
 
-        train.train_step = step  # type: ignore[assignment]
+        train.train_step = step
 
     def __exit__(self, *error: object) -> None:
         train.train_step = self.real

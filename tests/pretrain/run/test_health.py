@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.testing import assert_close
 
 from checkpoints import store
@@ -18,6 +19,7 @@ from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, run_command
 from pretrain import curves, train
 from pretrain.engine import guard
 from pretrain.method import ibot
+from pretrain.method.ibot import Losses
 from pretrain.run.diagnostics import Alarms, diagnostics_of, effective_rank, used
 from tests.support.commands import SMALL
 from tests.support.networks import batch, student_and_teacher
@@ -106,10 +108,12 @@ def test_a_refused_step_is_written_down_and_replayed(
     assert all(bool(weight.isfinite().all()) for weight in last["student"].values())
 
 
-def test_a_replay_repeats_the_numbers_of_the_step(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_a_replay_repeats_the_numbers_of_the_step(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     refused, seen = guard.Guard.accepts, []
 
-    def refuse(self, losses, lengths) -> bool:  # type: ignore[no-untyped-def]
+    def refuse(self: guard.Guard, losses: Losses, lengths: Tensor) -> bool | Tensor:
         seen.append((losses.cls.item(), losses.patch.item()))
         return refused(self, losses, lengths * (math.nan if len(seen) == 4 else 1))
 
@@ -170,7 +174,9 @@ def test_the_log_goes_where_a_team_looks(name: str, folders: Path, tmp_path: Pat
     assert [step for step, values in sent if "loss" in values] == [2, 4]
 
 
-def test_a_missing_tracker_is_named(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_a_missing_tracker_is_named(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     flags = [*SMALL, "--data", str(folders), "--steps", "4", "--out", str(tmp_path / "run"), "--track", "wandb"]
     assert run_command(train.main, flags) == WRONG_COMMAND

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,10 +86,12 @@ def test_a_full_disk_is_one_sentence_and_the_last_good_checkpoint_stays(
     assert run_command(train.main, flags) == DONE
 
 
-def test_a_folder_that_vanishes_is_one_sentence(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_a_folder_that_vanishes_is_one_sentence(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     logged = train.Progress.log
 
-    def remove(self: train.Progress, done: int, *rest: object) -> None:
+    def remove(self: train.Progress, done: int, *rest: Any) -> None:
         (tmp_path / "run").rename(tmp_path / "gone")
         (tmp_path / "run").write_text("a file in its place")
         logged(self, done, *rest)

@@ -107,8 +107,9 @@ def test_dalle_sees_eight_pixels_a_patch_resized_as_pillow_does() -> None:
 def test_the_published_sizes_are_those_of_dall_e() -> None:
     with torch.device("meta"):
         made = dalle.Encoder(channels=3, width=256, depth=2, vocabulary=8192)
-    assert made.blocks["group_4"]["block_1"].res_path["conv_1"].w.shape == (512, 1024, 3, 3)
-    assert made.blocks["output"]["conv"].w.shape == (8192, 2048, 1, 1)
+    blocks: Any = made.blocks
+    assert blocks["group_4"]["block_1"].res_path["conv_1"].w.shape == (512, 1024, 3, 3)
+    assert blocks["output"]["conv"].w.shape == (8192, 2048, 1, 1)
     assert sum(weight.numel() for weight in made.parameters()) == 53_786_240
 
 
@@ -207,7 +208,7 @@ class Bomb(nn.Module):
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.usefixtures("published")
 def test_code_in_a_file_is_refused_by_name_and_never_run(tmp_path: Path, zipped: bool) -> None:
-    content = look_alike(encoder().state_dict())
+    content: Any = look_alike(encoder().state_dict())
     content.blocks.add_module("bomb", Bomb(str(tmp_path / "harm")))
     path = pickled(tmp_path / "encoder.pkl", content, zipped=zipped)
     with pytest.raises(UserError, match=r"mkdir"):
@@ -326,7 +327,7 @@ def test_both_commands_make_files_that_open_the_same_for_a_seed(
         "patches": ["--patch-size", "8", "--size", "32", "--share", "1"],
     }
     for kind, flags in kinds.items():
-        made = []
+        made: list[Any] = []
         for name, seed in (("one", 0), ("two", 0), ("three", 1)):
             out = tmp_path / f"{kind}_{name}.safetensors"
             command = [kind, *flags, "--data", str(folder), "--codes", "10", "--seed", str(seed), "--out", str(out)]

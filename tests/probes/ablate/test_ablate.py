@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,8 @@ def test_every_published_row_is_there_with_its_numbers() -> None:
 
 
 def test_rows_of_one_name_are_one_training() -> None:
-    at_scale, on_sample = {}, {}
+    at_scale: dict[str, Any] = {}
+    on_sample: dict[str, Any] = {}
     for table, row in ROWS + [(one, row) for one in TABLES.values() for row in one.helpers]:
         assert at_scale.setdefault(row.name, table.settings(row)) == table.settings(row)
         assert on_sample.setdefault(row.name, table.on_sample(row)) == table.on_sample(row)

@@ -8,6 +8,7 @@ import math
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +29,9 @@ from pretrain import train
 from pretrain.engine import bad_images, distributed
 from pretrain.engine import guard as health
 from pretrain.engine.precision import Precision
-from pretrain.images.source import InMemory
+from pretrain.images.source import Images, InMemory
 from pretrain.models.backbone import Loaded, load_backbone, make, starting_weights
+from pretrain.models.vit import ViT
 from probes.finetune import __main__ as finetune
 from probes.finetune import train as finetune_train
 from probes.finetune.checkpoint import Lines
@@ -44,7 +46,7 @@ from probes.finetune.subsets import Share, balanced, part_of
 from probes.finetune.watch import Diverged, Watch
 from tests.support.commands import ROOT, SMALL, command, exit_code
 from tests.support.finetuning import SHAPES, TINY, network_of, options_for
-from tests.support.states import same
+from tests.support.states import named, same
 
 SMALL_VIT = Architecture("vit_small", 16, 224, 3, 384, 12, 6)
 KERNELS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -64,6 +66,11 @@ def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def loaded(run: Path) -> Loaded:
     return load_backbone(run, full=True)
+
+
+def labels_of(images: Images) -> list[int]:
+    assert images.labels is not None
+    return images.labels.tolist()
 
 
 def held(count: int = 20, classes: int = 4, size: int = 40) -> InMemory:
@@ -99,7 +106,7 @@ def test_every_layer_learns_at_the_rate_that_the_formula_gives(kind: str) -> Non
     model, decay = Classifier(make(SHAPES[kind], maskable=False), 4), 0.7
     blocks = list(model.backbone.blocks)
     expected = {id(parameter): 1.0 for parameter in model.parameters()}
-    net = getattr(model.backbone, "model", model.backbone)
+    net: Any = getattr(model.backbone, "model", model.backbone)
     stem = [*net.patch_embed.parameters(), *(getattr(net, name) for name in ("cls_token", "pos_embed") if hasattr(net, name))]
     expected |= {id(parameter): decay ** (len(blocks) + 1) for parameter in stem}
     for number, block in enumerate(blocks, start=1):
@@ -107,7 +114,7 @@ def test_every_layer_learns_at_the_rate_that_the_formula_gives(kind: str) -> Non
     if kind == "swin":  # the merging before a stage goes with its first block
         for stage, first in ((1, 3), (2, 4)):
             scale = decay ** (len(blocks) + 1 - first)
-            expected |= {id(parameter): scale for parameter in model.backbone.layers[stage].downsample.parameters()}
+            expected |= {id(parameter): scale for parameter in net.layers[stage].downsample.parameters()}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, options_for(layer_decay=decay, weight_decay=0.05))
     found = {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
@@ -135,7 +142,8 @@ def test_the_cosine_of_the_imagenet_recipe_moves_by_step_after_a_warm_up_from_ze
 def rates_of(options: FinetuneOptions, steps_per_epoch: int = 3) -> list[float]:
     """The learning rate of every epoch, the same for all of its steps and all parameters."""
     optimizer = optimizer_of(Classifier(make(TINY, maskable=False), 4), options, options.lr[0])
-    schedule, rates = finetune_train.schedule_of(optimizer, options, steps_per_epoch), []
+    schedule = finetune_train.schedule_of(optimizer, options, steps_per_epoch)
+    rates: list[float] = []
     for epoch in range(options.epochs or 0):
         found = set()
         for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
@@ -159,6 +167,7 @@ def test_the_rate_of_semi_is_flat_after_the_warm_up_as_the_original_really_has_i
 def test_every_epoch_has_the_rate_of_timms_schedule_in_deits_loop(recipe: str, changes: dict) -> None:
     """The loop trains an epoch, then asks the schedule for it. On 46c01a2 each epoch but the first was one ahead."""
     options = options_for(recipe, **changes)
+    assert options.epochs is not None
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=options.lr[0])
     schedule = CosineLRScheduler(
         optimizer, t_initial=options.epochs, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6, t_in_epochs=True, cycle_limit=1
@@ -200,7 +209,7 @@ def test_over_inaturalist_2018_position_embeddings_shrink_to_two_thirds() -> Non
 
     model = Classifier(make(TINY, maskable=False), 4).double()
     optimizer = optimizer_of(model, options, options.lr[0])
-    schedule, positions = finetune_train.schedule_of(optimizer, options, 1), model.backbone.pos_embed
+    schedule, positions = finetune_train.schedule_of(optimizer, options, 1), model.backbone.get_parameter("pos_embed")
     shrunk, biases = 1.0, model.head.bias.data.fill_(1.0).clone()
     for epoch in range(360):
         finetune_train.set_rate(schedule, epoch, 1, options)
@@ -252,7 +261,7 @@ def test_mixed_targets_sum_to_one_and_name_two_classes_at_most() -> None:
 
 
 def test_a_batch_is_addressed_by_seed_and_step_and_leaves_the_generators_alone() -> None:
-    strong = {"batch_size": 4, "mixup": 0.8, "erasing": 0.5, "randaugment": "rand-m9-mstd0.5-inc1"}
+    strong: dict[str, Any] = {"batch_size": 4, "mixup": 0.8, "erasing": 0.5, "randaugment": "rand-m9-mstd0.5-inc1"}
     one, other, seeded = (steps_of(options_for(**strong, seed=seed)) for seed in (0, 0, 1))
     before = torch.get_rng_state()
     first = one[3]
@@ -340,13 +349,16 @@ def test_a_classifier_begins_as_its_recipe_says(loaded: Loaded) -> None:
 
 def test_positions_are_resized_to_the_input_and_trained(loaded: Loaded) -> None:
     """On 46c01a2 by the scale factor."""
+    given = loaded.backbone
+    assert isinstance(given, ViT)
     model = classifier(loaded, 5, options_for(input_size=48), fused=False)
-    assert_close(model.backbone.pos_embed, by_size(loaded.backbone.pos_embed, 6))
-    assert model.backbone.pos_embed.requires_grad and model.backbone.shape.image_size == 48
+    positions = model.backbone.get_parameter("pos_embed")
+    assert_close(positions.data, by_size(given.pos_embed, 6))
+    assert positions.requires_grad and model.backbone.shape.image_size == 48
     same_size = classifier(loaded, 5, options_for(), fused=False)
-    assert torch.equal(same_size.backbone.pos_embed, loaded.backbone.pos_embed)
+    assert torch.equal(same_size.backbone.get_parameter("pos_embed"), given.pos_embed)
     by_scale = classifier(loaded, 5, options_for(input_size=48, positions="scale"), fused=False)
-    assert torch.equal(by_scale.backbone.pos_embed, loaded.backbone.position(6, 6))
+    assert torch.equal(by_scale.backbone.get_parameter("pos_embed"), given.position(6, 6))
     with pytest.raises(UserError, match="--input-size 50 is not divisible by 8"):
         classifier(loaded, 5, options_for(input_size=50), fused=False)
 
@@ -369,7 +381,7 @@ def by_size(positions: torch.Tensor, side: int) -> torch.Tensor:
 @pytest.mark.parametrize(("side", "apart"), [(16, 0.03), (24, 0.02), (32, 0.015)])
 def test_positions_of_a_vit_s_at_256_384_and_512_pixels_are_resized_by_size(side: int, apart: float) -> None:
     """Twelve blocks, width 384, from 14 x 14 smooth positions. On 46c01a2 another grid, by at least `apart` of its rms."""
-    backbone = make(SMALL_VIT, maskable=True)
+    backbone = ViT(SMALL_VIT, maskable=True)
     ramp = torch.linspace(-1, 1, 14)
     rows, columns = torch.meshgrid(ramp, ramp, indexing="ij")
     waves = torch.stack([torch.sin(rows * n * 0.02 + n) * torch.cos(columns * n * 0.01) for n in range(384)], dim=-1)
@@ -377,6 +389,7 @@ def test_positions_of_a_vit_s_at_256_384_and_512_pixels_are_resized_by_size(side
     pretrained = Loaded(backbone.eval(), Path("weights"), 0, Contents("none", {}))
     options = settled(with_recipe("imagenet", input_size=side * 16), 384, 224)
     model = classifier(pretrained, 5, options, fused=False)
+    assert isinstance(model.backbone, ViT)
     found = model.backbone.pos_embed
     assert found.shape == (1, 1 + side * side, 384) and found.requires_grad and options.positions == "size"
     slow = F.interpolate(
@@ -422,7 +435,8 @@ def test_a_step_is_soft_cross_entropy_and_parts_of_it_are_the_whole(kind: str) -
     for (name, ours), other, plain in zip(
         whole.model.named_parameters(), halves.model.parameters(), slow.model.parameters(), strict=True
     ):
-        assert_close(ours, other, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(ours, other, rtol=1e-4, atol=1e-6, msg=named(name))
+        assert plain.grad is not None
         assert_close(ours.data, plain.data - 0.1 * plain.grad, rtol=1e-4, atol=1e-6)
 
 
@@ -545,7 +559,7 @@ def test_flowers_are_learnt_from_train_and_val_and_tested_on_test(tmp_path: Path
     files = {name: (file, None) for name, (file, _) in datasets.Flowers102._file_dict.items()}
     monkeypatch.setattr(datasets.Flowers102, "_file_dict", files)
     data = open_data(FinetuneOptions(data=f"torchvision:Flowers102@{tmp_path}"), 3)
-    assert data.train.labels.tolist() == [0, 1, 2] * 2 and data.test.labels.tolist() == [0, 1, 2] * 2
+    assert labels_of(data.train) == [0, 1, 2] * 2 and labels_of(data.test) == [0, 1, 2] * 2
     assert len(data.classes) == 102
     reds = [int(data.train[number][4, 4, 0]) for number in range(6)]
     assert reds == pytest.approx([20 * number for number in range(1, 7)], abs=3)
@@ -563,7 +577,7 @@ def test_cars_have_the_class_of_its_own_column_counted_from_zero(tmp_path: Path)
     names = np.array(["a", "b", "c"], dtype=object)
     savemat(tmp_path / "cars_annos.mat", {"annotations": rows, "class_names": names})
     data = open_data(FinetuneOptions(data=str(tmp_path)), 3)
-    assert data.train.labels.tolist() == [1, 0, 1] and data.test.labels.tolist() == [2]
+    assert labels_of(data.train) == [1, 0, 1] and labels_of(data.test) == [2]
     assert list(data.classes) == ["a", "b", "c"] and data.train.where(0).endswith("0.jpg")
 
 
@@ -575,7 +589,7 @@ def test_inaturalist_is_read_from_its_lists(tmp_path: Path) -> None:
         content = {"images": images, "annotations": annotations, "categories": categories}
         (tmp_path / f"{part}2019.json").write_text(json.dumps(content))
     data = open_data(FinetuneOptions(data=str(tmp_path)), 3)
-    assert data.train.labels.tolist() == [1, 0, 1] and data.test.labels.tolist() == [0] and list(data.classes) == ["moth", "wasp"]
+    assert labels_of(data.train) == [1, 0, 1] and labels_of(data.test) == [0] and list(data.classes) == ["moth", "wasp"]
     assert data.train.where(1) == str(tmp_path / "images" / "train1.jpg")
 
 
@@ -670,7 +684,7 @@ def test_a_fine_tuning_taken_up_again_ends_where_an_unbroken_one_does(
     whole = tuned(run, folders, tmp_path, *flags, name="whole")
     logged = Lines.log
 
-    def stop_after_eight(self: Lines, done: int, *rest: object) -> None:
+    def stop_after_eight(self: Lines, done: int, *rest: Any) -> None:
         logged(self, done, *rest)
         if done == 8:
             signal.raise_signal(signal.SIGINT)

@@ -77,7 +77,7 @@ def log_of(folder: Path, lines: list[dict[str, Any]], **config: Any) -> Path:
     return folder
 
 
-SICK = [
+SICK: list[dict[str, Any]] = [
     {"step": 10, "epoch": 0.5, "loss_cls": 3.0, "entropy": 2.0, "images_per_second": 50.0, "skipped_steps": 0.0},
     {"step": 20, "epoch": 1.0, "loss_cls": None, "entropy": 1.0, "images_per_second": 100.0, "skipped_steps": 2.0},
     {"step": 20, "alarm": "all <images> share a few prototypes"},

@@ -16,6 +16,7 @@ from checkpoints import store, zoo
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, WorkError, run_command
 from pretrain.images.open import open_images
 from pretrain.images.source import Images, InMemory
+from pretrain.models.vit import ViT
 from pretrain.sample import __main__ as sample
 from pretrain.sample import classification, corruptions, scene, shifts
 from probes.features.cache import weights_digest
@@ -101,13 +102,14 @@ def test_both_numbers_of_imagenet_c_on_invented_errors() -> None:
 def test_corruptions_are_the_same_for_the_same_seed_and_leave_numpys_generator_alone() -> None:
     image = classification.classification("val", 10, 40).images[0]
     np.random.seed(5)
-    before = np.random.get_state()[1].copy()
+    before: Any = np.random.get_state()
     for name in corruptions.NAMES:
         one, again, other = (corruptions.corrupt(image, name, 3, (seed, 7)) for seed in (0, 0, 1))
         assert one.shape == image.shape and one.dtype == np.uint8 and not np.array_equal(one, image), name
         assert np.array_equal(one, again), name
         assert name not in ("gaussian_noise", "glass_blur", "impulse_noise", "frost") or not np.array_equal(one, other), name
-    assert np.array_equal(np.random.get_state()[1], before)
+    after: Any = np.random.get_state()
+    assert np.array_equal(after[1], before[1])
     for name in ("gaussian_noise", "contrast", "pixelate"):
         mild, severe = (np.abs(corruptions.corrupt(image, name, level, (0,)).astype(int) - image).mean() for level in (1, 5))
         assert mild < severe
@@ -246,7 +248,7 @@ def test_the_samples_variants_are_parts_of_one_picture() -> None:
     parts = {name: shifts.in9(name, 18, 32).images.astype(int) for name in shifts.IN9}
     assert np.array_equal(parts["only_fg"] + parts["no_fg"], parts["original"])
     for name in ("mixed_same", "mixed_rand", "mixed_next"):
-        inside = (parts["only_fg"] > 0).all(axis=-1)
+        inside = np.all(parts["only_fg"] > 0, axis=-1)
         inside[:, 1:-1, 1:-1] &= inside[:, :-2, 1:-1] & inside[:, 2:, 1:-1] & inside[:, 1:-1, :-2] & inside[:, 1:-1, 2:]
         assert np.abs(parts[name] - parts["original"])[inside].mean() < 3  # the thing stays, but for its soft edge
         assert np.abs(parts[name] - parts["original"])[~inside].mean() > 5  # what is behind it does not
@@ -291,10 +293,11 @@ def test_imagenet_9s_layout_gives_what_the_drawn_pictures_give(layouts: Path, tm
     found = run(tmp_path, "--suite", "in9", *data, *train, "--class-map", str(layouts / "in9/in_to_in9.json"))
     learn_from = suites.drawn("train", shifts.in9_train(80, 32))
     learn_from.classes = sorted(scene.CLASSES)  # folders are numbered by name
-    learn_from.labels = np.array([learn_from.classes.index(scene.CLASSES[label]) for label in learn_from.labels])
-    by_name = np.argsort(learn_from.labels, kind="stable")
+    assert isinstance(learn_from, InMemory) and learn_from.labels is not None
+    labels = np.array([learn_from.classes.index(scene.CLASSES[label]) for label in learn_from.labels])
+    by_name = np.argsort(labels, kind="stable")
     images = InMemory("train", np.asarray(learn_from._images)[by_name])
-    images.labels, images.classes = learn_from.labels[by_name], learn_from.classes
+    images.labels, images.classes = labels[by_name], learn_from.classes
     head = linear_head(networks.backbone(), images, View(32, 32), 64, 0)
     variants = {name: suites.drawn(name, shifts.in9(name, 20, 32)) for name in shifts.IN9}
     members = {name: [name] for name in scene.CLASSES[: shifts.FOREGROUNDS]}
@@ -532,6 +535,7 @@ def test_a_large_batch_goes_forward_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     found = []
     for size in (2, 7):
         monkeypatch.setattr(occlusion, "AT_ONCE", size)
+        assert isinstance(backbone, ViT)
         saliency = occlusion.Saliency(backbone, 0, "itself")
         curves = occlusion.occlude(Classifier(backbone, head), images, View(32, 32), 7, saliency, seed=0, same=True)
         found.append((curves, occlusion.shuffle(Classifier(backbone, head), images, View(32, 32), 7, seed=0, same=True)))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,8 @@ def test_f_equals_all_distances_written_out() -> None:
     """60 x 80 pixels have a diagonal of 100: a tolerance of one pixel."""
     generator = np.random.default_rng(0)
     for _ in range(5):
-        said, true = (square(*generator.integers(5, 25, 2), generator.integers(8, 30), (60, 80)) for _ in range(2))
+        (top, left, side), other = (generator.integers((5, 5, 8), (25, 25, 30)).tolist() for _ in range(2))
+        said, true = square(top, left, side, (60, 80)), square(other[0], other[1], other[2], (60, 80))
         assert_close(video_scores.boundary_measure(said, true), float(slow_f(said, true, 1.0)))
     one_off = video_scores.boundary_measure(square(10, 10, 20, (60, 80)), square(11, 10, 20, (60, 80)))
     two_off = video_scores.boundary_measure(square(10, 10, 20, (60, 80)), square(12, 10, 20, (60, 80)))
@@ -107,19 +109,21 @@ def test_labels_are_carried_as_the_affinity_matrix_written_out_says() -> None:
     assert_close(found, expected)
 
 
-def test_the_context_is_the_first_frame_and_the_last_few() -> None:
+def test_the_context_is_the_first_frame_and_the_last_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each frame is one patch that equals exactly one earlier frame: it takes that one's label where it is still looked at."""
     frames = [torch.eye(4)[number][None] for number in (0, 1, 2, 3, 1, 0)]
     mask = np.array([[1]], dtype=np.uint8)
     followed = list(propagate.follow(iter(frames), mask, (1, 1), propagate.Protocol(1, 1, 1, 1)))
     assert len(followed) == 5 and all(torch.equal(labels, torch.tensor([[0.0, 1.0]])) for labels in followed)
-    seen = []
+    seen: list[int] = []
     original = propagate.carry
-    propagate.carry = lambda query, sources, *rest: seen.append(len(sources)) or original(query, sources, *rest)
-    try:
-        list(propagate.follow(iter(frames), mask, (1, 1), propagate.Protocol(1, 2, 1, 1)))
-    finally:
-        propagate.carry = original
+
+    def counted(query: Any, sources: Any, *rest: Any) -> Any:
+        seen.append(len(sources))
+        return original(query, sources, *rest)
+
+    monkeypatch.setattr(propagate, "carry", counted)
+    list(propagate.follow(iter(frames), mask, (1, 1), propagate.Protocol(1, 2, 1, 1)))
     assert seen == [1, 2, 3, 3, 3]
 
 

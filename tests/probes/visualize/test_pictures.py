@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_views_know_where_their_patches_come_from(monkeypatch: pytest.MonkeyPatc
     drawn = augment.draw
     flips = []
 
-    def plain(*arguments: object) -> augment.Draws:
+    def plain(*arguments: Any) -> augment.Draws:
         draws = drawn(*arguments)
         flips.extend(draws.flip.ravel().tolist())
         return draws._replace(jittered=np.zeros_like(draws.jittered), grey=np.zeros_like(draws.grey))
@@ -72,6 +73,7 @@ def test_views_know_where_their_patches_come_from(monkeypatch: pytest.MonkeyPatc
     for _ in range(4):
         for view in correspondence._views(InMemory("ramp", [image]), 0, backbone, 64, generator):
             middles = view.image.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3)).reshape(64, 3)[:, :2] / 255
+            assert view.places is not None
             assert_close(middles, view.places / [200, 160], atol=0.01, rtol=0)
     assert set(flips) == {True, False}
 
@@ -122,7 +124,7 @@ def test_a_caption_is_in_the_page_and_in_the_file_and_cannot_break_either(tmp_pa
     page = gallery.hang(tmp_path, "A <b>", ["said & done"], [gallery.Shown("one", figure, 'image "x" <script>')])
     text = page.read_text()
     assert "&lt;script&gt;" in text and "<script" not in text and "said &amp; done" in text
-    assert Image.open(tmp_path / "one.png").text["Description"] == 'image "x" <script>'
+    assert Image.open(tmp_path / "one.png").info["Description"] == 'image "x" <script>'
 
 
 @pytest.mark.parametrize(

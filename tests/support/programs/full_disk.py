@@ -22,5 +22,5 @@ def limited(self: train.Run, step: int, *rest: Any) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    train.Run.save = limited  # type: ignore[method-assign]
+    train.Run.save = limited  # type: ignore[method-assign, assignment]
     sys.exit(run_command(train.main, sys.argv[1:]))
