@@ -12,7 +12,7 @@ from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from probes.video import __main__ as video
 from probes.video import davis
 from probes.video.scores import score_clip
-from tests.support import tiny
+from tests.support import networks
 
 FORMATS = ["jpg", "JPG", "jpeg", "png", "PNG", "webp", "bmp", "tif", "gif", "ppm"]
 NAMES = ["dogs", "a[1]", "a[bc]*", "what?", "two words", "übung", "**", "{a,b}"]
@@ -158,7 +158,7 @@ def test_what_does_not_fit_together_is_one_sentence_before_any_work(
     draw(tmp_path / "davis", "clip")
     act, words_of = SPOILT[what]
     act(*(tmp_path / "davis" / part for part in (davis.IMAGES / "clip", davis.MASKS / "clip", davis.LIST)))
-    checkpoint = tiny.write(tmp_path / "tiny.safetensors")
+    checkpoint = networks.write(tmp_path / "tiny.safetensors")
     words = ["--ckpt", str(checkpoint), "--data", str(tmp_path / "davis"), "--size", "64", "--out", str(tmp_path / "out.json")]
     assert run_command(video.main, words) == WRONG_COMMAND
     said = capsys.readouterr()
@@ -184,7 +184,7 @@ def test_a_clip_without_an_object_is_left_out_and_said(tmp_path: Path, capsys: p
     draw(tmp_path / "davis", "void")
     for mask in (tmp_path / "davis" / davis.MASKS / "void").iterdir():
         Image.fromarray(np.zeros((32, 48), dtype=np.uint8)).save(mask)
-    words = ["--ckpt", str(tiny.write(tmp_path / "tiny.safetensors")), "--data", str(tmp_path / "davis"), "--size", "64"]
+    words = ["--ckpt", str(networks.write(tmp_path / "tiny.safetensors")), "--data", str(tmp_path / "davis"), "--size", "64"]
     assert run_command(video.main, [*words, "--out", str(tmp_path / "out.json")]) == DONE
     assert "1 clips have no object in their first frame and do not count, void first" in capsys.readouterr().out
     assert json.loads((tmp_path / "out.json").read_text())["data"]["val_images"] == 1

@@ -15,7 +15,7 @@ from pretrain import train
 from pretrain.tokenizers import __main__ as tokenizers
 from probes.finetune import __main__ as finetune
 from probes.linear import __main__ as linear
-from tests.support import tiny
+from tests.support import networks
 from tests.support.commands import SMALL, exit_code
 
 TUNED = "--ckpt a.safetensors --data data --workers 0 --recipe small --epochs 2 --batch-size 8 --precision fp32 --lr 1e-3"
@@ -147,8 +147,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "words.txt").write_text("some words\n")
     (tmp_path / "empty.txt").touch()
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing else")
-    tiny.write(tmp_path / "a.safetensors")
-    tiny.write(tmp_path / "wide.safetensors", tiny.TINY._replace(embed_dim=128, num_heads=2))
+    networks.write(tmp_path / "a.safetensors")
+    networks.write(tmp_path / "wide.safetensors", networks.FAN_IN._replace(embed_dim=128, num_heads=2))
     return tmp_path
 
 

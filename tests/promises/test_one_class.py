@@ -14,7 +14,7 @@ from checkpoints.cli import FAILED, WRONG_COMMAND, run_command
 from probes import knn, segment
 from probes.linear import __main__ as linear
 from probes.robustness import __main__ as robustness
-from tests.support import tiny
+from tests.support import networks
 
 Main = Callable[..., object]
 
@@ -27,7 +27,7 @@ def picture(path: Path, number: int) -> None:
 
 def refused(main: Main, words: str, folder: Path, capsys: pytest.CaptureFixture[str], code: int = WRONG_COMMAND) -> str:
     """The one sentence of a command that leaves no record."""
-    checkpoint = tiny.write(folder / "tiny.safetensors")
+    checkpoint = networks.write(folder / "tiny.safetensors")
     about = ["--ckpt", str(checkpoint), "--out", str(folder / "out" / "record.json")]
     assert run_command(main, [*about, *words.format(folder).split()]) == code
     said = capsys.readouterr().err

@@ -14,13 +14,13 @@ import torch
 
 from checkpoints import store
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND
-from tests.support import tiny
+from tests.support import networks
 from tests.support.commands import ROOT, SMALL
 
 
 def content() -> bytes:
     file = io.BytesIO()
-    torch.save(tiny.backbone().state_dict(), file)
+    torch.save(networks.backbone().state_dict(), file)
     return file.getvalue()
 
 
@@ -76,7 +76,7 @@ def test_a_published_checkpoint_is_fetched_once_and_both_begin_with_it(launcher:
     assert done.returncode == DONE, done.stdout + done.stderr
     assert server.asked == 1 and (tmp_path / "cache" / "little.pth").read_bytes() == body
     weights = {(tmp_path / f"weights-{rank}").read_text() for rank in (0, 1)}
-    expected = store.checksum(tiny.backbone().state_dict())
+    expected = store.checksum(networks.backbone().state_dict())
     (found,) = weights
     assert found.split()[1] == expected
     assert "waiting for" not in done.stderr  # for a lock: the others have been told to wait
