@@ -31,6 +31,7 @@ SLOW = frozenset(
         "promises",
         "checkpoints/test_resolve.py",
         "house/test_documented_commands.py",
+        "pretrain/engine",
         "pretrain/images/test_broken.py",
         "pretrain/run/test_lost.py",
         "pretrain/sample/test_sample.py",
@@ -46,6 +47,9 @@ SLOW = frozenset(
         "probes/test_probes.py",
         "probes/video/test_video.py",
         "probes/visualize/test_pictures.py",
+        "probes/test_segment.py",
+        "transfer/test_backbone.py",
+        "transfer/test_configs.py",
         "transfer/test_exports.py",
         "transfer/test_train.py",
     }
@@ -57,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `tools/test.sh --fast` leaves out."""
     for item in items:
         file = item.path.relative_to(Path(__file__).parent)
-        if SLOW & {file.as_posix(), file.parts[0]}:
+        if SLOW & {file.as_posix(), *(folder.as_posix() for folder in file.parents)}:
             item.add_marker(pytest.mark.slow)
 
 

@@ -1,0 +1,65 @@
+"""Several processes: their steps are those of one, whole and sharded."""
+
+import subprocess
+from pathlib import Path
+
+import torch
+from torch.testing import assert_close
+
+from checkpoints import store
+from tests.support.commands import SMALL, command
+from tests.support.states import named
+
+
+def torchrun(processes: int) -> list[str]:
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+
+
+def test_two_processes_compute_what_one_does_with_the_double_batch(folders: Path, tmp_path: Path) -> None:
+    """Crops come from files of 32 pixels cut whole, so that both draw the same; gradients are averages of the halves."""
+    results = []
+    for processes, how in ((1, "whole"), (2, "whole"), (2, "shard")):
+        out = tmp_path / f"{processes}-{how}.pt"
+        work = ["-m", "tests.support.programs.train_in_processes", str(out), how]
+        done = subprocess.run(**command(*torchrun(processes), *work), check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert "find_unused_parameters" not in done.stderr
+        results.append(torch.load(out, weights_only=True))
+    for result in results[1:]:
+        assert results[0].keys() == result.keys()
+        for name, value in results[0].items():
+            assert_close(result[name], value, rtol=1e-4, atol=1e-6, msg=named(name))
+
+
+def test_several_processes_train_resume_and_leave_one_run(folders: Path, tmp_path: Path) -> None:
+    launch = [*torchrun(2), "-m", "pretrain.train"]
+    flags = [*SMALL, "--data", str(folders), "--epochs", "2", "--batch-size-per-gpu", "4", "--out", str(tmp_path)]
+    done = subprocess.run(**command(*launch, *flags), check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert store.read_torch(tmp_path / store.LAST)["step"] == 10
+    assert done.stdout.count("-m probes.knn --ckpt") == 1 and "Warning" not in done.stderr
+    again = subprocess.run(**command(*launch, *flags), check=False, timeout=300)
+    assert again.returncode == 0 and again.stdout.count("this run is finished") == 1
+
+
+def test_a_sharded_run_goes_on_from_its_checkpoint_and_without_shards(folders: Path, tmp_path: Path) -> None:
+    """Two epochs sharded, in one piece and in two, end alike; then one more unsharded, in one process."""
+    launch = [*torchrun(2), "-m", "pretrain.train"]
+    flags = [*SMALL, "--data", str(folders), "--epochs", "2", "--batch-size-per-gpu", "4", "--knn-every", "1"]
+    whole, parts = ["--out", str(tmp_path / "whole")], ["--out", str(tmp_path / "parts")]
+    done = subprocess.run(**command(*launch, *flags, *whole, "--shard", "true"), check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "k-NN" in done.stdout
+    work = ["-m", "tests.support.programs.interrupted", *flags, *parts, "--shard", "true"]
+    stopped = subprocess.run(**command(*torchrun(2), *work), check=False, timeout=300)
+    assert store.read_torch(tmp_path / "parts" / store.LAST)["step"] == 4, stopped.stderr
+    again = subprocess.run(**command(*launch, *flags, *parts, "--shard", "true"), check=False, timeout=300)
+    assert again.returncode == 0 and "continuing after step 4" in again.stdout, again.stderr
+    one, other = (store.read_torch(tmp_path / name / store.LAST) for name in ("whole", "parts"))
+    for part in ("student", "teacher"):
+        for name, value in one[part].items():
+            assert_close(other[part][name], value, rtol=0, atol=0, msg=named(name))
+    assert {value.shape for value in one["student"].values()} == {value.shape for value in other["student"].values()}
+    alone = ["-m", "pretrain.train", *flags, *parts, "--epochs", "3", "--allow-config-change", "true"]
+    done = subprocess.run(**command(*alone), check=False, timeout=300)
+    assert done.returncode == 0 and "--shard was True, now False" in done.stdout, done.stderr
