@@ -326,7 +326,7 @@ def test_published_lists_name_nothing_outside_of_their_folder(name: str, tmp_pat
     with refused:
         finetune_data.inaturalist(here, "train", "2018")
     with refused:
-        dense.check("coco", here, None)
+        dense.look_through("coco", here, None, here / "out")
     one = np.array([(name, 1, 0)], dtype=[("relative_im_path", object), ("class", object), ("test", object)])
     savemat(here / finetune_data.CARS, {"annotations": one, "class_names": np.array(["a"], dtype=object)})
     with refused:
@@ -347,7 +347,7 @@ def test_annotations_of_coco_name_no_address(here: Path) -> None:
     (here / "annotations" / "instances_train2017.json").write_text(json.dumps(about))
     write_flat(here / "train2017" / "http:" / "host", noise(1))
     with pytest.raises(UserError, match=r"names the address 'http://host/0.png'"):
-        dense.check("coco", here, None)
+        dense.look_through("coco", here, None, here / "out")
 
 
 @pytest.mark.parametrize(
