@@ -4,11 +4,12 @@ A flag that is not in the table must be finite and 0 or more. A flag of the same
 table names the command too.
 """
 
-import dataclasses
 import math
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+from checkpoints import flat
 
 MOST = 2**31 - 1
 """Of a count, and of a seed: k-means and t-SNE take no larger one."""
@@ -152,8 +153,8 @@ BOUNDS: dict[str, Bounds] = {
     "width": Bounds(1, 2**16),
     "window": Bounds(1, 2**10),
     "workers": Bounds(0, 2**10),
-    "pretrain.config seed": Bounds(0, 2**63 - 1),
-    "pretrain.config lr": RATE,
+    "pretrain.options.groups seed": Bounds(0, 2**63 - 1),
+    "pretrain.options.groups lr": RATE,
     "pretrain.sample size": Bounds(8, 2**14),
     "value_range": Bounds(-1e30, 1e30),
 }
@@ -179,14 +180,13 @@ def of(command: str, name: str, value: Any) -> Bounds:
 
 def wrong(options: Any) -> Iterator[str]:
     """What to say of every number of these options that is none, or makes no sense."""
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
+    for name, value in flat.values(options).items():
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, bool) or not isinstance(one, (int, float)):
                 continue
-            bounds = of(command_of(type(options)), field.name, value)
+            bounds = of(command_of(type(options)), name, value)
             if one not in bounds:
-                yield bounds.refused(f"--{field.name.replace('_', '-')}", one)
+                yield bounds.refused(flat.flag(name), one)
 
 
 def shown(value: float | int) -> str:

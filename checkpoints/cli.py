@@ -1,17 +1,16 @@
 """What every command shares: flags that forgive, errors that say what to do, exit codes that mean something."""
 
-import dataclasses
 import errno
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
-from checkpoints import bounds, neighbours, original, parent, terminal
+from checkpoints import bounds, flat, neighbours, original, parent, terminal
 
 Options = TypeVar("Options")
 
@@ -47,24 +46,24 @@ def parse(
     options: type[Options],
     arguments: Sequence[str],
     default: Options | None = None,
-    aliases: Mapping[str, str] | None = None,
     prog: str | None = None,
     description: str | None = None,
 ) -> Options:
     """Command line -> dataclass. Raises UserError for an empty word, which would mean the current folder or nothing, and for a
     number that makes no sense (`checkpoints/bounds.py`).
 
-    `--a_b` and `--a-b` are the same flag; a bool takes `--x`, `--no-x`, `--x true` and `--x false`. `aliases` maps other
-    programs' flag names to ours; `description` stands above --help in place of the class's own. Exits with 2 when a flag is
-    unknown or its value has the wrong type.
+    `--a_b` and `--a-b` are the same flag; a bool takes `--x`, `--no-x`, `--x true` and `--x false`. Dataclasses in the dataclass
+    are sections of --help, their fields flags like the others. `description` stands above --help in place of the class's own.
+    Exits with 2 when a flag is unknown or its value has the wrong type.
     """
-    words = _plain_words(arguments, _bool_flags(options), aliases or {})
+    fields = list(flat.fields(options))
+    words = _plain_words(arguments, {flat.flag(field.name) for field in fields if field.type in (bool, "bool")})
     try:
-        fields = dataclasses.fields(options)  # type: ignore[arg-type]
-        words = original.translated(words, {"--" + field.name.replace("_", "-") for field in fields})
+        words = original.translated(words, set[str]().union(*map(flat.names, fields)))
     except original.Replaced as error:
         raise UserError(str(error)) from None
-    found: Any = tyro.cli(options, args=words, default=default, prog=prog, description=description)
+    plain = (tyro.conf.OmitArgPrefixes,)
+    found: Any = tyro.cli(options, args=words, default=default, prog=prog, description=description, config=plain)
     for sentence in bounds.wrong(found):
         raise UserError(sentence)
     return found
@@ -79,18 +78,12 @@ def at_least(least: int, options: Any, *names: str) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be {least} or more")
 
 
-def _bool_flags(options: type) -> set[str]:
-    fields = dataclasses.fields(options)
-    return {"--" + field.name.replace("_", "-") for field in fields if field.type in (bool, "bool")}
-
-
-def _plain_words(arguments: Sequence[str], bools: set[str], aliases: Mapping[str, str]) -> list[str]:
+def _plain_words(arguments: Sequence[str], bools: set[str]) -> list[str]:
     words: list[str] = []
     for word in arguments:
         if word.startswith("--"):
             name, equals, value = word.partition("=")
-            name = name.replace("_", "-")
-            words.append(aliases.get(name, name))
+            words.append(name.replace("_", "-"))
             if equals:
                 words.append(value)
         else:

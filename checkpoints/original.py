@@ -1,6 +1,6 @@
 """The original iBOT's flags on our commands: taken, or answered with what replaces them.
 
-Those of its training script that only have another name are in `pretrain/config.py`.
+Those of its training script that only have another name are aliases in `pretrain/options/groups.py`.
 """
 
 from collections.abc import Collection, Sequence

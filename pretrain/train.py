@@ -18,11 +18,9 @@ from torch import Tensor, nn
 
 from checkpoints import store, terminal
 from checkpoints.cli import DONE, INTERRUPTED, run_command
-from pretrain import config as options
 from pretrain.batches.dataset import Batch
 from pretrain.batches.feeding import saved_if_starved
 from pretrain.batches.loader import Loader
-from pretrain.config import Config
 from pretrain.engine import bad_images, distributed, optim, provenance
 from pretrain.engine import guard as health
 from pretrain.engine.precision import Precision
@@ -30,28 +28,23 @@ from pretrain.engine.run_folder import claimed
 from pretrain.images import values
 from pretrain.method import ibot
 from pretrain.method.ibot import Losses, StudentOutput, Targets, Teacher, TeacherOutput
-from pretrain.method.objective import IBOT, Objective
+from pretrain.method.objective import IBOT, LossWeights, Objective
 from pretrain.method.schedule import ScheduleValues
+from pretrain.options.command_line import read_command_line
 from pretrain.run import replay, report_process
-from pretrain.run.checkpoint import Run, folder_of
+from pretrain.run.checkpoint import Run
 from pretrain.run.diagnostics import diagnostics_of
 from pretrain.run.progress import Counts, Progress, summary
 from pretrain.setup import data as prepare
 from pretrain.setup.init_from import begin, set_moments
-from pretrain.setup.networks import build, whole_backbone
+from pretrain.setup.networks import build, compile_networks, whole_backbone
 from pretrain.setup.objective import objective_of
+from pretrain.setup.plan import Plan, plan_of
+from pretrain.setup.validate import without_effect
 
 One = TypeVar("One")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Ctrl-C, a scheduler's end, Slurm's word before it (tools/slurm.sbatch), a connection that was closed."""
-
-
-class LossWeights(NamedTuple):
-    """The values of a step that never move."""
-
-    cls: float = 1.0
-    patch: float = 1.0
-    clip_grad: float = 3.0
 
 
 class StepOutput(NamedTuple):
@@ -137,33 +130,34 @@ def in_groups(batches: Iterable[One], size: int) -> Iterator[list[One]]:
             group = []
 
 
-def train(config: Config, device: torch.device) -> int:
+def train(plan: Plan, device: torch.device) -> int:
     """A whole run, from where it stands to its end; an exit code."""
     began = time.perf_counter()
-    options.check(config)
-    images, shape, steps = prepare.data(config, device)
-    schedule = options.schedule(config, steps.steps_per_epoch, distributed.world_size())
-    precision = Precision(config.precision, device)
-    objective = objective_of(config, shape, device)
-    student, teacher = build(config, shape, fused=precision.fused_attention, patch_prototypes=objective.patch_prototypes)
-    run = Run(config, steps.steps_per_epoch, objective.digest, prepare.identity_of(images))
-    ranges = values.check(images, config.value_range, begun=run.begun())
-    start = begin(config.init_from, student, teacher, heads=config.init_heads) if config.init_from and not run.begun() else None
+    options = plan.options
+    model, log_every, knn_every = options.model, options.run.log_every, options.knn.knn_every
+    images, shape, steps, schedule = prepare.data(plan, device)
+    precision = Precision(options.machine.precision, device)
+    objective = objective_of(plan, shape, device)
+    student, teacher = build(plan, shape, fused=precision.fused_attention, patch_prototypes=objective.patch_prototypes)
+    run = Run(plan, steps.steps_per_epoch, objective.digest, prepare.identity_of(images))
+    ranges = values.check(images, options.images.value_range, begun=run.begun())
+    start = begin(model.init_from, student, teacher, heads=model.init_heads) if model.init_from and not run.begun() else None
     student.to(device).train()
     teacher.to(device).train()
-    if config.shard and distributed.world_size() > 1:
+    if options.machine.shard and distributed.world_size() > 1:
         for network in (student, teacher):
             distributed.shard_(network, network.backbone.blocks, device)
-    optimizer = optim.build_optimizer(config.optimizer, student)
-    torch.manual_seed(config.seed + distributed.rank())
+    optimizer = optim.build_optimizer(options.optimisation.optimizer, student)
+    torch.manual_seed(options.run.seed + distributed.rank())
 
     if start:
         set_moments(optimizer, student, start.moments)
-    remarks = [*ranges, *prepare.too_dark(images), *prepare.no_curve(config, images), *prepare.without_effect(config)]
+    remarks = [*ranges, *prepare.too_dark(images), *prepare.no_curve(options.knn, images), *without_effect(options)]
     remarks += start.remarks if start else []
     remarks += run.resume(student, teacher, optimizer, precision.scaler)
     left = run.step < schedule.total_steps
-    knn = prepare.online_knn(config, images) if config.knn_every and left else None
+    crop = options.crops.global_crops_size
+    knn = prepare.online_knn(options.knn, options.images, images, crop) if knn_every and left else None
     run.begin()  # only now is anything made
     progress = Progress(run, images, schedule, device, precision.name, remarks)
     if not left:
@@ -176,22 +170,22 @@ def train(config: Config, device: torch.device) -> int:
         if knn:
             progress.knn(done, knn.measure(backbone))
 
-    if config.knn_every and run.step == 0:
+    if knn_every and run.step == 0:
         measure_knn(0)
 
-    weights = LossWeights(config.lambda_cls, config.lambda_patch, config.clip_grad)
-    for remark in prepare.compile_networks(config, device, student, teacher):
+    for remark in compile_networks(plan, device, student, teacher):
         progress.say(remark)
 
     def capture_refused(attempt: health.Attempt) -> None:
         if precision.name != "fp16":  # there it is how the scale of the loss is found
             replay.capture(run, attempt, precision.name, student, teacher)
 
-    guard = health.Guard(capture_refused, late=prepare.decides_late(config, device))
-    parallel = distributed.parallel(student, device, some_unused=prepare.some_unused(config))
+    guard = health.Guard(capture_refused, late=plan.refuses_late(device))
+    parallel = distributed.parallel(student, device, some_unused=plan.some_unused)
     bad = bad_images.BadImages(steps.most_bad, run.bad_images())
-    first, last_batch = run.step * config.accumulate, schedule.total_steps * config.accumulate
-    loader = Loader(steps, first, last_batch, prepare.workers(config), device)
+    accumulate, weights = steps.accumulate, plan.loss_weights
+    first, last_batch = run.step * accumulate, schedule.total_steps * accumulate
+    loader = Loader(steps, first, last_batch, plan.workers, device)
     done = run.step
 
     def save() -> None:
@@ -200,19 +194,19 @@ def train(config: Config, device: torch.device) -> int:
 
     with (
         stop_requested() as stop,
-        report_process.live(run.folder, config.serve, progress.say),
+        report_process.live(run.folder, options.run.serve, progress.say),
         progress,
         saved_if_starved(save, lambda: done, run.step, stop),
     ):
         loader.stop = stop
-        for step, batches in enumerate(in_groups(loader, config.accumulate), start=run.step):
+        for step, batches in enumerate(in_groups(loader, accumulate), start=run.step):
             now = schedule.at(step)
             guard.begin(step, batches, now)
             outcome = train_step(parallel, teacher, optimizer, batches, now, weights, guard, precision, objective)
             bad.add(one for batch in batches for one in batch.bad)
             done = step + 1
             last, epoch = done == schedule.total_steps, done // steps.steps_per_epoch
-            if last or done % config.log_every == 0:
+            if last or done % log_every == 0:
                 guard.resolve_pending()
                 progress.bad(done, bad.take_new())
                 _, losses, logits, answer, targets, gradient = outcome
@@ -220,7 +214,7 @@ def train(config: Config, device: torch.device) -> int:
                 counts = Counts(guard.skipped, loader.waited, len(bad.all))
                 progress.log(done, now, losses, gradient, signs, counts)
                 bad.check()
-            if config.knn_every and (last or (done % steps.steps_per_epoch == 0 and epoch % config.knn_every == 0)):
+            if knn_every and (last or (done % steps.steps_per_epoch == 0 and epoch % knn_every == 0)):
                 measure_knn(done)
             stopping, saving = distributed.any_true(bool(stop) or terminal.gone() or run.moved(), run.time_to_save(done))
             if stopping or saving or last:
@@ -238,21 +232,21 @@ def train(config: Config, device: torch.device) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    config = options.read_command_line(arguments)
-    if config.replay is not None:
-        return replay.show(config.replay, config.tokenizer)
-    options.check(config)
+    options = read_command_line(arguments)
+    if options.run.replay is not None:
+        return replay.show(options.run.replay, options.loss.tokenizer)
+    plan = plan_of(options)
     with terminal.lasting():
-        return _whole_run(config)
+        return _whole_run(plan)
 
 
-def _whole_run(config: Config) -> int:
+def _whole_run(plan: Plan) -> int:
     """Train in a folder of its own, and write the page if the end was reached; an exit code."""
-    folder = folder_of(config)
-    with distributed.processes() as device, claimed(folder, "--out", told=config.allow_foreign_files):
-        code, writes = train(config, device), distributed.is_main()
-    if code == DONE and writes and config.report and report_process.missing(folder, store.LAST):
-        terminal.say(report_process.write(folder, config.data))
+    folder, options = plan.folder, plan.options
+    with distributed.processes() as device, claimed(folder, "--out", told=options.run.allow_foreign_files):
+        code, writes = train(plan, device), distributed.is_main()
+    if code == DONE and writes and options.run.report and report_process.missing(folder, store.LAST):
+        terminal.say(report_process.write(folder, options.images.data))
     return code
 
 

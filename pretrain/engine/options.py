@@ -1,16 +1,17 @@
 """Options of a training beside those that its run began with."""
 
-import dataclasses
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
+from checkpoints import flat
+
 
 def as_values(options: Any) -> dict[str, Any]:
-    """The fields of a dataclass of options as plain values, for JSON and checkpoints."""
+    """Options as plain values by their flat names, for JSON and checkpoints."""
     return {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(options).items()
+        for name, value in flat.values(options).items()
     }
 
 
@@ -23,7 +24,7 @@ def differences(
     """
     then = {name: stored.get(name, default.get(name)) for name in now}
     return {
-        name: f"--{name.replace('_', '-')} was {then[name]}, now {now[name]}"
+        name: f"{flat.flag(name)} was {then[name]}, now {now[name]}"
         for name in now
         if name not in free and then[name] != now[name]
     }

@@ -4,6 +4,8 @@
 in `hard_labels.py`, `targets.py`, `dense.py` and `masked_crops.py` beside this file.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,14 @@ from pretrain.batches.masking import Masks
 from pretrain.method import ibot
 from pretrain.method.ibot import Centres, Losses, StudentOutput, Targets, TeacherOutput
 from pretrain.method.schedule import ScheduleValues
+
+
+class LossWeights(NamedTuple):
+    """Weights of both losses, and the largest norm of a gradient tensor (0: not clipped); the same in every step."""
+
+    cls: float = 1.0
+    patch: float = 1.0
+    clip_grad: float = 3.0
 
 
 class Objective:

@@ -12,25 +12,24 @@ from checkpoints import checked, places, store
 from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError, WorkError
 from checkpoints.resolve import backbone_part, refuse_misfits
-from pretrain import config as options
-from pretrain.config import Config
 from pretrain.engine import distributed
 from pretrain.engine.optim import restore_
 from pretrain.engine.options import as_values
 from pretrain.engine.run_folder import RunFolder, random_states, set_random_states, set_scaler_state
 from pretrain.images import identity
 from pretrain.method.ibot import Student, Teacher
+from pretrain.options.stored import NEVER_TO_CHANGE, differences
+from pretrain.setup.plan import Plan
 
 
 class Run(RunFolder):
     """One training in one folder. Only the main process writes."""
 
-    def __init__(
-        self, config: Config, steps_per_epoch: int, tokenizer: str = "", images: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, steps_per_epoch: int, tokenizer: str = "", images: Mapping[str, str] | None = None) -> None:
         """`tokenizer`: a digest of what --tokenizer names; `images`: what is remembered of the data."""
-        super().__init__(folder_of(config), as_values(config), steps_per_epoch, config.save_minutes, config.track)
-        self.config, self.tokenizer, self.images = config, tokenizer, images or {}
+        run = plan.options.run
+        super().__init__(plan.folder, as_values(plan.options), steps_per_epoch, run.save_minutes, run.track)
+        self.plan, self.tokenizer, self.images = plan, tokenizer, images or {}
 
     def resume(
         self, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
@@ -51,7 +50,8 @@ class Run(RunFolder):
         _load(student, state["student"], found.path, ": the student")
         centres = {f"centres.{name}": centre for name, centre in state["centres"].items()}
         _load(teacher, {**state["teacher"], **centres}, found.path, ": the teacher")
-        other = state["config"].get("optimizer", self.config.optimizer) != self.config.optimizer
+        optimizer_name = self.plan.options.optimisation.optimizer
+        other = state["config"].get("optimizer", optimizer_name) != optimizer_name
         restore_(optimizer, state["optimizer"], f"{found.path}: optimizer", other=other)
         set_scaler_state(scaler, state.get("scaler", {}))
         self.step = round(state["step"] * self.steps_per_epoch / state["steps_per_epoch"])
@@ -69,21 +69,22 @@ class Run(RunFolder):
 
     def _other_options(self, state: Mapping[str, Any]) -> list[str]:
         """In what this run differs from the stored one, as remarks. Raises UserError for what nobody allowed."""
-        found, allowed = options.differences(self.config, state["config"]), self.config.allow_config_change
+        chosen = self.plan.options
+        found, allowed = differences(self.values, state["config"]), chosen.run.allow_config_change
         changed = list(found.values())
-        fixed = [words for name, words in found.items() if name in options.NEVER_TO_CHANGE]
+        fixed = [words for name, words in found.items() if name in NEVER_TO_CHANGE]
         if fixed and allowed:
             raise UserError(
                 f"{self.folder} holds a run with other weights ({'; '.join(fixed)}): these options cannot change; give them as "
                 f"they were, or another --out, where --init-from {self.folder} begins with what fits"
             )
         if state.get("tokenizer", "") != self.tokenizer and not changed:
-            changed = [f"what --tokenizer {self.config.tokenizer} names is another file now"]
+            changed = [f"what --tokenizer {chosen.loss.tokenizer} names is another file now"]
         known = identity.remembered(state.get("data", {}), f"{self.folder}: data")
         images = [] if "data" in found else identity.differences(self.images, known)
         if (changed or images) and not allowed:
             what = "options" if changed else "images"
-            words = "; ".join([*changed, *(f"--data {self.config.data} has {one}" for one in images)])
+            words = "; ".join([*changed, *(f"--data {chosen.images.data} has {one}" for one in images)])
             raise UserError(
                 f"{self.folder} holds a run with other {what} ({words}): give the same, another --out to begin a new run, or "
                 "--allow-config-change true to go on with what there is now"
@@ -128,7 +129,7 @@ class Run(RunFolder):
             "steps_per_epoch": self.steps_per_epoch,
             "processes": distributed.world_size(),
             "random": states,
-            "config": as_values(self.config),
+            "config": dict(self.values),
             "tokenizer": self.tokenizer,
             "data": dict(self.images),
             "shape": shape._asdict(),
@@ -136,7 +137,8 @@ class Run(RunFolder):
         folder = self.here()
         store.save_run(folder, state)
         epoch, rest = divmod(step, self.steps_per_epoch)
-        if self.config.keep_every and epoch and not rest and epoch % self.config.keep_every == 0:
+        keep_every = self.plan.options.run.keep_every
+        if keep_every and epoch and not rest and epoch % keep_every == 0:
             store.keep(folder, epoch)
         _save_backbone(folder / store.BACKBONE, backbone_part(weights), backbone_about(shape, step, self.steps_per_epoch))
 
@@ -159,11 +161,6 @@ def _holds(path: Path, weights: Mapping[str, Any], step: int) -> bool:
     about = metadata.get("about", {})
     same = isinstance(about, dict) and about.get("step") == step and found.keys() == weights.keys()
     return same and all(torch.equal(found[name], weights[name].cpu()) for name in found)
-
-
-def folder_of(config: Config) -> Path:
-    """Where these options lead."""
-    return config.out or Path("runs") / (config.recipe or config.arch)
 
 
 def backbone_about(shape: Architecture, step: int, steps_per_epoch: int) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import torch
 from rich.table import Table
 
 from checkpoints import escape, terminal
-from pretrain.config import shape as shape_of_config
 from pretrain.engine import distributed
 from pretrain.engine.console import Screen, clock
 from pretrain.images.open import has_part
@@ -45,13 +44,14 @@ class Progress(Screen):
     ) -> None:
         super().__init__(run, schedule.total_steps)
         self._run, self._schedule = run, schedule
-        self._batch = run.config.batch_size_per_gpu * run.config.accumulate * distributed.world_size()
+        plan, options = run.plan, run.plan.options
+        self._batch = plan.batch_size * distributed.world_size()
         self._since, self._since_step, self._waited = time.perf_counter(), run.step, 0.0
         self._knn = ""
-        self._alarms = Alarms(run.config.out_dim, ALARMS_AFTER // run.config.log_every)
-        config, shape = run.config, shape_of_config(run.config)
+        self._alarms = Alarms(options.head.out_dim, ALARMS_AFTER // options.run.log_every)
+        recipe, shape = options.run.recipe or "none", plan.architecture
         self._console.print(
-            f"recipe {config.recipe or 'none'}: {shape.arch}/{shape.patch_size}, {shape.embed_dim} wide, {shape.depth} blocks, "
+            f"recipe {recipe}: {shape.arch}/{shape.patch_size}, {shape.embed_dim} wide, {shape.depth} blocks, "
             f"on {images.name}, {len(images)} images; {schedule.total_steps} steps of {self._batch}, "
             f"{device.type} {precision}, {threads()}, in {run.folder}"
         )
@@ -141,7 +141,7 @@ def summary(run: Run, seconds: float) -> None:
     table.add_row("time of this call", clock(seconds))
     table.add_row("backbone (teacher)", str(run.folder / "backbone.safetensors"))
     console.print(table)
-    source = run.config.data
+    source = run.plan.options.images.data
     data = [] if source == "sample" else ["--data", source if knn and has_part(source, "val") else "LABELLED_IMAGES"]
     words = [_python(), "-m", "probes.knn", "--ckpt", run.folder, *data, "--baselines"]
     console.print(f"next: {escape.shell(words)}")

@@ -17,18 +17,18 @@ from checkpoints.architecture import stored_architecture
 from checkpoints.cli import DONE, UserError, WorkError
 from checkpoints.resolve import refuse_misfits
 from checkpoints.store import first_line
-from pretrain import config as options
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch, Placed
 from pretrain.engine import distributed, guard
-from pretrain.engine.options import as_values
 from pretrain.engine.precision import Precision
 from pretrain.method import ibot
 from pretrain.method.objective import Objective
 from pretrain.method.schedule import ScheduleValues
+from pretrain.options.stored import from_values
 from pretrain.run.checkpoint import Run
 from pretrain.setup.networks import build
 from pretrain.setup.objective import objective_of
+from pretrain.setup.plan import plan_of
 from pretrain.tokenizers import open as tokenizer_open
 
 FORMAT = "ibot-refused-step"
@@ -55,7 +55,7 @@ def capture(run: Run, attempt: guard.Attempt, precision: str, student: ibot.Stud
         "teacher": theirs,
         "shape": student.backbone.shape._asdict(),
         "fused": student.backbone.fused,
-        "config": as_values(run.config),
+        "config": dict(run.values),
     }
     store.save_file(path, content)
     run.note(step, {"refused_step": step, "replay": str(path)})
@@ -126,10 +126,10 @@ def _networks(state: Mapping[str, Any], path: Path, given: str | None) -> tuple[
     stored = values.get("tokenizer")
     values["tokenizer"] = given if given or stored is None else tokenizer_open.from_file(stored, file=path)
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    config = options.Config(**values)
+    plan = plan_of(from_values(**values))
     shape = stored_architecture(state["shape"], str(path))
-    objective = objective_of(config, shape, torch.device("cpu"))
-    build_ = partial(build, config, shape, fused=bool(state["fused"]), patch_prototypes=objective.patch_prototypes)
+    objective = objective_of(plan, shape, torch.device("cpu"))
+    build_ = partial(build, plan, shape, fused=bool(state["fused"]), patch_prototypes=objective.patch_prototypes)
     with torch.device("meta"):
         outlines = build_()
     for name, outline in zip(("student", "teacher"), outlines, strict=True):

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor, nn
 
 from checkpoints.architecture import Architecture
 from checkpoints.store import first_line
-from pretrain.config import Config
 from pretrain.engine import distributed
 from pretrain.method.ibot import Student, Teacher
 from pretrain.models.backbone import Backbone, make
 from pretrain.setup.objective import head_of
+from pretrain.setup.plan import Plan
 
 
 def compile_blocks(network: nn.Module, samples: Sequence[Tensor]) -> str:
@@ -50,14 +51,26 @@ def whole_backbone(teacher: Teacher) -> Backbone:
     return backbone.to(teacher.centres.cls.device)
 
 
-def build(
-    config: Config, shape: Architecture, *, fused: bool = True, patch_prototypes: int | None = None
-) -> tuple[Student, Teacher]:
+def build(plan: Plan, shape: Architecture, *, fused: bool = True, patch_prototypes: int | None = None) -> tuple[Student, Teacher]:
     """Student and teacher with the same weights, drawn from the seed. `patch_prototypes`: as many as the targets have."""
-    torch.manual_seed(config.seed)
-    heads = (head_of(config, shape.embed_dim, teacher=who, patch_prototypes=patch_prototypes) for who in (False, True))
-    deep = make(shape, maskable=True, fused=fused, drop_path=config.drop_path, checkpointed=config.checkpoint_activations)
-    student = Student(deep, next(heads))
-    teacher = Teacher(make(shape, maskable=False, fused=fused), next(heads), config.patch_centre_momentum)
+    options = plan.options
+    head = partial(head_of, in_dim=shape.embed_dim, patch_prototypes=patch_prototypes)
+    checkpointed = options.machine.checkpoint_activations
+    torch.manual_seed(options.run.seed)  # what is drawn: the student's backbone and head, then the teacher's
+    deep = make(shape, maskable=True, fused=fused, drop_path=options.model.drop_path, checkpointed=checkpointed)
+    student = Student(deep, head(plan.student_head))
+    plain = make(shape, maskable=False, fused=fused)
+    teacher = Teacher(plain, head(plan.teacher_head), options.loss.patch_centre_momentum)
     teacher.copy(student)
     return student, teacher
+
+
+def compile_networks(plan: Plan, device: torch.device, student: Student, teacher: Teacher) -> list[str]:
+    """Compile the blocks of both if asked for, or on a GPU; what went wrong, if anything did."""
+    if not plan.compiles(device):
+        return []
+    crops, count, channels = plan.options.crops, plan.options.optimisation.batch_size_per_gpu, plan.architecture.channels
+    kinds = ((crops.global_crops_number, crops.global_crops_size), (crops.local_crops_number, crops.local_crops_size))
+    samples = [torch.zeros(views * count, channels, size, size, device=device) for views, size in kinds if views]
+    remarks = (compile_blocks(network, some) for network, some in ((student, samples), (teacher, samples[:1])))
+    return [remark for remark in remarks if remark]

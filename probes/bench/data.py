@@ -21,8 +21,6 @@ from torchvision import transforms
 
 from checkpoints import terminal
 from checkpoints.cli import UserError, at_least, parse, run_command
-from pretrain import config as options
-from pretrain import train
 from pretrain.batches import augment, masking, resample
 from pretrain.batches.augment import BLUR_SIGMA, BRIGHTNESS, CONTRAST, FLIP, GREY, HUE, JITTER, MEAN, SATURATION, STD
 from pretrain.batches.dataset import Batch, StepDataset, make_batch
@@ -31,7 +29,11 @@ from pretrain.engine import optim
 from pretrain.engine.precision import Precision
 from pretrain.images.open import open_images
 from pretrain.images.source import Images, InMemory, usable
+from pretrain.method.objective import LossWeights
+from pretrain.options.command_line import read_command_line
 from pretrain.setup.networks import build
+from pretrain.setup.plan import Plan, plan_of
+from pretrain.train import train_step
 
 
 @dataclass(frozen=True)
@@ -123,15 +125,13 @@ def main(arguments: Sequence[str]) -> None:
     chosen = parse(BenchDataOptions, arguments, prog="tools/bench.sh data")
     at_least(1, chosen, "images", "batch_size", "rounds", "gpu_batch_size")
     torch.set_num_threads(1)
-    config = options.read_command_line(["--recipe", chosen.recipe, "--data", chosen.data])
+    plan = plan_of(read_command_line(["--recipe", chosen.recipe, "--data", chosen.data]))
     images = held(open_images(chosen.data), chosen.images)
     batch_size = min(chosen.batch_size, len(images))
     if not batch_size:
         raise UserError(f"{images.name} has no usable image")
-    views, side = options.views(config), config.global_crops_size // config.patch_size
-    settings = options.masks(config)
-    steps = StepDataset(images, views, settings, (side, side), batch_size, 0)
-    timed = take_turns(cpu_variants(images, views, steps), chosen.rounds)
+    steps = StepDataset(images, plan.views, plan.masks, plan.grid, batch_size, 0)
+    timed = take_turns(cpu_variants(images, plan.views, steps), chosen.rounds)
     counts = {"ours": steps.steps_per_epoch * batch_size}
     speeds = {one.name: one.images_per_second(counts.get(one.name, len(images))) for one in timed}
     table = Table(title=f"{len(images)} images of {images.name}, one core, median of {chosen.rounds}", title_justify="left")
@@ -143,37 +143,36 @@ def main(arguments: Sequence[str]) -> None:
     console = terminal.Console(width=110)
     console.print(table)
     if torch.cuda.is_available():
-        console.print(gpu_line(images, config, chosen.gpu_batch_size))
+        console.print(gpu_line(images, plan, chosen.gpu_batch_size))
     else:
         console.print("GPU: none here, not measured")
 
 
-def gpu_line(images: Images, config: options.Config, batch_size: int) -> str:
+def gpu_line(images: Images, plan: Plan, batch_size: int) -> str:
     """Milliseconds of making a batch's crops on the GPU, beside those of a training step."""
-    device, views, side = torch.device("cuda"), options.views(config), config.global_crops_size // config.patch_size
+    device, views = torch.device("cuda"), plan.views
     generator = np.random.default_rng(0)
     pixels = [images[number % len(images)] for number in range(batch_size)]
     size = np.array([array.shape[1] for array in pixels]), np.array([array.shape[0] for array in pixels])
     kinds = [*((view, 1) for view in views.global_views), (views.local_view, views.locals)]
     drawn = [(augment.draw(generator, view, count, batch_size), view.size) for view, count in kinds]
     crops = [augment.Crops(draws, augment.boxes(draws, *size), side) for draws, side in drawn]
-    masks = masking.draw(generator, options.masks(config), len(views.global_views), batch_size, side, side).to(device)
+    masks = masking.draw(generator, plan.masks, len(views.global_views), batch_size, *plan.grid).to(device)
     packed = resample.pack(pixels)
     packed = packed._replace(data=packed.data.pin_memory())
 
     def make() -> Batch:
         return make_batch(packed.to(device), crops[:-1], crops[-1], masks, [], MEAN, STD)
 
-    shape = options.shape(config)
-    student, teacher = build(config, shape)
+    student, teacher = build(plan, plan.architecture)
     student.to(device).train()
     teacher.to(device).train()
-    optimizer, guard = optim.build_optimizer(config.optimizer, student), health.Guard()
+    optimizer, guard = optim.build_optimizer(plan.options.optimisation.optimizer, student), health.Guard()
     precision = Precision("auto", device)
-    now, batch = options.schedule(config, 1000, 1).at(0), make()
+    now, batch = plan.schedule(1000, 1).at(0), make()
 
     def step() -> None:
-        train.train_step(student, teacher, optimizer, [batch], now, train.LossWeights(), guard, precision)
+        train_step(student, teacher, optimizer, [batch], now, LossWeights(), guard, precision)
 
     times = {}
     for name, act in (("crops", make), ("step", step)):

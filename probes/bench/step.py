@@ -22,15 +22,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints import terminal
 from checkpoints.cli import UserError, WorkError, at_least, parse, run_command
-from pretrain import config as options
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch
 from pretrain.engine import guard as health
 from pretrain.engine import optim
 from pretrain.engine.precision import Precision
 from pretrain.method import ibot
+from pretrain.method.objective import LossWeights
+from pretrain.options.command_line import read_command_line
 from pretrain.setup.networks import build, compile_blocks
-from pretrain.train import LossWeights, train_step
+from pretrain.setup.plan import Plan, plan_of
+from pretrain.train import train_step
 from probes.bench import alone
 
 PLAIN = Path(__file__).parents[2] / "tests" / "support" / "plain.py"
@@ -73,20 +75,21 @@ class Measured(NamedTuple):
 def measure(chosen: BenchStepOptions, device: torch.device) -> Measured:
     """The step of one variant, in this process."""
     batch_size = chosen.batch_size or (64 if device.type == "cuda" else 8)
-    config = options.read_command_line(["--recipe", RECIPES[chosen.arch], "--batch-size-per-gpu", str(batch_size), "--data", "x"])
+    words = ["--recipe", RECIPES[chosen.arch], "--batch-size-per-gpu", str(batch_size), "--data", "x"]
+    plan = plan_of(read_command_line(words))
     precision = Precision(chosen.precision, device)
-    student, teacher = build(config, options.shape(config), fused=precision.fused_attention)
+    student, teacher = build(plan, plan.architecture, fused=precision.fused_attention)
     student.backbone.recompute_activations = chosen.variant == "ours"
     student.to(device).train()
     teacher.to(device).train()
-    optimizer, now = optim.build_optimizer("adamw", student), options.schedule(config, 1000, 1).at(60_000)
-    batch = random_batch(config, batch_size, device)
+    optimizer, now = optim.build_optimizer("adamw", student), plan.schedule(1000, 1).at(60_000)
+    batch = random_batch(plan, batch_size, device)
     if chosen.compile and chosen.variant == "ours":
         flat = [batch.crops.flatten(0, 1), batch.local_crops.flatten(0, 1)]
         remark = compile_blocks(student, flat) or compile_blocks(teacher, flat[:1])
         if remark:
             raise WorkError(remark)
-    weights, guard = LossWeights(clip_grad=config.clip_grad), health.Guard()
+    weights, guard = LossWeights(clip_grad=plan.loss_weights.clip_grad), health.Guard()
 
     def ours() -> torch.Tensor:
         return train_step(student, teacher, optimizer, [batch], now, weights, guard, precision).losses.total
@@ -107,13 +110,13 @@ def measure(chosen: BenchStepOptions, device: torch.device) -> Measured:
     return timed(ours if chosen.variant == "ours" else plainly, student, chosen.rounds, device)
 
 
-def random_batch(config: options.Config, batch_size: int, device: torch.device) -> Batch:
+def random_batch(plan: Plan, batch_size: int, device: torch.device) -> Batch:
     """Crops of noise: a step's time does not depend on what is in them."""
     generator = torch.Generator().manual_seed(0)
-    size, side = config.global_crops_size, config.global_crops_size // options.shape(config).stride
-    crops = torch.randn(config.global_crops_number, batch_size, 3, size, size, generator=generator)
-    local = torch.randn(config.local_crops_number, batch_size, 3, *[config.local_crops_size] * 2, generator=generator)
-    masks = masking.draw(np.random.default_rng(0), options.masks(config), config.global_crops_number, batch_size, side, side)
+    sizes = plan.options.crops
+    crops = torch.randn(sizes.global_crops_number, batch_size, 3, *[sizes.global_crops_size] * 2, generator=generator)
+    local = torch.randn(sizes.local_crops_number, batch_size, 3, *[sizes.local_crops_size] * 2, generator=generator)
+    masks = masking.draw(np.random.default_rng(0), plan.masks, sizes.global_crops_number, batch_size, *plan.grid)
     return Batch(crops.to(device), masks.to(device), local.to(device))
 
 

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from checkpoints import escape, store
-from pretrain import config as options
-from pretrain.config import Config
+from checkpoints import escape, flat, store
 from pretrain.engine.options import as_values
+from pretrain.options.groups import Config
+from pretrain.options.stored import from_values
+from pretrain.recipes.registry import RECIPES
 from probes.report import page as report_page
 from probes.report.page import Row, Section
 from probes.report.run import Run
@@ -40,7 +41,7 @@ NO_FILES = {"head": ("trained on the spot",), "class_map": ("ImageNet-9's", "the
 """What records of `probes.robustness` say in place of a file: the default, so that no flag says it."""
 SAMPLE = re.compile(r"sample(:\d+)?( \(\w+\)|, .*)?")
 """What the embedded images are called."""
-CAN_BE_NONE = frozenset(name for name, kind in get_type_hints(Config).items() if type(None) in get_args(kind))
+CAN_BE_NONE = frozenset(field.name for field in flat.fields(Config) if field.default is None)
 """Options of a training that are typed as `None` where a recipe gives them a value."""
 TOOLS = {"transfer_coco": "tools/transfer_coco.sh", "transfer_ade20k": "tools/transfer_ade20k.sh"}
 
@@ -48,8 +49,8 @@ TOOLS = {"transfer_coco": "tools/transfer_coco.sh", "transfer_ade20k": "tools/tr
 def training(run: Run) -> str:
     """The command that trains this run again: its recipe, and what differs from it."""
     recipe = run.config.get("recipe")
-    values = options.RECIPES.get(recipe, {}) if recipe else {}
-    usual = as_values(Config(recipe=recipe if values else None, **values))
+    values = RECIPES.get(recipe, {}) if recipe else {}
+    usual = as_values(from_values(**{"recipe": recipe if values else None, **values}))
     words = ["tools/pretrain.sh", *(["--recipe", str(recipe)] if values else [])]
     for name, value in run.config.items():
         if name in usual and name not in NOT_OURS and value != usual[name]:

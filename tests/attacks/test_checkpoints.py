@@ -26,14 +26,15 @@ from safetensors.torch import save_file
 from checkpoints import inspect, published, store
 from checkpoints.architecture import MEAN, STD, stored_architecture
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
-from pretrain import config as options
 from pretrain import train
 from pretrain.engine import optim
 from pretrain.method.ibot import Student, Teacher
 from pretrain.models.backbone import load_backbone
+from pretrain.options.command_line import read_command_line
 from pretrain.run.checkpoint import Run
 from pretrain.sample import dense
 from pretrain.setup.networks import build
+from pretrain.setup.plan import plan_of
 from pretrain.tokenizers import dalle, dalle_pickle, kmeans
 from probes import knn
 from probes.features import cache
@@ -167,10 +168,10 @@ def sealed(folder: Path, content: Mapping[str, Any]) -> Path:
 
 def resumed(folder: Path, flags: list[str]) -> tuple[Student, Teacher, torch.optim.Optimizer, Run]:
     """What `pretrain.train` takes up from a folder, and one step of its optimizer."""
-    config = options.read_command_line([*flags[:-1], str(folder)])
-    run = Run(config, 2, "")
-    student, teacher = build(config, SHAPE)
-    optimizer = optim.build_optimizer(config.optimizer, student)
+    plan = plan_of(read_command_line([*flags[:-1], str(folder)]))
+    run = Run(plan, 2, "")
+    student, teacher = build(plan, SHAPE)
+    optimizer = optim.build_optimizer(plan.options.optimisation.optimizer, student)
     run.resume(student, teacher, optimizer, torch.amp.GradScaler("cpu", enabled=False))
     for parameter in student.parameters():
         parameter.grad = torch.zeros_like(parameter)

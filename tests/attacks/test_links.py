@@ -1,6 +1,5 @@
 """Links that somebody has planted in a folder, flags without a value, caches without a place (issue 18, 9)."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -12,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints import export, inspect, places, store, zoo
+from checkpoints import export, flat, inspect, places, store, zoo
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
-from pretrain import config as options
+from pretrain import config as recipes
 from pretrain import curves, train
 from pretrain.engine import provenance, run_folder
 from pretrain.engine.run_folder import RunFolder
 from pretrain.images import hubs
 from pretrain.images.open import open_images
+from pretrain.options.groups import Config
 from pretrain.run import replay
 from pretrain.sample import __main__ as sample
 from pretrain.sample import clips, scene, shifts
@@ -289,10 +289,10 @@ def test_a_dense_task_refuses_links_anywhere_in_its_folder(outside: Path) -> Non
 
 
 COMMANDS: list[tuple[Callable[..., Any], list[str], type]] = [
-    (train.main, [], options.Config),
+    (train.main, [], Config),
     (curves.main, [], curves.CurvesOptions),
     (sample.main, [], sample.SampleOptions),
-    (options.main, [], options.Wanted),
+    (recipes.main, [], recipes.Wanted),
     (bench_data.main, [], bench_data.BenchDataOptions),
     (bench_step.main, [], bench_step.BenchStepOptions),
     (tokenizers.main, ["convert"], tokenizers.Convert),
@@ -321,10 +321,7 @@ COMMANDS: list[tuple[Callable[..., Any], list[str], type]] = [
     (transfer.main, [], transfer.TransferOptions),
 ]
 EMPTY = [
-    (main, words, field.name)
-    for main, words, kind in COMMANDS
-    for field in dataclasses.fields(kind)
-    if "bool" not in str(field.type)
+    (main, words, field.name) for main, words, kind in COMMANDS for field in flat.fields(kind) if "bool" not in str(field.type)
 ]
 
 

@@ -32,16 +32,17 @@ from checkpoints import inspect
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, run_command
 from checkpoints.published import Contents
 from pretrain import curves
-from pretrain.config import Config
 from pretrain.engine import trackers
 from pretrain.engine.bad_images import Bad
 from pretrain.engine.console import Screen
 from pretrain.engine.run_folder import RunFolder
 from pretrain.images.source import Files
+from pretrain.options.stored import from_values
 from pretrain.recipes.ablations import TABLES
 from pretrain.run import report_process
 from pretrain.run.checkpoint import Run
 from pretrain.run.progress import summary
+from pretrain.setup.plan import plan_of
 from probes import tables
 from probes.ablate import __main__ as ablate
 from probes.ablate.plan import Job
@@ -165,7 +166,7 @@ def lines_of_a_training() -> None:
 
 def end_of_a_training() -> None:
     run: Any = object.__new__(Run)
-    run.folder, run.config = Path(NAME), Config(data=ALL)
+    run.folder, run.plan = Path(NAME), plan_of(from_values(data=ALL))
     run.folder.mkdir()
     (run.folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "bad_image": ALL}) + "\n")
     summary(run, 1.0)
@@ -234,7 +235,7 @@ def test_the_next_command_after_a_training(
     """
     name = data.replace("/", "|") or "x"
     run: Any = object.__new__(Run)
-    run.folder, run.config = tmp_path / "runs" / name, Config(data="sample")
+    run.folder, run.plan = tmp_path / "runs" / name, plan_of(from_values(data="sample"))
     run.folder.mkdir(parents=True)
     summary(run, 1.0)
     (command,) = re.findall("next: (.*)", capsys.readouterr().out)

@@ -23,11 +23,11 @@ from scipy.io import savemat
 from checkpoints import store, zoo
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain import train
-from pretrain.config import Config
 from pretrain.engine.options import as_values
 from pretrain.images import open as door
 from pretrain.images.decode import BadImage
 from pretrain.images.open import has_part, open_images
+from pretrain.options.stored import from_values
 from pretrain.run import replay, report_process
 from pretrain.tokenizers import __main__ as tokenizers
 from pretrain.tokenizers import open as tokenizer_open
@@ -159,7 +159,7 @@ def test_a_refused_step_cannot_say_which_tokenizer_is_opened(
     """On 46c01a2 the tokenizer that the file names was fetched or opened, wherever it lies."""
     for name in ("encoder.pkl", "codes.safetensors", "last.pt"):
         (tmp_path / name).write_bytes(b"\x80x")
-    values = as_values(Config(targets=targets, tokenizer=tokenizer, shared_head=False))  # type: ignore[arg-type]
+    values = as_values(from_values(targets=targets, tokenizer=tokenizer, shared_head=False))
     about = {"format": replay.FORMAT, "config": values, "shape": networks.FAN_IN._asdict(), "fused": False}
     state = dict.fromkeys(replay.PARTS) | about  # the rest is looked at later
     store.save_file(here / "run" / "refused-000001-0.pt", state)
@@ -376,12 +376,12 @@ OPENERS = {
     "open_blocks",
 }
 TYPED = {"options.data", "options.val", "options.ckpt", "options.train", "options.distractors", "whiten"}
-TYPED |= {"config.data", "config.knn_data", "chosen.data", "options.file"}
+TYPED |= {"knn.knn_data", "chosen.data", "options.file"}
 HANDED_ON = {
     ("transfer/exports/targets.py", "file"): "what this command has written itself",
     ("pretrain/models/backbone.py", "checkpoint"): "as it was called",
     ("pretrain/setup/init_from.py", "path"): "--init-from, by train.py",
-    ("pretrain/setup/objective.py", "config.tokenizer"): "typed; of a replay through tokenizers.from_file",
+    ("pretrain/setup/objective.py", "loss.tokenizer"): "typed; of a replay through tokenizers.from_file",
     ("pretrain/evaluate/online_knn.py", "source"): "--data or --knn-data, by prepare.py",
     ("pretrain/images/hubs.py", "source"): "as it was called",
     ("pretrain/images/open.py", "source"): "as it was called",

@@ -17,11 +17,12 @@ DOORS = ["checkpoints.export", "checkpoints.inspect"]
 """Commands that nothing imports: they may use any floor, for no circle can pass through them."""
 ROOMS = {
     "pretrain": {
-        "train": "config setup run batches method images engine",
-        "config": "recipes batches method engine",
+        "train": "run setup options batches method images engine",
+        "config": "recipes",
         "curves": "engine",
-        "run": "setup config tokenizers method batches images engine",
-        "setup": "config tokenizers method evaluate batches images models engine",
+        "run": "setup options tokenizers method batches images engine",
+        "setup": "options tokenizers method evaluate batches images models engine",
+        "options": "recipes engine",
         "method": "tokenizers batches models engine",
         "tokenizers": "evaluate images models",
         "evaluate": "batches images models engine",

@@ -17,12 +17,13 @@ from PIL import Image
 
 from checkpoints import hold, once, store
 from checkpoints.cli import DONE, FAILED, UserError, WorkError, parse, run_command
-from pretrain import config as options
 from pretrain import train
 from pretrain.batches import feeding
 from pretrain.batches.dataset import StepDataset
 from pretrain.images import tar_shards
 from pretrain.models.backbone import load_backbone
+from pretrain.options.command_line import read_command_line
+from pretrain.setup.plan import plan_of
 from probes import knn
 from probes.linear import protocol
 from tests.support.commands import QUICK, ROOT, program
@@ -157,19 +158,19 @@ def test_every_flag_of_the_originals_training_is_taken() -> None:
         name, _, value = flag.partition("=")
         for words in ([f"--{flag}"], [f"--{name.replace('_', '-')}={value}"], [f"--{name}", value]):
             base = [] if name == "arch" else ["--arch", "vit_small"]
-            options.check(options.read_command_line([*base, *words]))
+            plan_of(read_command_line([*base, *words]))
     for pair in PAIRS:
-        options.read_command_line(pair.split())
+        read_command_line(pair.split())
     line = [f"--{flag}" for flag in TRAINING[1:] if not flag.startswith(("use_fp16", "out_dir"))]
-    found = options.read_command_line(["--arch", "deit_small", *line, "--use_fp16"])
-    assert (found.arch, found.keep_every, found.precision) == ("vit_small", 40, "auto")
-    assert options.read_command_line(["--use_fp16=false"]).precision == "fp32"
+    found = read_command_line(["--arch", "deit_small", *line, "--use_fp16"])
+    assert (found.model.arch, found.run.keep_every, found.machine.precision) == ("vit_small", 40, "auto")
+    assert read_command_line(["--use_fp16=false"]).machine.precision == "fp32"
 
 
 @pytest.mark.parametrize("line", REFUSED)
 def test_a_flag_that_something_replaces_says_what(line: str) -> None:
     with pytest.raises(UserError, match=r"of the original: .*(leave it out|--init-from)"):
-        options.read_command_line(line.split())
+        read_command_line(line.split())
 
 
 EVALUATION = """n_last_blocks avgpool_patchtokens arch patch_size window_size pretrained_weights checkpoint_key epochs lr

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
-from pretrain import config, curves, train
+from pretrain import curves, train
 from pretrain.engine import logs
+from pretrain.options.stored import NEVER_TO_CHANGE
 from probes import knn, live, tables
 from probes.report import __main__ as report
 from tests.support.commands import SMALL
@@ -203,7 +204,7 @@ def test_any_option_that_changes_is_taken_or_refused_by_name(
     flags = [*SMALL, "--out", str(folder), "--log-every", "1", "--report", "false", "--knn-every", "0", "--steps", "5"]
     code = run_command(train.main, [*flags, "--allow-config-change", "true", "--" + option.replace("_", "-"), CHANGES[option]])
     said = capsys.readouterr()
-    if option in config.NEVER_TO_CHANGE:
+    if option in NEVER_TO_CHANGE:
         assert code == WRONG_COMMAND and said.err.count("\n") == 1
         assert f"--{option.replace('_', '-')}" in said.err, said.err
         assert (folder / "last.pt").read_bytes() == before

@@ -18,12 +18,13 @@ import pytest
 
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain import train
-from pretrain.config import Config
 from pretrain.images import tar_headers
 from pretrain.images.formats import BadImage
 from pretrain.images.open import has_part, open_images
 from pretrain.images.tally import UNREAD
+from pretrain.options.stored import from_values
 from pretrain.setup import data
+from pretrain.setup.validate import without_effect
 from probes import cluster, knn, logistic, parts, semi
 from probes.finetune import __main__ as finetune
 from probes.finetune.subsets import named
@@ -743,27 +744,28 @@ def test_what_cannot_be_met_is_an_error_and_no_other_training(
 
 
 NO_EFFECT = {
-    "shard": (Config(shard=True), "--shard spreads"),
-    "prototypes": (Config(shared_head=True, out_dim=32, patch_out_dim=64), "--patch-out-dim 64 has no effect"),
-    "warmup": (Config(epochs=5, warmup_epochs=10), "--warmup-epochs 10 is not over"),
-    "masks": (Config(epochs=5, warmup_epochs=1, pred_start_epoch=5), "--pred-start-epoch 5 is not reached"),
+    "shard": (from_values(shard=True), "--shard spreads"),
+    "prototypes": (from_values(shared_head=True, out_dim=32, patch_out_dim=64), "--patch-out-dim 64 has no effect"),
+    "warmup": (from_values(epochs=5, warmup_epochs=10), "--warmup-epochs 10 is not over"),
+    "masks": (from_values(epochs=5, warmup_epochs=1, pred_start_epoch=5), "--pred-start-epoch 5 is not reached"),
 }
 
 
 @pytest.mark.parametrize("name", NO_EFFECT)
 def test_an_option_without_effect_is_said(name: str) -> None:
     config, words = NO_EFFECT[name]
-    (remark,) = data.without_effect(config)
+    (remark,) = without_effect(config)
     assert words in remark
-    assert not data.without_effect(Config())
+    assert not without_effect(from_values())
 
 
 def test_a_curve_over_one_class_is_left_out_and_said(tmp_path: Path) -> None:
     put(tmp_path / "one", "cat/{0..9}.png")
     put(tmp_path / "two", "cat/{0..9}.png", "dog/{0..9}.png")
     one, two = (open_images(str(tmp_path / name)) for name in ("one", "two"))
-    config = Config(data=str(tmp_path / "one"))
-    assert data.online_knn(config, one) is None and "one class only" in data.no_curve(config, one)[0]
-    assert data.online_knn(Config(data=str(tmp_path / "two")), two) is not None and not data.no_curve(config, two)
+    chosen, other = (from_values(data=str(tmp_path / name)) for name in ("one", "two"))
+    third = from_values(knn_data=str(tmp_path / "one"))
+    assert data.online_knn(chosen.knn, chosen.images, one, 32) is None and "one class only" in data.no_curve(chosen.knn, one)[0]
+    assert data.online_knn(other.knn, other.images, two, 32) is not None and not data.no_curve(other.knn, two)
     with pytest.raises(UserError, match="one class only"):
-        data.online_knn(Config(knn_data=str(tmp_path / "one")), two)
+        data.online_knn(third.knn, third.images, two, 32)

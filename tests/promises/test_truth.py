@@ -42,7 +42,7 @@ def commands() -> Iterator[type]:
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(found.name)
             if not hasattr(module, "parse") and not re.search(
-                r"visualize\.|finetune\.options|robustness\.suites|linear\.protocol", found.name
+                r"visualize\.|finetune\.options|pretrain\.options\.groups|robustness\.suites|linear\.protocol", found.name
             ):
                 continue
             for value in vars(module).values():

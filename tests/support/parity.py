@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.testing import assert_close
 
-from pretrain import config as options
-from pretrain.config import Config
 from pretrain.method.schedule import Schedule
+from pretrain.options.stored import from_values
+from pretrain.setup.plan import plan_of
 
 
 class Fixture(NamedTuple):
@@ -46,5 +46,5 @@ SCHEDULED = (
 
 def schedule_of(about: dict[str, Any]) -> Schedule:
     """As training makes it of the same options. A fixture without `iters_per_epoch` has one step an epoch."""
-    config = Config(batch_size_per_gpu=256, **{name: about[name] for name in SCHEDULED if name in about})  # lr as it is
-    return options.schedule(config, about.get("iters_per_epoch", 1), world_size=1)
+    options = from_values(batch_size_per_gpu=256, **{name: about[name] for name in SCHEDULED if name in about})  # lr as it is
+    return plan_of(options).schedule(about.get("iters_per_epoch", 1), processes=1)

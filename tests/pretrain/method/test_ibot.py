@@ -15,11 +15,9 @@ from torch.testing import assert_close
 
 from checkpoints.architecture import Architecture, shape_of
 from checkpoints.cli import UserError, WorkError
-from pretrain import config as options
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch
 from pretrain.batches.masking import Masks
-from pretrain.config import Config
 from pretrain.engine import guard as health
 from pretrain.engine import optim
 from pretrain.engine.options import as_values
@@ -30,6 +28,10 @@ from pretrain.method.ibot import Losses, Student
 from pretrain.method.schedule import Ramp, ScheduleValues, warmup_cosine
 from pretrain.models import packed_blocks
 from pretrain.models.vit import ViT
+from pretrain.options.command_line import read_command_line
+from pretrain.options.stored import differences, from_values
+from pretrain.recipes.registry import RECIPES
+from pretrain.setup.plan import plan_of
 from pretrain.train import LossWeights, train_step
 from tests.support import plain
 from tests.support.networks import TRAINED, batch, student_and_teacher
@@ -331,37 +333,35 @@ def test_the_originals_published_command_line_means_what_it_meant() -> None:
         "--local_crops_scale 0.05 0.25 --pred_ratio 0 0.3 --pred_ratio_var 0 0.2 --data_path x --output_dir y "
         "--use_fp16 false --lambda1 1.0 --num_workers 3"
     )
-    config = options.read_command_line(line.split())
-    recipe = options.read_command_line(
-        ["--recipe", "ibot_vits16", "--data", "x", "--out", "y", "--precision", "fp32", "--workers", "3"]
-    )
+    config = read_command_line(line.split())
+    recipe = read_command_line(["--recipe", "ibot_vits16", "--data", "x", "--out", "y", "--precision", "fp32", "--workers", "3"])
     assert as_values(config) | {"recipe": None} == as_values(recipe) | {"recipe": None}
-    assert (config.norm_last_layer, config.shared_head, config.pred_ratio) == (False, True, (0.0, 0.3))
+    assert (config.head.norm_last_layer, config.head.shared_head, config.masks.pred_ratio) == (False, True, (0.0, 0.3))
 
 
 def test_without_masked_image_modelling_no_patch_is_masked() -> None:
-    config = options.read_command_line(["--recipe", "ibot_vits16", "--use_masked_im_modeling", "false"])
-    masks = masking.draw(np.random.default_rng(0), options.masks(config), 2, 8, 14, 14)
+    plan = plan_of(read_command_line(["--recipe", "ibot_vits16", "--use_masked_im_modeling", "false"]))
+    masks = masking.draw(np.random.default_rng(0), plan.masks, 2, 8, 14, 14)
     assert not masks.grid.any() and len(masks.indices) == 0
 
 
 def test_recipes_are_possible_and_the_default_depends_on_what_is_given() -> None:
-    for name, values in options.RECIPES.items():
+    for name, values in RECIPES.items():
         needed = ["--tokenizer", "FILE"] if values.get("targets") in ("codes", "frozen") else []
-        options.check(options.read_command_line(["--recipe", name, *needed]))
-    assert options.read_command_line([]).recipe == "sample"
-    assert options.read_command_line(["--data", "x"]).recipe == "ibot_vits16"
-    assert options.read_command_line(["--data", "sample:64"]).recipe == "sample"
-    assert options.read_command_line(["--arch", "vit_base"]) == Config(arch="vit_base")
+        plan_of(read_command_line(["--recipe", name, *needed]))
+    assert read_command_line([]).run.recipe == "sample"
+    assert read_command_line(["--data", "x"]).run.recipe == "ibot_vits16"
+    assert read_command_line(["--data", "sample:64"]).run.recipe == "sample"
+    assert read_command_line(["--arch", "vit_base"]) == from_values(arch="vit_base")
     with pytest.raises(UserError, match="unknown --recipe nothing: choose from"):
-        options.read_command_line(["--recipe", "nothing"])
+        read_command_line(["--recipe", "nothing"])
 
 
 def test_an_option_newer_than_a_run_was_at_its_default() -> None:
-    stored = as_values(Config())
+    stored = as_values(from_values())
     del stored["targets"]
-    assert options.differences(Config(), stored) == {}
-    assert options.differences(Config(targets="hard"), stored) == {"targets": "--targets was online, now hard"}
+    assert differences(as_values(from_values()), stored) == {}
+    assert differences(as_values(from_values(targets="hard")), stored) == {"targets": "--targets was online, now hard"}
 
 
 @pytest.mark.parametrize("head", [{}, {"shared": False}], ids=["shared", "semi-shared"])

@@ -1,6 +1,5 @@
 """The systems iBOT is compared with: what each trains, and its losses against their formulas written out."""
 
-import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -14,14 +13,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
-from checkpoints import store
+from checkpoints import flat, store
 from checkpoints.architecture import MEAN, STD
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, parse, run_command
-from pretrain import config as options
 from pretrain import train
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch, Placed
-from pretrain.config import Config
 from pretrain.engine import guard as health
 from pretrain.engine import optim
 from pretrain.engine.precision import Precision
@@ -29,10 +26,13 @@ from pretrain.method import dense, ibot
 from pretrain.method.ibot import Centres, Student, Teacher, TeacherOutput
 from pretrain.method.objective import IBOT, Objective
 from pretrain.method.schedule import ScheduleValues
+from pretrain.options.groups import Config
+from pretrain.options.stored import from_values
 from pretrain.sample import scene
 from pretrain.setup import data as prepare
 from pretrain.setup import objective as comparisons
 from pretrain.setup.networks import build
+from pretrain.setup.plan import Plan, plan_of
 from pretrain.tokenizers.base import Colour
 from pretrain.train import LossWeights, train_step
 from tests.support.commands import SMALL
@@ -44,8 +44,8 @@ CPU = torch.device("cpu")
 FLOAT32 = Precision("fp32", CPU)
 NOW = ScheduleValues(0, 1e-3, 0.1, 0.9, 0.04, 0.07, False, True)
 FLAGS = [*SMALL, *"--init fan_in --norm-last-layer false --shared-head true --pred-shape rand --drop-path 0".split()]
-BASE = parse(Config, FLAGS)
-SIZE = BASE.out_dim
+BASE = flat.values(parse(Config, FLAGS))
+SIZE: int = BASE["out_dim"]
 APART = {"shared_head": False, "shared_head_teacher": False}
 
 
@@ -60,16 +60,15 @@ def batch(seed: int = 0) -> Batch:
     return Batch(crops, masking.as_masks(grid), small, (), placed, masking.as_masks(local))
 
 
-def made(values: dict[str, Any]) -> tuple[Config, Objective, Student, Teacher]:
-    config = dataclasses.replace(BASE, **values)
-    options.check(config)
-    objective = comparisons.objective_of(config, SHAPE, CPU)
-    return config, objective, *build(config, SHAPE, patch_prototypes=objective.patch_prototypes)
+def made(values: dict[str, Any]) -> tuple[Plan, Objective, Student, Teacher]:
+    plan = plan_of(from_values(**BASE | values))
+    objective = comparisons.objective_of(plan, SHAPE, CPU)
+    return plan, objective, *build(plan, SHAPE, patch_prototypes=objective.patch_prototypes)
 
 
 def two_steps(values: dict[str, Any]) -> dict[str, float]:
     """Two steps; the length of each tensor's gradient in the second, before it is clipped, NaN for none."""
-    config, objective, student, teacher = made(values)
+    plan, objective, student, teacher = made(values)
     optimizer = optim.build_optimizer("adamw", student)
     lengths: dict[str, float] = {}
 
@@ -80,10 +79,9 @@ def two_steps(values: dict[str, Any]) -> dict[str, float]:
             return super().accepts(losses, norms)
 
     before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
-    weights = LossWeights(config.lambda_cls, config.lambda_patch)
     for seed in (0, 1):
-        now = NOW._replace(masking=config.use_masked_im_modeling)
-        outcome = train_step(student, teacher, optimizer, [batch(seed)], now, weights, Looks(), FLOAT32, objective)
+        now = NOW._replace(masking=plan.options.masks.use_masked_im_modeling)
+        outcome = train_step(student, teacher, optimizer, [batch(seed)], now, plan.loss_weights, Looks(), FLOAT32, objective)
         assert outcome.accepted and outcome.losses.total.isfinite()
     assert all(weight.grad is None for weight in teacher.parameters())
     assert any(not torch.equal(before[name], weight) for name, weight in teacher.state_dict().items())
@@ -161,14 +159,14 @@ def test_two_steps_train_what_they_should_and_nothing_else(name: str, full: Path
 def both(
     values: dict[str, Any], given: Batch
 ) -> tuple[Objective, Student, Teacher, ibot.Losses, ibot.Targets, ibot.StudentOutput]:
-    config, objective, student, teacher = made(values)
+    plan, objective, student, teacher = made(values)
     with torch.no_grad():
         for centre in (teacher.centres.cls, teacher.centres.patch):
             centre.normal_(std=0.3)
         masks = objective.masks(given)
         answer, logits = objective.teacher_forward(teacher, given, masks), objective.student_forward(student, given, masks)
         targets = objective.targets(answer, given, masks, teacher.centres, NOW)
-        losses = objective.losses(logits, targets, given, masks, config.lambda_cls, config.lambda_patch)
+        losses = objective.losses(logits, targets, given, masks, plan.loss_weights.cls, plan.loss_weights.patch)
     return objective, student, teacher, losses, targets, logits
 
 
@@ -393,7 +391,7 @@ def test_the_patch_centre_has_its_own_momentum() -> None:
 )
 def test_options_that_do_not_go_together_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
-        options.check(dataclasses.replace(BASE, **values))
+        plan_of(from_values(**BASE | values))
 
 
 def test_a_backbone_alone_is_no_tokenizer(full: Path) -> None:
@@ -447,8 +445,7 @@ class Stops:
 
 def test_local_masks_and_places_belong_to_the_step() -> None:
     values: dict[str, Any] = {"masked_crops": "all", "data": "sample:32", "batch_size_per_gpu": 4, "pred_ratio": (0.5,)}
-    config = dataclasses.replace(BASE, **values | {"pred_ratio_var": (0.0,)})
-    steps = prepare.data(config, CPU).steps
+    steps = prepare.data(plan_of(from_values(**BASE | values | {"pred_ratio_var": (0.0,)})), CPU).steps
     first, again, other = steps[3], steps[3], steps[4]
     assert isinstance(first, Batch) and isinstance(again, Batch) and isinstance(other, Batch)
     assert first.local_masks is not None and again.local_masks is not None and other.local_masks is not None

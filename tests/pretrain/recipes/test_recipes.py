@@ -5,9 +5,11 @@ import shlex
 import pytest
 
 from checkpoints.cli import DONE, WRONG_COMMAND, run_command
-from pretrain import config as options
+from pretrain import config
 from pretrain.engine.options import as_values
+from pretrain.options.command_line import read_command_line
 from pretrain.recipes import registry
+from pretrain.setup.plan import plan_of
 from probes.paper import published
 
 PUBLISHED = [name for name in registry.NAMED if name.startswith("ibot")]
@@ -17,11 +19,10 @@ PUBLISHED = [name for name in registry.NAMED if name.startswith("ibot")]
 def test_the_command_of_a_recipe_makes_the_papers_step_on_eight_gpus(name: str) -> None:
     line = registry.described(name).partition("command   ")[2].partition(" (eight GPUs)")[0]
     tool, *flags = shlex.split(line)
-    config = options.read_command_line(flags)
-    options.check(config)
-    images = 8 * config.batch_size_per_gpu * config.accumulate
-    assert tool == "tools/pretrain.sh" and config.recipe == name and images == (1040 if "swint14" in name else 1024)
-    assert name.endswith(f"_{config.epochs}")
+    plan = plan_of(read_command_line(flags))
+    images = 8 * plan.batch_size
+    assert tool == "tools/pretrain.sh" and plan.options.run.recipe == name and images == (1040 if "swint14" in name else 1024)
+    assert name.endswith(f"_{plan.options.optimisation.epochs}")
 
 
 def test_expected_numbers_are_the_tables_own() -> None:
@@ -40,15 +41,15 @@ def test_expected_numbers_are_the_tables_own() -> None:
 
 
 def test_recipes_are_listed_and_short_names_mean_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(options.main, []) == DONE
+    assert run_command(config.main, []) == DONE
     listed = capsys.readouterr().out
     for name, recipe in registry.NAMED.items():
         assert f"{name}" in listed and recipe.cost in listed and recipe.expected in listed
     for short, name in registry.SHORT.items():
-        assert f"{name} (also {short}):" in listed and options.RECIPES[short] == options.RECIPES[name]
-    assert run_command(options.main, ["ibot_vitb16"]) == DONE
+        assert f"{name} (also {short}):" in listed and registry.RECIPES[short] == registry.RECIPES[name]
+    assert run_command(config.main, ["ibot_vitb16"]) == DONE
     flags = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  --")]
-    typed = options.read_command_line(["--data", "x", "--arch", "vit_base", *shlex.split(" ".join(flags))])
-    asked = options.read_command_line(["--data", "x", "--recipe", "ibot_vitb16"])
+    typed = read_command_line(["--data", "x", "--arch", "vit_base", *shlex.split(" ".join(flags))])
+    asked = read_command_line(["--data", "x", "--recipe", "ibot_vitb16"])
     assert as_values(typed) | {"recipe": None} == as_values(asked) | {"recipe": None}
-    assert run_command(options.main, ["nothing"]) == WRONG_COMMAND
+    assert run_command(config.main, ["nothing"]) == WRONG_COMMAND

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from checkpoints.cli import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, UserError, run_command
-from pretrain import config as options
-from pretrain.config import Config
+from pretrain import config as recipes
+from pretrain.options.command_line import read_command_line
+from pretrain.options.groups import Config
 from pretrain.recipes import ablation_recipes, registry
 from pretrain.recipes.ablations import TABLES
+from pretrain.setup.plan import plan_of
 from probes.ablate import __main__ as ablate
 from probes.ablate import table as ablate_table
 from probes.ablate.plan import Setting, Words, plan, table_named
@@ -55,8 +57,8 @@ def test_rows_of_one_name_are_one_training() -> None:
 
 def parsed(words: list[str]) -> Config:
     """Options of a training."""
-    config = options.read_command_line(words)
-    options.check(config)
+    config = read_command_line(words)
+    plan_of(config)
     return config
 
 
@@ -68,7 +70,8 @@ def test_the_recipe_of_a_row_makes_the_papers_step_on_eight_gpus(name: str) -> N
     assert tool == "tools/pretrain.sh" and flags[3] == name
     typed = shlex.split(" ".join(registry.as_flag(key, value) for key, value in settings.items()))
     config = parsed(["--data", "x", *typed, *flags[4:]])
-    assert 8 * config.batch_size_per_gpu * config.accumulate == 1024 and f"{config.epochs} epochs" in registry.described(name)
+    assert 8 * plan_of(config).batch_size == 1024
+    assert f"{config.optimisation.epochs} epochs" in registry.described(name)
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=lambda value: value.name)
@@ -76,15 +79,15 @@ def test_every_row_is_possible_on_the_sample(table, row, tmp_path: Path) -> None
     job = next(job for job in plan(table, Setting(tmp_path)) if job.row == row)
     if not job.lost:
         config = parsed(list(job.train[2:]))
-        assert config.epochs == 6 and config.arch == "vit_tiny" and config.out == tmp_path / row.name
+        assert config.optimisation.epochs == 6 and config.model.arch == "vit_tiny" and config.run.out == tmp_path / row.name
     assert (row.arch == "ViT-B/16") == bool(job.lost)
 
 
 def test_recipes_are_listed_by_table_and_told_in_full_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(options.main, []) == DONE
+    assert run_command(recipes.main, []) == DONE
     listed = capsys.readouterr().out
     assert all(f"\n  {name}" in listed for table in TABLES for name in names(table))
-    assert run_command(options.main, ["beit_dino"]) == DONE
+    assert run_command(recipes.main, ["beit_dino"]) == DONE
     told = capsys.readouterr().out
     assert "k-NN 48.0, linear 62.7" in told and "--targets codes" in told and "--tokenizer dalle:FILE" in told
     for short, name in ablation_recipes.SHORT.items():

@@ -21,11 +21,13 @@ import torch.nn.functional as F
 
 from checkpoints import store
 from checkpoints.cli import DONE, WRONG_COMMAND, parse, run_command
-from pretrain import config as options
 from pretrain import train
 from pretrain.engine.options import as_values
 from pretrain.evaluate.knn import features
 from pretrain.models.backbone import load_backbone
+from pretrain.options.command_line import read_command_line
+from pretrain.options.groups import PORT
+from pretrain.options.stored import differences
 from pretrain.run import report_process
 from probes import knn, live
 from probes.report import __main__ as report
@@ -238,7 +240,7 @@ def test_the_commands_on_the_page_mean_what_was_run(run: Path) -> None:
     found = report_run.read(run)
     line = shlex.split(commands.training(found))
     assert line[0] == "tools/pretrain.sh"
-    assert options.differences(options.read_command_line(line[1:]), found.config) == {}
+    assert differences(as_values(read_command_line(line[1:])), found.config) == {}
     record = json.loads((run / "results" / "knn.json").read_text())
     words = shlex.split(commands.measuring(record))
     assert words[:3] == ["python", "-m", "probes.knn"]
@@ -346,9 +348,9 @@ def test_a_command_on_the_page_says_what_is_known_and_names_what_is_not(what: st
 def test_the_command_of_a_training_says_none_where_a_recipe_says_more(run: Path) -> None:
     """Seen to fail: an option that was set back to none was left out, so that the recipe's value counted."""
     found = report_run.read(run)
-    changed = as_values(options.read_command_line(["--recipe", "sample", "--depth", "None", "--out", str(run)]))
+    changed = as_values(read_command_line(["--recipe", "sample", "--depth", "None", "--out", str(run)]))
     line = shlex.split(commands.training(found._replace(config=changed)))
-    assert line[line.index("--depth") + 1] == "None" and options.read_command_line(line[1:]).depth is None
+    assert line[line.index("--depth") + 1] == "None" and read_command_line(line[1:]).model.depth is None
     line = shlex.split(commands.training(found._replace(config={"data": None, "lr": NAN, "knn_data": "pipe:touch PWNED"})))
     assert line == ["tools/pretrain.sh", "--data", "DATA", "--lr", "LR", "--knn-data", "KNN_DATA", "--out", str(run)]
 
@@ -469,9 +471,9 @@ def test_a_page_that_fails_is_one_line_and_no_failure(tmp_path: Path) -> None:
 
 
 def test_a_bare_serve_has_its_port() -> None:
-    assert options.read_command_line(["--serve"]).serve == options.PORT
-    assert options.read_command_line(["--serve", "--seed", "3"]).serve == options.PORT
-    assert options.read_command_line(["--serve", "0"]).serve == 0 and options.read_command_line([]).serve is None
+    assert read_command_line(["--serve"]).run.serve == PORT
+    assert read_command_line(["--serve", "--seed", "3"]).run.serve == PORT
+    assert read_command_line(["--serve", "0"]).run.serve == 0 and read_command_line([]).run.serve is None
 
 
 # In a real browser
