@@ -1,4 +1,4 @@
-"""What decides a backbone's weights: stored with every checkpoint, so that no command has to ask for it."""
+"""The architecture of a backbone: stored with every checkpoint, so that no command has to ask for it."""
 
 import re
 from functools import lru_cache
@@ -26,19 +26,19 @@ class Architecture(NamedTuple):
     depth: int
     """Blocks in all."""
     num_heads: int
-    """Of the first block."""
+    """Number of heads of the first block."""
     init: str = "original"
-    """How weights begin: `original` (linear layers with standard deviation 0.02), `fan_in` (one over the root of their
+    """Weight initialisation: `original` (linear layers with standard deviation 0.02), `fan_in` (one over the root of their
     inputs), or `whiten` (so, and the patch embedding whitens)."""
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
-    """What images are normalised by, one number a channel."""
+    """Mean and standard deviation that images are normalised by, one number a channel."""
     depths: tuple[int, ...] = ()
     """Swin: blocks of each stage."""
     window: int = 0
     """Swin: patches of a window's side."""
     value_range: tuple[float, ...] = ()
-    """What became 0 and 1 in images of more than 8 bit; nothing: whole numbers 0 and 65535, others as they are."""
+    """Values that became 0 and 1 in images of more than 8 bit; empty: integers 0 and 65535, floats unchanged."""
 
     @property
     def stride(self) -> int:
@@ -165,10 +165,10 @@ def _divided(shape: Architecture) -> Architecture:
 
 
 MOST = {"patch_size": 512, "image_size": 2**16, "channels": 4096, "embed_dim": 2**15, "depth": 512, "num_heads": 1024}
-"""Of what a file may ask for; the largest ViT that was ever trained is 6144 wide and 48 deep."""
+"""Limits for the architecture in a file; the largest ViT that was ever trained is 6144 wide and 48 deep."""
 MOST_STAGES, MOST_WINDOW, MOST_TOKENS = 8, 256, 2**17
 MOST_BYTES = 2**30
-"""Of what a Swin computes for its windows once it is built, which its weights do not show."""
+"""Limit for what a Swin precomputes for its windows, which its weights do not show."""
 
 
 def stored_architecture(values: Any, where: str) -> Architecture:
@@ -195,7 +195,7 @@ def _range(values: Any, where: str) -> tuple[float, ...]:
 
 
 def possible(shape: Architecture, where: str) -> Architecture:
-    """The same. Raises UserError for what no file's network can be, before anything of that size is made."""
+    """Returns the architecture. Raises UserError for an impossible one, before anything of that size is allocated."""
     for name, most in MOST.items():
         checked.count(getattr(shape, name), f"{where}: {name}", 0 if name == "num_heads" else 1, most)
     checked.one_of(shape.init, f"{where}: init", ("original", "fan_in", "whiten"))
@@ -213,7 +213,7 @@ def possible(shape: Architecture, where: str) -> Architecture:
 
 
 def _misshapen(shape: Architecture) -> str:
-    """In what the numbers do not go together, or nothing."""
+    """A sentence on values that contradict each other, or an empty string."""
     if shape.image_size % shape.stride or shape.image_size < shape.stride:
         return f"images of {shape.image_size} pixels and tokens of {shape.stride}"
     if (shape.image_size // shape.patch_size) ** 2 > MOST_TOKENS:

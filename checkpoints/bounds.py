@@ -1,4 +1,4 @@
-"""What the numbers of a command line may be: one table by flag, looked at by every command before anything else is done.
+"""Bounds of the numbers of a command line: one table by flag, checked by every command before anything else.
 
 A flag that is not in the table must be finite and 0 or more. A flag of the same name means the same in all commands, unless the
 table names the command too.
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from checkpoints import flat
 
 MOST = 2**31 - 1
-"""Of a count, and of a seed: k-means and t-SNE take no larger one."""
+"""Largest count and largest seed: k-means and t-SNE take no larger one."""
 
 
 class Bounds(NamedTuple):
-    """From `least` to `most`; `above`, `below`: without the end itself."""
+    """An interval from `least` to `most`; `above`, `below`: without that end."""
 
     least: float = 0
     most: float = MOST
@@ -31,7 +31,7 @@ class Bounds(NamedTuple):
         return low and (value < self.most if self.below else value <= self.most)
 
     def refused(self, flag: str, value: float | int) -> str:
-        """What to say of a value that is not within."""
+        """The error message for a value outside."""
         low = f"greater than {self.least:g}" if self.above else f"{self.least:g} or more"
         if self.above and self.below:
             return f"{flag} must lie between {self.least:g} and {self.most:g}, not at {shown(value)}"
@@ -56,7 +56,7 @@ RATE = Bounds(0, 1e4)
 ANY_RATE = Bounds(0, math.inf, above=True)
 """Rates of which several are tried: one with which the training diverges is left out by name."""
 WEIGHT = Bounds(0, 1e4)
-"""Of a loss, or of a penalty on weights."""
+"""Weight of a loss, or of a penalty on weights."""
 TEMPERATURE = Bounds(0, 1e3, above=True)
 
 BOUNDS: dict[str, Bounds] = {
@@ -159,7 +159,7 @@ BOUNDS: dict[str, Bounds] = {
     "value_range": Bounds(-1e30, 1e30),
 }
 ONE_DRAWN = ("images",)
-"""Where such a flag takes several numbers, they are numbers of images, from 0."""
+"""Flags whose several numbers are indices of images, from 0."""
 
 
 def command_of(options: type) -> str:
@@ -172,14 +172,14 @@ def command_of(options: type) -> str:
 
 
 def of(command: str, name: str, value: Any) -> Bounds:
-    """What a flag of a command (`command_of`) may be."""
+    """The bounds of a flag of a command (`command_of`)."""
     if name in ONE_DRAWN and isinstance(value, tuple):
         return NUMBER
     return BOUNDS.get(f"{command} {name}", BOUNDS.get(name, NUMBER))
 
 
 def wrong(options: Any) -> Iterator[str]:
-    """What to say of every number of these options that is none, or makes no sense."""
+    """Yields an error message for every number of these options that is not finite or out of bounds."""
     for name, value in flat.values(options).items():
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, bool) or not isinstance(one, (int, float)):
@@ -190,5 +190,5 @@ def wrong(options: Any) -> Iterator[str]:
 
 
 def shown(value: float | int) -> str:
-    """Digits of a huge number tell nobody anything."""
+    """A number for a message; the digits of a huge integer are left out."""
     return f"{value:g}" if isinstance(value, float) else str(value) if abs(value) < 10**15 else "a number of more than 15 digits"

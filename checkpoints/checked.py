@@ -1,4 +1,4 @@
-"""What a checkpoint may hold, field by field: anything else is refused in a sentence that names file, field and what is there.
+"""Validation of checkpoints field by field: anything invalid is refused in a sentence that names file, field and value.
 
 Every function takes a value as it was read and `where`, its file and name; it returns the value or raises UserError. A file's
 checksum is no proof of its content: whoever writes the one can write the other.
@@ -18,13 +18,13 @@ Weights = dict[str, Tensor]
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MOST = 2**48
-"""Of any count: steps, images, processes."""
+"""Largest value of any count: steps, images, processes."""
 LARGEST = 1e30
 SHARED = 4
 """Times that a network may use the bytes of one storage: prototypes are tied, a huge network made of a few bytes is none."""
 SHOWN = 40
 COUNTER = "num_batches_tracked"
-"""Of batch normalisation in others' heads: the only weights that are whole numbers."""
+"""Counter of batch normalisation in others' heads: the only weights that are integers."""
 SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
 CURE = "the file is damaged or was changed: take another copy"
 
@@ -91,7 +91,7 @@ def one_of(value: Any, where: str, known: Collection[str]) -> str:
 
 
 def version(value: Any, where: str, newest: int) -> int:
-    """Of a format; a file that does not say it is of the first."""
+    """Version of a format; a file without it has the first."""
     found = count(1 if value is None else value, f"{where}: version", 1)
     if found > newest:
         raise UserError(f"{where} was written by a newer version of this project (format {found}, known up to {newest}): update")
@@ -113,7 +113,7 @@ def tensor(value: Any, where: str, shape: tuple[int | None, ...] | None = None) 
 
 
 def _unfit(value: Tensor) -> str | None:
-    """What keeps a tensor from being weights, before its numbers are looked at."""
+    """Why a tensor cannot be weights, by its type and layout; None if it can."""
     if type(value) not in (Tensor, nn.Parameter) or value.is_nested:
         return f"a {type(value).__name__}"
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
@@ -203,7 +203,7 @@ def randoms(value: Any, where: str) -> list[dict[str, Any]]:
 
 
 def training(content: Any, where: str, newest: int) -> dict[str, Any]:
-    """What checkpoints of every training hold: its optimizer, where it stood, its options."""
+    """Validates what checkpoints of every training hold: optimizer, progress, options."""
     needed = ("optimizer", "step", "steps_per_epoch", "processes", "random", "config")
     found = mapping(content, where, needed)
     version(found.get("version"), where, newest)

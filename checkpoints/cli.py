@@ -1,4 +1,4 @@
-"""What every command shares: flags that forgive, errors that say what to do, exit codes that mean something."""
+"""Shared by every command: lenient flags, errors that say what to do, exit codes."""
 
 import errno
 import hashlib
@@ -162,7 +162,7 @@ def _said_beside(sentence: str) -> bool:
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to say of a mistake of the user's or a fault of the machine's; None of one of ours."""
+    """The message for a user's mistake or a fault of the machine; None for a bug."""
     if isinstance(error, UserError):
         return f"error: {error}"
     if isinstance(error, WorkError):

@@ -28,11 +28,11 @@ from checkpoints.once import make_once
 
 BLOCK = 1 << 20
 PATIENCE = 30
-"""Seconds without an answer."""
+"""Seconds that a server may take to respond."""
 MOST = 1 << 36
 """Bytes of one file, 64 GiB: twenty times the largest published checkpoint, and more than a shard."""
 SPARE = 1 << 30
-"""Bytes of the disk that an answer of unknown length leaves to others."""
+"""Bytes of the disk that a response of unknown length leaves free."""
 SLOWEST, WINDOW = 1 << 20, 300.0
 """Bytes that must come within so many seconds."""
 PAUSES = (0.0, 1.0, 3.0)
@@ -46,15 +46,15 @@ STRONG = re.compile(r'"[\x21\x23-\x7e]{1,200}"')
 
 
 class Refused(RuntimeError):
-    """The answer is not the file, and asking again will not help."""
+    """The response is not the file, and a retry will not help."""
 
 
 class Changed(ConnectionError):
-    """What is there cannot be continued."""
+    """The part on disk cannot be continued."""
 
 
 class Kept(NamedTuple):
-    """What is known of the file of which a part is there."""
+    """Stored facts on the file of which a part was downloaded."""
 
     address: str
     """A digest of it, for addresses may hold passwords."""
@@ -77,7 +77,7 @@ def fetch(address: str, path: Path, check: Callable[[Path], None], *, typed: boo
 
 
 def cannot_store(address: str, error: OSError) -> str:
-    """What to say when the disk or the folder refuses."""
+    """The error message for a file that cannot be written."""
     what = f": {error.filename}" if error.filename else ""
     return f"{shown(address)} could not be stored ({why(error)}{what}): make room, or see to the folder"
 
@@ -123,7 +123,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _continued(part: Path) -> str:
-    """What to say of a part, which is removed if it cannot be continued."""
+    """A phrase on a part, which is removed if it cannot be continued."""
     if _kept(part) is None:
         _forget(part)
         return ""
@@ -222,7 +222,7 @@ def _note(part: Path) -> Path:
 
 
 def _kept(part: Path) -> Kept | None:
-    """What the note beside a part says."""
+    """The facts stored beside a part."""
     try:
         found = Kept(**reading.values(_note(part)))
         good = isinstance(found.size, int) and isinstance(found.etag, str) and STRONG.fullmatch(found.etag) and part.is_file()
@@ -256,7 +256,7 @@ def _without_user(parts: SplitResult) -> SplitResult:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """To https only, or from http to http."""
+    """Follows redirects to https only, or from http to http."""
 
     http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302  # Python 3.10 does not know it
 

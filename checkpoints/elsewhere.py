@@ -1,4 +1,4 @@
-"""What libraries load while they are imported is not taken from the current folder: they are imported from another one.
+"""Imports libraries from another current folder, so that nothing they load on import is taken from the user's.
 
 It may hold somebody's data, and matplotlib would take a `matplotlibrc` from it, numba its settings, and torch the driver itself:
 NVIDIA's libcusparseLt.so.0 has an empty entry in its list of folders to search (DT_RPATH), which stands for the current one and
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def elsewhere() -> Iterator[None]:
-    """Inside, the current folder is the topmost one, into which only the system's owner puts files.
+    """Context in which the current folder is the root of the file system, where only the system's owner puts files.
 
     Not this project's own, which holds an `inspect.py`. Not where another thread opens files by relative names.
     """
@@ -41,5 +41,5 @@ def prepare() -> None:
 
 
 def absolute(path: list[str]) -> list[str]:
-    """Python's path without folders of the current one: installers' placeholders are relative, and somebody may have made one."""
+    """Python's path without relative entries: installers' placeholders are relative, and such a folder may exist."""
     return [entry for entry in path if os.path.isabs(entry) or not os.path.lexists(entry)]

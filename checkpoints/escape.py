@@ -1,6 +1,6 @@
-r"""Text of files, folders and other people's options, made harmless: one function for each kind of output.
+r"""Escapes text of files, folders and stored options: one function for each kind of output.
 
-Ordinary text passes unchanged, letters of any language included. `terminal` comes first in each: characters that nobody sees or
+Ordinary text passes unchanged, letters of any language included. `terminal` comes first in each: characters that are invisible or
 that move what stands around them (controls, escape sequences, turned writing, bytes that are no text) become `\x1b`, `\u202e`.
 """
 
@@ -19,7 +19,7 @@ SPOKEN = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories: controls, formatting, surrogates (bytes of a file name that are no text), separators of lines."""
 JOINERS = "\u200c\u200d"
-"""Of the formatting characters those that emoji and several scripts are written with."""
+"""Formatting characters that emoji and several scripts need."""
 MARKDOWN = re.compile(r"[\\`*|~$<]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|&(?=[#A-Za-z])|:(?=//)|(?<=www)\.")
 """Signs of Markdown where they would mean something: `a_b` and `[one]` are plain text."""
 ENTITIES = {"<": "&lt;", "&": "&amp;"}
@@ -29,7 +29,7 @@ LATEX = str.maketrans(
 NUMBER = re.compile(r"(\+-|[-+])?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?%?( \([a-z ]+\))?")
 """A number, perhaps with a remark in words."""
 FORMULA = re.compile(r"(^|;)(\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
-"""Where a spreadsheet begins to compute: at a cell's start, or after what some take for the end of a cell."""
+"""Start of a spreadsheet formula: at a cell's start, or after a character that some programs take for the end of a cell."""
 
 
 def terminal(text: object, *, lines: bool = False) -> str:

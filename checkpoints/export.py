@@ -32,7 +32,7 @@ class ExportOptions:
     out: Path | None = None
     """The folder to write (default: exports/NAME-TO, NAME being the checkpoint's)."""
     key: Literal["teacher", "student"] = "teacher"
-    """Which network."""
+    """Network of the checkpoint."""
 
 
 def main(arguments: Sequence[str]) -> None:

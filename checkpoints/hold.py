@@ -13,7 +13,7 @@ from checkpoints import terminal
 from checkpoints.cli import UserError, WorkError
 
 NAME = ".lock"
-"""Of the lock within a folder that one command works in."""
+"""Name of the lock file in a folder that one command works in."""
 NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 LONGEST = 300
 """Bytes of a lock file that are read: anyone may have written it."""
@@ -35,7 +35,7 @@ os.register_at_fork(after_in_child=_forget)
 
 @contextlib.contextmanager
 def held(lock: Path, what: str, cure: str) -> Iterator[None]:
-    """Inside, no other process has the same lock file; its folder is made, and goes again if nothing was put there.
+    """Context that holds the lock file against other processes; its folder is created, and removed again if it stayed empty.
 
     Raises WorkError that names the process which has it, UserError where the folder cannot be written. What a process has left
     that was killed is no obstacle. A file system without locks is named on stderr, and the work goes on.

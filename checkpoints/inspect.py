@@ -1,4 +1,4 @@
-"""What a checkpoint file is: `python -m checkpoints.inspect FILE`.
+"""Describes a checkpoint file: `python -m checkpoints.inspect FILE`.
 
 This is a command that nothing imports, which is why it may use what stands on the floor above.
 """
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def rows(path: Path, contents: Contents, shape: Architecture) -> dict[str, str]:
-    """What there is to say of it."""
+    """Facts on the checkpoint, by name."""
     found = {
         "layout": contents.layout,
         "architecture": card.architecture(shape._asdict()),

@@ -1,6 +1,6 @@
-"""torchrun for our tools: what its processes have said is not said again, and its exit code is theirs.
+"""torchrun for our tools: errors of its processes are not repeated, and its exit code is theirs.
 
-torchrun itself answers a process that has failed with forty lines, and every end with 1.
+torchrun itself prints forty lines for a failed process, and always exits with 1.
 """
 
 import logging
@@ -31,7 +31,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _code(failures: Mapping[int, Any]) -> int:
-    """What the processes ended with, said where they could not say it themselves."""
+    """The processes' exit code; prints a message for those that could not print one themselves."""
     killed = [(rank, one) for rank, one in sorted(failures.items()) if one.exitcode < 0]
     codes = {one.exitcode for one in failures.values()}
     dead = [(rank, one) for rank, one in killed if one.exitcode not in (-signal.SIGTERM, -signal.SIGINT)]

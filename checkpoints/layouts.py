@@ -21,14 +21,14 @@ DINOV2 = {384: "vit_small_patch14", 768: "vit_base_patch14", 1024: "vit_large_pa
 
 
 class SwinStages(NamedTuple):
-    """What doubles from stage to stage."""
+    """Widths and heads of a Swin's stages, which double from stage to stage."""
 
     widths: tuple[int, ...]
     heads: tuple[int, ...]
 
 
 def swin_stages(shape: Mapping[str, Any]) -> SwinStages:
-    """Of a Swin's shape (its fields as a dict), which has the last width and the first number of heads."""
+    """Stages of a Swin's architecture (its fields as a dict), which has the last width and the first number of heads."""
     numbers = range(len(shape["depths"]))
     widths = tuple(shape["embed_dim"] // 2 ** (len(numbers) - 1 - stage) for stage in numbers)
     return SwinStages(widths, tuple(shape["num_heads"] * 2**stage for stage in numbers))
@@ -88,7 +88,7 @@ def is_plain(weights: Mapping[str, Tensor]) -> bool:
 
 
 def whose(weights: Mapping[str, Tensor], arch: str, path: Path) -> tuple[str, str]:
-    """In words whose backbone this is, and timm's name of its architecture where it needs one."""
+    """The family of a backbone, and timm's name of its architecture where it needs one."""
     if is_swin(weights):
         return "a Swin backbone (the original iBOT's, EsViT's or timm's)", ""
     if is_plain(weights):

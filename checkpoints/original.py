@@ -1,4 +1,4 @@
-"""The original iBOT's flags on our commands: taken, or answered with what replaces them.
+"""The original iBOT's flags on our commands: accepted, or refused with their replacement.
 
 Those of its training script that only have another name are aliases in `pretrain/options/groups.py`.
 """

@@ -14,7 +14,7 @@ EVERY = 1.0
 """Seconds between two looks."""
 
 _watched = (0, 0)
-"""This process and the parent that it ends with."""
+"""Process ids of this process and of the parent that it ends with."""
 _forking = 0
 """The process that forks just now."""
 
@@ -42,7 +42,7 @@ def end_with_loader(_: int = 0) -> None:
 
 
 def end_with_launcher() -> None:
-    """Of the processes that torchrun has started: end with it."""
+    """End with torchrun, if it started this process."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with(os.getppid())
 

@@ -1,4 +1,4 @@
-"""Which places a file may name and what may be written where: the command line is trusted, what lies in folders is not.
+"""Paths that a file may name, and paths that may be written: the command line is trusted, what lies in folders is not.
 
 A name that was typed on this command line means whatever it says. A name that was read from a file is a local path below a folder
 that was typed, never an address or a command, or it is not opened. A link that lies below the folder to write to is not written
@@ -77,7 +77,7 @@ def below(folder: Path, *names: str) -> Path:
 
 
 def tried(path: Path, flag: str = "--out") -> Path:
-    """The same path, once a file could be made and removed beside it: before the work, not when it is done.
+    """Returns the path after creating and removing a file beside it, so that failures come before the work.
 
     Raises UserError where that fails, or a folder lies in its place; what was made for it is removed again.
     """
@@ -119,14 +119,14 @@ def refuse_other_names(path: Path) -> None:
 
 
 def refuse_links(folder: Path) -> None:
-    """The same for everything below a folder in which a library writes under names of its own."""
+    """`refuse_link` for everything below a folder in which a library writes under names of its own."""
     for inside, folders, files in os.walk(folder):
         for name in (*folders, *files):
             refuse_link(Path(inside, name))
 
 
 def cache_folder(variable: str, name: str = "") -> Path:
-    """What the environment variable says, or `ibot/NAME` below the user's cache folder.
+    """The folder of the environment variable, or `ibot/NAME` in the user's cache folder.
 
     An empty variable is none. An empty or relative $XDG_CACHE_HOME is ignored, as the XDG specification asks.
     """

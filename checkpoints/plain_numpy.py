@@ -20,7 +20,7 @@ DIMENSIONS, LAST_LETTER = 8, 0x10FFFF
 
 
 class Dtype(Built):
-    """What stands for `numpy.dtype`: a simple number, or texts of one length."""
+    """Stand-in for `numpy.dtype`: a number, or strings of one length."""
 
     def __init__(self, text: Any = None, align: Any = False, copy: Any = False) -> None:
         if type(text) is not str or len(text) > 8 or not {align, copy} <= {0, 1}:
@@ -32,7 +32,7 @@ class Dtype(Built):
             raise NotPlain(f"it has a numpy type that is no simple number ({text!r})")
 
     def restore(self, state: Any) -> None:
-        """As `numpy.dtype.__setstate__`: version, byte order, subarray, names, fields, bytes, alignment, flags."""
+        """State of `numpy.dtype.__setstate__`: version, byte order, subarray, names, fields, bytes, alignment, flags."""
         if type(state) is not tuple or len(state) != 8 or type(state[1]) is not str or state[1] not in ("<", ">", "|", "="):
             raise NotPlain("it has a numpy type with a forged state")
         version, order, *parts, size, alignment, flags = state
@@ -45,7 +45,7 @@ class Dtype(Built):
         self.order = order if order in ("<", ">") else "="
 
     __setstate__ = restore
-    """Its name where torch's reader asks."""
+    """The method's name for torch's reader."""
 
     def real(self) -> np.dtype:
         """numpy's own."""
@@ -53,12 +53,12 @@ class Dtype(Built):
 
 
 class NDArray(Leaf):
-    """What stands for `numpy.ndarray`."""
+    """Stand-in for `numpy.ndarray`."""
 
     made: np.ndarray | None = None
 
     def restore(self, state: Any) -> None:
-        """As `numpy.ndarray.__setstate__`: version, shape, type, column by column, bytes."""
+        """Checks the state of `numpy.ndarray.__setstate__`: version, shape, type, column by column, bytes."""
         self.made = filled(state)
 
     def value(self) -> np.ndarray:
@@ -69,7 +69,7 @@ class NDArray(Leaf):
 
 
 class Number(Leaf):
-    """What stands for a number of numpy."""
+    """Stand-in for a numpy scalar."""
 
     def __init__(self, dtype: Any, content: Any) -> None:
         self.made = scalar(dtype, content)
@@ -111,7 +111,7 @@ def reconstruct(*_: Any) -> NDArray:
 
 
 def encoded(text: str, encoding: str) -> bytes:
-    """How protocols before 3 write bytes."""
+    """Bytes as protocols before 3 write them."""
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
         raise NotPlain("it encodes in a way that no pickle needs")
     return text.encode("latin1")
@@ -130,7 +130,7 @@ NAMES: dict[str, Callable[..., Any] | None] = {
     **{f"numpy.{core}.multiarray._reconstruct": reconstruct for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": Number for core in ("core", "_core")},
 }
-"""What may stand in a file of plain values: arrays and numbers of numpy 1 and of numpy 2, bytes of old protocols."""
+"""Names allowed in a file of plain values: arrays and scalars of numpy 1 and 2, bytes of old protocols."""
 
 
 def names(full: str) -> Named | None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 DEPTH = 64
 """Levels of lists and dicts; published files have fewer than ten."""
 LARGEST = 1 << 27
-"""What a file's values may come to when written out, in letters; a value counts VALUE, a text its length besides."""
+"""Largest size of a file's values written out, in characters; a value counts VALUE, a string its length besides."""
 VALUE = 64
 LONGEST = 1 << 12
 """Bits of an integer."""
@@ -28,14 +28,14 @@ class Named(NamedTuple):
 
     name: str
     make: Callable[..., Any] | None
-    """None for a name that cannot be called."""
+    """Callable of the name; None for a name that cannot be called."""
 
 
 class Built:
     """A base for what stands in for a class: only its `restore` is given what the file says of an instance."""
 
     besides: Any = None
-    """What the file gives it and `value` leaves out; it is checked too."""
+    """Parts in the file that `value` leaves out; they are checked too."""
 
     def restore(self, state: Any) -> None:
         """Take up the state. Raises NotPlain where it is not as it should be."""
@@ -51,29 +51,29 @@ class Leaf(Built):
 
 
 class Ordered(Built, dict[Any, Any]):
-    """What stands for an OrderedDict; torch gives those of weights the versions of their modules."""
+    """Stand-in for an OrderedDict; torch adds the versions of modules to those of weights."""
 
     def __init__(self, items: Any = ()) -> None:
         super().__init__()
         set_items(self, [part for item in items for part in item])
 
     def restore(self, state: Any) -> None:
-        """Nothing that could hide a method of the dict."""
+        """Checks that no attribute hides a method of the dict."""
         if type(state) is not dict or not state.keys() <= {"_metadata"}:
             raise NotPlain("it sets attributes of a dict")
         self.besides = state
 
     def value(self) -> dict[Any, Any]:
-        """In the same order."""
+        """A plain dict in the same order."""
         return dict(self)
 
 
 Names = Callable[[str], Any]
-"""From a name's full path to what it stands for (Named, or a value of Built), or None."""
+"""Maps a name's full path to its stand-in (Named, or a value of Built), or None."""
 
 
 def read(file: io.BufferedIOBase, names: Names, stored: Callable[[Any], Any] | None = None) -> Any:
-    """The first pickle of `file`, as built; `stored` answers persistent ids. Raises NotPlain, for damage too."""
+    """The first pickle of `file`, as built; `stored` resolves persistent ids. Raises NotPlain, for damage too."""
     return _Reader(names, stored).read(file)
 
 
@@ -158,7 +158,7 @@ class _Reader:
             set_items(target if isinstance(target, Ordered) else _of(dict, target), items)
 
     def object(self, name: str, argument: Any) -> None:
-        """What names, calls and fills objects in a pickle: functions of the table are called, nothing else."""
+        """Executes the opcodes that name, call and fill objects: only functions of the table are called."""
         if name == "GLOBAL":
             self.stack.append(self.look_up(".".join(argument.split(" ", 1))))
         elif name == "STACK_GLOBAL":

@@ -1,4 +1,4 @@
-"""Checkpoints of anybody in our layout: the original iBOT's, DINO's, DINOv2's, timm's and our own, recognised by what they hold.
+"""Converts checkpoints to our layout: the original iBOT's, DINO's, DINOv2's, timm's and our own, recognised by their content.
 
 Nothing in a file is ever run. The original's files carry an `argparse.Namespace` and a few numpy numbers next to their tensors:
 these, and nothing else, are allowed through torch's safe reader.
@@ -20,7 +20,7 @@ ALLOWED: list[Any] = [
     (plain_numpy.scalar, "numpy._core.multiarray.scalar"),
     (plain_numpy.scalar, "numpy.core.multiarray.scalar"),
 ]
-"""What may stand in a published file besides tensors and plain values: numbers of numpy 1 and of numpy 2, made by ours."""
+"""Globals allowed in a published file besides tensors and plain values: scalars of numpy 1 and 2, made by ours."""
 
 WRAPPERS = ("state_dict", "model", "teacher", "student")
 """Names under which files of one network keep it."""
@@ -31,7 +31,7 @@ LOSSES = {"ibot_loss", "dino_loss"}
 
 
 class Contents(NamedTuple):
-    """What a file holds."""
+    """Content of a checkpoint file."""
 
     layout: str
     """Whose file it is, in words."""
@@ -60,13 +60,13 @@ class Contents(NamedTuple):
         return self.networks[key]
 
     def parts(self) -> list[str]:
-        """What is there, in words."""
+        """Descriptions of its parts."""
         whole = [*self.networks] if "only" not in self.networks else ["one backbone"]
         heads = ["heads"] if any(name.startswith("head.") for net in self.networks.values() for name in net) else []
         return whole + heads + [name for name in ("centres", "optimizer") if getattr(self, name)]
 
     def lacks(self) -> list[str]:
-        """What a full checkpoint would have besides."""
+        """Parts of a full checkpoint that it lacks."""
         full = ["student", "teacher", "heads", "centres", "optimizer"]
         return [part for part in full if part not in self.parts()]
 
@@ -104,7 +104,7 @@ def _recognised(content: dict[str, Any], path: Path, arch: str) -> Contents:
 
 
 def _whole(contents: Contents, path: Path) -> Contents:
-    """The same. Raises UserError where it holds anything that is no weight, or no number in its place."""
+    """Returns the contents. Raises UserError for anything that is not a weight, or not a finite number."""
     for key, weights in contents.networks.items():
         checked.network(weights, f"{path}: the {'backbone' if key == 'only' else key}")
     checked.centres(contents.centres, f"{path}: centres")

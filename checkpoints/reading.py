@@ -1,4 +1,4 @@
-"""Files that somebody else may have put there, read whole: only plain files are opened, and none is larger than it may be.
+"""Reads files that others may have put there: only plain files are opened, of limited size.
 
 A pipe in a folder of records would be waited for without end, a device or a file with holes has no end that fits a memory.
 """
@@ -47,7 +47,7 @@ def text(path: str | Path, most: int = MOST, errors: str = "strict") -> str:
 
 
 def values(path: str | Path, most: int = MOST) -> Any:
-    """What a file of JSON holds. Raises OSError, and ValueError where it is none, or is nested more deeply than can be read."""
+    """The values of a JSON file. Raises OSError, and ValueError for invalid or too deeply nested JSON."""
     try:
         return json.loads(content(path, most))
     except RecursionError as error:

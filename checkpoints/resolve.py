@@ -113,7 +113,7 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path) -> 
 
 
 def loaded_strictly(build: Callable[[], Module], weights: dict[str, Tensor], path: Path) -> Module:
-    """What `build` makes, with these weights: made only where its outline, which needs no memory, fits every one of them."""
+    """The module of `build` with these weights, built only if its outline on the meta device fits all of them."""
     with torch.device("meta"):
         outline = build()
     refuse_misfits(outline, weights, path)
@@ -131,7 +131,7 @@ def refuse_misfits(module: nn.Module, weights: Mapping[str, Tensor], path: Path,
 
 
 def misfits(module: nn.Module, weights: Mapping[str, Tensor]) -> Sequence[str]:
-    """What keeps the weights from being the module's, in words."""
+    """Phrases on weights that do not fit the module."""
     have: dict[str, Any] = module.state_dict()
     problems = [f"it lacks {name}" for name in have.keys() - weights.keys()]
     problems += [f"{name} has no place" for name in weights.keys() - have.keys()]

@@ -1,9 +1,9 @@
-"""How our modules are started: nothing is imported from the current folder, and a child ends with its parent.
+"""Starts our modules: nothing is imported from the current folder, and a child ends with its parent.
 
     python checkpoints/start.py [--parent PID] MODULE ARGUMENTS...
 
 does what `python -m MODULE ARGUMENTS...` does, but for the current folder, which `-m` puts before everything else on the path: it
-may hold somebody's data, and a `tifffile.py` beside them. tools/ start everything so, and commands each other (`child`). What is
+may hold data, and a `tifffile.py` beside them. tools/ start everything so, and commands each other (`child`). What is
 typed as `python -m` is protected by the packages' `__init__.py`.
 """
 
@@ -35,7 +35,7 @@ def leave_current_folder() -> None:
 
 
 def _lies_here(entry: str) -> bool:
-    """An installer's placeholder on the path is relative; somebody may have made a folder of that name."""
+    """Whether an entry of the path is relative, as an installer's placeholder is: a folder of that name may exist here."""
     return not os.path.isabs(entry) and os.path.lexists(entry)
 
 

@@ -42,9 +42,9 @@ FORMAT, VERSION = "ibot-run", 1
 SEALED = 2
 """Version of backbone files that carry a checksum."""
 SEAL = ("version", "checksum")
-"""What a backbone file's `about` has besides what it was given."""
+"""Fields of a backbone file's `about` that are added on writing."""
 MOST_PARTS = 1_000_000
-"""Of what a checksum is taken of: lists in lists can be nested into more than any computer could walk through."""
+"""Largest number of parts that a checksum covers: nested lists could have more than any computer could walk through."""
 LAST, PREVIOUS, BACKBONE = "last.pt", "previous.pt", "backbone.safetensors"
 
 
@@ -70,7 +70,7 @@ def new_file(path: Path) -> BinaryIO:
 
 
 def take_apart(path: Path) -> None:
-    """Where a file has other names (hard links), give this one a copy of its own: what is written to it stays in its folder.
+    """Replace a file that has other names (hard links) by a copy, so that writing to it changes this folder only.
 
     Raises OSError.
     """
@@ -208,7 +208,7 @@ def save_file(path: Path, content: Mapping[str, Any], keep: Path | None = None) 
 
 
 def cannot_write(path: Path, error: BaseException) -> str:
-    """What to say when a run's file could not be written."""
+    """The error message for a run's file that could not be written."""
     why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
     return f"{path} could not be written ({why}): make room, or see to the folder, and start again from the last good checkpoint"
 
@@ -248,7 +248,7 @@ def checksum(content: Any) -> str:
 
 
 def _checksum_of(content: Any, path: Path) -> str:
-    """The same of what somebody's file holds."""
+    """The checksum of the content of a file that was read."""
     try:
         return checksum(content)
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # of tensors and nestings that we never write
@@ -287,7 +287,7 @@ def read_torch(path: Path, allowed: Sequence[Any] = (), classes: torch_pickle.Cl
 
 
 def read_object(path: Path, allowed: Sequence[Any] = (), classes: torch_pickle.Classes = torch_pickle.NONE) -> Any:
-    """What a torch file holds, whatever it is, read as `read_torch` reads."""
+    """The object in a torch file, of any type, read as by `read_torch`."""
     look_at(path)
     try:
         torch_pickle.check(path, classes)

@@ -1,4 +1,4 @@
-"""What is printed: the only file that writes to the screen. Whatever a text holds, it stays text (`checkpoints/escape.py`)."""
+"""Printing: the only file that writes to the screen. Text is always escaped (`checkpoints/escape.py`)."""
 
 import contextlib
 import errno
@@ -80,7 +80,7 @@ def _lose(error: OSError) -> None:
 
 @contextlib.contextmanager
 def lasting() -> Iterator[None]:
-    """Inside, nothing ends because standard output takes nothing more."""
+    """Context in which a closed standard output ends nothing."""
     _lost.clear()
     _lasting.append(True)
     try:
@@ -90,7 +90,7 @@ def lasting() -> Iterator[None]:
 
 
 def gone() -> bool:
-    """Within `lasting`: whether whoever read standard output has gone, as `| head` does; a full disk is not that."""
+    """Within `lasting`: whether the reader of standard output has closed it, as `| head` does; a full disk does not count."""
     return any(error.errno not in FULL for error in _lost)
 
 
@@ -130,7 +130,7 @@ class Console(RichConsole):
 
 
 class Description(ProgressColumn):
-    """What a bar is of, as plain text."""
+    """Description of a progress bar, as plain text."""
 
     def render(self, task: Task) -> Text:
         return Text(escape.terminal(task.description))

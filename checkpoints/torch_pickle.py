@@ -1,4 +1,4 @@
-"""What a torch file says, read as data before torch itself reads it.
+"""Reads a torch file as data before torch itself reads it.
 
 torch's safe reader runs no code, and still calls what a file wants with what a file says: arrays of any size, tensors without
 numbers, parts of others. Here the file's pickle is gone through once by `plain_pickle`, where only the names below stand for
@@ -67,7 +67,7 @@ class Part(Leaf):
         self.storage, self.offset, self.size, self.stride = storage, offset, tuple(size), tuple(stride)
 
     def value(self) -> "Part":
-        """Itself."""
+        """Returns itself."""
         return self
 
 
@@ -78,11 +78,11 @@ class Constant(Leaf):
         pass
 
     def value(self) -> None:
-        """Nothing that matters here."""
+        """Returns None: its value is not used here."""
 
 
 class Attributes(Built):
-    """What stands for `argparse.Namespace`, and other classes that are no more than their attributes."""
+    """Stand-in for `argparse.Namespace` and other classes that only hold attributes."""
 
     held: Mapping[str, Any] = {}
 
@@ -102,10 +102,10 @@ class Attributes(Built):
 
 
 class Content(NamedTuple):
-    """What a file says."""
+    """Content of a file."""
 
     value: Any
-    """With a Part for every tensor."""
+    """The value, with a Part for every tensor."""
     raw: Callable[[str], bytes]
     """A storage's bytes by its key."""
 
@@ -122,7 +122,7 @@ def check(path: Path, classes: Classes = NONE) -> None:
 
 
 def read(file: io.BufferedIOBase, classes: Classes = NONE) -> Content:
-    """What a file says, without torch's reader. Raises as `check`."""
+    """Content of a file, without torch's reader. Raises as `check`."""
     start = file.read(4)
     file.seek(0)
     content = _zipped(file, classes) if start == ZIP else _in_a_row(file, classes)
@@ -245,14 +245,14 @@ def _counts(values: Any) -> bool:
 
 
 def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, gradient: Any = False, hooks: Any = (), more: Any = None) -> Part:
-    """As `torch._utils._rebuild_tensor_v2`."""
+    """Stand-in for `torch._utils._rebuild_tensor_v2`."""
     if type(gradient) is not bool or hooks or more:
         raise NotPlain("it has a tensor with functions attached")
     return Part(storage, offset, size, stride)
 
 
 def _parameter(data: Any, gradient: Any, hooks: Any) -> Part:
-    """As `torch._utils._rebuild_parameter`."""
+    """Stand-in for `torch._utils._rebuild_parameter`."""
     if type(data) is not Part or type(gradient) is not bool or hooks:
         raise NotPlain("it has a parameter with functions attached")
     return data

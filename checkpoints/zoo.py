@@ -12,7 +12,7 @@ from checkpoints.places import cache_folder
 
 LIST = Path(__file__).with_name("zoo.json")
 THEIRS = "checkpoint.pth"
-"""In the original's output folders."""
+"""Name of checkpoints in the original's output folders."""
 Check = Callable[[Path], str]
 """Says in words what a file is, or raises UserError if it is not what it should be."""
 
@@ -52,7 +52,7 @@ def _in_folder(folder: Path, whole: bool) -> Path:
 
 
 def cache() -> Path:
-    """Where fetched files lie: `$IBOT_CACHE`, or the user's cache folder."""
+    """Folder of downloaded files: `$IBOT_CACHE`, or in the user's cache folder."""
     return cache_folder("IBOT_CACHE")
 
 
@@ -91,7 +91,7 @@ def _seal(file: Path, path: Path, check: Check, sha256: str) -> None:
 
 
 def verdict(path: Path) -> str | None:
-    """What the digest of a file in the cache has been compared with. None for other files."""
+    """A sentence on what the digest of a file in the cache was compared with. None for other files."""
     if path.parent != cache():
         return None
     known = names().get(path.stem, {}).get("sha256")

@@ -14,11 +14,11 @@ from pretrain.engine import logs
 
 PANELS = (
     ("losses", ("loss_cls", "loss_patch")),
-    ("entropy of targets, nats", ("entropy", "spread", "student_entropy")),
-    ("divergence from the teacher, nats", ("divergence",)),
+    ("entropy of targets, nats", ("target_entropy", "mean_target_entropy", "student_entropy")),
+    ("KL divergence from the teacher, nats", ("kl_divergence",)),
     ("k-NN, %", ("knn",)),
-    ("effective rank", ("rank",)),
-    ("gradient, distance to the teacher", ("gradient", "teacher_distance")),
+    ("effective rank", ("effective_rank",)),
+    ("gradient norm, distance to the teacher", ("gradient_norm", "teacher_distance")),
 )
 """What each panel shows of the log; what a run does not have is left out."""
 

@@ -29,8 +29,7 @@ from pretrain.method.heads import Head, of_weights
 from pretrain.models.backbone import Loaded
 from probes.features.cache import extract
 from probes.shared import console, record
-from probes.shared import subject as common
-from probes.shared.subject import Common, Subject
+from probes.shared.subject import Common, Subject, about_view, labels_of, limited, of_several_classes, open_subject, record_path
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,11 @@ class ClusterOptions(Common):
     clusters: int | None = None
     """kmeans: how many (default: as many as classes)."""
     part: Literal["val", "train"] | None = None
-    """Which images are clustered (default: val where the data has parts, as in the paper, else all)."""
+    """Images to cluster (default: val where the data has parts, as in the paper, else all)."""
 
 
 class Agreement(NamedTuple):
-    """Between clusters and classes, in percent, as the paper has them."""
+    """Agreement between clusters and classes, in percent, by the paper's measures."""
 
     acc: float
     ari: float
@@ -100,7 +99,7 @@ def by_kmeans(subject: Subject, images: Images, options: ClusterOptions) -> Int[
 
 
 def methods(options: ClusterOptions, loaded: Loaded) -> list[str]:
-    """What is to be done, by name."""
+    """Names of the clusterings to compute."""
     if options.method != "both":
         return [options.method]
     has_head = any(name.startswith("head.last_layer.") for name in loaded.contents.network(options.key, loaded.path))
@@ -110,7 +109,7 @@ def methods(options: ClusterOptions, loaded: Loaded) -> list[str]:
 
 
 def prototypes(subject: Subject, options: ClusterOptions) -> int | None:
-    """Of the checkpoint's [CLS] head; None where it has none."""
+    """Number of prototypes of the checkpoint's [CLS] head; None without a head."""
     weight = subject.loaded.contents.network(options.key, subject.loaded.path).get("head.last_layer.weight_v")
     return None if weight is None else len(weight)
 
@@ -127,15 +126,15 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(ClusterOptions, arguments, prog="python -m probes.cluster")
     check(options)
     began = time.perf_counter()
-    with common.subject(options, full=options.method != "kmeans") as subject:
-        out = common.record_path(options, subject, "cluster")
+    with open_subject(options, full=options.method != "kmeans") as subject:
+        out = record_path(options, subject, "cluster")
         shape = subject.loaded.backbone.shape
         part = None if options.val else part_or_all(options.data, options.part)
         images = open_images(options.val or options.data, part, shape.channels, shape.value_range)
-        images = common.of_several_classes(common.limited(common.of_several_classes(images), options))
+        images = of_several_classes(limited(of_several_classes(images), options))
         values.refuse_others(images)
         ways = {"head": by_head, "kmeans": by_kmeans}
-        labels = common.labels_of(images).numpy()
+        labels = labels_of(images).numpy()
         found = {name: agreement(ways[name](subject, images, options), labels) for name in methods(options, subject.loaded)}
         title = f"clusters and classes of {images.name}, %: {subject.loaded.path}"
         rows = [[name, *(f"{value:.1f}" for value in row[:4]), str(row.used)] for name, row in found.items()]
@@ -146,8 +145,7 @@ def main(arguments: Sequence[str]) -> None:
             table="T5_unsupervised",
             loaded=subject.loaded,
             data={"val": images.name, "val_images": len(images)},
-            protocol=common.about_view(options, subject.view)
-            | {"methods": list(found), "prototypes": prototypes(subject, options)},
+            protocol=about_view(options, subject.view) | {"methods": list(found), "prototypes": prototypes(subject, options)},
             metrics={f"{name}_{key}": float(value) for name, row in found.items() for key, value in row._asdict().items()},
             seconds=time.perf_counter() - began,
             device=subject.device.type,

@@ -18,25 +18,38 @@ from torch import Tensor
 
 from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError, at_least, parse, run_command
-from pretrain.evaluate import knn as neighbours
+from pretrain.evaluate import knn
 from pretrain.images import values
 from pretrain.images.open import open_images
 from pretrain.images.source import Images
 from probes.features import search
 from probes.features.cache import array_of, extract, needed
 from probes.shared import console, record
-from probes.shared import subject as common
-from probes.shared.subject import Common, Parts, Subject
+from probes.shared.subject import (
+    Common,
+    Parts,
+    Subject,
+    about_data,
+    about_view,
+    class_count,
+    labelled_parts,
+    labels_of,
+    limited,
+    of_several_classes,
+    open_subject,
+    record_path,
+    untrained,
+)
 
 
 @dataclass(frozen=True)
 class KnnOptions(Common):
     """Classify images by their nearest neighbours among training images (paper, Tables 1, 10, 12, 15)."""
 
-    k: tuple[int, ...] = neighbours.KS
+    k: tuple[int, ...] = knn.KS
     """Numbers of neighbours."""
-    temperature: float = neighbours.TEMPERATURE
-    """Of the votes."""
+    temperature: float = knn.TEMPERATURE
+    """Temperature of the votes."""
     features: Literal["cls", "patches", "patches_norm"] = "cls"
     """The last [CLS], or the mean of the last patch tokens: before the final norm (the paper's view of methods without a [CLS]
     loss, Tables 9 and 20), or after it (`patches_norm`)."""
@@ -61,22 +74,22 @@ class Measured(NamedTuple):
 
 def measure(bank: np.ndarray, queries: np.ndarray, parts: Parts, options: KnnOptions, device: torch.device) -> Measured:
     """Accuracies of features [t, d] and [q, d] of any length; with `leave_one_out` both are the same."""
-    classes = common.class_count(parts)
+    classes = class_count(parts)
     asked = F.normalize(torch.tensor(queries, device=device), dim=1)
     way = search.quickest(asked, bank, max(options.k))
-    found = neighbours.nearest(asked, bank, max(options.k), within=search.WAYS[way], others=options.leave_one_out, unit=True)
-    answers = neighbours.votes(found, common.labels_of(parts.train), classes, options.k, options.temperature)
-    labels = common.labels_of(parts.val)
-    top1, top5 = ({k: neighbours.accuracy(a, labels, top) for k, a in answers.items()} for top in (1, 5))
+    found = knn.nearest(asked, bank, max(options.k), within=search.WAYS[way], others=options.leave_one_out, unit=True)
+    answers = knn.votes(found, labels_of(parts.train), classes, options.k, options.temperature)
+    labels = labels_of(parts.val)
+    top1, top5 = ({k: knn.accuracy(a, labels, top) for k, a in answers.items()} for top in (1, 5))
     return Measured(top1, top5, way)
 
 
 def open_parts(options: KnnOptions, shape: Architecture) -> Parts:
     """Training and test images; the same ones for `--leave-one-out`."""
     if not options.leave_one_out:
-        return common.labelled_parts(options, shape)
+        return labelled_parts(options, shape)
     every = open_images(options.data, "train", shape.channels, shape.value_range)
-    every = common.of_several_classes(common.limited(common.of_several_classes(every), options))
+    every = of_several_classes(limited(of_several_classes(every), options))
     values.refuse_others(every)
     if len(every) < 2:
         raise UserError(f"--leave-one-out needs two images or more: {every.name} has {len(every)}")
@@ -96,12 +109,12 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(KnnOptions, arguments, prog="python -m probes.knn")
     check(options)
     began = time.perf_counter()
-    with common.subject(options) as subject:
-        out = common.record_path(options, subject, "knn")
+    with open_subject(options) as subject:
+        out = record_path(options, subject, "knn")
         parts = open_parts(options, subject.loaded.backbone.shape)
         rows = {"this checkpoint": of_backbone(subject, parts, options)}
         if options.baselines:
-            rows["the same, untrained"] = of_backbone(common.untrained(subject, options.seed), parts, options)
+            rows["the same, untrained"] = of_backbone(untrained(subject, options.seed), parts, options)
             rows["raw pixels"] = of_pixels(subject, parts, options)
         seconds = time.perf_counter() - began
         others = len(parts.train) - options.leave_one_out
@@ -114,8 +127,8 @@ def main(arguments: Sequence[str]) -> None:
             probe="knn",
             table="T1_knn_linear_in1k",
             loaded=subject.loaded,
-            data=common.about_data(parts),
-            protocol=common.about_view(options, subject.view) | about(options),
+            data=about_data(parts),
+            protocol=about_view(options, subject.view) | about(options),
             metrics=metrics(rows),
             seconds=seconds,
             device=subject.device.type,
@@ -123,13 +136,13 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def about(options: KnnOptions) -> dict[str, Any]:
-    """What a record says of it."""
+    """Fields of a record's protocol."""
     said = {"k": list(options.k), "temperature": options.temperature, "leave_one_out": options.leave_one_out}
     return said | {"features": array_of(options.features)}
 
 
 def of_backbone(subject: Subject, parts: Parts, options: KnnOptions) -> Measured:
-    """With the features of the subject's backbone."""
+    """Accuracies with features of the subject's backbone."""
     kind = array_of(options.features)
     found = (extract(subject.loaded.backbone, images, subject.view, options, needed(kind)) for images in parts)
     bank, queries = (one.cls if kind == "cls" else one.arrays[kind] for one in found)
@@ -137,7 +150,7 @@ def of_backbone(subject: Subject, parts: Parts, options: KnnOptions) -> Measured
 
 
 def of_pixels(subject: Subject, parts: Parts, options: KnnOptions) -> Measured:
-    """With each image's normalised pixels."""
+    """Accuracies with each image's normalised pixels."""
     shape = subject.loaded.backbone.shape
     train, val = (pixels(images, shape.mean, shape.std, subject) for images in parts)
     return measure(train.numpy(), val.numpy(), parts, options, subject.device)
@@ -145,7 +158,7 @@ def of_pixels(subject: Subject, parts: Parts, options: KnnOptions) -> Measured:
 
 def pixels(images: Images, mean: Sequence[float], std: Sequence[float], subject: Subject) -> Tensor:
     """The baseline that has learnt nothing."""
-    return neighbours.pixels(images, mean, std, resize=subject.view.resize, crop=subject.view.crop)
+    return knn.pixels(images, mean, std, resize=subject.view.resize, crop=subject.view.crop)
 
 
 def metrics(rows: dict[str, Measured]) -> dict[str, float]:

@@ -61,7 +61,7 @@ class LiveOptions:
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     port: int = 8000
-    """Of this machine's own address; 0 for any free one."""
+    """Port on this machine's own address; 0 for any free one."""
     attached: bool = False
     """End when the standard input is closed, as it is when whoever started this has ended."""
 
@@ -133,7 +133,7 @@ def server(folder: Path, port: int) -> Server:
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nobody reads this."""
+            """Log nothing."""
 
     try:
         return Server((HOST, port), Handler)
@@ -142,7 +142,7 @@ def server(folder: Path, port: int) -> Server:
 
 
 def end_with_input(running: Server) -> None:
-    """Stop the server when nobody is left who could write to our input."""
+    """Stop the server when standard input is closed."""
     sys.stdin.read()
     running.shutdown()
 

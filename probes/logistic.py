@@ -20,15 +20,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from checkpoints.cli import UserError, WorkError, parse, run_command
-from pretrain.evaluate import knn as neighbours
+from pretrain.evaluate import knn
 from probes.features.cache import extract
 from probes.shared import console, record
-from probes.shared import subject as common
-from probes.shared.subject import Common, Parts, Subject
+from probes.shared.subject import (
+    Common,
+    Parts,
+    Subject,
+    about_data,
+    about_view,
+    class_count,
+    labelled_parts,
+    labels_of,
+    open_subject,
+    record_path,
+)
 
 STRENGTHS = (0.01, 0.1, 1.0)
 MOST_STEPS, TOLERANCE = 500, 1e-6
-"""Of L-BFGS: steps, and the largest slope of the mean loss at which it stops."""
+"""Limits of L-BFGS: steps, and the largest gradient component of the mean loss at which it stops."""
 BLOCK = 16384
 
 
@@ -37,7 +47,7 @@ class LogisticOptions(Common):
     """Logistic regression on frozen features for several strengths of its penalty (paper, Table 12)."""
 
     strength: tuple[float, ...] = STRENGTHS
-    """Of the L2 penalty, for the sum over images (C = 1 / strength in scikit-learn)."""
+    """Strengths of the L2 penalty, for the sum over images (C = 1 / strength in scikit-learn)."""
 
 
 def fit(
@@ -77,7 +87,7 @@ def measure(subject: Subject, parts: Parts, options: LogisticOptions) -> dict[fl
     """
     train, val = (extract(subject.loaded.backbone, images, subject.view, options).cls for images in parts)
     bank, queries = (F.normalize(torch.tensor(part, device=subject.device), dim=1) for part in (train, val))
-    labels, classes = common.labels_of(parts.train).to(subject.device), common.class_count(parts)
+    labels, classes = labels_of(parts.train).to(subject.device), class_count(parts)
     found: dict[float, tuple[float, float]] = {}
     weight: Tensor | None = None
     for strength in console.steps("logistic regression", sorted(options.strength, reverse=True), len(options.strength)):
@@ -86,14 +96,14 @@ def measure(subject: Subject, parts: Parts, options: LogisticOptions) -> dict[fl
             raise WorkError(
                 f"logistic regression with --strength {strength:g} ended with weights that are not finite: leave it out"
             )
-        answers = (queries @ weight.T).topk(min(neighbours.TOP, classes), dim=1).indices
-        top1, top5 = (neighbours.accuracy(answers, common.labels_of(parts.val), top) for top in (1, neighbours.TOP))
+        answers = (queries @ weight.T).topk(min(knn.TOP, classes), dim=1).indices
+        top1, top5 = (knn.accuracy(answers, labels_of(parts.val), top) for top in (1, knn.TOP))
         found[strength] = (top1, top5)
     return found
 
 
 def about(options: LogisticOptions) -> dict[str, Any]:
-    """What a record says of it."""
+    """Fields of a record's protocol."""
     return {"strength": sorted(options.strength)}
 
 
@@ -102,9 +112,9 @@ def main(arguments: Sequence[str]) -> None:
     if not options.strength or min(options.strength) <= 0:
         raise UserError("--strength must be greater than 0")
     began = time.perf_counter()
-    with common.subject(options) as subject:
-        out = common.record_path(options, subject, "logistic")
-        parts = common.labelled_parts(options, subject.loaded.backbone.shape)
+    with open_subject(options) as subject:
+        out = record_path(options, subject, "logistic")
+        parts = labelled_parts(options, subject.loaded.backbone.shape)
         found = measure(subject, parts, options)
         best = max(found, key=lambda strength: found[strength][0])
         rows = [[f"{strength:g}", *(f"{value:.1f}" for value in found[strength])] for strength in sorted(found)]
@@ -117,8 +127,8 @@ def main(arguments: Sequence[str]) -> None:
             probe="logistic",
             table="T12_semi_protocols",
             loaded=subject.loaded,
-            data=common.about_data(parts),
-            protocol=common.about_view(options, subject.view) | about(options),
+            data=about_data(parts),
+            protocol=about_view(options, subject.view) | about(options),
             metrics={"top1": found[best][0], "top5": found[best][1], "best_strength": best}
             | {f"top1_strength{strength:g}": top1 for strength, (top1, _) in found.items()},
             seconds=seconds,

@@ -15,18 +15,17 @@ from checkpoints.cli import UserError, at_least, parse, run_command
 from pretrain.models.vit import ViT
 from probes.features.cache import extract
 from probes.linear import protocol
-from probes.linear import train as linear_run
+from probes.linear import train as linear_train
 from probes.paper import protocols
 from probes.shared import console, record
-from probes.shared import subject as common
-from probes.shared.subject import Common
+from probes.shared.subject import Common, about_data, about_view, labelled_parts, open_subject, record_path
 
 COUNTS = (1, 7, 14, 56, 112, 196)
 
 
 @dataclass(frozen=True)
 class PartsOptions(Common):
-    """How much do single patches know? A linear layer on the k patches that [CLS] looks at most (paper, Figure 5)."""
+    """A linear layer on the k patches with the largest [CLS] attention (paper, Figure 5)."""
 
     batch_size: int = protocol.BATCH
     """Images a step, over all processes; the learning rates are for 256 and follow it."""
@@ -50,14 +49,14 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(PartsOptions, arguments, prog="python -m probes.parts")
     at_least(1, options, "k", "epochs")
     began = time.perf_counter()
-    with common.subject(options) as subject:
+    with open_subject(options) as subject:
         backbone = subject.loaded.backbone
         if not isinstance(backbone, ViT):
             raise UserError(f"{backbone.shape.arch} has no [CLS] token whose attention could be read: give a ViT")
-        parts = common.labelled_parts(options, backbone.shape)
+        parts = labelled_parts(options, backbone.shape)
         every = counts(options, (subject.view.crop // backbone.shape.patch_size) ** 2)
         arrays, mode = tuple(f"parts{count}" for count in every), options.mode or protocol.default_mode(options.data)
-        out, states = common.record_path(options, subject, "parts"), []
+        out, states = record_path(options, subject, "parts"), []
         if mode == "cached":
             for images in parts:  # one pass for all of them
                 extract(backbone, images, subject.view, options, arrays)
@@ -65,10 +64,10 @@ def main(arguments: Sequence[str]) -> None:
         excluded: dict[int, list[float]] = {}
         for count, array in zip(every, arrays, strict=True):
             rates = tuple(rate * options.batch_size / 256 for rate in options.lr)
-            settings = linear_run.Settings(rates, options.epochs, mode, array, "test", arrays)
-            division = linear_run.Division(parts.train, parts.val, parts.val)
+            settings = linear_train.Settings(rates, options.epochs, mode, array, "test", arrays)
+            division = linear_train.Division(parts.train, parts.val, parts.val)
             states.append(out.with_name(f"{out.stem}_{count}.state.pt"))
-            trained = linear_run.train(subject, division, settings, options, states[-1], keep=True)
+            trained = linear_train.train(subject, division, settings, options, states[-1], keep=True)
             found[count], about = (
                 protocol.chosen(trained, options.lr),
                 protocol.about(settings, options.lr, options.batch_size, trained),
@@ -83,15 +82,15 @@ def main(arguments: Sequence[str]) -> None:
             probe="parts",
             table="F5_partwise_linear",
             loaded=subject.loaded,
-            data=common.about_data(parts),
-            protocol=common.about_view(options, subject.view)
+            data=about_data(parts),
+            protocol=about_view(options, subject.view)
             | about
             | {"k": every, "features": "parts", "norm": False, "excluded_lr": excluded},
             metrics={f"top1_k{count}": best.top1 for count, best in found.items()},
             seconds=time.perf_counter() - began,
             device=subject.device.type,
         )
-        linear_run.forget(states)
+        linear_train.forget(states)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Segmentation by frozen patch tokens, without OpenMMLab: `python -m probes.segment --ckpt runs/sample`.
 
 `--head linear`: one linear layer on the normed patch tokens of the last four blocks (paper App. C has four taps of twelve),
-logits resized to the labels. `--head knn`: each patch takes the votes of the nearest patches of the training images, as
-`probes.knn` does for images. Mean intersection over union (mIoU) over the classes that occur in labels or answers, as
+logits resized to the labels. `--head knn`: each patch is classified by the nearest patches of the training images, as
+`probes.knn` does for images. Mean intersection over union (mIoU) over the classes that occur in labels or predictions, as
 MMSegmentation counts in `transfer`; 255 is void, and so is 0 unless `--zero class` (`probes/shared/label_maps.py`).
 
 b images, n patches, d width of the features, k classes, s side of an image.
@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from checkpoints import terminal
 from checkpoints.cli import UserError, WorkError, at_least, parse, run_command
-from pretrain.evaluate import finite, views
-from pretrain.evaluate import knn as neighbours
+from pretrain.evaluate import finite, knn, views
 from pretrain.images.values import refuse_range
 from pretrain.models.backbone import Backbone, load_backbone, make
 from pretrain.sample import dense as sample_dense
@@ -36,7 +35,7 @@ from probes.shared.label_maps import NOTHING, Survey, Zero, stored
 FOLDERS = {"train": ("images/training", "annotations/training"), "val": ("images/validation", "annotations/validation")}
 BLOCKS = 4
 PATCHES_OF_AN_IMAGE = 64
-"""In the bank of --head knn."""
+"""Number of an image's patches in the bank of --head knn."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,9 @@ class SegmentOptions:
     zero: Zero = "void"
     """What 0 means in label maps: `void`, as in ADE20K (classes are 1 and more), or `class`, the first. 255 is always void."""
     head: Literal["linear", "knn"] = "linear"
-    """What reads the patches."""
+    """Classifier of the patch tokens."""
     key: Literal["teacher", "student"] = "teacher"
-    """Which network."""
+    """Network of the checkpoint."""
     size: int | None = None
     """Pixels of a side: the shorter side is resized to it, the centre is cut out (default: 128 for the sample, else 512)."""
     epochs: int = 10
@@ -60,7 +59,7 @@ class SegmentOptions:
     lr: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     """linear: peak learning rates of AdamW (cosine to zero), a layer each; the best on the test images counts, all are said."""
     k: int = 20
-    """knn: neighbours."""
+    """knn: number of neighbours."""
     batch_size: int = 16
     """Images a step."""
     images: int | None = None
@@ -68,7 +67,7 @@ class SegmentOptions:
     baseline: bool = False
     """Also measure the same backbone untrained."""
     seed: int = 0
-    """Of the head, the order and the untrained backbone."""
+    """Seed of the head, the order of images and the untrained backbone."""
     out: Path | None = None
     """The record (default: results/segment_HEAD.json beside the checkpoint)."""
 
@@ -134,7 +133,7 @@ def _turned(path: Path) -> Image.Image:
 
 
 def label_view(labels: Path | np.ndarray, size: int, zero: Zero = "void") -> Int[Tensor, "s s"]:
-    """Its label map cut alike, by nearest neighbour; classes from 0, NOTHING where there is none."""
+    """The label map in the image's view, by nearest neighbour; classes from 0, NOTHING for void."""
     image = Image.fromarray(label_maps.read(labels) if isinstance(labels, Path) else labels)
     wide, left, upper = views.evaluation_box(*image.size, size, size)
     array = np.asarray(image.resize(wide, Image.Resampling.NEAREST))[upper : upper + size, left : left + size]
@@ -183,7 +182,7 @@ class Confusion:
         self.counts += torch.bincount(flat, minlength=self.counts.numel()).view_as(self.counts)
 
     def metrics(self) -> dict[str, float]:
-        """Percent: `miou` over the classes that occur in labels or answers, `macc` in labels, `aacc` over pixels.
+        """Percent: `miou` over the classes that occur in labels or predictions, `macc` in labels, `aacc` over pixels.
 
         Raises WorkError where no pixel has a label.
         """
@@ -197,9 +196,9 @@ class Confusion:
 
 
 def by_linear(backbone: Backbone, data: Set, options: SegmentOptions, classes: int) -> dict[str, Confusion]:
-    """Train a linear layer for each learning rate on the same features, then count their answers.
+    """Train a linear layer for each learning rate on the same features, then count their predictions.
 
-    Layers whose answers are not finite are left out. Raises WorkError where all are, or features are beyond float16.
+    Layers whose logits are not finite are left out. Raises WorkError where all are, or features are beyond float16.
     """
     torch.manual_seed(options.seed)
     device = next(backbone.parameters()).device
@@ -277,7 +276,7 @@ def by_neighbours(backbone: Backbone, data: Set, options: SegmentOptions, classe
     for features, labels in _in_order(data.val, backbone, data.size, options):
         side = round(features.shape[1] ** 0.5)
         queries = F.normalize(features.flatten(0, 1), dim=1)
-        answers = neighbours.vote(queries, known, known_labels, classes, (options.k,))[options.k][:, 0]
+        answers = knn.vote(queries, known, known_labels, classes, (options.k,))[options.k][:, 0]
         said = answers.view(len(features), 1, side, side).float()
         confusion.add(F.interpolate(said, size=(data.size, data.size), mode="nearest")[:, 0].long(), labels)
     return {f"k {options.k}": confusion}
@@ -305,7 +304,7 @@ def look_through(data: Set, zero: Zero, root: str) -> dict[str, Survey]:
 
 
 def count_classes(data: Set, zero: Zero = "void") -> int:
-    """As many as the highest label says."""
+    """Number of classes: the largest label plus one."""
     return label_maps.count(look_through(data, zero, "the data"), zero)
 
 

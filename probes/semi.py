@@ -23,10 +23,19 @@ from probes.finetune.options import with_recipe
 from probes.finetune.recipes import RECIPES
 from probes.linear import head as linear_head
 from probes.linear import protocol as linear_protocol
-from probes.linear import train as linear_run
+from probes.linear import train as linear_train
 from probes.shared import console, record
-from probes.shared import subject as common
-from probes.shared.subject import Common, Parts, Subject
+from probes.shared.subject import (
+    Common,
+    Parts,
+    Subject,
+    about_data,
+    about_view,
+    labelled_parts,
+    of_several_classes,
+    open_subject,
+    record_path,
+)
 
 TUNED = {"fine-tuned": False, "fine-tuned, head layer kept": True}
 SAMPLE_EPOCHS = 40
@@ -41,14 +50,14 @@ class SemiOptions(Common):
     names: tuple[Path, ...] = ()
     """Files with the names of the images that keep their labels, in place of --percent."""
     mode: Literal["paper", "cached"] | None = None
-    """Of the linear probe. `paper`: augmented crops, the backbone runs every epoch, in bfloat16. `cached`: centre crops, once
-    (default for the sample)."""
+    """Mode of the linear probe. `paper`: augmented crops, the backbone runs every epoch, in bfloat16. `cached`: centre crops
+    once (default for the sample)."""
     epochs: int = linear_protocol.EPOCHS
-    """Of the linear probe."""
+    """Epochs of the linear probe."""
     frozen: bool = False
     """Leave the fine-tuned rows out."""
     tuned_epochs: int | None = None
-    """Of fine-tuning (default: the recipe's, `semi`; for the sample `small` with 40)."""
+    """Epochs of fine-tuning (default: the recipe's, `semi`; for the sample `small` with 40)."""
 
 
 class Few(NamedTuple):
@@ -78,13 +87,13 @@ def few_labels(parts: Parts, options: SemiOptions) -> list[Few]:
         if name in some:
             raise UserError(f"two of the shares are called {name}: give each once, or another file name to one")
         some[name] = Few(
-            name, parts._replace(train=common.of_several_classes(images)), share.about, {"percent": percent, "names": names}
+            name, parts._replace(train=of_several_classes(images)), share.about, {"percent": percent, "names": names}
         )
     return list(some.values())
 
 
 def state_path(out: Path, few: Few) -> Path:
-    """Of the linear probe on this share, beside the record `out`."""
+    """Path of the linear probe's state for this share, beside the record `out`."""
     return out.with_suffix(f".{few.name}.state.pt")
 
 
@@ -96,9 +105,9 @@ def frozen(subject: Subject, few: Few, options: SemiOptions, out: Path) -> Measu
     grid = linear_protocol.LinearOptions(**common_values | {"batch_size": linear_protocol.BATCH}, epochs=options.epochs)
     kind = linear_head.default_features(subject.loaded.backbone.shape)
     lrs = tuple(rate * grid.batch_size / 256 for rate in grid.lr)
-    settings = linear_run.Settings(lrs, grid.epochs, options.mode or linear_protocol.default_mode(options.data), kind, "test")
-    division = linear_run.Division(few.parts.train, few.parts.val, few.parts.val)
-    trained = linear_run.train(subject, division, settings, grid, state_path(out, few), keep=True)
+    settings = linear_train.Settings(lrs, grid.epochs, options.mode or linear_protocol.default_mode(options.data), kind, "test")
+    division = linear_train.Division(few.parts.train, few.parts.val, few.parts.val)
+    trained = linear_train.train(subject, division, settings, grid, state_path(out, few), keep=True)
     linear_protocol.say_excluded(trained, grid.lr, f"{few.name}, ")
     strengths = logistic.LogisticOptions(**common_values)
     regressed = logistic.measure(subject, few.parts, strengths)
@@ -112,7 +121,7 @@ def frozen(subject: Subject, few: Few, options: SemiOptions, out: Path) -> Measu
 
 
 def images_a_step(recipe: str, few: Few) -> int:
-    """The recipe's, or as many pairs (mixup's) as an epoch of few images has, which is said."""
+    """Images of a step: the recipe's, or the largest even number (for mixup's pairs) in an epoch of few images, with a note."""
     usual, images = RECIPES[recipe].values["batch_size"], len(few.parts.train)
     most = epoch_of(images, RECIPES[recipe].values.get("repeats", 1)) // 2 * 2
     if most < usual:
@@ -143,7 +152,7 @@ def tuned(subject: Subject, few: Few, options: SemiOptions, out: Path) -> dict[s
 
 
 def protocol(some: Sequence[Few], measured: Mapping[str, Measured]) -> dict[str, Any]:
-    """What a record says: of the labels by share; of each frozen protocol; which learning rates are excluded, by share."""
+    """Protocol for the record: labels by share; each frozen protocol; excluded learning rates by share."""
     excluded = {name: one.about["linear"]["excluded_lr"] for name, one in measured.items()}
     about = {name: dict(one) for name, one in next(iter(measured.values())).about.items()}
     about["linear"] |= {"excluded_lr": excluded}
@@ -161,9 +170,9 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(SemiOptions, arguments, prog="python -m probes.semi")
     check(options)
     began = time.perf_counter()
-    with common.subject(options, full=not options.frozen) as subject:
-        out = common.record_path(options, subject, "semi")
-        parts = common.labelled_parts(options, subject.loaded.backbone.shape)
+    with open_subject(options, full=not options.frozen) as subject:
+        out = record_path(options, subject, "semi")
+        parts = labelled_parts(options, subject.loaded.backbone.shape)
         some = few_labels(parts, options)
         measured = {few.name: frozen(subject, few, options, out) for few in some}
         found = {name: one.top1 for name, one in measured.items()}
@@ -178,13 +187,13 @@ def main(arguments: Sequence[str]) -> None:
             probe="semi",
             table="T12_semi_protocols",
             loaded=subject.loaded,
-            data=common.about_data(parts) | {few.name: len(few.parts.train) for few in some},
-            protocol=common.about_view(options, subject.view) | protocol(some, measured),
+            data=about_data(parts) | {few.name: len(few.parts.train) for few in some},
+            protocol=about_view(options, subject.view) | protocol(some, measured),
             metrics={f"{protocol}_{name}": value for name, numbers in found.items() for protocol, value in numbers.items()},
             seconds=time.perf_counter() - began,
             device=subject.device.type,
         )
-        linear_run.forget([state_path(out, few) for few in some])
+        linear_train.forget([state_path(out, few) for few in some])
 
 
 if __name__ == "__main__":

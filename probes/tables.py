@@ -33,7 +33,7 @@ class TablesOptions:
     every: bool = False
     """All tables, measured or not."""
     form: Literal["terminal", "markdown", "csv", "latex"] = "terminal"
-    """How to write them."""
+    """Output format."""
     out: Path | None = None
     """File to write to instead of the terminal."""
 
@@ -68,7 +68,7 @@ class Number(NamedTuple):
     value: float
     published: float | None
     differs: Sequence[str]
-    """In which parts of its protocol it was measured otherwise."""
+    """Parts of its protocol that differ from the published one."""
 
 
 Key = tuple[str, str, tuple[tuple[str, Any], ...]]
@@ -102,7 +102,7 @@ def _number(value: Any) -> float | None:
 
 
 def _who(record: Mapping[str, Any]) -> str:
-    """What was measured, and on what."""
+    """Description of the measured backbone and data."""
     checkpoint, data = record["checkpoint"], record["data"]
     path = Path(checkpoint["path"])
     name = path.parent.name if path.name in (store.LAST, store.PREVIOUS, store.BACKBONE) else path.name
@@ -131,7 +131,7 @@ def _lines(key: Key, numbers: Mapping[str, Number]) -> list[Line]:
 
 
 def _difference(value: float, published: float, column: str) -> str:
-    """With a mark where it lies within what the publication's own contradictions suggest."""
+    """The difference, marked where it is within the contradictions in the publication itself."""
     if abs(published) < 1:  # a share, read off a figure
         return f"{value - published:+.3f}"
     within = abs(value - published) <= paper.SPREAD.get(column, 0.0)

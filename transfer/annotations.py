@@ -19,7 +19,7 @@ SHOWN = 80
 
 
 class Annotations(NamedTuple):
-    """What a file holds: its content ready for COCO's tools, whether that differs, class names by id, and what is to be said."""
+    """Content of a file, ready for COCO's tools: whether it was changed, class names by id, and notes."""
 
     content: dict[str, Any]
     changed: bool
@@ -44,7 +44,7 @@ def parsed(file: Path) -> dict[str, Any]:
 
 
 def read(file: Path, content: dict[str, Any]) -> Annotations:
-    """What `parsed` gave, checked. Raises WorkError naming the first entry that is wrong."""
+    """Validates the result of `parsed`. Raises WorkError naming the first entry that is wrong."""
     for name in LISTS:
         entries = content.get(name)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
@@ -82,7 +82,7 @@ def _completed(content: dict[str, Any], classes: dict[int, str], images: Mapping
 
 
 def _whole_annotation(annotation: dict[str, Any], name: str, size: tuple[int, int]) -> dict[str, Any] | None:
-    """With all that COCO's tools read; None where nothing of it lies in the image."""
+    """The annotation with all fields that COCO's tools read; None if it lies outside the image."""
     mask = _mask(annotation, name, size)
     box = _box(annotation, mask, name)
     left, top, width, height = box
@@ -164,7 +164,7 @@ def _box(annotation: Mapping[str, Any], mask: Any, name: str) -> list[float]:
 
 
 def polygon_area(points: Sequence[float]) -> float:
-    """Of one polygon [x, y, x, y, ...], by the shoelace formula."""
+    """Area of one polygon [x, y, x, y, ...], by the shoelace formula."""
     x, y = points[0::2], points[1::2]
     return abs(sum(x[k - 1] * y[k] - x[k] * y[k - 1] for k in range(len(x)))) / 2
 

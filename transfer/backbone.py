@@ -46,7 +46,7 @@ class Levels(nn.Module):
 
 
 MOST_PATCHES = 1024
-"""Of a grid's side."""
+"""Largest number of patches along a grid's side."""
 
 
 def taps_of(depth: int) -> list[int]:
@@ -153,7 +153,7 @@ def drawn(shape: Architecture, grid: Sequence[int] | None) -> Backbone:
 
 
 def widths(shape: Architecture) -> list[int]:
-    """Of the four maps."""
+    """Widths of the four feature maps."""
     return list(layouts.swin_stages(shape._asdict()).widths) if shape.depths else [shape.embed_dim] * 4
 
 
@@ -195,7 +195,7 @@ class IBOTBackbone(Pyramid):
 
 
 class Wanted(NamedTuple):
-    """What a config says of its backbone, None where it leaves that to the checkpoint."""
+    """A config's requirements on its backbone; None where the checkpoint decides."""
 
     arch: str | None
     patch_size: int | None

@@ -18,7 +18,7 @@ PARTS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 class Found(NamedTuple):
-    """What is said of a data set, and its part of a record's protocol."""
+    """Notes on a data set, and its part of a record's protocol."""
 
     lines: list[str]
     protocol: dict[str, Any]
@@ -134,7 +134,7 @@ def coco_classes() -> tuple[str, ...]:
 
 
 def _set_num_classes(part: Any, count: int) -> None:
-    """In every head of a part of the model, however deep, in place."""
+    """Set the number of classes in every head of a part of the model, at any depth, in place."""
     if isinstance(part, dict):
         if "num_classes" in part:
             part["num_classes"] = count
@@ -187,7 +187,7 @@ def _look_through_ade20k(root: Path, config: Any, zero: Zero | None) -> Found:
 
 
 def num_classes(config: Any) -> int:
-    """Of the head that answers: the last one, where there are several."""
+    """Number of classes of the predicting head: the last one, if there are several."""
     head = config.model.decode_head
     return int((head[-1] if isinstance(head, list | tuple) else head).num_classes)
 
@@ -203,7 +203,7 @@ def _take_names(config: Any, names: tuple[str, ...], reduced: bool) -> None:
 
 
 def set_reduced(part: Any, reduced: bool) -> None:
-    """In a data set and its transforms: whether 0 is void."""
+    """Set in a data set and its transforms whether 0 is void."""
     if isinstance(part, dict):
         if "pipeline" in part or "reduce_zero_label" in part:
             part["reduce_zero_label"] = reduced

@@ -1,4 +1,4 @@
-"""What MMEngine is asked to do besides training. Importing this file registers it."""
+"""Hooks for MMEngine. Importing this file registers them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -154,7 +154,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Its gradient; fills `grad_input`."""
+    """Gradient of `roi_align`; fills `grad_input`."""
     _only_average(pool_mode)
     sizes = (aligned_height, aligned_width, *grad_input.shape, sampling_ratio, aligned)
     found = torch.ops.torchvision._roi_align_backward(_wide(grad_output), _wide(rois), spatial_scale, *sizes)

@@ -36,7 +36,7 @@ register_backend(BACKEND, Pictures, force=True)
 
 
 def set_backend(config: Any) -> None:
-    """In every loader of a config, however deep, in place."""
+    """Set the backend in every loader of a config, at any depth, in place."""
     if isinstance(config, dict | Config):
         if str(config.get("type")).rpartition(".")[2] in LOADERS:
             config["backend_args"] = {"backend": BACKEND}

@@ -9,7 +9,7 @@ from mmseg.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class ResizeNotUnder(Resize):
-    """As large as fits into `scale` (its sides in any order), but no side under `least` pixels; proportions are kept.
+    """Resizes to the largest size within `scale` (its sides in any order) with no side under `least` pixels; keeps proportions.
 
     The original tests within (2048, 512) times each ratio with `least` 512: windows are never larger than the picture, and
     its ratios of at most 1 are one size.

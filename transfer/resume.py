@@ -22,10 +22,10 @@ LAST = "last_checkpoint"
 
 
 class History(torch_pickle.Attributes):
-    """What stands for MMEngine's list of past losses."""
+    """Stand-in for MMEngine's list of past losses."""
 
     def restore(self, state: Any) -> None:
-        """Its numbers, and its own four statistics."""
+        """Checks its numbers and its four statistics."""
         super().restore(state)
         known = {"_log_history", "_count_history", "max_length", "statistics_methods"}
         if not self.held.keys() <= known or not self._own(self.held.get("statistics_methods", {})):
@@ -48,7 +48,7 @@ class Statistic(torch_pickle.Constant):
 
 
 CLASSES: dict[str, Callable[..., Any]] = {HISTORY: History, "builtins.getattr": Statistic, "__builtin__.getattr": Statistic}
-"""What MMEngine's files hold besides tensors and plain values."""
+"""Names in MMEngine's files besides tensors and plain values."""
 
 
 class Array(np.ndarray):
@@ -84,7 +84,7 @@ def allowed() -> list[Any]:
 
 
 def load(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """What MMEngine is given for a checkpoint, on the CPU. Raises UserError for code, damage and addresses."""
+    """A checkpoint for MMEngine, on the CPU. Raises UserError for code, damage and addresses."""
     if "://" in str(filename):
         raise UserError(f"{filename} is not fetched: fetch it yourself, and give the file")
     content = store.read_torch(Path(filename), allowed(), CLASSES)

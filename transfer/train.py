@@ -51,7 +51,7 @@ class TransferOptions:
     """Fine-tune a detector (COCO) or a segmenter (ADE20K) on a pretrained backbone, then test it (paper, Table 6)."""
 
     task: Literal["coco", "ade20k"]
-    """Which of them."""
+    """Task."""
     ckpt: Path | None = None
     """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json (default: the newest run)."""
     data: Path | None = None
@@ -65,7 +65,7 @@ class TransferOptions:
     out: Path | None = None
     """The folder to write (default: runs/transfer-TASK-CONFIG); what is there is continued."""
     key: Literal["teacher", "student"] = "teacher"
-    """Which network."""
+    """Network of the checkpoint."""
     from_scratch: bool = False
     """Random weights in the checkpoint's architecture: what pretraining is worth."""
     cfg_options: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class TransferOptions:
     multi_scale: bool = False
     """ade20k: test once more at six scales, each also mirrored."""
     seed: int = 0
-    """Of weights and order."""
+    """Seed of weights and order."""
 
 
 def toolboxes() -> None:
@@ -279,7 +279,7 @@ def run(options: TransferOptions) -> int:
 
 
 def _as_raised(error: UserError | WorkError) -> UserError | WorkError:
-    """Without the account of a worker's stack that torch puts before its words: the loader is MMEngine's here."""
+    """The error without the worker's traceback that torch puts before its message: the loader is MMEngine's here."""
     kind = type(error)
     return kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip())
 
@@ -353,7 +353,7 @@ def report(
 
 
 def record_path(config: Any, options: TransferOptions) -> Path:
-    """In the folder of the run."""
+    """Path of the record, in the folder of the run."""
     return Path(config.work_dir) / "results" / f"transfer_{options.task}.json"
 
 

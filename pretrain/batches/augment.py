@@ -49,7 +49,7 @@ class MultiCrop(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What chance decided for the crops of one kind, the size of the images apart."""
+    """Random draws for the crops of one kind, independent of the images' sizes."""
 
     area: Float[np.ndarray, "v b tries"]
     aspect: Float[np.ndarray, "v b tries"]
@@ -58,12 +58,12 @@ class Draws(NamedTuple):
     flip: Bool[np.ndarray, "v b"]
     jittered: Bool[np.ndarray, "v b"]
     factors: Float[np.ndarray, "v b 4"]
-    """Of brightness, contrast, saturation; then the turn of the hue."""
+    """Factors of brightness, contrast and saturation; then the shift of the hue."""
     order: Int[np.ndarray, "v b 4"]
-    """Which of the four comes first, second, third, last."""
+    """Order in which the four are applied."""
     grey: Bool[np.ndarray, "v b"]
     sigma: Float[np.ndarray, "v b"]
-    """Of the blur in pixels; 0 for none."""
+    """Standard deviation of the blur in pixels; 0 for no blur."""
     solarize: Bool[np.ndarray, "v b"]
 
 
@@ -124,7 +124,7 @@ def shrink(box: Int[np.ndarray, "x 4"], factor: int, width: int, height: int) ->
 
 
 class Crops(NamedTuple):
-    """What is to be done for the crops of one kind: `draws` whose boxes fit the images as they were decoded."""
+    """Augmentations of the crops of one kind: `draws` with boxes that fit the decoded images."""
 
     draws: Draws
     box: Int[np.ndarray, "v b 4"]

@@ -1,6 +1,6 @@
-"""What is done to crops: each operation on a batch, every crop with its own amount, as Pillow and torchvision do it to one.
+"""Colour operations on batches of crops, each crop with its own parameters, equal to Pillow's and torchvision's on one image.
 
-x crops, c channels, h w pixels; values are levels from 0 to 255. Nothing asks the device for anything.
+x crops, c channels, h w pixels; values are levels from 0 to 255. Nothing waits for the device.
 """
 
 from collections.abc import Sequence

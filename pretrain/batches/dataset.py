@@ -25,7 +25,7 @@ ORDER, CROPS, MASKS, LOCAL_MASKS = 0, 1, 2, 3
 
 
 class Placed(NamedTuple):
-    """Where the global crops lie in their images: left, upper, width, height in pixels, and whether they are mirrored."""
+    """Positions of the global crops in their images: left, upper, width, height in pixels, and whether they are mirrored."""
 
     box: Int[Tensor, "v b 4"]
     flip: Bool[Tensor, "v b"]
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     """Images that others had to stand in for."""
     placed: Placed | None = None
     local_masks: masking.Masks | None = None
-    """Where local crops are masked too."""
+    """Masks of local crops; None unless these are masked too."""
 
     def to(self, device: torch.device) -> "Batch":
         return cast(Batch, _to(self, device))
@@ -68,7 +68,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 class Decoded(NamedTuple):
-    """The same before its crops are made."""
+    """A batch whose crops are not made yet."""
 
     images: resample.Packed
     global_crops: Sequence[augment.Crops]
@@ -153,7 +153,7 @@ class StepDataset(Dataset[Batch | Decoded]):
         return masking.draw(generator, self.masks, self.views.locals, self.batch_size, *self.local_grid)
 
     def _draw(self, generator: np.random.Generator) -> list[augment.Draws]:
-        """Of each global view, then of the local ones."""
+        """Draws of each global view, then of the local views."""
         drawn = [augment.draw(generator, view, 1, self.batch_size) for view in self.views.global_views]
         return [*drawn, augment.draw(generator, self.views.local_view, self.views.locals, self.batch_size)]
 

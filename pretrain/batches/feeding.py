@@ -1,4 +1,4 @@
-"""What worker processes make, asked for with a limit: no wait for a worker is for ever, and a dead one is named.
+"""Batches from worker processes, with a time limit: no wait is unlimited, and a worker that died is named.
 
 torch looks after workers by a handler of SIGCHLD, which raises wherever the main process is just then, in the middle of an
 optimisation step perhaps. Here it is taken away: a worker is looked after when something is asked of it, between two steps.
@@ -33,7 +33,7 @@ AHEAD = 4
 """Batches that each worker makes ahead."""
 SHARED = "/dev/shm"  # where torch puts what workers hand over
 MARGIN = 1.5
-"""How much larger a later batch may be than the one that was measured."""
+"""Ratio by which later batches may be larger than the measured one."""
 PLENTY = 16 << 30
 """Bytes of shared memory with which no batch is measured."""
 NO_ROOM = 28
@@ -83,10 +83,10 @@ def fed(
     on_wait: Callable[[float], None] = lambda seconds: None,
     prepare: Callable[[int], None] = parent.end_with_loader,
 ) -> Iterator[Any]:
-    """A batch for each of `numbers`, made ahead by so many worker processes, or here: see `Batches`.
+    """Yields a batch for each of `numbers`, made ahead by so many worker processes, or here: see `Batches`.
 
-    `ahead`, `pin_memory` and `generator` are a DataLoader's; `on_wait` is told the seconds that each batch was waited for. Raises
-    Starved when a worker has died or nothing comes for PATIENCE seconds, and what the data set raises as it was raised.
+    `ahead`, `pin_memory` and `generator` are a DataLoader's; `on_wait` is called with the seconds that each batch was waited for.
+    Raises Starved when a worker has died or no batch comes for PATIENCE seconds; errors of the data set are raised unchanged.
     """
     batches = Batches(dataset, collate)
     workers, ahead = room_for(batches, numbers, workers, ahead)
@@ -172,7 +172,7 @@ def _kill(found: Any) -> None:
 
 
 def _why(dead: Sequence[Any]) -> str:
-    """What to say of workers that have died, or of none."""
+    """The error message for workers that have died, or for a timeout if there are none."""
     if not dead:
         return (
             f"no batch has come from the workers for {PATIENCE / 60:.0f} minutes: the disk or network that holds the images does "
@@ -217,9 +217,9 @@ def free() -> int:
 
 
 def room_for(batches: Any, numbers: Iterable[Any], workers: int, ahead: int) -> tuple[int, int]:
-    """Workers, and batches ahead of each, that fit into shared memory; says so where these are fewer than asked for.
+    """Numbers of workers and of batches ahead of each that fit into shared memory; prints a note if these are reduced.
 
-    Where there is little of it, the first batch is made here and measured.
+    Where there is little shared memory, the first batch is made here and measured.
     """
     there = free()
     if not workers or there >= PLENTY:
@@ -239,7 +239,7 @@ def room_for(batches: Any, numbers: Iterable[Any], workers: int, ahead: int) -> 
 
 
 def bytes_of(value: Any) -> int:
-    """Of all tensors in nested tuples, lists and dicts, each in whole pages."""
+    """Bytes of all tensors in nested tuples, lists and dicts, each rounded up to whole pages."""
     if isinstance(value, Tensor):
         return -(-value.numel() * value.element_size() // 4096) * 4096
     if isinstance(value, Mapping):

@@ -26,7 +26,7 @@ class NumberedLoader:
         self.device, self._batches = device, batches
         self.waited = 0.0
         self.stop: Sequence[int] = ()
-        """What has asked the run to stop: then no batch is waited for long."""
+        """Signals that have asked the run to stop; with one, no batch is waited for long."""
         self._numbers, self._workers = range(first, last), workers
 
     def __iter__(self) -> Iterator[Any]:
@@ -64,7 +64,7 @@ class Loader(NumberedLoader):
         return self._ahead(batches) if self.device.type == "cuda" else batches
 
     def _received(self) -> Iterator[Batch]:
-        """The same made ready on the device."""
+        """Batches on the device, with their crops made."""
         return map(self._to_device, self.made())
 
     def _to_device(self, batch: Batch | Decoded) -> Batch:
@@ -98,10 +98,10 @@ class Loader(NumberedLoader):
 
 
 def prepare_worker(_: int) -> None:
-    """One thread each; what asks a run to stop is the main process's to answer, and a worker ends when that has gone.
+    """Worker initialisation: one thread; signals to stop are left to the main process, and a worker ends with it.
 
-    A group of its own keeps a worker from what is sent to the main process's group. SIGTERM itself must end it: that is how the
-    main process ends workers that it has forgotten.
+    A process group of its own keeps a worker from signals to the main process's group. SIGTERM must end it: that is how the main
+    process ends workers that are left.
     """
     parent.end_with_loader()
     torch.set_num_threads(1)

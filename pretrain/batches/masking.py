@@ -31,7 +31,7 @@ class Masks(NamedTuple):
 
 
 class MaskSettings(NamedTuple):
-    """Which masks to draw: for each image one `ratio` is chosen with equal chance, then moved by up to its `spread`."""
+    """Mask distribution: for each image one `ratio` is chosen uniformly, then moved uniformly by up to its `spread`."""
 
     ratio: tuple[float, ...]
     spread: tuple[float, ...]

@@ -18,9 +18,9 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 SUPPORT = 2.0
-"""Of the bicubic kernel, in pixels of the coarser grid."""
+"""Half width of the bicubic kernel, in pixels of the coarser grid."""
 MOST_VALUES = 1 << 26
-"""Of the padded boxes that are resized together (256 MB as float32)."""
+"""Largest number of values in padded boxes that are resized together (256 MB as float32)."""
 
 
 class Packed(NamedTuple):
@@ -29,14 +29,14 @@ class Packed(NamedTuple):
     data: Tensor
     """uint8 (or float32) values of all images, each [h, w, c], flattened."""
     start: Int[np.ndarray, " b"]
-    """Where each image begins in `data`."""
+    """Offset of each image in `data`."""
     width: Int[np.ndarray, " b"]
     channels: int
     jpegs: Sequence[UInt8[Tensor, " n"]] = ()
     """Files that are decoded on the device, whose pixels come after those in `data`."""
 
     def to(self, device: torch.device) -> "Packed":
-        """The same on the device, JPEGs decoded there. Raises RuntimeError where one of them cannot be."""
+        """Copies on the device, JPEGs decoded there. Raises RuntimeError where one cannot be decoded."""
         data = self.data.to(device, non_blocking=True)
         if self.jpegs:
             with warnings.catch_warnings():
@@ -92,7 +92,7 @@ def cut_together(
     flip: Bool[np.ndarray, " x"],
     size: int,
 ) -> Tensor:
-    """The same from packed images, on their device, without asking it for anything."""
+    """As `cut` from packed images, on their device, without waiting for it."""
     left, upper, width, height = box.T
     start = packed.start[image] + (upper * packed.width[image] + left) * packed.channels
     stride = packed.width[image] * packed.channels
@@ -130,7 +130,7 @@ def _rounded(values: Tensor, eight_bit: bool) -> Tensor:
 
 
 def weights(length: Float[Tensor, " x"], size: int, padded: int) -> Float[Tensor, "x s padded"]:
-    """How much each of a line's `length` pixels counts for each of the `size` new ones; rows sum to one."""
+    """Resampling weights of a line of `length` pixels for each of `size` new pixels; rows sum to one."""
     scale = (length / size)[:, None, None]
     reach = scale.clamp(min=1.0)
     new = torch.arange(size, device=length.device, dtype=torch.float32)[None, :, None]

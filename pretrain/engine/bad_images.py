@@ -17,7 +17,7 @@ class Bad(NamedTuple):
 
 
 def too_many(bad: Sequence[Bad], most: int) -> str:
-    """What to say when a source has too many bad images."""
+    """The error message for a source with too many unusable images."""
     count = f"{len(bad)} image{'s' * (len(bad) > 1)}"
     listed = "".join(f"\n  {escape.terminal(name)}: {escape.terminal(reason)}" for _, name, reason in bad[:10])
     return (
@@ -26,7 +26,7 @@ def too_many(bad: Sequence[Bad], most: int) -> str:
 
 
 class BadImages:
-    """The images of a run that could not be used, each counted once, in all processes together."""
+    """The unusable images of a run, each counted once over all processes."""
 
     def __init__(self, most: int, known: Iterable[Bad]) -> None:
         self.most = most
@@ -34,22 +34,22 @@ class BadImages:
         self._new: list[Bad] = []
 
     def add(self, bad: Iterable[Bad]) -> None:
-        """What this process has met."""
+        """Register images that this process could not use."""
         self._new += bad
 
     def take_new(self) -> list[Bad]:
-        """What is new in any process since the last call; all must call it together."""
+        """Images registered in any process since the last call; all processes must call it together."""
         new = {bad.name: bad for bad in distributed.gathered(self._new) if bad.name not in self.all}
         self.all |= new
         self._new = []
         return list(new.values())
 
     def check(self) -> None:
-        """Raise WorkError when there are more than may be."""
+        """Raise WorkError if there are more than `most`."""
         if len(self.all) > self.most:
             raise WorkError(too_many(list(self.all.values()), self.most))
 
 
 def most_bad(given: int | None, images: int) -> int:
-    """How many images may be bad: what was given, else 0.1 %, at least 20."""
+    """The largest allowed number of unusable images: `given`, or by default 0.1 % and at least 20."""
     return max(20, images // 1000) if given is None else given

@@ -1,4 +1,4 @@
-"""What any training shows while it runs: a progress line in a terminal, plain lines elsewhere, remarks."""
+"""The screen of any training: a progress bar in a terminal, plain lines elsewhere, notes."""
 
 import time
 
@@ -15,7 +15,7 @@ PLAIN_LINES_EVERY = 10.0
 
 
 class Screen:
-    """Only the main process says anything. Within `with` a terminal has a bar."""
+    """Prints from the main process only. A context manager: inside, a terminal shows a progress bar."""
 
     def __init__(self, folder: RunFolder, total_steps: int) -> None:
         self._folder, self._total = folder, total_steps
@@ -36,18 +36,18 @@ class Screen:
         if self._bar:
             self._bar.stop()
 
-    def say(self, remark: str) -> None:
-        """One line that is no measurement."""
-        self._console.print(f"note: {remark}")
+    def say(self, note: str) -> None:
+        """Print one line that is not a measurement."""
+        self._console.print(f"note: {note}")
 
     def bad(self, done: int, images: list[Bad]) -> None:
-        """Name images that could not be used, in the log and on the screen."""
+        """Log and print images that could not be used."""
         for image in images:
             self._folder.note(done, {"bad_image": image.name, "reason": image.reason, "number": image.number})
             self._console.print(f"skipped {image.name}: {image.reason}")
 
     def show(self, done: int, line: str) -> None:
-        """How things stand after `done` steps."""
+        """Show the state after `done` steps."""
         if self._bar:
             self._bar.update(self._task, completed=done, description=line)
         elif time.monotonic() - self._printed_at > PLAIN_LINES_EVERY or done == self._total:
@@ -55,16 +55,16 @@ class Screen:
             self._console.print(f"step {done}/{self._total}  {line}")
 
     def finished_before(self) -> None:
-        """There is nothing left to do."""
+        """Say that the run was complete already."""
         self._console.print(f"this run is finished: give another {self._folder.flag} to begin a new one")
 
     def interrupted(self, done: int) -> None:
-        """Saved and stopped."""
+        """Say that the run was saved and stopped."""
         self._console.print(f"stopped after step {done}, saved in {self._folder.folder}: the same command continues from here")
 
 
 def clock(seconds: float) -> str:
-    """Hours where there are any, minutes and seconds."""
+    """A duration as H:MM:SS, or M:SS below an hour."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

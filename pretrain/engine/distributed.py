@@ -1,4 +1,4 @@
-"""Several processes as one: everything above this file works the same with one process and with many."""
+"""Data parallelism: code above this file is the same for one process and for many."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ from checkpoints.cli import UserError, WorkError
 Result = TypeVar("Result")
 
 LOST = re.compile("gloo|NCCL|Connection (closed|reset)|Timed out waiting|Broken pipe|barrier", re.IGNORECASE)
-"""What torch says when a partner is not there any more, or has not answered within torch's limit of 10 to 30 minutes."""
+"""Messages of torch for a process that has ended, or has not answered within torch's limit of 10 to 30 minutes."""
 
 
 def rank() -> int:
@@ -64,7 +64,7 @@ def processes() -> Iterator[torch.device]:
 
 
 def parallel(module: nn.Module, device: torch.device, *, some_unused: bool = False) -> nn.Module:
-    """The module with gradients averaged over processes during backward; as it is where `shard_` has seen to that.
+    """The module with gradients averaged over processes during backward; unchanged where `shard_` does that.
 
     `some_unused`: not every parameter takes part in every step.
     """
@@ -75,7 +75,7 @@ def parallel(module: nn.Module, device: torch.device, *, some_unused: bool = Fal
 
 
 def shard_(network: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Spread weights, and with them gradients and optimizer states, over the processes (FSDP2), gathered block by block."""
+    """Shard weights, gradients and optimizer states over the processes (FSDP2); weights are gathered block by block."""
     mesh = init_device_mesh(device.type, (world_size(),))
     for block in blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
@@ -83,7 +83,7 @@ def shard_(network: nn.Module, blocks: Iterable[nn.Module], device: torch.device
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard_` has spread it."""
+    """Whether `shard_` was applied."""
     return isinstance(module, FSDPModule)
 
 
@@ -95,43 +95,43 @@ def averaged(module: nn.Module, now: bool) -> AbstractContextManager[None]:
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """This process's part of tensors that are spread; others as they are."""
+    """This process's part of sharded tensors; others unchanged."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
-def lengths(tensors: Sequence[Tensor]) -> Tensor:
-    """The Euclidean length of each tensor, whole ones or spread ones."""
-    found = torch.stack(torch._foreach_norm(local(tensors)))
+def norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of each tensor, of sharded ones over all processes: [tensors]."""
+    local_norms = torch.stack(torch._foreach_norm(local(tensors)))
     if not any(isinstance(tensor, DTensor) for tensor in tensors):
-        return found
-    squares = found.square()
+        return local_norms
+    squares = local_norms.square()
     dist.all_reduce(squares)
     return squares.sqrt()
 
 
 def full_tensor(value: Any) -> Any:
-    """Nested dicts and lists with spread tensors put together on the CPU; all processes must call it."""
+    """Nested dicts and lists with sharded tensors gathered on the CPU; all processes must call it together."""
     if isinstance(value, DTensor):
         return value.full_tensor().cpu()
     if isinstance(value, dict):
-        return {key: full_tensor(one) for key, one in value.items()}
-    return [full_tensor(one) for one in value] if isinstance(value, list) else value
+        return {key: full_tensor(part) for key, part in value.items()}
+    return [full_tensor(part) for part in value] if isinstance(value, list) else value
 
 
 def shard(value: Any, like: Tensor) -> Any:
-    """A whole tensor as `like` is spread; anything else as it is."""
+    """A full tensor sharded as `like`; anything else unchanged."""
     if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
 def unwrap(module: nn.Module) -> Any:
-    """The module itself, whether or not `parallel` wrapped it."""
+    """The module without the wrapper of `parallel`, if it has one."""
     return module.module if isinstance(module, DistributedDataParallel) else module
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until all processes have called this."""
     if world_size() > 1:
         dist.barrier()
 
@@ -146,7 +146,7 @@ def mean(tensor: Tensor) -> Tensor:
 
 
 def gathered(values: list[Any]) -> list[Any]:
-    """The lists of all processes, one after the other."""
+    """The lists of all processes, concatenated in order of rank."""
     if world_size() == 1:
         return values
     lists: list[list[Any]] = [[] for _ in range(world_size())]
@@ -178,7 +178,7 @@ def main_first(work: Callable[[], Result]) -> Result:
 
 
 def all_true(flag: Tensor) -> Tensor:
-    """Whether a flag [] is set in all processes, on its device."""
+    """Whether a flag [] is true in all processes, as a flag on its device."""
     if world_size() == 1:
         return flag
     everywhere = flag.to(torch.uint8)
@@ -187,7 +187,7 @@ def all_true(flag: Tensor) -> Tensor:
 
 
 def any_true(*flags: bool) -> list[bool]:
-    """For each flag whether it is set in any process. Goes past the devices: none is waited for."""
+    """For each flag whether it is true in any process. Reduced on the CPU, so that no device is waited for."""
     if world_size() == 1:
         return list(flags)
     total = torch.tensor([float(flag) for flag in flags])

@@ -1,4 +1,4 @@
-"""Logs of any length: looked at line by line, a sample of bounded size is kept, and what is kept has been validated."""
+"""Logs (`metrics.jsonl`) of any length: read line by line, sampled to a bounded size, each kept line validated."""
 
 import contextlib
 import json
@@ -13,13 +13,25 @@ from checkpoints.cli import UserError
 from checkpoints.store import first_line
 
 MOST_LINES = 20_000
-"""Lines of measurements that a picture or a page is made of."""
+"""Largest number of lines that a picture or a page is made of."""
 KEPT = ("bad_image", "alarm", "knn")
-"""What makes a line too rare, and too telling, to be left out."""
+"""Fields of lines that are never left out of a sample."""
 RARE = re.compile(b"|".join(f'"{name}": '.encode() for name in KEPT))
 WORDS = frozenset({"bad_image", "reason", "alarm", "replay"})
-"""What a line says in words; all else is a number, or null where that was not finite."""
+"""Fields that hold text; others hold a number, or null where that was not finite."""
 LONGEST = 1 << 16
+RENAMED = {
+    "entropy": "target_entropy",
+    "spread": "mean_target_entropy",
+    "patch_entropy": "patch_target_entropy",
+    "patch_spread": "mean_patch_target_entropy",
+    "divergence": "kl_divergence",
+    "prototypes_used": "prototype_usage",
+    "patch_prototypes_used": "patch_prototype_usage",
+    "rank": "effective_rank",
+    "gradient": "gradient_norm",
+}
+"""Fields of logs of version 0.1 and their names since. Read under the new names; files stay as they are."""
 STEP = re.compile(rb'\{"step": (\d{1,15})[,}]')
 
 
@@ -36,7 +48,7 @@ def sampled(path: Path, most: int = MOST_LINES, *, lenient: bool = False) -> lis
     Of rare lines too at most `most`; a last one that is half written is left out. Raises UserError that names the line which is
     none of a log, or leaves it out if `lenient`.
     """
-    found: list[Line] = []
+    common: list[Line] = []
     rare: list[Line] = []
     every, last = 1, None
     for place, (number, content) in enumerate(_lines(path)):
@@ -45,13 +57,13 @@ def sampled(path: Path, most: int = MOST_LINES, *, lenient: bool = False) -> lis
             if len(rare) < most:
                 rare += _parsed(path, number, content, lenient=lenient)
         elif place % every == 0:
-            found += _parsed(path, number, content, lenient=lenient)
-        if len(found) > most:
-            found, every = found[::2], every * 2
-    seen = {line.number for line in (*found[-1:], *rare[-1:])}
+            common += _parsed(path, number, content, lenient=lenient)
+        if len(common) > most:
+            common, every = common[::2], every * 2
+    seen = {line.number for line in (*common[-1:], *rare[-1:])}
     if last is not None and last[0] not in seen:
-        found += _parsed(path, *last, lenient=lenient)
-    return sorted([*found, *rare], key=lambda line: line.number)
+        common += _parsed(path, *last, lenient=lenient)
+    return sorted([*common, *rare], key=lambda line: line.number)
 
 
 def keep_up_to(path: Path, step: int, target: BinaryIO) -> int:
@@ -67,7 +79,7 @@ def keep_up_to(path: Path, step: int, target: BinaryIO) -> int:
 
 
 def values(path: Path) -> Iterator[tuple[str, Any]]:
-    """Every line of JSON and what to call it. Raises UserError for one that is none."""
+    """Yields (name for messages, value) for every line. Raises UserError for a line that is not JSON."""
     for number, content in _lines(path):
         where = f"{path} line {number}"
         try:
@@ -77,7 +89,7 @@ def values(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are whole, with their numbers; a last one without its end only if it is JSON. Raises UserError."""
+    """Yields number and content of every complete line; a last line without newline only if it is JSON. Raises UserError."""
     try:
         with reading.opened(path) as file:
             for number, line in enumerate(file, 1):
@@ -95,7 +107,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _parsed(path: Path, number: int, content: bytes, *, lenient: bool) -> list[Line]:
-    """The validated line; none where it is invalid and nobody minds."""
+    """The validated line in a list; an empty list for an invalid one if `lenient`, else raises UserError."""
     where = f"{path} line {number}"
     try:
         try:
@@ -110,13 +122,14 @@ def _parsed(path: Path, number: int, content: bytes, *, lenient: bool) -> list[L
 
 
 def _checked(value: Any, where: str) -> dict[str, Any]:
-    found = checked.mapping(value, where, ("step",))
-    checked.number(found["step"], f"{where}: step", 0, checked.MOST)
-    for name, one in found.items():
+    """A line's validated fields under today's names. Raises UserError."""
+    line = checked.mapping(value, where, ("step",))
+    checked.number(line["step"], f"{where}: step", 0, checked.MOST)
+    for name, field in line.items():
         if name in WORDS:
-            checked.text(one, f"{where}: {name}", longest=LONGEST)
-        elif isinstance(one, float) and not math.isfinite(one):
-            found[name] = None  # as older runs wrote it
-        elif one is not None:
-            checked.number(one, f"{where}: {name}", -math.inf, math.inf)
-    return found
+            checked.text(field, f"{where}: {name}", longest=LONGEST)
+        elif isinstance(field, float) and not math.isfinite(field):
+            line[name] = None  # as older runs wrote it
+        elif field is not None:
+            checked.number(field, f"{where}: {name}", -math.inf, math.inf)
+    return {RENAMED.get(name, name): field for name, field in line.items()}

@@ -1,10 +1,10 @@
-"""Parameter groups as the original forms them, clipping tensor by tensor, and the optimizers by name."""
+"""Parameter groups and clipping as in the original, and the optimizers by name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from checkpoints.cli import UserError
@@ -38,30 +38,33 @@ STATES: dict[str, tuple[str, ...]] = {
     "SGD": ("momentum_buffer",),
     "LARS": ("momentum_buffer",),
 }
-"""What each of them keeps of a parameter."""
+"""Names of each optimizer's state of a parameter."""
 
 
 def restore_(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], where: str, *, other: bool = False) -> None:
-    """Give the optimizer what a checkpoint has kept of its parameters; settings of its groups stay its own.
+    """Load the state of every parameter from a checkpoint; hyperparameters of the groups are not changed.
 
-    `other`: the checkpoint is of another kind of optimizer, and what is of no use is left. Raises UserError, `where` first, for
-    parts that are missing or not those of this network.
+    `other`: the checkpoint is of another kind of optimizer, and state of other names is ignored. Raises UserError, beginning with
+    `where`, for state that is missing or does not fit this network.
     """
-    own, parameters = optimizer.state_dict(), [one for group in optimizer.param_groups for one in group["params"]]
-    sizes = [group["params"] for group in own["param_groups"]]
-    if [list(group["params"]) for group in state.get("param_groups", [])] != sizes:
-        raise UserError(f"{where}: it has other groups of parameters than {' and '.join(str(len(one)) for one in sizes)}")
-    kept = {}
+    current, parameters = optimizer.state_dict(), [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    groups = [group["params"] for group in current["param_groups"]]
+    if [list(group["params"]) for group in state.get("param_groups", [])] != groups:
+        raise UserError(f"{where}: it has other groups of parameters than {' and '.join(str(len(group)) for group in groups)}")
+    states = {}
     for number, values in state.get("state", {}).items():
         if number >= len(parameters):
             raise UserError(f"{where}: it knows a parameter {number} of {len(parameters)}")
-        found = _kept_of(parameters[number], values, STATES[type(optimizer).__name__], f"{where}: parameter {number}", other)
-        if found:
-            kept[number] = found
-    optimizer.load_state_dict({**own, "state": kept})
+        parameter_state = _state_of(
+            parameters[number], values, STATES[type(optimizer).__name__], f"{where}: parameter {number}", other
+        )
+        if parameter_state:
+            states[number] = parameter_state
+    optimizer.load_state_dict({**current, "state": states})
 
 
-def _kept_of(parameter: Tensor, values: Mapping[str, Any], names: Sequence[str], where: str, other: bool) -> dict[str, Any]:
+def _state_of(parameter: Tensor, values: Mapping[str, Any], names: Sequence[str], where: str, other: bool) -> dict[str, Any]:
+    """The validated state of one parameter, sharded as it is; empty where `other` and some of it is missing. Raises UserError."""
     missing = [name for name in names if name not in values]
     if missing and other:
         return {}
@@ -87,36 +90,23 @@ def set_values_(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float
 
 
 def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """The gradients that there are."""
+    """Gradients of the parameters that have one."""
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def norms_of(gradients: list[Tensor]) -> Float[Tensor, " tensors"]:
-    """The length of each gradient tensor."""
-    return distributed.lengths(gradients)
+    """Norm of each gradient tensor."""
+    return distributed.norms(gradients)
 
 
-def clip_each_(gradients: list[Tensor], lengths: Float[Tensor, " tensors"], limit: float) -> None:
-    """Scale each gradient on its own to at most length `limit`, the original's rule (0: none)."""
+def clip_each_(gradients: list[Tensor], norms: Float[Tensor, " tensors"], limit: float) -> None:
+    """Scale each gradient tensor on its own to a norm of at most `limit` (0: no clipping), as the original does."""
     if limit > 0:
-        torch._foreach_mul_(distributed.local(gradients), list((limit / (lengths + 1e-6)).clamp(max=1.0).unbind()))
-
-
-def step_(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, accepted: bool | Bool[Tensor, ""]) -> None:
-    """Move the weights if the step was accepted. A verdict that is still on the device is left to it (fused AdamW)."""
-    if isinstance(accepted, bool):
-        if accepted:
-            scaler.step(optimizer)
-    elif scaler.is_enabled():  # which has its own verdict there
-        scaler.step(optimizer)
-    else:
-        optimizer.found_inf = (~accepted).float()  # type: ignore[attr-defined]
-        optimizer.step()
-        del optimizer.found_inf  # type: ignore[attr-defined]
+        torch._foreach_mul_(distributed.local(gradients), list((limit / (norms + 1e-6)).clamp(max=1.0).unbind()))
 
 
 def drop_last_layer_gradients_(head: nn.Module) -> None:
-    """Freeze the prototypes for this step: without a gradient the optimizer leaves them, and their decay, alone."""
+    """Freeze the prototypes for this step: without a gradient the optimizer neither moves nor decays them."""
     for name, parameter in head.named_parameters():
         if name.startswith("last_layer"):
             parameter.grad = None

@@ -1,12 +1,12 @@
-"""In which numbers the forwards compute: float32, bf16, or fp16 with a scaled loss."""
+"""Number formats of the forward passes: float32, bf16, or fp16 with a scaled loss."""
 
 import torch
 
 
 class Precision:
-    """`auto` is bf16 on a GPU that has it, fp16 on one that has not, bf16 on a CPU that multiplies it fast, else fp32.
+    """`auto`: on a GPU bf16 if it is supported, else fp16; on a CPU bf16 if it has fast instructions for it, else fp32.
 
-    Softmax, losses and centres are float32 with all of them.
+    Softmax, losses and centres are always float32.
     """
 
     def __init__(self, wanted: str, device: torch.device) -> None:
@@ -19,20 +19,20 @@ class Precision:
             torch.set_float32_matmul_precision("high")  # TF32
 
     def autocast(self) -> torch.autocast:
-        """Around the two forwards and nothing else."""
-        kind = torch.float16 if self.name == "fp16" else torch.bfloat16
-        return torch.autocast(self._device, kind, enabled=self.name != "fp32", cache_enabled=False)
+        """A context for the two forward passes only."""
+        dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
+        return torch.autocast(self._device, dtype, enabled=self.name != "fp32", cache_enabled=False)
 
 
 def best(device: torch.device) -> str:
-    """What is fast and safe on this device."""
+    """The format of `auto` on this device."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if cpu_is_fast_at_bf16() else "fp32"
 
 
 def cpu_is_fast_at_bf16() -> bool:
-    """Whether the processor has instructions for it."""
+    """Whether the processor has AVX-512 or AMX instructions for bf16."""
     capability = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
     checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return capability != "DEFAULT" and any(check() for check in checks if check is not None)

@@ -1,4 +1,4 @@
-"""Each time a run was begun or taken up: when, on what machine, with which versions (`starts.jsonl` in its folder)."""
+"""One line for each start or resumption of a run: time, machine, versions (`starts.jsonl` in its folder)."""
 
 import json
 import os
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
 def note(folder: Path, step: int, device: torch.device, precision: str) -> None:
-    """One line more. Only the main process writes. Raises WorkError where it cannot."""
+    """Append a line, in the main process only. Raises WorkError if it cannot be written."""
     if not distributed.is_main():
         return
     line = {
@@ -32,7 +32,7 @@ def note(folder: Path, step: int, device: torch.device, precision: str) -> None:
 
 
 def processor() -> str:
-    """The CPU by its name."""
+    """Name of the CPU's model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

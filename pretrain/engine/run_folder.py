@@ -1,4 +1,4 @@
-"""The folder of any training: its options, its log, when it saves. What is in a checkpoint is not its matter."""
+"""The folder of any training: its options, its log, when it saves. Does not know the checkpoint format."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from pretrain.engine.bad_images import Bad
 from pretrain.engine.trackers import Track, package_of, tracker
 
 WRITTEN = ("config.json", "*.jsonl", "*.pt", "*.safetensors", "*.html", "events.out.tfevents.*")
-"""What is written in a training's folder."""
+"""Patterns of the files that a training writes in its folder."""
 LOGS = ("metrics.jsonl", "starts.jsonl")
 OWN_PART = re.compile(
     r"\.(last|previous|refused-\d+-\d+|epoch-\d+(-\d+)?)\.pt\.\d+\.part|\.(backbone|best)\.safetensors\.\d+\.part|"
@@ -40,7 +40,7 @@ BESIDE: tuple[str, ...] = (
     "slurm-*.out",
 )
 BESIDE += (hold.NAME, ".git*", ".DS_Store", ".nfs*")
-"""What may lie in a folder before a run begins there: what is made beside a run, output that was sent there."""
+"""What may lie in a folder before a run starts there: results made beside a run, redirected output."""
 
 
 class RunFolder:
@@ -62,11 +62,11 @@ class RunFolder:
         self._anew = False
 
     def begun(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return any((self.folder / name).exists() for name in (store.LAST, store.PREVIOUS))
 
     def begin(self) -> None:
-        """Make the folder and write the options down. Raises UserError where that cannot be, or would lead out of the folder."""
+        """Create the folder and write the options. Raises UserError if that fails, or where a link leads out of it."""
         if not distributed.is_main():
             return
         package_of(self._track_with)  # a missing one is an error that leaves nothing behind
@@ -90,13 +90,13 @@ class RunFolder:
         self._track = tracker(self._track_with, self.folder.name, self.values)
 
     def _remove_leftovers(self) -> None:
-        """Own temporary files, of a process that was killed while it wrote: nobody else writes here now."""
+        """Delete own temporary files of a process that was killed while it wrote; no other process writes here now."""
         for path in self.folder.iterdir():
             if OWN_PART.fullmatch(path.name) and path.is_file() and not path.is_symlink():
                 path.unlink()
 
     def _forget_later_lines(self) -> None:
-        """Drop the log lines of steps that will be run again, and those that are none."""
+        """Drop the log lines of steps that will be repeated, and lines that cannot be read."""
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return
@@ -116,27 +116,27 @@ class RunFolder:
             return not os.path.samestat(os.fstat(self._place), os.stat(self.folder))
         except (FileNotFoundError, NotADirectoryError):
             return True
-        except OSError:  # of a network: who writes there will meet it
+        except OSError:  # of a network file system: the next write will raise it
             return False
 
     def here(self) -> Path:
-        """The folder, where it is now; where it was, if it was removed. Raises WorkError where something else lies there then."""
+        """The folder's present path; if it was removed, its old one. Raises WorkError if something else lies there by then."""
         if not self.moved():
             return self.folder
-        found = self._where()
-        if found is None and not self._anew:
+        present = self._where()
+        if present is None and not self._anew:
             if os.path.lexists(self.folder):
                 raise WorkError(f"{self.folder} was removed during the run, another lies there: what is not saved is lost")
             self._anew = True
-        return found or self.folder
+        return present or self.folder
 
     def _where(self) -> Path | None:
-        """Where the folder is now, as the system knows it; None where it was removed."""
+        """The folder's present path by its file descriptor; None if it was removed."""
         assert self._place is not None
         with contextlib.suppress(OSError):
-            found = Path(os.readlink(f"/proc/self/fd/{self._place}"))
-            if os.path.samestat(os.fstat(self._place), os.stat(found)):
-                return found
+            path = Path(os.readlink(f"/proc/self/fd/{self._place}"))
+            if os.path.samestat(os.fstat(self._place), os.stat(path)):
+                return path
         return None
 
     def stay(self, step: int) -> None:
@@ -151,11 +151,11 @@ class RunFolder:
             )
         elif self._board:
             self._flush(self._board)
-        for one in filter(None, distributed.gathered([sentence])):
-            raise WorkError(one)
+        for message in filter(None, distributed.gathered([sentence])):
+            raise WorkError(message)
 
     def _flush(self, board: SummaryWriter) -> None:
-        """TensorBoard's own thread writes every two minutes, and ends with the process."""
+        """Have TensorBoard write now: its own thread writes every two minutes, and ends with the process."""
         try:
             board.flush()
         except (OSError, ValueError) as error:
@@ -163,7 +163,7 @@ class RunFolder:
             terminal.say(_left_out("TensorBoard's file", error), error=True)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of `metrics.jsonl` (null for what is not finite), and the same for TensorBoard."""
+        """Write measurements to `metrics.jsonl` (null for what is not finite), TensorBoard and the tracker."""
         if not distributed.is_main():
             return
         rounded = {name: float(f"{value:.6g}") if math.isfinite(value) else None for name, value in values.items()}
@@ -171,7 +171,7 @@ class RunFolder:
         self._send(step, values)
 
     def _send(self, step: int, values: Mapping[str, float]) -> None:
-        """To where else the log is shown. What cannot be reached is left out from then on: the run does not need it."""
+        """Write measurements to TensorBoard and the tracker; one that fails gets no more, as the run does not need it."""
         if self.moved():  # TensorBoard opens its file by name, in whatever lies there now
             self._board = None
         try:
@@ -189,7 +189,7 @@ class RunFolder:
             terminal.say(_left_out(f"--track {self._track_with}", error), error=True)
 
     def note(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line of `metrics.jsonl`. Raises WorkError where it cannot be written."""
+        """Append one line to `metrics.jsonl`. Raises WorkError if it cannot be written."""
         if not distributed.is_main():
             return
         folder = self.here()
@@ -197,12 +197,12 @@ class RunFolder:
             store.append(folder / "metrics.jsonl", json.dumps({"step": step, **values}) + "\n")
 
     def bad_images(self) -> list[Bad]:
-        """Those that were noted before."""
+        """Unusable images that the log names."""
         lines = (line for line in self.history() if line.keys() >= {"bad_image", "reason", "number"})
         return [Bad(int(line["number"] or 0), line["bad_image"], line["reason"]) for line in lines]
 
     def history(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; of a long one a sample, with all that is rare (`pretrain.engine.logs`)."""
+        """The lines of `metrics.jsonl`; of a long log a sample (`pretrain.engine.logs.sampled`)."""
         path = self.folder / "metrics.jsonl"
         return [line.value for line in logs.sampled(path, lenient=True)] if path.exists() else []
 
@@ -218,7 +218,7 @@ def _left_out(what: str, error: Exception) -> str:
 
 @contextlib.contextmanager
 def claimed(folder: Path, flag: str, *, told: bool) -> Iterator[None]:
-    """Inside, the folder is this training's alone; all processes call it together.
+    """Holds the folder for this training alone; all processes call it together.
 
     Raises WorkError where another training uses it, UserError where it holds what is none of a training's, unless `told`.
     """
@@ -229,23 +229,23 @@ def claimed(folder: Path, flag: str, *, told: bool) -> Iterator[None]:
                 if not told:
                     refuse_foreign(folder, flag)
                 stack.enter_context(hold.held(folder / hold.NAME, f"{flag} {folder}", f"give another {flag}"))
-        except (UserError, WorkError) as found:
-            error = found
-        for one in distributed.gathered([error]):
-            if one is not None:
-                raise one
+        except (UserError, WorkError) as raised:
+            error = raised
+        for of_process in distributed.gathered([error]):
+            if of_process is not None:
+                raise of_process
         yield
 
 
 def refuse_foreign(folder: Path, flag: str) -> None:
-    """Raise UserError where a folder is neither a training's nor empty."""
+    """Raise UserError for a folder that is neither a training's nor empty."""
     try:
         inside = sorted(path.name for path in folder.iterdir())
     except OSError:  # nothing there; what else is wrong, the writer will meet
         return
     if any(name in inside for name in (store.LAST, store.PREVIOUS, *LOGS)) or _is_config(folder / "config.json"):
         return
-    foreign = [name for name in inside if not (OWN_PART.fullmatch(name) or any(Path(name).match(one) for one in BESIDE))]
+    foreign = [name for name in inside if not (OWN_PART.fullmatch(name) or any(Path(name).match(pattern) for pattern in BESIDE))]
     if foreign:
         raise UserError(
             f"{flag} {folder} holds no run but other files ({foreign[0]!r}{', ...' if len(foreign) > 1 else ''}): give another "
@@ -254,21 +254,21 @@ def refuse_foreign(folder: Path, flag: str) -> None:
 
 
 def _is_config(path: Path) -> bool:
-    """Whether it holds the options of a training of ours, which may have been killed before it saved."""
+    """Whether it holds the options of a training, which may have been killed before it saved."""
     try:
-        found = reading.values(path, 1 << 20)
+        values = reading.values(path, 1 << 20)
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and {"save_minutes", "log_every", "recipe"} <= found.keys()
+    return isinstance(values, dict) and {"save_minutes", "log_every", "recipe"} <= values.keys()
 
 
 def random_states() -> dict[str, Any]:
-    """Torch's generators: the only ones that are not addressed by seed and step (stochastic depth draws from them)."""
+    """States of torch's generators, the only ones not addressed by seed and step (stochastic depth draws from them)."""
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
 
 def set_random_states(states: Mapping[str, Any], path: Path) -> None:
-    """Raises UserError where they are none; `path` is for the message."""
+    """Restore `random_states`. Raises UserError, naming `path`, for anything else."""
     try:
         torch.set_rng_state(states["cpu"])
         if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
@@ -278,7 +278,7 @@ def set_random_states(states: Mapping[str, Any], path: Path) -> None:
 
 
 def set_scaler_state(scaler: torch.amp.GradScaler, state: Mapping[str, Any]) -> None:
-    """What a scaler has found out; how it goes about it stays its own. Nothing where none is used, then or now."""
+    """Restore a scaler's scale, not its settings. Does nothing if there is no scaler now, or was none then."""
     if scaler.is_enabled() and state:
-        found = {name: state[name] for name in ("scale", "_growth_tracker")}
-        scaler.load_state_dict({**scaler.state_dict(), **found})
+        scale = {name: state[name] for name in ("scale", "_growth_tracker")}
+        scaler.load_state_dict({**scaler.state_dict(), **scale})

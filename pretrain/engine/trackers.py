@@ -1,4 +1,4 @@
-"""The log sent to where a team looks: Weights & Biases or MLflow, where the package is installed."""
+"""Sends the log to Weights & Biases or MLflow, if the package is installed."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from checkpoints import elsewhere, escape, places
 from checkpoints.cli import UserError
 
 FORBIDDEN = re.compile(r"[/\\#?%:]")
-"""Signs that W&B refuses in a run's id."""
+"""Characters that W&B refuses in a run's id."""
 Track = Callable[[Mapping[str, float], int], None]
 """Takes one line of the log and its step."""
 
@@ -27,7 +27,7 @@ def look_through(name: str) -> None:
 
 
 def package_of(name: str) -> Any:
-    """What `--track` names, imported; None for `none`. Raises UserError where it is missing, or would be led astray."""
+    """The package of `--track`, imported; None for `none`. Raises UserError if it is missing, or would be misled."""
     if name == "none":
         return None
     look_through(name)
@@ -38,7 +38,10 @@ def package_of(name: str) -> Any:
 
 
 def tracker(name: str, run: str, config: Mapping[str, Any]) -> Track:
-    """`none`, `wandb` or `mlflow`, as each is set up on this machine. Raises UserError where the package is missing."""
+    """The function that sends a line to `wandb` or `mlflow`, as configured on this machine; `none` sends nothing.
+
+    Raises UserError where the package is missing.
+    """
     package = package_of(name)
     if package is None:
         return lambda values, step: None

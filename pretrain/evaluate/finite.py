@@ -1,4 +1,4 @@
-"""What a frozen network says must be finite: comparisons, maxima and shares of NaN are numbers that look like any other.
+"""Checks that outputs of a frozen network are finite: comparisons, maxima and shares of NaN would pass for results.
 
 b rows, one an image.
 """
@@ -12,9 +12,9 @@ from checkpoints.cli import WorkError
 
 
 def checked(values: Shaped[Tensor, " b *_"], network: nn.Module, whose: Callable[[int], str], what: str = "features") -> Tensor:
-    """The same values. Raises WorkError where a row, or its length, is not finite: it names the row's owner and a weight.
+    """Returns the values unchanged. Raises WorkError, naming image and weight, if a row or its norm is not finite.
 
-    Waits for the device: not for a step of pretraining.
+    Waits for the device, so not to be used within a step of pretraining.
     """
     sizes = values.detach().float().flatten(1).square().sum(dim=1)  # of values beyond 1e19 too: of length one they would be zeros
     bad = (~sizes.isfinite()).nonzero()
@@ -34,5 +34,5 @@ def suspect(network: nn.Module) -> str:
 
 
 def of_batch(row: int) -> str:
-    """What to call an image where its name is not known."""
+    """An image's description where its name is not known."""
     return f"image {row + 1} of a batch"

@@ -15,7 +15,7 @@ from torch import Tensor
 from checkpoints.cli import UserError
 from pretrain.batches import augment
 from pretrain.evaluate import finite
-from pretrain.evaluate import views as eval_views
+from pretrain.evaluate.views import evaluation_view
 from pretrain.images.decode import BadImage
 from pretrain.images.source import Images
 from pretrain.models.backbone import Backbone
@@ -38,7 +38,7 @@ def features(backbone: Backbone, images: Images, *, resize: int, crop: int, batc
     blocks = []
     for start in range(0, len(images), batch_size):
         numbers = range(start, min(start + batch_size, len(images)))
-        views = [eval_views.evaluation_view(read(images, number), resize, crop, shape.mean, shape.std) for number in numbers]
+        views = [evaluation_view(read(images, number), resize, crop, shape.mean, shape.std) for number in numbers]
         batch = torch.stack(views)
         with torch.inference_mode():
             tokens = backbone(batch.to(device))[:, 0].float()
@@ -59,7 +59,7 @@ def pixels(
     images: Images, mean: Sequence[float] = augment.MEAN, std: Sequence[float] = augment.STD, *, resize: int, crop: int
 ) -> Float[Tensor, "q d"]:
     """The baseline that has learnt nothing: each image's normalised pixels, of length one."""
-    views = [eval_views.evaluation_view(read(images, n), resize, crop, mean, std).flatten() for n in range(len(images))]
+    views = [evaluation_view(read(images, n), resize, crop, mean, std).flatten() for n in range(len(images))]
     return F.normalize(torch.stack(views), dim=1)
 
 
@@ -68,7 +68,7 @@ class Found(NamedTuple):
 
     similarity: Float[Tensor, "q k"]
     row: Int[Tensor, "q k"]
-    """Of the bank."""
+    """Row of the bank."""
 
 
 Within = Callable[[Tensor, Tensor, int], Found]
@@ -90,10 +90,10 @@ def nearest(
     others: bool = False,
     unit: bool = False,
 ) -> Found:
-    """The `count` of the bank (or all of it) with the greatest dot products, wherever the queries lie.
+    """The `count` rows of the bank (or all) with the largest dot products, on the queries' device.
 
     The bank may be an array on disk: it is read once, PIECE rows at a time, and memory does not grow with it. `unit`: its rows
-    are brought to length one. `others`: the queries are the bank itself, and nobody is his own neighbour.
+    are normalised. `others`: the queries are the bank; excludes each query from its own neighbours (leave-one-out).
     """
     wanted = min(count, len(bank) - others)
     best: Found | None = None
@@ -156,5 +156,5 @@ def votes(
 
 
 def accuracy(answers: Int[Tensor, "q top"], labels: Int[Tensor, " q"], top: int = 1) -> float:
-    """Percent of queries whose class is among the first `top` answers."""
+    """Percent of queries whose class is among the first `top` predictions."""
     return 100.0 * (answers[:, :top].cpu() == labels[:, None]).any(dim=1).double().mean().item()

@@ -5,8 +5,7 @@ import torch
 
 from checkpoints.cli import UserError
 from pretrain.engine import distributed
-from pretrain.evaluate import knn as neighbours
-from pretrain.evaluate import views
+from pretrain.evaluate import knn, views
 from pretrain.images.open import has_part, open_images
 from pretrain.images.source import Images, Subset, aligned, subset, usable
 from pretrain.models.backbone import Backbone
@@ -25,12 +24,12 @@ class OnlineKnn:
         resize = views.evaluation_resize(self._crop)
         was_training = backbone.training
         backbone.eval()
-        bank = neighbours.features(backbone, self._bank, resize=resize, crop=self._crop)
-        queries = neighbours.features(backbone, self._queries, resize=resize, crop=self._crop)
+        bank = knn.features(backbone, self._bank, resize=resize, crop=self._crop)
+        queries = knn.features(backbone, self._queries, resize=resize, crop=self._crop)
         backbone.train(was_training)
         bank_labels, labels = torch.as_tensor(self._bank.labels), torch.as_tensor(self._queries.labels)
         classes = int(max(bank_labels.max(), labels.max())) + 1
-        return neighbours.accuracy(neighbours.vote(queries, bank, bank_labels, classes, ks=(10,))[10], labels)
+        return knn.accuracy(knn.vote(queries, bank, bank_labels, classes, ks=(10,))[10], labels)
 
 
 def online_knn(source: str, images: Images, crop: int) -> OnlineKnn | None:
@@ -66,6 +65,6 @@ def _bank_and_queries(source: str, images: Images) -> tuple[Images, Images]:
 
 
 def readable(images: Images) -> Images:
-    """Those that can be decoded."""
+    """The images that can be decoded."""
     numbers = list(usable(images))
     return images if len(numbers) == len(images) else Subset(images, np.array(numbers, dtype=int))

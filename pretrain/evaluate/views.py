@@ -14,7 +14,7 @@ from pretrain.images.decode import Pixels
 
 
 def evaluation_box(width: int, height: int, resize: int, crop: int) -> tuple[tuple[int, int], int, int]:
-    """What the probes' view resizes an image to, shorter side to `resize`, and where its centre crop begins (left, upper)."""
+    """Size (width, height) after resizing the shorter side to `resize`, and left and upper offset of the centre crop."""
     scale = resize / min(width, height)
     size = max(resize, int(width * scale)), max(resize, int(height * scale))
     return size, round((size[0] - crop) / 2), round((size[1] - crop) / 2)
@@ -34,5 +34,5 @@ def evaluation_view(
 
 
 def evaluation_resize(crop: int) -> int:
-    """What to resize to before the centre crop: 256 for 224, in proportion from 160 up; smaller inputs are not cropped."""
+    """Shorter side before the centre crop: 256 for 224, in proportion from 160 up; smaller inputs are not cropped."""
     return round(crop * 256 / 224) if crop >= 160 else crop

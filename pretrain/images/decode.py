@@ -18,7 +18,7 @@ from pretrain.images.stacks import is_for_here, read_tiff
 from pretrain.images.values import ValueRange, to_unit
 
 REDUCTIONS = (8, 4, 2)
-"""What a JPEG can be shrunk by while it is decoded."""
+"""Factors by which a JPEG can be reduced while it is decoded."""
 NUMPY_MAGIC = b"\x93NUMPY"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_END = b"\xff\xd9"
@@ -167,7 +167,7 @@ def _is_wide(image: Image.Image) -> bool:
 
 
 def _converted(image: Image.Image, channels: int, value_range: ValueRange) -> Image.Image:
-    """In the mode that `_to_array` takes."""
+    """The image in the mode that `_to_array` takes."""
     if channels == 3:
         if _is_wide(image):
             levels = to_unit(np.asarray(image), value_range)

@@ -1,4 +1,4 @@
-"""What stands for images, so that a change is noticed: all bytes where these are few, else what the system knows of each file."""
+"""Digests of images, so that a change is noticed: of all bytes where these are few, else of each file's size and times."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ def of_files(paths: Iterable[str | Path]) -> str:
 
 
 def state(path: str | Path) -> os.stat_result | None:
-    """What the system knows of a plain file; None for what is none, or is not there."""
+    """File status of a plain file; None for anything else, or if it does not exist."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

@@ -151,7 +151,7 @@ def unwrapped(path: Path) -> Path:
 
 
 def _few_pictures(files: list[Path]) -> int:
-    """How many of some files are pictures, counted up to one more than STRAYS."""
+    """Number of files that are pictures, counted up to one more than STRAYS."""
     return len(list(itertools.islice(filter(is_picture, files), STRAYS + 1)))
 
 
@@ -173,7 +173,7 @@ def _names_a_source(file: Path) -> bool:
 
 
 def parts_of(path: Path) -> dict[str, list[Path]]:
-    """Which parts a folder is divided into, as sub-folders, parquet files, shards or lists; none where `train` is a class.
+    """Parts of a folder (sub-folders, parquet files, shards or lists) by name; empty where `train` is a class.
 
     Raises UserError where `train` may be a part or a class.
     """

@@ -22,7 +22,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
 MOST_PIXELS = 1 << 27
 """Width x height. A file that claims more (134 megapixels) is taken for a decompression bomb, before anything is decoded."""
 MOST_BYTES = 1 << 30
-"""Of memory for one picture at a time, in each process that decodes, besides its file (which may be as large): 1 GiB is a JPEG of
+"""Largest memory for one picture, in each process that decodes, besides its file (which may be as large): 1 GiB is a JPEG of
 107 megapixels with all copies that are made on the way to an array."""
 MOST_SCANS = 16 * MOST_PIXELS
 """Pixels x scans of a JPEG: each scan goes over the whole picture. Progressive files have about ten, hostile ones thousands."""

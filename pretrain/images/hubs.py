@@ -43,7 +43,7 @@ class HuggingFace(Parquet):
         return super().files() or None  # of what is in memory alone there are none
 
     def fingerprint(self) -> str:
-        """Of the library's own, which tells selections from one file apart, and of the files."""
+        """Digest of the library's fingerprint, which differs between selections from one file, and of the files."""
         return digest([self._fingerprint.encode(), super().fingerprint().encode()])
 
 

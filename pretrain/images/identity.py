@@ -15,19 +15,19 @@ ALL, SOME = "all contents", f"sizes and {SAMPLED} contents"
 
 
 class Identity(NamedTuple):
-    """What is the same for the same images in the same order, wherever they lie; digests but for the first and the last."""
+    """Equal for the same images in the same order, wherever they lie; all fields but the first and the last are digests."""
 
     images: str
-    """How many."""
+    """Number of images."""
     labels: str
     classes: str
     contents: str
     compared: str
-    """What `contents` is of."""
+    """Kind of comparison that `contents` is a digest of."""
 
 
 def identity(images: Images) -> Identity:
-    """Of a source."""
+    """The identity of a source's images."""
     labels = b"" if images.labels is None else np.ascontiguousarray(images.labels, np.int64).tobytes()
     classes = digests.digest(name.encode("utf-8", "backslashreplace") for name in images.classes)
     return Identity(str(len(images)), digests.digest([labels]), classes, *_contents(images))
@@ -54,7 +54,7 @@ def _spaced(count: int, most: int) -> list[int]:
 
 
 def differences(now: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
-    """In what images differ from those that a checkpoint remembers, if it remembers any; for a sentence."""
+    """Phrases on how images differ from those of a checkpoint; empty if it has no record of them."""
     if not before or not now or dict(now) == dict(before):
         return []
     if now["images"] != before["images"]:

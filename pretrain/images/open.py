@@ -37,7 +37,7 @@ def open_images(source: str, part: str | None = "train", channels: int = 3, valu
 
     Where the source is divided (sub-folders or files named train, and val, test or validation), `part` says which half;
     None, or a source that is not divided, gives all of it. `value_range` is the checkpoint's (see
-    `pretrain.images.values`). What was found is said in one line. Raises UserError when nothing readable is there.
+    `pretrain.images.values`). Prints one line on what was found. Raises UserError when nothing readable is there.
     """
     images = _open(source, part)
     images.channels, images.value_range = channels, value_range

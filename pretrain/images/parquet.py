@@ -41,7 +41,7 @@ class Cells(NamedTuple):
 
 
 def cells(column: pa.ChunkedArray) -> Cells:
-    """Of a column of structs."""
+    """Cells of a column of structs."""
     return Cells(
         *(
             pa.chunked_array([chunk.field(name) for chunk in column.chunks], column.type.field(name).type)

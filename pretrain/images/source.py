@@ -1,4 +1,4 @@
-"""What a source of images is, and those that lie on this machine: folders, lists of paths, parquet files, the embedded sample."""
+"""The interface of image sources, and local sources: folders, lists of paths, parquet files, the embedded sample."""
 
 import os
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ from pretrain.images.values import ValueRange
 from pretrain.sample import classification, scene
 
 SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .tif .tiff .bmp .ppm .pgm .pbm .pnm .gif .npy".split())
-"""Of the formats that are read (`pretrain/images/formats.py`) and of arrays; a file's first bytes say what it is."""
+"""Suffixes of the formats that are read (`pretrain/images/formats.py`) and of arrays; a file's first bytes decide its format."""
 LIST_SUFFIXES = frozenset({".txt", ".tsv", ".lst"})
 Content = bytes | np.ndarray | Image.Image
 
@@ -38,7 +38,7 @@ class Images(ABC):
     channels: int = 3
     value_range: ValueRange = ()
     tally: Tally | None = None
-    """What was found beside them; None where a source has nothing else."""
+    """Counts of other files beside the images; None where a source has none."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -49,7 +49,7 @@ class Images(ABC):
 
     @abstractmethod
     def where(self, index: int) -> str:
-        """What to call this image in an error."""
+        """The image's description for error messages."""
 
     def open(self, index: int) -> LazyImage:
         """The image with its size known, not yet decoded. Raises BadImage for what cannot be read."""
@@ -192,7 +192,7 @@ class Parquet(Images):
     """Rows of parquet files in the layout of Hugging Face data sets: `image` = struct of bytes and path, `label` = integer."""
 
     _below: Sequence[Path] = ()
-    """Where the files lie that rows may name."""
+    """Folders of the files that rows may name."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.name = str(paths[0].parent) if len(paths) > 1 else str(paths[0])
@@ -241,7 +241,7 @@ class Parquet(Images):
 
 
 class Spread(NamedTuple):
-    """What to normalise by, one number a channel."""
+    """Mean and standard deviation to normalise by, one number a channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -14,7 +14,7 @@ MOST_PAGES = 4096
 """Pages are channels; each is an object, made before anything can be judged."""
 PLAIN, LZW, PACKBITS, DEFLATE = 1, 5, 32773, frozenset({8, 32946})
 PACKED = frozenset({PLAIN, LZW, PACKBITS}) | DEFLATE
-"""How the pixels may be compressed. tifffile hands others to a library that knows dozens of formats."""
+"""Accepted compressions of pixels. tifffile hands others to a library that knows dozens of formats."""
 DEFLATE_RATIO, PACKBITS_RATIO = 1032, 64
 """The most that a byte can be unpacked to: zlib's documentation; TIFF 6.0, section 9 (128 equal bytes are two)."""
 PIECE = 1 << 20

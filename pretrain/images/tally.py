@@ -1,6 +1,6 @@
-"""What was found where images were looked for, and the one line that every command says of it.
+"""Counts of files found while searching for images, and the line that every command prints of them.
 
-Nothing vanishes without a word: a file with a picture's suffix is used, counted or named.
+Every file with a picture's suffix is used, counted or named.
 """
 
 import os
@@ -20,7 +20,7 @@ UNREAD = frozenset(
     ".jp2 .j2k .jpx .jpf .jxl .avif .heic .heif .svg .psd .tga .pcx .ico .icns .eps .exr .hdr .pfm .dds .dib .sgi .xbm .xpm "
     ".fits .fit .dcm .npz .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .svs .ndpi .czi .lif".split()
 )
-"""Of pictures in formats that are not read (docs/security.md); they are counted by name."""
+"""Suffixes of pictures in formats that are not read (docs/security.md); they are counted by name."""
 SYSTEM = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """Folders that systems leave in everybody's."""
 SHOWN = 3
@@ -41,7 +41,7 @@ class Tally:
 
     @property
     def ignored(self) -> int:
-        """How many pictures are not used."""
+        """Number of pictures that are not used."""
         return self.reasons.total()
 
     def ignore(self, why: str, example: str, count: int = 1) -> None:

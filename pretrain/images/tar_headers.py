@@ -44,7 +44,7 @@ def members(path: str) -> Iterator[Member]:
     """Every file and link of a tar, those that cannot be used with their fault.
 
     Raises UserError for what is no plain tar file, or is damaged in more than MOST_LOST of it, and for one without an end
-    mark: it was cut off, and nobody knows how much is missing.
+    mark, which was cut off: how much is missing cannot be known.
     """
     if not os.path.isfile(path):
         raise UserError(f"there is no shard {path}")
@@ -105,12 +105,12 @@ class _Reader:
             return None
 
     def _zeros_at_end(self) -> int:
-        """How many empty bytes the file ends with, of which tar pads with some thousand."""
+        """Number of zero bytes at the end of the file; tar pads with some thousand."""
         tail = self._read(max(self._length - SEARCH, 0), SEARCH)
         return len(tail) - len(tail.rstrip(b"\0"))
 
     def _after_zeros(self, place: int) -> int:
-        """Where the first block that is not empty begins."""
+        """Offset of the first block that is not empty."""
         while block := self._read(place, SEARCH):
             if rest := block.lstrip(b"\0"):
                 return place + (len(block) - len(rest)) // BLOCK * BLOCK
@@ -118,7 +118,7 @@ class _Reader:
         return self._length
 
     def _search(self, start: int) -> int:
-        """Where the next good header begins behind `start`, at whatever byte; the file's length where there is none."""
+        """Offset of the next valid header after `start`, at any byte; the file's length if there is none."""
         place = start
         while block := self._read(place, SEARCH + MAGIC_AT + 8):
             for match in MAGIC.finditer(block):
@@ -145,7 +145,7 @@ class _Reader:
         return Member(header.name, fault=f"of an impossible size of {size} bytes")
 
     def _extended(self, header: tarfile.TarInfo) -> Member | None:
-        """Note what an extended header says of the next member, or of all."""
+        """Store the fields of an extended header, for the next member or for all."""
         start = self._place + BLOCK
         if not 0 <= header.size <= min(LONGEST_HEADER, self._length - start):
             return self._too_long(header, header.size)
@@ -166,7 +166,7 @@ class _Reader:
         return None
 
     def _member(self, header: tarfile.TarInfo) -> Member | None:
-        """What a header describes, None for a folder; the place moves behind it."""
+        """The member that a header describes, None for a folder; moves the position behind it."""
         values, fault = self._shared | self._before, self._fault
         name, target = values.get("path", header.name), values.get("linkpath", header.linkname)
         size, start = header.size, self._place + BLOCK
@@ -193,7 +193,7 @@ class _Reader:
         return Member(name, start, size, fault=fault)
 
     def _after_map(self, start: int) -> int:
-        """Where the content of an old sparse file begins: behind the blocks that go on with its map."""
+        """Offset of the content of an old sparse file, behind the blocks that continue its map."""
         more = bool(self._read(start - BLOCK + 482, 1).strip(b"\0"))
         while more and start < self._length:
             more, start = bool(self._read(start + 504, 1).strip(b"\0")), start + BLOCK

@@ -1,4 +1,4 @@
-"""From the members of a tar shard to its images and their classes.
+"""The images of a tar shard and their classes, from its members.
 
 WebDataset cuts a name at its first dot: `IMG.2024.05.0001.jpg` and all its neighbours would be one sample. Here every image
 is used. Its class is found by its name without the last suffix, or, where there is none of that name, by the name cut at a dot
@@ -15,7 +15,7 @@ from pretrain.images.tally import MAGIC_BYTES, UNREAD, Tally, begins_a_picture, 
 from pretrain.images.tar_headers import Member, members
 
 CLASS_SUFFIXES = (".cls", ".cls.txt", ".label")
-"""In the order in which they are preferred. A `.txt` is a caption."""
+"""Suffixes of labels, preferred ones first. A `.txt` is a caption."""
 MAPS = frozenset({".seg", ".mask", ".masks", ".segmentation", ".depth"})
 """Before the suffix of a picture that belongs to another one."""
 LONGEST_LABEL = 200
@@ -24,7 +24,7 @@ LONGEST_CHAIN = 8
 
 
 class Place(NamedTuple):
-    """Where a file lies in its shard, in bytes."""
+    """Position of a file in its shard, in bytes."""
 
     offset: int
     size: int
@@ -125,5 +125,5 @@ def _label(name: str, labels: dict[str, str]) -> str | None:
 
 
 def several(names: list[str]) -> int:
-    """How many of a shard's samples hold more than one image: their names differ in the last suffix alone."""
+    """Number of samples with more than one image, whose names differ in the last suffix only."""
     return sum(count > 1 for count in Counter(os.path.splitext(name)[0] for name in names).values())

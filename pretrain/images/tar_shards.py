@@ -34,7 +34,7 @@ OPEN_FILES = 32
 WINDOW = 10_000
 """The bounded buffer of the shuffle: an image moves at most this far from its place in the drawn order of shards."""
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
-"""Of which only the first can be read by place."""
+"""Suffixes of archives; only the first can be read at an offset."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 IMAGE_SUFFIXES = frozenset(suffix.lstrip(".") for suffix in SUFFIXES)
 
@@ -154,7 +154,7 @@ def _local(url: str) -> str:
 
 
 def _run(url: str, part: Path) -> None:
-    """What webdataset's command for this address writes, `pipe:` before all. Raises OSError if the command fails."""
+    """Write the output of webdataset's command for this address (`pipe:` included) to a file. Raises OSError if it fails."""
     try:
         with gopen(url) as stream, open(part, "wb") as file:
             shutil.copyfileobj(stream, file, download.BLOCK)

@@ -18,9 +18,9 @@ ValueRange = tuple[float, ...]
 LOOKED_AT = 16
 """Images, evenly spread, whose values are looked at before the first step."""
 MOST = 1e6
-"""Of a value that is taken as it is: larger ones make sums and squares of a network's first layers overflow."""
+"""Largest value that is used unscaled: larger ones make sums and squares of a network's first layers overflow."""
 SLACK = 1e-3
-"""What a resized or compressed image may be beyond 0..1."""
+"""Distance from 0..1 that values of resized or compressed images may have."""
 
 
 def to_unit(array: np.ndarray, value_range: ValueRange = ()) -> np.ndarray:
@@ -45,7 +45,7 @@ def to_unit(array: np.ndarray, value_range: ValueRange = ()) -> np.ndarray:
 
 
 class Found(NamedTuple):
-    """What some images hold."""
+    """Types and range of the values of some images."""
 
     types: tuple[str, ...]
     low: float
@@ -81,9 +81,9 @@ def look(images: "Images", count: int = LOOKED_AT) -> Found | None:
 
 
 def check(images: "Images", value_range: ValueRange, *, begun: bool = False) -> list[str]:
-    """What was found, in one line, or nothing for 8 bit. Raises UserError where no range fits, with the flag that would.
+    """One line on the values found, or nothing for 8 bit. Raises UserError, naming the flag, if no range fits.
 
-    A run that had `begun` before this was looked at goes on as it began, with the remark.
+    A run that had `begun` before this check existed continues as it was, with a note.
     """
     found = look(images)
     if found is None:

@@ -1,4 +1,4 @@
-"""What lies below a folder: every image, and, counted, all that is none or is not used.
+"""Searches a folder recursively for images; counts other files and images that are not used.
 
 Files and folders of the system are left out, links are followed once and never upwards.
 """
@@ -66,7 +66,7 @@ def _walk(root: str, seen: set[tuple[int, int]], links: list[str], found: list[s
 
 
 def entries_of(path: str, tally: Tally | None = None) -> list["os.DirEntry[str]"]:
-    """What lies in a folder, by name; a folder that cannot be read is said."""
+    """Entries of a folder, sorted by name; reports a folder that cannot be read."""
     try:
         with os.scandir(path) as entries:
             return sorted(entries, key=lambda entry: entry.name)

@@ -26,7 +26,7 @@ class Dense(Objective):
         self.by = by
 
     def masks(self, batch: Batch) -> Masks:
-        """Nothing is hidden, and every patch is answered for."""
+        """No patch is masked; a loss is computed for every patch."""
         grid = torch.zeros_like(batch.masks.grid)
         indices = torch.arange(grid.numel(), device=grid.device)
         return Masks(grid, indices, torch.full(indices.shape, 1.0 / len(indices), device=grid.device))
@@ -35,45 +35,48 @@ class Dense(Objective):
         return teacher(batch.crops, masks, patch_features=self.by == "feature")
 
     @torch.no_grad()
-    def targets(self, answer: TeacherOutput, batch: Batch, masks: Masks | None, centres: Centres, now: ScheduleValues) -> Targets:
-        own = ibot.center_and_sharpen(answer, centres, now.cls_temperature, now.patch_temperature)
+    def targets(self, output: TeacherOutput, batch: Batch, masks: Masks | None, centres: Centres, now: ScheduleValues) -> Targets:
+        """iBOT's of [CLS]; of each patch that of its match in the view's partner."""
+        targets = ibot.center_and_sharpen(output, centres, now.cls_temperature, now.patch_temperature)
         if masks is None:
-            return own
+            return targets
         views, images, side, _ = masks.grid.shape
         if self.by == "feature":
-            assert answer.patch_features is not None
-            match = most_similar(answer.patch_features)
+            assert output.patch_features is not None
+            match = most_similar(output.patch_features)
         else:
             assert batch.placed is not None
             match = same_place(batch.placed, side)[0]
-        of_partner = own.patches.unflatten(0, (views, images, side * side)).roll(-1, dims=0)
+        of_partner = targets.patches.unflatten(0, (views, images, side * side)).roll(-1, dims=0)  # [v, b, n, k]
         matched = of_partner.gather(2, match[..., None].expand(-1, -1, -1, of_partner.shape[-1]))
-        return own._replace(patches=matched.flatten(0, 2))
+        return targets._replace(patches=matched.flatten(0, 2))
 
     def losses(
-        self, logits: StudentOutput, targets: Targets, batch: Batch, masks: Masks | None, cls: float, patch: float
+        self, output: StudentOutput, targets: Targets, batch: Batch, masks: Masks | None, cls_weight: float, patch_weight: float
     ) -> Losses:
         """Mean over the patches of a view that have a match, then over views and images; views without any count as zero."""
         if masks is None:
-            return super().losses(logits, targets, batch, masks, cls, patch)
+            return super().losses(output, targets, batch, masks, cls_weight, patch_weight)
         views, images, side, _ = masks.grid.shape
-        has = torch.ones(views, images, side * side, dtype=torch.bool, device=masks.grid.device)
+        has_match = torch.ones(views, images, side * side, dtype=torch.bool, device=masks.grid.device)
         if self.by == "position":
             assert batch.placed is not None
-            has = same_place(batch.placed, side)[1]
-        each = -(targets.patches * F.log_softmax(logits.patches / STUDENT_TEMPERATURE, dim=-1)).sum(dim=-1)
-        each = each.unflatten(0, (views, images, side * side)) * has
-        return with_patch_loss(logits, targets, (each.sum(-1) / has.sum(-1).clamp(min=1)).mean(), cls, patch)
+            has_match = same_place(batch.placed, side)[1]
+        of_patches = -(targets.patches * F.log_softmax(output.patches / STUDENT_TEMPERATURE, dim=-1)).sum(dim=-1)
+        of_patches = of_patches.unflatten(0, (views, images, side * side)) * has_match
+        patch = (of_patches.sum(-1) / has_match.sum(-1).clamp(min=1)).mean()
+        return with_patch_loss(output, targets, patch, cls_weight, patch_weight)
 
 
 def most_similar(features: Float[Tensor, "v b n d"]) -> Int[Tensor, "v b n"]:
-    """For each patch the one of its view's partner whose token has the largest cosine with its own."""
+    """For each patch the index of the patch in its view's partner whose token has the largest cosine similarity."""
     tokens = F.normalize(features.float(), dim=-1)
     return (tokens @ tokens.roll(-1, dims=0).transpose(2, 3)).argmax(dim=-1)
 
 
 def same_place(placed: Placed, side: int) -> tuple[Int[Tensor, "v b n"], Bool[Tensor, "v b n"]]:
-    """For each patch the one of its view's partner that holds its middle, and whether there is one."""
+    """For each patch the index of the patch in its view's partner that contains its centre, and whether there is one."""
+    # centres of the patches, in coordinates of the crop (0 to 1), then of the image, then of the partner
     middle = (torch.arange(side, device=placed.box.device) + 0.5) / side
     left, upper, width, height = (part[..., None] for part in placed.box.float().unbind(-1))
     across = torch.where(placed.flip[..., None], 1 - middle, middle)

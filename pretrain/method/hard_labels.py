@@ -1,4 +1,4 @@
-"""Hard against soft labels, centred or not: what Table 18 (App. E) varies of the targets of patches. [CLS] stays as it is.
+"""Hard or soft patch targets, centred or not (App. E, Table 18). Targets of [CLS] stay iBOT's.
 
 m masked patches, k prototypes.
 """
@@ -14,18 +14,18 @@ from pretrain.method.schedule import ScheduleValues
 
 
 class Labels(Objective):
-    """`hard`: the teacher's first choice alone. Not `centred`: no centre is taken off, sharpening is all that is left.
+    """`hard`: one-hot at the teacher's largest logit. Not `centred`: softmax and sharpening only.
 
-    Softmax without sharpening is no switch but a temperature: the student's own, 0.1 (--teacher-patch-temp).
+    The table's softmax without sharpening is --teacher-patch-temp 0.1, the student's temperature.
     """
 
     def __init__(self, *, hard: bool, centred: bool) -> None:
         self.hard, self.centred = hard, centred
 
     @torch.no_grad()
-    def targets(self, answer: TeacherOutput, batch: Batch, masks: Masks | None, centres: Centres, now: ScheduleValues) -> Targets:
-        soft = super().targets(answer, batch, masks, centres, now)
-        logits = answer.patches - centres.patch[0] if self.centred else answer.patches
+    def targets(self, output: TeacherOutput, batch: Batch, masks: Masks | None, centres: Centres, now: ScheduleValues) -> Targets:
+        soft = super().targets(output, batch, masks, centres, now)
+        logits = output.patches - centres.patch[0] if self.centred else output.patches
         if self.hard:
             return soft._replace(patches=F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype))
         return soft._replace(patches=F.softmax(logits / now.patch_temperature, dim=-1))

@@ -19,7 +19,7 @@ from pretrain.models.init import initialise_linear_
 
 
 class Prototypes(nn.Module):
-    """A linear layer without bias whose rows are `weight_g * weight_v / |weight_v|` (weight normalisation).
+    """Weight-normalised linear layer without bias: its rows are `weight_g * weight_v / |weight_v|`.
 
     `weight_g` [k, 1] starts at one; `frozen_gain` keeps it there, so that every prototype has length one.
     """
@@ -79,16 +79,16 @@ class Head(nn.Module):
 
 
 def of_weights(weights: Mapping[str, Tensor], path: Path) -> Head:
-    """The head that a checkpoint's weights (`head.` taken off their names) are those of, in evaluation mode, not to be trained.
+    """The head of a checkpoint's weights (names without `head.`), in evaluation mode and without gradients.
 
-    One with prototypes of [CLS] alone, as DINO's is, answers for patches by the same. Raises UserError for one of another kind.
+    A head with [CLS] prototypes only (DINO's) uses them for patches too. Raises UserError for a head of another kind.
     """
     if "patch_mlp.0.weight" in weights or "codes.weight" in weights:
         raise UserError(f"{path} has a head of a comparison (--targets codes, --separate-layers): this needs iBOT's own")
     first = {name: weight for name, weight in weights.items() if name.startswith("last_layer.")}
-    every = {name.replace("last_layer.", "last_layer2."): weight for name, weight in first.items()} | dict(weights)
-    wanted = ("mlp.0.weight", "mlp.4.weight", "last_layer.weight_v", "last_layer2.weight_v")
-    layer, bottleneck, cls, patches = (checked.part(every, name, path, None, None) for name in wanted)
+    all_weights = {name.replace("last_layer.", "last_layer2."): weight for name, weight in first.items()} | dict(weights)
+    names = ("mlp.0.weight", "mlp.4.weight", "last_layer.weight_v", "last_layer2.weight_v")
+    layer, bottleneck, cls, patches = (checked.part(all_weights, name, path, None, None) for name in names)
     build = partial(
         Head,
         layer.shape[1],
@@ -99,4 +99,4 @@ def of_weights(weights: Mapping[str, Tensor], path: Path) -> Head:
         shared=False,
         norm_last_layer=False,
     )
-    return loaded_strictly(build, every, path).eval().requires_grad_(False)
+    return loaded_strictly(build, all_weights, path).eval().requires_grad_(False)

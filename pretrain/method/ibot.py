@@ -1,6 +1,19 @@
-"""The method: student, teacher, two centres, two losses (paper sections 3.1 and 3.2, algorithm 1).
+"""The method: iBOT (arXiv 2111.07832, sections 2 and 3), in the order of the paper's Algorithm 1.
 
-v global views, s all student views, b images, m masked patches, k prototypes, z bottleneck.
+    u, v = augment(x), augment(x)             crops, by pretrain/batches/augment.py
+    m = blockwise_mask(u)                     masks, by pretrain/batches/masking.py
+    g_s(u_hat), g_t(u)                        Student.forward, Teacher.forward
+    H(s, t, C, tau_s, tau_t)                  center_and_sharpen, cls_loss (equation 2), patch_loss (equation 3)
+    L_CLS + L_MIM                             losses
+    update(g_s)                               pretrain/train.py, train_step
+    g_t = l g_t + (1 - l) g_s                 Teacher.update_ema_
+    C = m C + (1 - m) mean(g_t(u))            Centres.update_
+
+Departures, which change no result but by rounding: logits are computed of masked patches only, as others have no loss; the patch
+centre comes from the mean bottleneck vector. Local crops (multi-crop) are further views of the student, without masks.
+
+v global views, n local views, s = v + n student views, b images, p patches of a view, m masked patches of all global views,
+d width, z bottleneck, k prototypes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,57 +21,45 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pretrain.batches.masking import Masks
 from pretrain.engine import distributed
+from pretrain.engine.verdict import ACCEPTED, Verdict
 from pretrain.method.heads import Head
 from pretrain.models.backbone import Backbone
 
 STUDENT_TEMPERATURE = 0.1
+"""tau_s and tau_s'."""
 CENTRE_MOMENTUM = 0.9
-"""Of the [CLS] centre, and of the patches' where nothing else is said."""
+"""m, and m' unless --patch-centre-momentum gives another."""
+
+
+# ---- networks: what the algorithm calls g_s and g_t ----------------------------------------------
 
 
 class StudentOutput(NamedTuple):
-    """The student's answer: [CLS] of every view, global ones first, and the masked patches only."""
+    """The student's logits, float32: [CLS] of every view, global ones first, and masked patches."""
 
     cls: Float[Tensor, "s b k"]
     patches: Float[Tensor, "m k"]
 
 
 class TeacherOutput(NamedTuple):
-    """The teacher's logits in float32: [CLS], masked patches, and the mean of **all** patches, masked or not."""
+    """The teacher's logits, float32: [CLS] of the global views, masked patches, and the mean over **all** patches."""
 
     cls: Float[Tensor, "v b k"]
     patches: Float[Tensor, "m k"]
     patch_mean: Float[Tensor, " k"]
     features: Float[Tensor, "v b d"] | None = None
-    """The backbone's [CLS] tokens, for the log."""
-    patch_features: Float[Tensor, "v b n d"] | None = None
-    """The backbone's patch tokens, where they were asked for."""
-
-
-class Targets(NamedTuple):
-    """The teacher's answer as probabilities, and the mean logits of this batch that move the centres."""
-
-    cls: Float[Tensor, "v b k"]
-    patches: Float[Tensor, "m k"]
-    cls_mean: Float[Tensor, " k"]
-    patch_mean: Float[Tensor, " k"]
-
-
-class Losses(NamedTuple):
-    """Both losses with their weights in, and their sum."""
-
-    total: Float[Tensor, ""]
-    cls: Float[Tensor, ""]
-    patch: Float[Tensor, ""]
+    """[CLS] tokens of the backbone, for the log."""
+    patch_features: Float[Tensor, "v b p d"] | None = None
+    """Patch tokens of the backbone, if requested."""
 
 
 class Network(nn.Module):
-    """Backbone and head, whose weights carry the original's names `backbone.*` and `head.*`."""
+    """Backbone and projection head. Names of weights are the original's: `backbone.*`, `head.*`."""
 
     def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class Network(nn.Module):
 
 
 class Student(Network):
-    """Sees the global crops with masks and the local crops without, unless they are given some."""
+    """g_s: sees global crops with mask tokens, and local crops."""
 
     def forward(
         self,
@@ -76,20 +77,24 @@ class Student(Network):
         local_crops: Float[Tensor, "n b c hl wl"],
         local_masks: Masks | None = None,
     ) -> StudentOutput:
-        """The patches that are answered for are those of the global crops, then those of the local ones."""
+        """Logits of all [CLS] tokens and of the masked patches: those of the global crops, then those of the local ones."""
         views, images = crops.shape[:2]
-        seen = ((crops, masks), (local_crops, local_masks)) if len(local_crops) else ((crops, masks),)
-        tokens = self.backbone.forward_multi([(kind.flatten(0, 1), m and m.grid.flatten(0, 1)) for kind, m in seen])
+        groups = ((crops, masks), (local_crops, local_masks)) if len(local_crops) else ((crops, masks),)
+
+        # u_hat: mask tokens in place of masked patches; both resolutions in one pass -> [v b, 1 + p, d], [n b, 1 + p', d]
+        tokens = self.backbone.forward_multi([(group.flatten(0, 1), m and m.grid.flatten(0, 1)) for group, m in groups])
+
+        # the head on [CLS] tokens and masked patches only -> [s b + m, z]
         cls_tokens = torch.cat([group[:, 0] for group in tokens])
-        patches = [gather_masked(group[:, 1:].flatten(0, 1), m) for group, (_, m) in zip(tokens, seen, strict=True)]
+        patches = [gather_masked(group[:, 1:].flatten(0, 1), m) for group, (_, m) in zip(tokens, groups, strict=True)]
         bottleneck = self.head.bottleneck(torch.cat([cls_tokens, *patches]))
-        cls_logits = self.head.cls(bottleneck[: len(cls_tokens)])
+        cls_logits = self.head.cls(bottleneck[: len(cls_tokens)]).unflatten(0, (views + len(local_crops), images))
         patch_logits = self.head.patches(bottleneck[len(cls_tokens) :])
-        return StudentOutput(cls_logits.unflatten(0, (views + len(local_crops), images)).float(), patch_logits.float())
+        return StudentOutput(cls_logits.float(), patch_logits.float())
 
 
 class Teacher(Network):
-    """An exponential moving average of the student; sees the global crops whole. Holds the centres."""
+    """g_t: exponential moving average of the student, without gradients. Sees global crops unmasked; holds the centres."""
 
     def __init__(self, backbone: Backbone, head: Head, patch_centre_momentum: float = CENTRE_MOMENTUM) -> None:
         super().__init__(backbone, head)
@@ -98,15 +103,14 @@ class Teacher(Network):
 
     @torch.no_grad()
     def forward(self, crops: Float[Tensor, "v b c h w"], masks: Masks | None, *, patch_features: bool = False) -> TeacherOutput:
-        """Prototypes are linear, so the mean of all patch logits is the logits of the mean bottleneck vector.
+        """Logits of [CLS] tokens and masked patches; `patch_features`: the backbone's tokens of all patches too."""
+        tokens = self.backbone(crops.flatten(0, 1))  # [v b, 1 + p, d]
+        bottleneck = self.head.bottleneck(tokens)  # [v b, 1 + p, z], of all patches for their mean
+        patches = bottleneck[:, 1:].flatten(0, 1)  # [v b p, z]
+        masked = gather_masked(patches, masks)  # [m, z]
+        cls_logits = self.head.cls(bottleneck[:, 0]).unflatten(0, crops.shape[:2])  # [v, b, k]
 
-        The patch centre is therefore exact although most patch logits are never computed.
-        """
-        tokens = self.backbone(crops.flatten(0, 1))
-        bottleneck = self.head.bottleneck(tokens)
-        patches = bottleneck[:, 1:].flatten(0, 1)
-        masked = gather_masked(patches, masks)
-        cls_logits = self.head.cls(bottleneck[:, 0]).unflatten(0, crops.shape[:2])
+        # prototypes are linear: the mean of all patch logits is the logits of the mean vector, exact without computing them
         with torch.autocast(crops.device.type, enabled=False):
             patch_mean = self.head.patches(patches.mean(dim=0))
         features = tokens[:, 0].float().unflatten(0, crops.shape[:2])
@@ -114,84 +118,103 @@ class Teacher(Network):
         return TeacherOutput(cls_logits.float(), self.head.patches(masked).float(), patch_mean, features, kept)
 
     @torch.no_grad()
-    def update_ema_(self, student: Network, momentum: float, accepted: bool | Bool[Tensor, ""] = True) -> None:
-        """Move every weight towards the student's: `teacher = momentum * teacher + (1 - momentum) * student`, if accepted."""
-        mine, theirs = zip(*shared_weights(self, student), strict=True)
-        if isinstance(accepted, Tensor):
-            ways = torch._foreach_sub(theirs, mine)
-            torch._foreach_mul_(ways, accepted * (1.0 - momentum))
-            torch._foreach_add_(mine, ways)
-        elif accepted:
-            torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
+    def update_ema_(self, student: Network, momentum: float, verdict: Verdict = ACCEPTED) -> None:
+        """g_t = l g_t + (1 - l) g_s for every weight, with momentum l; nothing after a refused step."""
+        teacher_weights, student_weights = map(list, zip(*shared_weights(self, student), strict=True))
+        verdict.lerp_(teacher_weights, student_weights, 1.0 - momentum)
 
     @torch.no_grad()
     def copy(self, student: Network) -> None:
-        """Take the student's weights as they are."""
-        for mine, theirs in shared_weights(self, student):
-            mine.copy_(theirs)
+        """g_t = g_s, before the first step."""
+        for teacher_weight, student_weight in shared_weights(self, student):
+            teacher_weight.copy_(student_weight)
 
 
 def shared_weights(teacher: nn.Module, student: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of parameters of the same name (the student alone has a mask token; tied patch prototypes count once).
+    """Pairs (teacher's, student's) of weights of the same name; of sharded ones this process's part.
 
-    Where they are spread over processes, this one's part of each.
+    The student alone has a mask token; prototypes shared by [CLS] and patches are one parameter and come once.
     """
-    theirs = dict(student.named_parameters())
-    pairs = ((weight.data, theirs[name].data) for name, weight in teacher.named_parameters() if name in theirs)
-    return ((mine, other) for mine, other in map(distributed.local, pairs))
-
-
-class Centres(nn.Module):
-    """Moving averages of the teacher's logits, subtracted before its softmax so that no prototype takes all."""
-
-    def __init__(self, cls_prototypes: int, patch_prototypes: int, patch_momentum: float = CENTRE_MOMENTUM) -> None:
-        super().__init__()
-        self.patch_momentum = patch_momentum
-        self.register_buffer("cls", torch.zeros(1, cls_prototypes))
-        self.register_buffer("patch", torch.zeros(1, 1, patch_prototypes))
-        self.cls: Tensor
-        self.patch: Tensor
-
-    @torch.no_grad()
-    def update_(self, targets: Targets, accepted: bool | Bool[Tensor, ""] = True) -> None:
-        """One step towards this batch's mean logits, the mean being that of all processes; none if the step was refused."""
-        if accepted is False:
-            return
-        cls_mean, patch_mean = distributed.mean(torch.cat([targets.cls_mean, targets.patch_mean])).split(
-            [self.cls.shape[-1], self.patch.shape[-1]]
-        )
-        moved = ((self.cls, cls_mean[None], CENTRE_MOMENTUM), (self.patch, patch_mean[None, None], self.patch_momentum))
-        for centre, new, momentum in moved:
-            # a weight of zero would not do: what was refused may be NaN
-            to = new if isinstance(accepted, bool) else torch.where(accepted, new, centre)
-            centre.lerp_(to, 1 - momentum)
+    student_weights = dict(student.named_parameters())
+    for name, weight in teacher.named_parameters():
+        if name in student_weights:
+            teacher_part, student_part = distributed.local((weight.data, student_weights[name].data))
+            yield teacher_part, student_part
 
 
 def gather_masked(patches: Float[Tensor, "x d"], masks: Masks | None) -> Float[Tensor, "m d"]:
-    """Of all patches of a batch the masked ones, in the order of `masks.indices`; none where there are no masks."""
+    """The masked ones of all patches of a batch, in the order of `masks.indices`; none without masks."""
     return patches[:0] if masks is None else patches[masks.indices]
 
 
+# ---- H, first half: the teacher's logits -> targets ----------------------------------------------
+
+
+class Targets(NamedTuple):
+    """Target distributions for the student (rows sum to one), and the batch's mean logits, which move the centres."""
+
+    cls: Float[Tensor, "v b k"]
+    patches: Float[Tensor, "m k"]
+    cls_mean: Float[Tensor, " k"]
+    patch_mean: Float[Tensor, " k"]
+
+
 @torch.no_grad()
-def center_and_sharpen(answer: TeacherOutput, centres: Centres, cls_temperature: float, patch_temperature: float) -> Targets:
-    """Teacher logits -> targets: centred, divided by the temperature, softmax; float32 throughout."""
+def center_and_sharpen(teacher: TeacherOutput, centres: "Centres", cls_temperature: float, patch_temperature: float) -> Targets:
+    """softmax((t - C) / tau_t) of [CLS] and softmax((t - C') / tau_t') of masked patches, in float32."""
     return Targets(
-        cls=F.softmax((answer.cls - centres.cls) / cls_temperature, dim=-1),
-        patches=F.softmax((answer.patches - centres.patch[0]) / patch_temperature, dim=-1),
-        cls_mean=answer.cls.mean(dim=(0, 1)),
-        patch_mean=answer.patch_mean,
+        cls=F.softmax((teacher.cls - centres.cls) / cls_temperature, dim=-1),
+        patches=F.softmax((teacher.patches - centres.patch[0]) / patch_temperature, dim=-1),
+        cls_mean=teacher.cls.mean(dim=(0, 1)),
+        patch_mean=teacher.patch_mean,
     )
 
 
-def losses(logits: StudentOutput, targets: Targets, masks: Masks | None, cls_weight: float, patch_weight: float) -> Losses:
-    """Both cross-entropies, averaged apart and added."""
-    cls = cls_weight * cls_loss(logits.cls, targets.cls)
-    patch = patch_weight * patch_loss(logits.patches, targets.patches, masks)
+# ---- H, second half: cross-entropy with the student's log-probabilities --------------------------
+
+
+def cls_loss(logits: Float[Tensor, "s b k"], targets: Float[Tensor, "v b k"]) -> Float[Tensor, ""]:
+    """Equation 2, -P_t(v)^T log P_s(u): mean over images and the v (s - 1) pairs of a teacher view and **another** student view.
+
+    With two views the paper's symmetric loss, with local crops DINO's.
+    """
+    log_student = F.log_softmax(logits / STUDENT_TEMPERATURE, dim=-1)
+    views = len(targets)
+    # for each teacher view the sum over all student views but the same one: targets are multiplied once, not once a pair
+    others = log_student.sum(dim=0) - log_student[:views]  # [v, b, k]
+    pairs = views * (len(logits) - 1)
+    return -(targets * others).sum(dim=-1).mean(dim=-1).sum() / pairs
+
+
+def patch_loss(logits: Float[Tensor, "m k"], targets: Float[Tensor, "m k"], masks: Masks | None) -> Float[Tensor, ""]:
+    """Equation 3, -sum_i m_i P_t(u_i)^T log P_s(u_hat_i): mean over an image's masked patches, then over all images and views.
+
+    Images without masked patches count as zero.
+    """
+    if masks is None:
+        return logits.sum() * 0.0  # zero, and part of the graph
+    log_student = F.log_softmax(logits / STUDENT_TEMPERATURE, dim=-1)
+    # weight of a patch: 1 / (masked patches of its image x images x views)
+    return -(targets * log_student).sum(dim=-1) @ masks.weight
+
+
+class Losses(NamedTuple):
+    """Both losses times their weights, and their sum."""
+
+    total: Float[Tensor, ""]
+    cls: Float[Tensor, ""]
+    patch: Float[Tensor, ""]
+
+
+def losses(student: StudentOutput, targets: Targets, masks: Masks | None, cls_weight: float, patch_weight: float) -> Losses:
+    """L_CLS + L_MIM; the paper's weights are one."""
+    cls = cls_weight * cls_loss(student.cls, targets.cls)
+    patch = patch_weight * patch_loss(student.patches, targets.patches, masks)
     return Losses(cls + patch, cls, patch)
 
 
 def merge_micro_batches(parts: Sequence[tuple[Losses, Targets]]) -> tuple[Losses, Targets]:
-    """The losses of several batches of one size as those of one large batch, and targets with its means."""
+    """Losses of several batches of one size as those of one large batch, and the last targets with the means of all."""
     if len(parts) == 1:
         return parts[0]
     losses = Losses(*(torch.stack([part.detach() for part in kind]).mean() for kind in zip(*(p for p, _ in parts), strict=True)))
@@ -199,21 +222,26 @@ def merge_micro_batches(parts: Sequence[tuple[Losses, Targets]]) -> tuple[Losses
     return losses, parts[-1][1]._replace(cls_mean=cls_mean, patch_mean=patch_mean)
 
 
-def cls_loss(logits: Float[Tensor, "s b k"], targets: Float[Tensor, "v b k"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy between every teacher view and every **other** student view (equation 1, over v (s - 1) pairs)."""
-    log_student = F.log_softmax(logits / STUDENT_TEMPERATURE, dim=-1)
-    views = len(targets)
-    others = log_student.sum(dim=0) - log_student[:views]
-    pairs = views * (len(logits) - 1)
-    return -(targets * others).sum(dim=-1).mean(dim=-1).sum() / pairs
+# ---- C and C' ------------------------------------------------------------------------------------
 
 
-def patch_loss(logits: Float[Tensor, "m k"], targets: Float[Tensor, "m k"], masks: Masks | None) -> Float[Tensor, ""]:
-    """Cross-entropy of masked patches (equation 2): mean over an image's masked patches, then over all images and views.
+class Centres(nn.Module):
+    """C and C': moving averages of the teacher's logits, subtracted before its softmax so that no prototype dominates."""
 
-    Images without masks count as zero.
-    """
-    if masks is None:
-        return logits.sum() * 0.0
-    log_student = F.log_softmax(logits / STUDENT_TEMPERATURE, dim=-1)
-    return -(targets * log_student).sum(dim=-1) @ masks.weight
+    def __init__(self, cls_prototypes: int, patch_prototypes: int, patch_momentum: float = CENTRE_MOMENTUM) -> None:
+        super().__init__()
+        self.patch_momentum = patch_momentum
+        self.register_buffer("cls", torch.zeros(1, cls_prototypes))
+        self.register_buffer("patch", torch.zeros(1, 1, patch_prototypes))  # the original's shape
+        self.cls: Tensor
+        self.patch: Tensor
+
+    @torch.no_grad()
+    def update_(self, targets: Targets, verdict: Verdict = ACCEPTED) -> None:
+        """C = m C + (1 - m) mean(t) with the mean over the batches of all processes; nothing after a refused step."""
+        cls_mean, patch_mean = distributed.mean(torch.cat([targets.cls_mean, targets.patch_mean])).split(
+            [self.cls.shape[-1], self.patch.shape[-1]]
+        )
+        updates = ((self.cls, cls_mean[None], CENTRE_MOMENTUM), (self.patch, patch_mean[None, None], self.patch_momentum))
+        for centre, mean, momentum in updates:
+            centre.lerp_(verdict.select(mean, centre), 1 - momentum)

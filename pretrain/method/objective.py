@@ -1,6 +1,6 @@
-"""What a step asks of both networks and makes of their answers: the acts that systems compared with iBOT do otherwise.
+"""One batch's forward passes, targets and losses: `Objective` has a method for each, `forward_and_losses` their order.
 
-`Objective` is iBOT's own, act by act. Each comparison (paper Tables 9, 17, 18, 20, App. B and E) replaces one or two of them,
+`Objective` is iBOT's. Each system that the paper compares with it (Tables 9, 17, 18, 20, App. B and E) replaces one or two acts,
 in `hard_labels.py`, `targets.py`, `dense.py` and `masked_crops.py` beside this file.
 """
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pretrain.batches.dataset import Batch
 from pretrain.batches.masking import Masks
+from pretrain.engine.precision import Precision
 from pretrain.method import ibot
-from pretrain.method.ibot import Centres, Losses, StudentOutput, Targets, TeacherOutput
+from pretrain.method.ibot import Centres, Losses, StudentOutput, Targets, Teacher, TeacherOutput
 from pretrain.method.schedule import ScheduleValues
 
 
@@ -25,40 +26,75 @@ class LossWeights(NamedTuple):
 
 
 class Objective:
-    """iBOT (paper section 3.1): masked patches predict what the teacher says of the whole crop."""
+    """iBOT (paper, section 3.1): the student predicts, at masked patches, the teacher's output for the whole crop."""
 
     patch_prototypes: int | None = None
-    """How many the targets of patches have, where it is not for the options to say."""
+    """Number of patch prototypes where the targets decide it; None: --patch-out-dim does."""
     digest = ""
-    """Of what the targets depend on besides options and data."""
+    """SHA-256 of the file that the targets come from; empty without one."""
 
     def masks(self, batch: Batch) -> Masks:
-        """Which patches the student does not see, and which it answers for."""
+        """Patches that the student does not see, and patches for which a loss is computed."""
         return batch.masks
 
     def teacher_forward(self, teacher: torch.nn.Module, batch: Batch, masks: Masks | None) -> TeacherOutput:
-        """The teacher's forward, under autocast."""
+        """The teacher's logits, computed under autocast."""
         return teacher(batch.crops, masks)
 
     def student_forward(self, student: torch.nn.Module, batch: Batch, masks: Masks | None) -> StudentOutput:
-        """The student's forward, under autocast."""
+        """The student's logits, computed under autocast."""
         return student(batch.crops, masks, batch.local_crops)
 
-    def targets(self, answer: TeacherOutput, batch: Batch, masks: Masks | None, centres: Centres, now: ScheduleValues) -> Targets:
-        """What the student is to say."""
-        return ibot.center_and_sharpen(answer, centres, now.cls_temperature, now.patch_temperature)
+    def targets(self, output: TeacherOutput, batch: Batch, masks: Masks | None, centres: Centres, now: ScheduleValues) -> Targets:
+        """Target distributions for the student, rows of which sum to one, without gradients."""
+        return ibot.center_and_sharpen(output, centres, now.cls_temperature, now.patch_temperature)
 
     def losses(
-        self, logits: StudentOutput, targets: Targets, batch: Batch, masks: Masks | None, cls: float, patch: float
+        self, output: StudentOutput, targets: Targets, batch: Batch, masks: Masks | None, cls_weight: float, patch_weight: float
     ) -> Losses:
-        """Both losses, with their weights `cls` and `patch` in."""
-        return ibot.losses(logits, targets, masks, cls, patch)
+        """Both losses times their weights, and their sum."""
+        return ibot.losses(output, targets, masks, cls_weight, patch_weight)
 
 
 IBOT = Objective()
 
 
-def with_patch_loss(logits: StudentOutput, targets: Targets, patch_loss: Tensor, cls: float, patch: float) -> Losses:
-    """iBOT's [CLS] loss beside another one of patches, with their weights."""
-    of_cls, of_patches = cls * ibot.cls_loss(logits.cls, targets.cls), patch * patch_loss
-    return Losses(of_cls + of_patches, of_cls, of_patches)
+class BatchOutput(NamedTuple):
+    """One batch's outputs, targets and losses."""
+
+    student: StudentOutput
+    teacher: TeacherOutput
+    targets: Targets
+    losses: Losses
+
+
+def forward_and_losses(
+    student: torch.nn.Module,
+    teacher: Teacher,
+    batch: Batch,
+    now: ScheduleValues,
+    precision: Precision,
+    objective: Objective,
+    cls_weight: float,
+    patch_weight: float,
+) -> BatchOutput:
+    """The body of Algorithm 1 up to `backward`, which `losses.total` waits for."""
+    # masks: which patches of the global crops the student does not see; none before --pred-start-epoch
+    masks = objective.masks(batch) if now.masking else None
+    # teacher: logits of the unmasked global crops; student: logits of masked global crops and of local crops
+    with precision.autocast():
+        teacher_output = objective.teacher_forward(teacher, batch, masks)
+        student_output = objective.student_forward(student, batch, masks)
+    # targets: the teacher's logits, centred and sharpened
+    targets = objective.targets(teacher_output, batch, masks, teacher.centres, now)
+    # losses: cross-entropy of [CLS] over other views (equation 2), of masked patches in place (equation 3)
+    losses = objective.losses(student_output, targets, batch, masks, cls_weight, patch_weight)
+    return BatchOutput(student_output, teacher_output, targets, losses)
+
+
+def with_patch_loss(
+    output: StudentOutput, targets: Targets, patch_loss: Tensor, cls_weight: float, patch_weight: float
+) -> Losses:
+    """iBOT's [CLS] loss and another patch loss, times their weights, and their sum."""
+    cls, patch = cls_weight * ibot.cls_loss(output.cls, targets.cls), patch_weight * patch_loss
+    return Losses(cls + patch, cls, patch)

@@ -1,7 +1,7 @@
-"""Heads of systems that iBOT is compared with: a plain layer on patches (BEiT), and layers that [CLS] and patches do not share.
+"""Heads of comparisons: one linear layer on patches (BEiT), and layers that [CLS] and patches do not share.
 
-Both answer through `Head`'s three calls: what `bottleneck` gives carries [CLS]'s part and the patches' part side by side, and
-`cls` and `patches` read their own. d width, z bottleneck, k prototypes.
+Both have `Head`'s three methods: `bottleneck` returns the part of [CLS] and the part of patches concatenated, and `cls` and
+`patches` each take their part of it. d width, z bottleneck, k prototypes.
 """
 
 import itertools
@@ -16,11 +16,11 @@ from pretrain.method.heads import Head
 from pretrain.models.init import initialise_linear_
 
 LAYERS = 3
-"""Of the head, before the prototypes."""
+"""Number of layers of the head before the prototypes."""
 
 
 class CodesHead(Head):
-    """[CLS] as in iBOT; patches by one linear layer on the backbone's token, as BEiT classifies them."""
+    """[CLS] as in iBOT; patches by one linear layer on the backbone's token (BEiT)."""
 
     def __init__(self, in_dim: int, *, patch_out_dim: int, **values: Any) -> None:
         super().__init__(in_dim, patch_out_dim=patch_out_dim, **values | {"shared": True})
@@ -40,9 +40,9 @@ class CodesHead(Head):
 
 
 class SplitHead(Head):
-    """The last `separate` of the three layers twice, and the prototypes twice (App. E, Table 17).
+    """The last `separate` of the three layers and the prototypes once for [CLS], once for patches (App. E, Table 17).
 
-    `mlp` is [CLS]'s whole way, under its usual names, so that a teacher with one head follows it.
+    `mlp` are all layers of [CLS] under their usual names, so that a teacher with a shared head can average them.
     """
 
     def __init__(self, in_dim: int, *, separate: int, **values: Any) -> None:
@@ -57,8 +57,8 @@ class SplitHead(Head):
 
     def bottleneck(self, tokens: Float[Tensor, "... d"]) -> Float[Tensor, "... _"]:
         common = self.mlp[: self._shared](tokens)
-        ways = (self.mlp[self._shared :](common), self.patch_mlp(common))
-        return torch.cat([F.normalize(way.float(), dim=-1) for way in ways], dim=-1)
+        parts = (self.mlp[self._shared :](common), self.patch_mlp(common))
+        return torch.cat([F.normalize(part.float(), dim=-1) for part in parts], dim=-1)
 
     def cls(self, bottleneck: Float[Tensor, "... _"]) -> Float[Tensor, "... k"]:
         return self.last_layer(bottleneck[..., : bottleneck.shape[-1] // 2])

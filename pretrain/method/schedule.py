@@ -1,6 +1,6 @@
-"""Every value that moves during training, as a function of the step.
+"""Scheduled values as functions of the step.
 
-Learning rate, weight decay and teacher momentum move per step, teacher temperatures per epoch, as in the original.
+Learning rate, weight decay and teacher momentum change with the step, teacher temperatures with the epoch, as in the original.
 """
 
 import math
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class ScheduleValues(NamedTuple):
-    """The moving values at one step."""
+    """The scheduled values of one step."""
 
     epoch: int
     lr: float
@@ -47,7 +47,7 @@ class Schedule(NamedTuple):
     cls_temperature: Ramp
     patch_temperature: Ramp
     freeze_last_layer: int
-    """Epochs during which the last layer keeps its weights."""
+    """Epochs during which the prototypes are frozen."""
     masking_from: int
     """First epoch with masks."""
 

@@ -1,6 +1,6 @@
-"""Targets that are not the run's own teacher's: an offline tokenizer's codes, or what a fixed network says (Tables 9, 20).
+"""Patch targets of another source than the run's teacher: codes of an offline tokenizer, or a fixed network (Tables 9, 20).
 
-x crops, m masked patches, k codes or prototypes.
+v views, b images, p patches, m masked patches, k codes or prototypes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError
 from pretrain.batches.dataset import Batch
 from pretrain.batches.masking import Masks
-from pretrain.method import heads as head
+from pretrain.method import heads
 from pretrain.method.ibot import Centres, Losses, StudentOutput, Targets, Teacher, TeacherOutput
 from pretrain.method.objective import Objective, with_patch_loss
 from pretrain.method.schedule import ScheduleValues
@@ -25,7 +25,7 @@ from pretrain.tokenizers.base import Tokenizer
 
 
 class Codes(Objective):
-    """BEiT: each masked patch is classified as the code that the tokenizer gives it. Cross-entropy, no temperature, no centre.
+    """BEiT: cross-entropy of each masked patch with its tokenizer code, without temperature or centre.
 
     The mean is iBOT's: over an image's masked patches, then over all images. The patch head is one linear layer on the backbone's
     token (`pretrain/method/other_heads.py`).
@@ -36,70 +36,73 @@ class Codes(Objective):
         self.patch_prototypes = tokenizer.vocabulary
 
     @torch.no_grad()
-    def targets(self, answer: TeacherOutput, batch: Batch, masks: Masks | None, centres: Centres, now: ScheduleValues) -> Targets:
-        own = super().targets(answer, batch, masks, centres, now)
+    def targets(self, output: TeacherOutput, batch: Batch, masks: Masks | None, centres: Centres, now: ScheduleValues) -> Targets:
+        """iBOT's of [CLS]; of each masked patch its code, one-hot."""
+        targets = super().targets(output, batch, masks, centres, now)
         if masks is None:
-            return own
-        codes = self.tokenizer(batch.crops.flatten(0, 1), (masks.grid.shape[2], masks.grid.shape[3]))
-        wanted = F.one_hot(codes.flatten()[masks.indices], self.tokenizer.vocabulary)
-        return own._replace(patches=wanted.to(answer.patches.dtype))
+            return targets
+        codes = self.tokenizer(batch.crops.flatten(0, 1), (masks.grid.shape[2], masks.grid.shape[3]))  # [v b, p]
+        one_hot = F.one_hot(codes.flatten()[masks.indices], self.tokenizer.vocabulary)  # [m, k]
+        return targets._replace(patches=one_hot.to(output.patches.dtype))
 
     def losses(
-        self, logits: StudentOutput, targets: Targets, batch: Batch, masks: Masks | None, cls: float, patch: float
+        self, output: StudentOutput, targets: Targets, batch: Batch, masks: Masks | None, cls_weight: float, patch_weight: float
     ) -> Losses:
         if masks is None:
-            return super().losses(logits, targets, batch, masks, cls, patch)
-        each = -(targets.patches * F.log_softmax(logits.patches, dim=-1)).sum(dim=-1)
-        return with_patch_loss(logits, targets, each @ masks.weight, cls, patch)
+            return super().losses(output, targets, batch, masks, cls_weight, patch_weight)
+        of_patches = -(targets.patches * F.log_softmax(output.patches, dim=-1)).sum(dim=-1)  # [m], temperature one
+        return with_patch_loss(output, targets, of_patches @ masks.weight, cls_weight, patch_weight)
 
 
 class Frozen(Objective):
-    """A trained network in the teacher's place, for patches alone: its head's answer, less its centre, sharpened as ever."""
+    """A trained, fixed network in the teacher's place, for patches only."""
 
     def __init__(self, network: Teacher, digest: str) -> None:
         self.network, self.digest = network.eval(), digest
         self.patch_prototypes = network.head.patch_out_dim
 
     def teacher_forward(self, teacher: nn.Module, batch: Batch, masks: Masks | None) -> TeacherOutput:
-        own, fixed = teacher(batch.crops, masks), self.network(batch.crops, masks)
-        return own._replace(patches=fixed.patches)
+        """The run's own teacher's logits of [CLS], the fixed network's of patches."""
+        output, fixed = teacher(batch.crops, masks), self.network(batch.crops, masks)
+        return output._replace(patches=fixed.patches)
 
     @torch.no_grad()
-    def targets(self, answer: TeacherOutput, batch: Batch, masks: Masks | None, centres: Centres, now: ScheduleValues) -> Targets:
-        own = super().targets(answer, batch, masks, centres, now)
-        logits = answer.patches - self.network.centres.patch[0]
-        return own._replace(patches=F.softmax(logits / now.patch_temperature, dim=-1))
+    def targets(self, output: TeacherOutput, batch: Batch, masks: Masks | None, centres: Centres, now: ScheduleValues) -> Targets:
+        """iBOT's of [CLS]; of patches the fixed network's logits, less its own centre, sharpened."""
+        targets = super().targets(output, batch, masks, centres, now)
+        logits = output.patches - self.network.centres.patch[0]
+        return targets._replace(patches=F.softmax(logits / now.patch_temperature, dim=-1))
 
 
 def frozen(checkpoint: str, shape: Architecture, device: torch.device) -> Frozen:
-    """From a full checkpoint of ours or a published one; DINO's one head answers for patches too, with its own centre.
+    """The objective with a network of a full checkpoint, ours or a published one. A DINO's one head serves patches too.
 
-    Raises UserError where it has no head, or other patches than the run.
+    Raises UserError for a checkpoint without a head, or with other patches than the run's.
     """
     path, contents = open_checkpoint(Path(checkpoint), full=True)
     weights = contents.network("teacher", path)
-    heads = {name.removeprefix("head."): weight for name, weight in weights.items() if name.startswith("head.")}
-    if not heads:
+    head_weights = {name.removeprefix("head."): weight for name, weight in weights.items() if name.startswith("head.")}
+    if not head_weights:
         raise UserError(
             f"{path} has no projection head, so it cannot name what a patch shows: give a full checkpoint (last.pt, "
             "checkpoint.pth), or make codes of its tokens (python -m pretrain.tokenizers kmeans) for --targets codes"
         )
     backbone = backbone_of(contents, "teacher", path)
-    theirs = backbone.shape
-    if (theirs.stride, theirs.channels) != (shape.stride, shape.channels):
+    fixed = backbone.shape
+    if (fixed.stride, fixed.channels) != (shape.stride, shape.channels):
         raise UserError(
-            f"{path} has tokens of {theirs.stride} pixels and {theirs.channels} channels, the run {shape.stride} and "
+            f"{path} has tokens of {fixed.stride} pixels and {fixed.channels} channels, the run {shape.stride} and "
             f"{shape.channels}: give a checkpoint like the run"
         )
-    network = Teacher(backbone, head.of_weights(heads, path))
+    network = Teacher(backbone, heads.of_weights(head_weights, path))
     network.centres.cls.copy_(_centre(contents.centres, ("cls",), network.head.out_dim, path))
     network.centres.patch.copy_(_centre(contents.centres, ("patch", "cls"), network.head.patch_out_dim, path))
     return Frozen(network.to(device).requires_grad_(False), store.sha256(path))
 
 
 def _centre(centres: Mapping[str, Tensor], names: Sequence[str], prototypes: int, path: Path) -> Float[Tensor, " k"]:
-    """The first of these that there is, or none. Raises UserError for one of another number of prototypes."""
-    found = next((centres[name] for name in names if name in centres), torch.zeros(prototypes))
-    if found.numel() != prototypes:
-        raise UserError(f"{path} has centres of {found.numel()} prototypes, its head has {prototypes}: take another copy")
-    return found.flatten().float()
+    """The first centre that the checkpoint has of these names, else zeros. Raises UserError for another number of prototypes."""
+    centre = next((centres[name] for name in names if name in centres), torch.zeros(prototypes))
+    if centre.numel() != prototypes:
+        raise UserError(f"{path} has centres of {centre.numel()} prototypes, its head has {prototypes}: take another copy")
+    return centre.flatten().float()

@@ -75,7 +75,7 @@ def open_checkpoint(
 
 
 def _as_listed(entry: Mapping[str, Any], path: Path) -> str:
-    """In words what a file holds that an entry of the zoo stands for. Raises UserError if it holds anything else."""
+    """Description of a downloaded file of the zoo. Raises UserError if it does not hold what its entry says."""
     contents = published.read(path)
     key = next(iter(contents.networks)) if "teacher" not in contents.networks else "teacher"
     shape = backbone_of(contents, key, path).shape
@@ -99,7 +99,7 @@ def architecture_of_contents(contents: Contents, weights: dict[str, Tensor], pat
 
 
 def agreed(shape: Architecture, weights: dict[str, Tensor], path: Path) -> Architecture:
-    """The same. Raises UserError where the weights are not those of such a network, of which only the outline is drawn."""
+    """Returns the shape. Raises UserError if the weights do not fit such a network, built on the meta device."""
     with torch.device("meta"):
         outline = make(shape, maskable="masked_embed" in weights)
     refuse_misfits(outline, fitted(weights, outline, path), path)

@@ -1,4 +1,4 @@
-"""How weights begin."""
+"""Weight initialisation."""
 
 import torch
 from torch import nn

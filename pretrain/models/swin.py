@@ -24,7 +24,7 @@ from pretrain.models.init import initialise_linear_, whiten_
 from pretrain.models.packed_blocks import Group, drop_path_subset, mlp, recompute
 
 EPSILON = 1e-6
-"""Of the norms: the original's; timm's Swin has 1e-5."""
+"""Epsilon of the norms, as in the original; timm's Swin has 1e-5."""
 Count = int | torch.SymInt
 """A number that is not known yet while a graph is made."""
 APART = -100.0
@@ -71,13 +71,13 @@ def windows(block: Any, x: Float[Tensor, "b h w c"], *, recompute_activations: b
 
 
 def window_partition(x: Float[Tensor, "b h w c"], down: Count, across: Count, side: int) -> Float[Tensor, "b n a c"]:
-    """Cut a grid that windows divide."""
+    """A grid cut into windows; its sides are multiples of theirs."""
     cut = x.reshape(x.shape[0], down, side, across, side, x.shape[-1]).transpose(2, 3)
     return cut.reshape(x.shape[0], down * across, side * side, x.shape[-1])
 
 
 def window_reverse(x: Float[Tensor, "b n a c"], down: Count, across: Count, side: int) -> Float[Tensor, "b h w c"]:
-    """The way back."""
+    """Windows back to a grid; inverse of `window_partition`."""
     cut = x.reshape(x.shape[0], down, across, side, side, x.shape[-1]).transpose(2, 3)
     return cut.reshape(x.shape[0], down * side, across * side, x.shape[-1])
 
@@ -98,14 +98,14 @@ def _attend(
 
 
 def shifted_apart(down: Count, across: Count, side: int, shift: int, device: torch.device) -> Float[Tensor, "n a a"]:
-    """What keeps patches apart that a shift by `shift` has brought together: zero, or APART."""
+    """Attention mask of shifted windows: 0, or APART between patches that only the shift by `shift` brought together."""
     rows, columns = (_stretch(windows * side, side, shift) for windows in (down, across))
     part = window_partition((3 * rows[:, None] + columns)[None, :, :, None], down, across, side)[0, :, :, 0]
     return torch.where(part[:, None] == part[:, :, None], 0.0, APART).to(device)
 
 
 def _stretch(length: Count, side: int, shift: int) -> Float[Tensor, " length"]:
-    """Along one axis, after the shift: 0 up to the last window, then 1, and 2 for what has come round."""
+    """Region of each position along one axis after the shift: 0 before the last window, then 1, and 2 for the wrapped part."""
     place = torch.arange(length)
     return (place >= length - side).float() + (place >= length - shift).float()
 
@@ -159,7 +159,7 @@ class Swin(SwinTransformer):
         return pooled(self.norm(last))
 
     def forward_multi(self, groups: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
-        """The same for crops of several sizes, one after the other."""
+        """`forward` for crops of several sizes, one size after the other."""
         return [self(images, mask) for images, mask in groups]
 
     def embed(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -172,7 +172,7 @@ class Swin(SwinTransformer):
         return patches
 
     def _through(self, x: Tensor) -> Iterator[Tensor]:
-        """What every block gives."""
+        """Yields the output of every block."""
         stage: Any
         for stage in self.layers:
             x = stage.downsample(x)

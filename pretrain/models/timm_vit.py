@@ -57,7 +57,7 @@ class AnyViT(nn.Module):
             return self._without_registers(self.model.forward_features(images))
 
     def forward_multi(self, groups: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
-        """The same for crops of several sizes, one after the other."""
+        """`forward` for crops of several sizes, one size after the other."""
         return [self(images, mask) for images, mask in groups]
 
     def last_blocks(self, images: Float[Tensor, "b c h w"], count: int) -> list[Float[Tensor, "b t d"]]:
@@ -83,7 +83,7 @@ class AnyViT(nn.Module):
 
     @contextlib.contextmanager
     def _masked(self, mask: Tensor | None) -> Iterator[None]:
-        """Inside, the patch embedding's answer has the mask token where `mask` is true."""
+        """Context in which the patch embedding puts the mask token where `mask` is true."""
         if mask is None:
             yield
             return

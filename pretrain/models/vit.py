@@ -78,7 +78,7 @@ class ViT(VisionTransformer):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As the original: position and class tokens truncated normal 0.02, the convolution as torch has it."""
+        """The original's initialisation: position and class tokens truncated normal 0.02, the convolution torch's default."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         initialise_linear_(self, self.shape.init)
@@ -92,7 +92,7 @@ class ViT(VisionTransformer):
         return self.forward_multi([(images, mask)])[0]
 
     def forward_multi(self, groups: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
-        """The same for crops of several sizes at once, (images, mask) each: tokens packed, nothing padded."""
+        """`forward` for crops of several sizes in one pass, (images, mask) each: tokens are packed without padding."""
         embedded = [self.embed(images, mask) for images, mask in groups]
         if any(block._compiled_call_impl is not None for block in self.blocks):  # compiled for tokens of one group
             return [self.norm(self._through(self.blocks, x)) for x in embedded]

@@ -18,11 +18,11 @@ SHORT = {
 
 METRICS = {"knn": "k-NN", "linear": "linear", "nmi_epoch100": "NMI after 100 epochs"}
 TOKENIZERS = {"dalle": "--tokenizer dalle:FILE", "colour": "--tokenizer colour", "patches": "--tokenizer kmeans:FILE"}
-"""What the command must name. FILE of kmeans comes from python -m pretrain.tokenizers patches."""
+"""Flags that the command must have besides. FILE of kmeans comes from python -m pretrain.tokenizers patches."""
 
 
 def recipe_name(table: Table, row: Row) -> str:
-    """What `--recipe` calls a row."""
+    """A row's name for `--recipe`."""
     name = table.name.lower()
     after = row.name.removeprefix(f"{name}_").removeprefix(f"{name.partition('_')[2]}_")
     return f"ablation_{name}_{after}"

@@ -1,4 +1,4 @@
-"""What a row and a table of the paper's ablations are, and the settings that many rows have."""
+"""Types of rows and tables of the paper's ablations, and settings that many rows share."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -14,17 +14,17 @@ class Row(NamedTuple):
 
     name: str
     method: str
-    """As the published row has it."""
+    """The published row's name of the method."""
     numbers: Mapping[str, float]
     """Published, in percent, by column."""
     changes: Mapping[str, Any] = {}
     cells: Mapping[str, Any] = {}
-    """What the published row says in other columns."""
+    """Values of the published row's other columns."""
     small: Mapping[str, Any] = {}
-    """What the embedded sample has in place of some of the changes."""
+    """Changes of the embedded sample that replace the paper's."""
     arch: str = "ViT-S/16"
     epochs: int | None = None
-    """Where they are not the table's."""
+    """Epochs, if they differ from the table's."""
     needs: str | None = None
     """The row whose checkpoint is the tokenizer."""
     tokenizer: Tokenizer | None = None
@@ -39,11 +39,11 @@ class Table(NamedTuple):
 
     name: str
     published: str
-    """Its id among the published ones."""
+    """The table's id in `probes/paper/paper.json`."""
     what: str
     rows: tuple[Row, ...]
     base: Values
-    """Of ViT-S/16; a row of ViT-B/16 has VITB's settings below it."""
+    """Settings of ViT-S/16; a row of ViT-B/16 adds VITB's."""
     small: Values
     """On the embedded sample, over its recipe."""
     epochs: int = 300
@@ -67,7 +67,7 @@ class Table(NamedTuple):
 FIXED: Values = {"pred_ratio": (0.3,), "pred_ratio_var": (0.0,)}
 RANDOM: Values = {"pred_ratio": (0.0, 0.3), "pred_ratio_var": (0.0, 0.2)}
 TWO = TWO_CROPS | FIXED
-"""Of Section 4.4 and appendix E unless they say otherwise."""
+"""Settings of Section 4.4 and appendix E unless a table says otherwise."""
 SMALL_TWO: Values = {"local_crops_number": 0} | FIXED
 APART: Values = {"shared_head": False, "shared_head_teacher": False}
 NO_MIM: Values = {"use_masked_im_modeling": False}

@@ -1,4 +1,4 @@
-"""What recipes are made of: the paper's settings by size of network, and those for small pictures."""
+"""Building blocks of recipes: the paper's settings by size of network, and settings for small images."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ BASE = PAPER | {
 
 RANDOM_MASKS = {"pred_shape": "rand", "pred_ratio": (0.0, 0.7), "pred_ratio_var": (0.0, 0.05)}
 TWO_CROPS: dict[str, Any] = {"local_crops_number": 0, "global_crops_scale": (0.14, 1.0)}
-"""Without local crops, the global ones as large as the original's defaults have them."""
+"""No local crops; the scale of global crops is the original's default."""
 
 SWIN = PAPER | {"arch": "swin_tiny", "patch_size": 4, "epochs": 300, "batch_size_per_gpu": 32, "pred_start_epoch": 50}
 """Swin-T: masks begin with epoch 50."""
@@ -101,7 +101,7 @@ class Recipe(NamedTuple):
     expected: str
     cost: str = "not published"
     machine: str = "--accumulate 4"
-    """What makes eight GPUs compute the paper's step."""
+    """Flags with which eight GPUs compute the paper's step."""
     data: str = "IMAGENET"
 
 

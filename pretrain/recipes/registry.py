@@ -128,7 +128,7 @@ NAMED: dict[str, Recipe] = {
         "CIFAR10",
     ),
 }
-"""With the number of epochs in the names of the paper's."""
+"""All recipes by name; names of the paper's end in the number of epochs."""
 
 SHORT = {
     "ibot_vits16": "ibot_vits16_800",

@@ -1,4 +1,4 @@
-"""What a pretraining shows: the values of its log, alarms, a summary at the end. The lines are `pretrain/engine/console.py`."""
+"""What a pretraining logs and shows: a step's values, alarms, a summary at the end. Screen: `pretrain/engine/console.py`."""
 
 import os
 import resource
@@ -19,14 +19,14 @@ from pretrain.images.source import Images
 from pretrain.method.ibot import Losses
 from pretrain.method.schedule import Schedule, ScheduleValues
 from pretrain.run.checkpoint import Run
-from pretrain.run.diagnostics import Alarms, Vitals
+from pretrain.run.diagnostics import Alarms, Diagnostics
 
 ALARMS_AFTER = 200
 """Steps."""
 
 
 class Counts(NamedTuple):
-    """What has added up since the run was taken up."""
+    """Sums since this process started the run or resumed it."""
 
     skipped: int
     """Steps that were refused."""
@@ -40,7 +40,7 @@ class Progress(Screen):
     """Shows and logs; only the main process says anything."""
 
     def __init__(
-        self, run: Run, images: Images, schedule: Schedule, device: torch.device, precision: str, remarks: Sequence[str] = ()
+        self, run: Run, images: Images, schedule: Schedule, device: torch.device, precision: str, notes: Sequence[str] = ()
     ) -> None:
         super().__init__(run, schedule.total_steps)
         self._run, self._schedule = run, schedule
@@ -55,8 +55,8 @@ class Progress(Screen):
             f"on {images.name}, {len(images)} images; {schedule.total_steps} steps of {self._batch}, "
             f"{device.type} {precision}, {threads()}, in {run.folder}"
         )
-        for remark in remarks:
-            self.say(remark)
+        for note in notes:
+            self.say(note)
         if run.step:
             self._console.print(f"continuing after step {run.step}")
 
@@ -66,7 +66,13 @@ class Progress(Screen):
         return self
 
     def log(
-        self, done: int, now: ScheduleValues, losses: Losses, gradient: torch.Tensor, diagnostics_of: Vitals, counts: Counts
+        self,
+        done: int,
+        now: ScheduleValues,
+        losses: Losses,
+        gradient_norm: torch.Tensor,
+        diagnostics: Diagnostics,
+        counts: Counts,
     ) -> None:
         """Write one log line and move the progress line. The one place where the loop waits for the device."""
         seconds = time.perf_counter() - self._since
@@ -76,8 +82,8 @@ class Progress(Screen):
             "loss": losses.total.item(),
             "loss_cls": losses.cls.item(),
             "loss_patch": losses.patch.item(),
-            **dict(zip(diagnostics_of._fields, torch.stack(diagnostics_of).tolist(), strict=True)),
-            "gradient": gradient.item(),
+            **dict(zip(diagnostics._fields, torch.stack(diagnostics).tolist(), strict=True)),
+            "gradient_norm": gradient_norm.item(),
             "lr": now.lr,
             "weight_decay": now.weight_decay,
             "momentum": now.momentum,

@@ -1,7 +1,7 @@
-"""A step whose loss or gradients were not finite: written down whole, and repeated to see where it begins.
+"""A step whose loss or gradients were not finite: written to a file, and repeated to see which part is first to be wrong.
 
-`python -m pretrain.train --replay runs/NAME/refused-000123.pt`; of a run with --tokenizer, give that too: the file's own word for
-it is followed only to a file beside it.
+`python -m pretrain.train --replay runs/NAME/refused-000123.pt`; of a run with --tokenizer, give that too: a path in the file is
+followed only to a file beside it.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from pretrain.batches.dataset import Batch, Placed
 from pretrain.engine import distributed, guard
 from pretrain.engine.precision import Precision
 from pretrain.method import ibot
-from pretrain.method.objective import Objective
+from pretrain.method.objective import Objective, forward_and_losses
 from pretrain.method.schedule import ScheduleValues
 from pretrain.options.stored import from_values
 from pretrain.run.checkpoint import Run
@@ -38,32 +38,41 @@ MOST = 3
 SHOWN = 5
 
 
-def capture(run: Run, attempt: guard.Attempt, precision: str, student: ibot.Student, teacher: ibot.Teacher) -> Path | None:
-    """Write all that is needed to repeat this process's share of the step; None where there are enough of them already."""
-    step, path = attempt.step, run.folder / f"refused-{attempt.step:06d}-{distributed.rank()}.pt"
-    mine, theirs = (distributed.full_tensor(network.state_dict()) for network in (student, teacher))
-    if len(list(run.folder.glob("refused-*.pt"))) >= MOST:
-        return None
-    content = {
-        "format": FORMAT,
-        "step": step,
-        "now": attempt.now._asdict(),
-        "precision": precision,
-        "random": attempt.random,
-        "batches": [_as_values(batch) for batch in attempt.batches],
-        "student": mine,
-        "teacher": theirs,
-        "shape": student.backbone.shape._asdict(),
-        "fused": student.backbone.fused,
-        "config": dict(run.values),
-    }
-    store.save_file(path, content)
-    run.note(step, {"refused_step": step, "replay": str(path)})
-    return path
+class Capture:
+    """Writes a refused step of one run, with all that is needed to repeat this process's share of it."""
+
+    def __init__(self, run: Run, precision: str, student: ibot.Student, teacher: ibot.Teacher) -> None:
+        self._run, self._precision, self._student, self._teacher = run, precision, student, teacher
+
+    def __call__(self, attempt: guard.Attempt) -> Path | None:
+        """The file; None where the folder has MOST of them, and under fp16, which finds its loss scale by refused steps."""
+        if self._precision == "fp16":
+            return None
+        step, folder = attempt.step, self._run.folder
+        student, teacher = (distributed.full_tensor(network.state_dict()) for network in (self._student, self._teacher))
+        if len(list(folder.glob("refused-*.pt"))) >= MOST:
+            return None
+        path = folder / f"refused-{step:06d}-{distributed.rank()}.pt"
+        content = {
+            "format": FORMAT,
+            "step": step,
+            "now": attempt.now._asdict(),
+            "precision": self._precision,
+            "random": attempt.random,
+            "batches": [_as_values(batch) for batch in attempt.batches],
+            "student": student,
+            "teacher": teacher,
+            "shape": self._student.backbone.shape._asdict(),
+            "fused": self._student.backbone.fused,
+            "config": dict(self._run.values),
+        }
+        store.save_file(path, content)
+        self._run.note(step, {"refused_step": step, "replay": str(path)})
+        return path
 
 
 def _as_values(batch: Batch) -> dict[str, Tensor]:
-    """What the losses depend on, apart: nested tuples would not be read again."""
+    """The tensors that the losses depend on, by name: a file of weights holds no nested tuples."""
     values = {"crops": batch.crops, "local_crops": batch.local_crops, "grid": batch.masks.grid}
     if batch.placed is not None:
         values |= batch.placed._asdict()
@@ -77,9 +86,9 @@ def _as_batch(values: Mapping[str, Tensor]) -> Batch:
 
 
 def show(path: Path, tokenizer: str | None = None) -> int:
-    """Repeat the step on the CPU and print what is not finite, in the order in which it comes about; an exit code.
+    """Repeat the step on the CPU and print what is not finite, in order of computation; returns an exit code.
 
-    `tokenizer` is what was given on this command line.
+    `tokenizer` is --tokenizer of this command line. Raises UserError for a file that is not a refused step.
     """
     state = store.read_torch(path)
     if state.get("format") != FORMAT:
@@ -104,7 +113,7 @@ def _shown(state: Mapping[str, Any], path: Path, tokenizer: str | None) -> int:
         for key, weight in network.state_dict().items():
             _look(f"{name} weight {key}", weight, findings)
         _watch(name, network, findings)
-    losses = _step(state, student, teacher, objective)
+    losses = _losses(state, student, teacher, objective)
     for name, loss in losses._asdict().items():
         _look(f"loss {name}", loss, findings)
     for key, parameter in student.named_parameters():
@@ -140,37 +149,37 @@ def _networks(state: Mapping[str, Any], path: Path, given: str | None) -> tuple[
     return student.train(), teacher.train(), objective
 
 
-def _step(state: Mapping[str, Any], student: ibot.Student, teacher: ibot.Teacher, objective: Objective) -> ibot.Losses:
-    now, config, parts = ScheduleValues(**state["now"]), state["config"], []
+def _losses(state: Mapping[str, Any], student: ibot.Student, teacher: ibot.Teacher, objective: Objective) -> ibot.Losses:
+    """The step's losses by the loop's own acts, from the same random state; gradients are left in the student."""
+    now, config, batches = ScheduleValues(**state["now"]), state["config"], state["batches"]
+    precision = Precision(state["precision"], torch.device("cpu"))
     torch.set_rng_state(state["random"])
-    for values in state["batches"]:
-        batch = _as_batch(values)
-        masks = objective.masks(batch) if now.masking else None
-        with Precision(state["precision"], torch.device("cpu")).autocast():
-            answer = objective.teacher_forward(teacher, batch, masks)
-            logits = objective.student_forward(student, batch, masks)
-        targets = objective.targets(answer, batch, masks, teacher.centres, now)
-        losses = objective.losses(logits, targets, batch, masks, config["lambda_cls"], config["lambda_patch"])
-        (losses.total / len(state["batches"])).backward()
-        parts.append((losses, targets))
+    parts = []
+    for values in batches:
+        output = forward_and_losses(
+            student, teacher, _as_batch(values), now, precision, objective, config["lambda_cls"], config["lambda_patch"]
+        )
+        (output.losses.total / len(batches)).backward()
+        parts.append((output.losses, output.targets))
     return ibot.merge_micro_batches(parts)[0]
 
 
 def _look(name: str, values: Tensor, findings: list[str]) -> None:
+    """Add a line to the findings if some values are not finite."""
     if values.is_floating_point() and not bool(values.isfinite().all()):
         share = 100 * (1 - values.isfinite().double().mean().item())
         findings.append(f"{name} {list(values.shape)}: {share:.3g} % is not finite")
 
 
 def _watch(name: str, network: nn.Module, findings: list[str]) -> None:
-    """Look at what every part of the network gives, as it gives it."""
+    """Check the output of every leaf module in the following forwards."""
 
     def hook(part: str) -> Callable[..., None]:
-        def student_forward(module: nn.Module, inputs: object, output: object) -> None:
+        def check_output(module: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, Tensor):
                 _look(f"{name}: output of {part} ({type(module).__name__})", output, findings)
 
-        return student_forward
+        return check_output
 
     for part, module in network.named_modules():
         if not list(module.children()):

@@ -34,7 +34,7 @@ class Clip(NamedTuple):
 
 
 class Motion(NamedTuple):
-    """What a thing does from frame to frame: way (x, y), turn, growth."""
+    """An object's motion per frame: translation (x, y), rotation, growth."""
 
     x: float
     y: float

@@ -59,7 +59,7 @@ def corrupt(image: UInt8[np.ndarray, "h w 3"], name: str, severity: int, seed: t
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Inside, numpy's common generator, from which the library draws, begins at the seed; afterwards it is as before."""
+    """Context in which numpy's global generator, which the library uses, is seeded; restores its state afterwards."""
     before = np.random.get_state()
     np.random.seed(seed)
     try:

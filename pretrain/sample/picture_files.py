@@ -29,7 +29,7 @@ def save(picture: np.ndarray | Image.Image, folder: Path, *names: str, **how: An
 
 
 def save_text(content: bytes, folder: Path, *names: str) -> None:
-    """The same for anything else."""
+    """Write a file of another type into a sub-folder."""
     path = places.below(folder, *names)
     try:
         store.write_bytes(path, content)

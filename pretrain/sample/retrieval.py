@@ -23,7 +23,7 @@ ORIGINALS = 40
 STRONG = 2
 """Strongly edited copies of each original."""
 QUALITIES, CUTS = (3, 15, 50), (10, 30, 50, 70)
-"""Of the blocks `jpegqual/N` (JPEG quality) and `crops/N` (percent of the surface cut away); Copydays has nine of each."""
+"""Parameters of the blocks `jpegqual/N` (JPEG quality) and `crops/N` (percent of the area cut away); Copydays has nine each."""
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 
@@ -114,7 +114,7 @@ def copies(count: int = ORIGINALS, size: int = SIZE, seed: int = SEED) -> Copies
 
 
 def strangers(count: int, size: int = SIZE, seed: int = SEED) -> list[Picture]:
-    """Pictures like the originals that nobody copied."""
+    """Distractors: pictures like the originals, of which there are no copies."""
     drawn = []
     for number in range(count):
         generator = np.random.default_rng([seed, 33, number])

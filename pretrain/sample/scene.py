@@ -1,4 +1,4 @@
-"""What the sample's pictures show: objects of ten categories on textured backgrounds, drawn from a seed."""
+"""Scenes of the sample: objects of ten categories on textured backgrounds, drawn from a seed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -186,7 +186,7 @@ class Picture(NamedTuple):
 
     image: UInt8[np.ndarray, "h w 3"]
     owner: Int[np.ndarray, "h w"]
-    """Which thing a pixel belongs to, -1 for the background."""
+    """Index of the object that a pixel belongs to, -1 for the background."""
 
 
 def draw_object(generator: np.random.Generator, kind: int, radius: tuple[float, float] = (0.55, 0.95)) -> SceneObject:
@@ -265,7 +265,7 @@ def _paint_background(background: Background, x: Points, y: Points) -> Float[np.
 
 
 def _paint_thing(thing: SceneObject, x: Points, y: Points) -> tuple[Points, Points]:
-    """Which points lie inside, and the colours of these."""
+    """Mask of the points inside the object, and their colours."""
     kind = CATEGORIES[thing.kind]
     dx, dy = (x - thing.x) / thing.radius, (y - thing.y) / thing.radius
     cos, sin = np.cos(thing.turn), np.sin(thing.turn)

@@ -30,12 +30,12 @@ from pretrain.sample.scene import (
 
 IN9 = ("original", "only_fg", "no_fg", "only_bg_b", "only_bg_t", "mixed_same", "mixed_rand", "mixed_next")
 FOREGROUNDS = len(CATEGORIES) - 1
-"""Classes that are asked for; the last one may be answered, and is then wrong, as 630 of ImageNet's are."""
+"""Number of classes in the test; the last class is only ever a wrong prediction, as 630 of ImageNet's are."""
 COUNTS = {"in9_train": 1800, "in9": 450, "ina": 200, "inr": 200, "sketch": 200, "inc": 200}
 SUBSETS = {"ina": (0, 2, 4, 6, 8), "inr": (1, 3, 5, 7, 9), "sketch": tuple(range(len(CATEGORIES)))}
-"""Which classes each has."""
+"""Classes of each set."""
 TINT, HUE_SPREAD = 0.05, 0.12
-"""How strongly a background is coloured, and how far its hue (in turns) strays from what is usual behind its class."""
+"""Saturation of a background, and standard deviation of its hue (in turns) around its class's typical hue."""
 
 
 def in9_class(kind: int) -> str:
@@ -44,7 +44,7 @@ def in9_class(kind: int) -> str:
 
 
 def typical_background(generator: np.random.Generator, kind: int) -> Background:
-    """What usually stands behind a class: here, and nowhere else in the sample, the background's hue tells of the class."""
+    """A class's typical background: only here in the sample does the background's hue correlate with the class."""
     hue = 3 * kind / len(CATEGORIES) + HUE_SPREAD * generator.standard_normal()
     red, green, blue = (TINT * np.cos(2 * np.pi * (hue - np.arange(3) / 3))).tolist()
     return dataclasses.replace(draw_background(generator), tint=(red, green, blue))
@@ -59,7 +59,7 @@ def _in9_scene(index: int, kind: int, seed: int, part: int) -> Scene:
 
 @functools.cache
 def in9_train(count: int = COUNTS["in9_train"], size: int = SIZE, seed: int = SEED) -> Drawn:
-    """What a classifier learns from: all ten classes before their usual backgrounds."""
+    """Training images: all ten classes on their typical backgrounds."""
     labels = np.arange(count) % len(CATEGORIES)
     images = [render(_in9_scene(index, int(kind), seed, 0), size).image for index, kind in enumerate(labels)]
     return Drawn(np.stack(images), labels, CLASSES)

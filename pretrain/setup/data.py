@@ -31,7 +31,7 @@ class Data(NamedTuple):
     schedule: Schedule
 
 
-def data(plan: Plan, device: torch.device) -> Data:
+def open_data(plan: Plan, device: torch.device) -> Data:
     """Open the images. Raises UserError when there are fewer than one step's, or what is asked for is not there."""
     options, chosen = plan.options, plan.options.images
     if options.machine.decode == "gpu" and device.type == "cpu":

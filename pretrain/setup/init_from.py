@@ -1,7 +1,7 @@
-"""A run that begins with another checkpoint: `--init-from`.
+"""Initialisation from another checkpoint: `--init-from`.
 
 A full checkpoint (ours, the original iBOT's) gives backbones, heads, centres and the optimizer's moments; a backbone alone gives
-itself, and heads begin fresh.
+both backbones, and heads are initialised as ever.
 """
 
 from functools import partial
@@ -24,14 +24,14 @@ Moments = dict[str, dict[str, Any]]
 
 
 class Start(NamedTuple):
-    """What is left to do once there is an optimizer, and what the user should know."""
+    """The optimizer's moments, to be set once there is an optimizer, and what the user should know."""
 
     moments: Moments
-    remarks: list[str]
+    notes: list[str]
 
 
-def begin(path: Path, student: Student, teacher: Teacher, *, heads: bool) -> Start:
-    """Put a checkpoint's weights in place. `heads`: take heads, centres and moments too, where it has them.
+def init_from(path: Path, student: Student, teacher: Teacher, *, heads: bool) -> Start:
+    """Load a checkpoint's weights. `heads`: take heads, centres and moments too, where it has them.
 
     Raises UserError where something does not fit, with the flag that would make it.
     """
@@ -59,23 +59,25 @@ def begin(path: Path, student: Student, teacher: Teacher, *, heads: bool) -> Sta
 
 
 def _take_backbone(network: Student | Teacher, contents: Contents, key: str, path: Path) -> None:
-    other, mine = backbone_of(contents, key, path), network.backbone.state_dict()
-    taken = starting_weights(other, network.backbone.shape, path)
-    if "masked_embed" in mine and "masked_embed" in other.state_dict():
-        taken["masked_embed"] = other.masked_embed.detach()
-    network.backbone.load_state_dict(mine | taken)
+    """Load the backbone of one network of the checkpoint, and its mask token where both have one."""
+    loaded, current = backbone_of(contents, key, path), network.backbone.state_dict()
+    taken = starting_weights(loaded, network.backbone.shape, path)
+    if "masked_embed" in current and "masked_embed" in loaded.state_dict():
+        taken["masked_embed"] = loaded.masked_embed.detach()
+    network.backbone.load_state_dict(current | taken)
 
 
 def _has_heads(contents: Contents) -> bool:
-    """iBOT's own; those of a comparison (--targets codes, --separate-layers) are not carried over."""
+    """Whether both networks have iBOT's head; heads of a comparison (--targets codes, --separate-layers) are not taken over."""
     networks = contents.networks.values()
     return all("head.last_layer2.weight_v" in weights and "head.patch_mlp.0.weight" not in weights for weights in networks)
 
 
 def _take_head(network: Student | Teacher, weights: dict[str, Tensor], path: Path) -> None:
+    """Load a checkpoint's head. Raises UserError with the flags that would make it fit."""
     head = {name.removeprefix("head."): weight for name, weight in weights.items() if name.startswith("head.")}
-    wanted = ("last_layer.weight_v", "last_layer2.weight_v", "mlp.0.weight", "mlp.4.weight")
-    sizes = [len(checked.part(head, name, path, None, None)) for name in wanted]
+    names = ("last_layer.weight_v", "last_layer2.weight_v", "mlp.0.weight", "mlp.4.weight")
+    sizes = [len(checked.part(head, name, path, None, None)) for name in names]
     if misfits(network.head, head):
         raise UserError(
             f"the heads of {path} are others: give --out-dim {sizes[0]} --patch-out-dim {sizes[1]} --head-hidden-dim {sizes[2]} "
@@ -88,46 +90,46 @@ def _take_head(network: Student | Teacher, weights: dict[str, Tensor], path: Pat
 
 
 def moments_by_name(contents: Contents) -> Moments:
-    """The optimizer's state by the student's names, or nothing where the file does not show what belongs to what.
+    """The optimizer's state by the student's names; empty where the file's numbers cannot be assigned to names.
 
-    Both layouts number the parameters alike: those with decay in the order of the weights, then those without (biases and one
-    dimension); tied prototypes count once, gains of fixed length not at all.
+    Ours and the original number the parameters alike: those with weight decay in the order of the weights, then those without
+    (biases and one dimension); shared prototypes count once, frozen gains (`weight_g`) not at all.
     """
     student, state = contents.networks["student"], contents.optimizer.get("state", {})
     groups = contents.optimizer.get("param_groups", [])
-    twice = torch.equal(student["head.last_layer.weight_v"], student["head.last_layer2.weight_v"])
+    shared = torch.equal(student["head.last_layer.weight_v"], student["head.last_layer2.weight_v"])
     for fixed in (False, True):
         names = [
             name
             for name in student
-            if not (twice and name.startswith("head.last_layer2.")) and not (fixed and name.endswith("weight_g"))
+            if not (shared and name.startswith("head.last_layer2.")) and not (fixed and name.endswith("weight_g"))
         ]
         plain = [name for name in names if name.endswith(".bias") or student[name].ndim == 1]
         order = [[name for name in names if name not in plain], plain]
         if [len(group["params"]) for group in groups] == [len(part) for part in order]:
             numbered = zip((n for group in groups for n in group["params"]), (n for part in order for n in part), strict=True)
-            found = {name: state[number] for number, name in numbered if number in state}
-            if all(_is_of(student[name], moments) for name, moments in found.items()):
-                return found
+            by_name = {name: state[number] for number, name in numbered if number in state}
+            if all(_is_of(student[name], moments) for name, moments in by_name.items()):
+                return by_name
     return {}
 
 
 def _is_of(weight: Tensor, moments: dict[str, Any]) -> bool:
-    """Whether a state of AdamW can be this weight's."""
-    of_size = (moments.get(name, weight) for name in ("exp_avg", "exp_avg_sq"))
+    """Whether a state of AdamW has this weight's shape."""
+    averages = (moments.get(name, weight) for name in ("exp_avg", "exp_avg_sq"))
     step = torch.as_tensor(moments.get("step", 0))
-    return all(isinstance(one, Tensor) and one.shape == weight.shape for one in of_size) and step.numel() == 1
+    return all(isinstance(average, Tensor) and average.shape == weight.shape for average in averages) and step.numel() == 1
 
 
 def set_moments(optimizer: torch.optim.Optimizer, student: Student, moments: Moments) -> None:
-    """Give AdamW the moments of the parameters that have kept their shape; the others begin without."""
+    """Give AdamW the moments of the parameters that have kept their shape; the others have none."""
     if not isinstance(optimizer, torch.optim.AdamW):
         return
     for name, parameter in student.named_parameters():
-        found = moments.get(name, {})
-        whole = {"exp_avg", "exp_avg_sq", "step"} <= found.keys() and found["exp_avg"].shape == parameter.shape
-        if whole and parameter.requires_grad:
-            spread = {key: distributed.shard(found[key], parameter) for key in ("exp_avg", "exp_avg_sq")}
-            here = {key: value.to(parameter.device, parameter.dtype) for key, value in spread.items()}
-            step = torch.as_tensor(found["step"], dtype=torch.float32, device=parameter.device).clone()
+        state = moments.get(name, {})
+        complete = {"exp_avg", "exp_avg_sq", "step"} <= state.keys() and state["exp_avg"].shape == parameter.shape
+        if complete and parameter.requires_grad:
+            sharded = {key: distributed.shard(state[key], parameter) for key in ("exp_avg", "exp_avg_sq")}
+            here = {key: value.to(parameter.device, parameter.dtype) for key, value in sharded.items()}
+            step = torch.as_tensor(state["step"], dtype=torch.float32, device=parameter.device).clone()
             optimizer.state[parameter] = {"step": step, **here}

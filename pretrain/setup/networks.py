@@ -1,4 +1,4 @@
-"""Student and teacher as the options ask for them."""
+"""Builds student and teacher from the options."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from pretrain.setup.plan import Plan
 
 
 def compile_blocks(network: nn.Module, samples: Sequence[Tensor]) -> str:
-    """Compile every block of the backbone for the shapes that it will see; nothing, or why it stays as it was.
+    """Compile every block of the backbone for the shapes of its inputs; returns why not, or an empty string.
 
-    `network` has a `backbone`; `samples` are a batch of each size of crop, sent through once to know that it works.
+    `network` has a `backbone`; `samples` are one batch of each crop size, passed through once to test the compiled blocks.
     """
     backbone: Any = network.backbone
     blocks: Any = backbone.blocks
@@ -43,7 +43,7 @@ def compile_blocks(network: nn.Module, samples: Sequence[Tensor]) -> str:
 
 
 def whole_backbone(teacher: Teacher) -> Backbone:
-    """The teacher's backbone, put together where it is spread over processes; all of them must call this."""
+    """The teacher's backbone, gathered on every process if it is sharded; all processes must call this together."""
     if not distributed.is_sharded(teacher):
         return teacher.backbone
     backbone = make(teacher.backbone.shape, maskable=False)
@@ -52,11 +52,13 @@ def whole_backbone(teacher: Teacher) -> Backbone:
 
 
 def build(plan: Plan, shape: Architecture, *, fused: bool = True, patch_prototypes: int | None = None) -> tuple[Student, Teacher]:
-    """Student and teacher with the same weights, drawn from the seed. `patch_prototypes`: as many as the targets have."""
+    """Student and teacher with the same initial weights, drawn from the seed. `patch_prototypes`: see `head_of`."""
     options = plan.options
     head = partial(head_of, in_dim=shape.embed_dim, patch_prototypes=patch_prototypes)
     checkpointed = options.machine.checkpoint_activations
-    torch.manual_seed(options.run.seed)  # what is drawn: the student's backbone and head, then the teacher's
+    torch.manual_seed(
+        options.run.seed
+    )  # the order of the draws is part of the numbers: backbone, then head, of the student first
     deep = make(shape, maskable=True, fused=fused, drop_path=options.model.drop_path, checkpointed=checkpointed)
     student = Student(deep, head(plan.student_head))
     plain = make(shape, maskable=False, fused=fused)
@@ -66,11 +68,11 @@ def build(plan: Plan, shape: Architecture, *, fused: bool = True, patch_prototyp
 
 
 def compile_networks(plan: Plan, device: torch.device, student: Student, teacher: Teacher) -> list[str]:
-    """Compile the blocks of both if asked for, or on a GPU; what went wrong, if anything did."""
+    """Compile the blocks of both networks if the plan says so; returns notes on failures."""
     if not plan.compiles(device):
         return []
     crops, count, channels = plan.options.crops, plan.options.optimisation.batch_size_per_gpu, plan.architecture.channels
     kinds = ((crops.global_crops_number, crops.global_crops_size), (crops.local_crops_number, crops.local_crops_size))
     samples = [torch.zeros(views * count, channels, size, size, device=device) for views, size in kinds if views]
-    remarks = (compile_blocks(network, some) for network, some in ((student, samples), (teacher, samples[:1])))
-    return [remark for remark in remarks if remark]
+    notes = (compile_blocks(network, some) for network, some in ((student, samples), (teacher, samples[:1])))
+    return [note for note in notes if note]

@@ -1,4 +1,4 @@
-"""From options to what is trained: the objective and the heads. The one place that knows all comparisons."""
+"""Builds the objective and the heads from the options. The one place that knows all comparisons."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ from pretrain.tokenizers import open as tokenizer_open
 
 
 def objective_of(plan: Plan, shape: Architecture, device: torch.device) -> Objective:
-    """The acts of a step that this plan asks for. Raises UserError for tokenizers that cannot be read or do not fit."""
+    """The objective that the options name. Raises UserError for a tokenizer that cannot be read or does not fit."""
     loss, masked_crops = plan.options.loss, plan.options.masks.masked_crops
     if loss.targets == "codes":
         assert loss.tokenizer is not None
@@ -40,7 +40,7 @@ def objective_of(plan: Plan, shape: Architecture, device: torch.device) -> Objec
 
 
 def head_of(planned: HeadPlan, in_dim: int, *, patch_prototypes: int | None = None) -> Head:
-    """The student's or the teacher's head. `patch_prototypes` in place of --patch-out-dim, where the targets decide."""
+    """The student's or the teacher's head. `patch_prototypes` replaces --patch-out-dim where the targets decide it."""
     values = planned._asdict()
     separate, codes = values.pop("separate_layers"), values.pop("codes")
     values["patch_out_dim"] = patch_prototypes or planned.patch_out_dim

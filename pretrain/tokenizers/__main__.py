@@ -44,13 +44,13 @@ class Tokens:
     data: str = "sample"
     """Images, as pretraining takes them."""
     key: Literal["teacher", "student"] = "teacher"
-    """Which network."""
+    """Network of the checkpoint to use."""
     codes: int = 512
-    """How many there are to be."""
+    """Number of codes."""
     images: int = 10_000
     """At most so many are looked at, drawn from --seed."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of all random draws."""
     out: Path = Path("tokens.safetensors")
     """Written, whole or not at all, with the backbone in it."""
 
@@ -64,13 +64,13 @@ class Patches:
     patch_size: int = 16
     """Pixels of a patch's side."""
     codes: int = 4096
-    """How many there are to be."""
+    """Number of codes."""
     share: float = 0.1
-    """Of the images, drawn from --seed."""
+    """Share of the images to use, drawn from --seed."""
     size: int = 224
     """Pixels of the centre crop that is divided into patches."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of all random draws."""
     out: Path = Path("patches.safetensors")
     """Written, whole or not at all."""
 

@@ -1,6 +1,6 @@
-"""What a tokenizer is: crops in, one whole number for each patch out, which a masked patch may then be asked for.
+"""Tokenizer interface: crops to one integer code for each patch, the target of a masked patch.
 
-x crops, c channels, h w pixels, gh gw patches. The codes are those of the crop as it is; nothing here learns.
+x crops, c channels, h w pixels, gh gw patches. Codes are those of the unmasked crop; tokenizers are not trained here.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from checkpoints.cli import UserError
 PIECE = 64
 """Crops at a time, so that memory does not grow with the batch."""
 BITS = 3
-"""Of each channel's mean colour (the masked patch prediction of the original ViT, its appendix B.1.2)."""
+"""Bits of each channel's mean colour (masked patch prediction of the original ViT, its appendix B.1.2)."""
 MOST_CHANNELS = 4
 """That `colour` takes: 4096 codes; a fifth would make 32768."""
 
@@ -33,7 +33,7 @@ class Tokenizer(nn.Module, ABC):
             self.register_buffer(name, torch.tensor(tuple(values), dtype=torch.float32)[:, None, None], persistent=False)
 
     def forward(self, crops: Float[Tensor, "x c h w"], grid: tuple[int, int]) -> Int[Tensor, "x gh gw"]:
-        """In float32 under any autocast, without gradients, on the crops' device, which nobody waits for.
+        """Codes, computed in float32 under any autocast, without gradients, on the crops' device and without waiting for it.
 
         Raises UserError where crops of this size do not have this grid (see `check`).
         """

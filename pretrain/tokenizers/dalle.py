@@ -20,16 +20,16 @@ from pretrain.tokenizers.base import Tokenizer
 from pretrain.tokenizers.dalle_pickle import read
 
 WIDTHS = (1, 2, 4, 8)
-"""Of the four groups, in widths of the first convolution. The grid is halved after each but the last."""
+"""Widths of the four groups, in multiples of the first convolution's. The grid is halved after each but the last."""
 STRIDE = 2 ** (len(WIDTHS) - 1)
 MOST_BLOCKS = 64
-"""Of a group; the published encoder has two."""
+"""Largest number of blocks in a group; the published encoder has two."""
 MARGIN = 0.1
-"""Of the range from 0 to 1, left free at both ends: the encoder was trained on such values."""
+"""Part of the range from 0 to 1 left free at both ends, as in the encoder's training."""
 
 
 class Convolution(nn.Module):
-    """With bias and edges of zeros, its parameters under the published names."""
+    """Convolution with bias and zero padding, its parameters under the published names."""
 
     def __init__(self, inputs: int, outputs: int, side: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Dalle(Tokenizer):
 
 
 def open_dalle(path: Path, mean: Sequence[float], std: Sequence[float]) -> Dalle:
-    """From the published file, or one that `dalle_file.save` wrote. Raises UserError for any other, or other channels."""
+    """The encoder of the published file, or of one that `dalle_pickle.save` wrote. Raises UserError for other files."""
     weights = read(path)
     encoder = encoder_of(weights, path)
     channels = weights["blocks.input.w"].shape[1]

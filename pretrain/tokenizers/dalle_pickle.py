@@ -47,12 +47,12 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def save(path: Path, weights: Mapping[str, Tensor], source: Path) -> None:
-    """As safetensors."""
+    """Write the encoder's weights as safetensors."""
     store.save_backbone(path, weights, {"tokenizer": KIND, "source": source.name, "sha256": store.sha256(source)})
 
 
 class Inert(torch_pickle.Attributes):
-    """What stands for every class of the published file: it keeps what it is given, and does nothing."""
+    """Stand-in for every class of the published file: keeps its attributes, and does nothing."""
 
     def weights(self, prefix: str) -> Iterator[tuple[str, torch_pickle.Part]]:
         """Parameters of this module and of those in it, by name."""

@@ -26,7 +26,7 @@ COLOURS = (("mean", -1e6), ("std", 1e-6))
 
 
 class About(NamedTuple):
-    """What a file says of itself."""
+    """Metadata of a tokenizer's file."""
 
     kind: str
     """`tokens` or `pixels`."""
@@ -35,11 +35,11 @@ class About(NamedTuple):
     codes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """What pixels are normalised by before they are looked at."""
+    """Mean and standard deviation that pixels are normalised by first."""
     shape: dict[str, Any] | None
     """The backbone's, for tokens."""
     made: dict[str, Any]
-    """From what: data, images, patches, seed, checkpoint. Nothing depends on it."""
+    """Provenance: data, images, patches, seed, checkpoint. Nothing is computed from it."""
 
 
 def tokens(backbone: Backbone, crops: Float[Tensor, "x c h w"]) -> Float[Tensor, "x n d"]:
@@ -101,7 +101,7 @@ def save(path: Path, about: About, centroids: Float[Tensor, "k d"], backbone: Ba
 
 
 def open_kmeans(path: Path, mean: Sequence[float], std: Sequence[float]) -> KMeans:
-    """What `save` wrote. Raises UserError for any other file, and for other than its channels."""
+    """The tokenizer that `save` wrote. Raises UserError for other files, and for other channels than its own."""
     weights, metadata = store.read_safetensors(path)
     values = metadata.get("about", {})
     if values.get("tokenizer") != KIND:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from checkpoints.cli import UserError
-from pretrain.evaluate import views as eval_views
+from pretrain.evaluate.views import evaluation_resize, evaluation_view
 from pretrain.images.decode import BadImage
 from pretrain.images.source import Images
 
@@ -25,7 +25,7 @@ BATCH = 64
 
 
 class Look(NamedTuple):
-    """How images are looked at."""
+    """How patches are taken from images."""
 
     describe: Callable[[Tensor], Tensor]
     """Crops [x, c, h, w] -> patches [x, n, d]."""
@@ -60,7 +60,7 @@ def enough(count: int, codes: int, what: str) -> None:
 
 
 def gather(images: Images, look: Look, codes: int, seed: int) -> Points:
-    """As many patches of every image, drawn from the seed and the image's number: all of them, or POINTS a code.
+    """Equally many patches of every image, drawn from the seed and the image's number: all patches, or POINTS for each code.
 
     Images that cannot be read are passed over. Raises UserError for fewer patches than codes, before anything is read.
     """
@@ -82,12 +82,12 @@ def gather(images: Images, look: Look, codes: int, seed: int) -> Points:
 
 def _batches(images: Images, look: Look) -> Iterator[tuple[list[int], Float[Tensor, "x c h w"]]]:
     """Numbers and centre crops of the images that can be read."""
-    resize = eval_views.evaluation_resize(look.size)
+    resize = evaluation_resize(look.size)
     for start in range(0, len(images), BATCH):
         views: dict[int, Tensor] = {}
         for number in range(start, min(start + BATCH, len(images))):
             try:
-                views[number] = eval_views.evaluation_view(images[number], resize, look.size, look.mean, look.std)
+                views[number] = evaluation_view(images[number], resize, look.size, look.mean, look.std)
             except BadImage:
                 continue
         if views:
@@ -103,7 +103,7 @@ def cluster(points: Points, codes: int, seed: int) -> Codes:
 
 
 def summary(points: Points, found: Codes) -> str:
-    """How the patches are spread over the codes, in words."""
+    """A sentence on how the patches are distributed over the codes."""
     pairs = np.unique(np.stack([found.nearest, points.image]), axis=1).shape[1]
     codes, used, images = len(found.centroids), len(np.unique(found.nearest)), len(np.unique(points.image))
     return (

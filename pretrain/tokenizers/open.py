@@ -24,9 +24,9 @@ def open_tokenizer(spec: str, mean: Sequence[float], std: Sequence[float]) -> To
 
 
 def from_file(spec: object, *, file: Path) -> str:
-    """What `file` calls its run's --tokenizer, or the checkpoint in its place: `colour`, or a file below that file's folder.
+    """The --tokenizer stored in `file`, if it may be followed: `colour`, or a file below that file's folder.
 
-    Raises UserError for anything else: what is to be fetched, or lies elsewhere, is given on the command line.
+    Raises UserError for anything else: what has to be fetched, or lies elsewhere, is given on the command line.
     """
     if spec == "colour":
         return "colour"
@@ -37,7 +37,7 @@ def from_file(spec: object, *, file: Path) -> str:
 
 
 def digest(spec: str) -> str:
-    """What changes whenever the codes may: the SHA-256 of the tokenizer's file, or its name where it has none."""
+    """SHA-256 of the tokenizer's file, or its name if it has no file: changes whenever codes may change."""
     _, path = _split(spec)
     return spec if path is None else store.sha256(path)
 
@@ -57,6 +57,6 @@ def _split(spec: str) -> tuple[str, Path | None]:
 
 
 def _published(path: Path) -> str:
-    """In words what the published encoder's file holds. Raises UserError if it is another."""
+    """Description of the published encoder's file. Raises UserError if it is another file."""
     encoder = dalle.encoder_of(dalle_pickle.read(path), path)
     return f"DALL-E's encoder, {sum(weight.numel() for weight in encoder.parameters()):,} parameters"

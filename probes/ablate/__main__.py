@@ -32,24 +32,24 @@ class AblateOptions:
     """Images with labels, like --data of the probes: then the networks and epochs are the paper's. Default: the embedded sample,
     small networks, minutes."""
     epochs: int | None = None
-    """Of every row (default: the table's own; 6 on the sample)."""
+    """Epochs of every row (default: the table's own; 6 on the sample)."""
     rows: tuple[str, ...] = ()
     """Only these, and what they need: --dry-run lists them."""
     tokenizer: str | None = None
     """dalle:FILE, or dalle to have it fetched, for the rows of BEiT; without it the sample has k-means of raw patches there."""
     probe: tuple[Literal["knn", "linear", "cluster"], ...] = ()
-    """What is measured (default: what the table has published numbers of)."""
+    """Probes to run (default: those of the table's published numbers)."""
     out: Path | None = None
     """The folder for runs, records and the table (default: runs/ablations, with data, epochs and seed where they are given). Rows
     of the same name in two tables are one training."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of all random draws."""
     dry_run: bool = False
     """Say what would run, and run nothing."""
 
 
 def setting_of(options: AblateOptions, table: Table) -> Setting:
-    """Where and how. Raises UserError for values without meaning."""
+    """The table's setting from the options. Raises UserError for values without meaning."""
     at_least(1, options, "epochs")
     if options.tokenizer is not None and options.tokenizer.partition(":")[0] != "dalle":
         raise UserError(f"--tokenizer {options.tokenizer}: give dalle:FILE, or dalle; every other row names its own")
@@ -69,7 +69,7 @@ def show_plan(table: Table, jobs: Sequence[Job], setting: Setting) -> None:
 
 
 def show_commands(jobs: Sequence[Job]) -> None:
-    """As they may be typed."""
+    """Print the commands of all rows."""
     for words in dict.fromkeys(words for job in jobs if not job.lost for words in (job.patches, job.train, *job.probes.values())):
         if words:
             console.say(f"python {escape.shell(words)}")
@@ -104,7 +104,7 @@ def run_job(job: Job, setting: Setting, fates: dict[str, str]) -> str:
 
 
 def run_all(jobs: Sequence[Job], setting: Setting) -> dict[str, str]:
-    """What went wrong with each row, by name; empty where nothing did."""
+    """The failure of each row, by name; empty without a failure."""
     fates: dict[str, str] = {}
     for number, job in enumerate(jobs, 1):
         console.say(f"[{number} of {len(jobs)}] {job.row.name}: {job.row.method}" + ("" if job.asked else f" ({_why(job)})"))

@@ -25,14 +25,14 @@ Words = tuple[str, ...]
 
 
 class Setting(NamedTuple):
-    """Where and how a table is made."""
+    """Settings of a table's runs."""
 
     out: Path
     data: str | None = None
-    """None: the embedded sample."""
+    """Images; None is the embedded sample."""
     epochs: int | None = None
     tokenizer: str | None = None
-    """What was given for DALL-E's."""
+    """The --tokenizer given for DALL-E's."""
     probes: tuple[str, ...] = ("knn", "linear")
     seed: int = 0
 
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What is done for one row."""
+    """Commands of one row."""
 
     row: Row
     asked: bool
@@ -52,7 +52,7 @@ class Job(NamedTuple):
     probes: dict[str, Words]
     """By the name of the record."""
     patches: Words = ()
-    """What makes its tokenizer first."""
+    """Command that first fits its tokenizer, if it has one."""
     lost: str = ""
     """Why it cannot be done."""
     remark: str = ""

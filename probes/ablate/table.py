@@ -62,7 +62,7 @@ def published(table: Table, row: Row) -> dict[str, float]:
 
 
 def line(table: Table, job: Job, out: Path, fate: str) -> Line:
-    """What the row's records say; `fate` says what went wrong."""
+    """The row's results from its records; `fate` is its failure."""
     records = {name: _metrics(out / job.row.name / f"{name}.json") for name in ("knn", "linear", "cluster", "knn_cls")}
     here = {name: records[probe][number] for name, (probe, number) in PROBES.items() if number in records[probe]}
     remarks = [fate, job.remark]
@@ -78,7 +78,7 @@ def _metrics(file: Path) -> dict[str, float]:
 
 
 def rank(here: Sequence[float], there: Sequence[float]) -> Rank:
-    """Of as many measured numbers as published ones."""
+    """Rank correlation of measured with published numbers, pairwise."""
     if len(here) < FEWEST or len(set(here)) == 1 or len(set(there)) == 1:
         return Rank(None, len(here))
     return Rank(float(spearmanr(here, there).statistic), len(here))
@@ -139,7 +139,7 @@ def finish(table: Table, lines: Sequence[Line], setting: Setting, seconds: float
 
 
 def record(table: Table, lines: Sequence[Line], setting: Setting, seconds: float) -> dict[str, Any]:
-    """As `probes.shared.record` has it, of several checkpoints."""
+    """A record (`probes.shared.record`) of several checkpoints."""
     epochs = setting.epochs or (table.epochs if setting.data else SAMPLE_EPOCHS)
     return {
         "schema": results.SCHEMA,

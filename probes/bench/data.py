@@ -1,4 +1,4 @@
-"""How fast are images: `tools/bench.sh data`.
+"""Throughput of the data pipeline: `tools/bench.sh data`.
 
 Images/s of one core for decoding alone, for multi-crop as the original composes it from Pillow and torchvision, and for
 ours; on a GPU also the time of making a batch's crops beside that of a training step.
@@ -24,8 +24,8 @@ from checkpoints.cli import UserError, at_least, parse, run_command
 from pretrain.batches import augment, masking, resample
 from pretrain.batches.augment import BLUR_SIGMA, BRIGHTNESS, CONTRAST, FLIP, GREY, HUE, JITTER, MEAN, SATURATION, STD
 from pretrain.batches.dataset import Batch, StepDataset, make_batch
-from pretrain.engine import guard as health
 from pretrain.engine import optim
+from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
 from pretrain.images.open import open_images
 from pretrain.images.source import Images, InMemory, usable
@@ -43,7 +43,7 @@ class BenchDataOptions:
     data: str = "sample"
     """Images, as for training; photographs say most."""
     images: int = 96
-    """How many of them, all held in memory."""
+    """Number of images, all held in memory."""
     batch_size: int = 32
     """Images that are augmented together, as a worker does."""
     rounds: int = 5
@@ -167,7 +167,7 @@ def gpu_line(images: Images, plan: Plan, batch_size: int) -> str:
     student, teacher = build(plan, plan.architecture)
     student.to(device).train()
     teacher.to(device).train()
-    optimizer, guard = optim.build_optimizer(plan.options.optimisation.optimizer, student), health.Guard()
+    optimizer, guard = optim.build_optimizer(plan.options.optimisation.optimizer, student), Guard()
     precision = Precision("auto", device)
     now, batch = plan.schedule(1000, 1).at(0), make()
 

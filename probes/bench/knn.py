@@ -1,4 +1,4 @@
-"""How long does k-NN classification of ImageNet's size take, and in how much memory: `tools/bench.sh knn`.
+"""Time and memory of k-NN classification of ImageNet's size: `tools/bench.sh knn`.
 
 Features are drawn, with classes that can be told apart; the bank lies on disk, as the probe's does. Each way runs in a process
 of its own. The plain way is what is commonly done: for each k anew, blocks of queries against the whole bank, votes through a
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from checkpoints import terminal
 from checkpoints.cli import UserError, parse, run_command
-from pretrain.evaluate import knn as neighbours
+from pretrain.evaluate import knn
 from probes.bench import alone
 from probes.features import search
 from probes.shared import console
@@ -34,7 +34,7 @@ BANK, QUERIES, WIDTH, CLASSES = 1_281_167, 50_000, 384, 1000
 PLAIN_BLOCKS = 100
 """Into which the plain way divides the queries."""
 SPREAD = 3.5
-"""Of a class's features around its middle, in units of the middle's own spread."""
+"""Standard deviation of a class's features around its mean, in units of the means' own."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class BenchKnnOptions:
     queries: int | None = None
     """So many queries instead."""
     ways: tuple[Literal["product", "faiss", "plain"], ...] = ("product", "faiss", "plain")
-    """What is measured."""
+    """Implementations to measure."""
     device: str = "cpu"
     """Or cuda."""
     alone: Path | None = None
@@ -54,7 +54,7 @@ class BenchKnnOptions:
 
 
 class Measured(NamedTuple):
-    """Of one way."""
+    """Measurements of one implementation."""
 
     seconds: float
     megabytes: float
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
 
 
 def sizes(options: BenchKnnOptions) -> dict[str, int]:
-    """How many rows bank and queries have."""
+    """Numbers of rows of bank and queries."""
     bank, queries = (max(1000, int(count * options.part)) for count in (BANK, QUERIES))
     return {"bank": bank, "queries": options.queries or queries}
 
@@ -76,10 +76,10 @@ def draw(folder: Path, counts: Mapping[str, int]) -> None:
         labels = generator.integers(CLASSES, size=size)
         np.save(folder / f"{name}_labels.npy", labels)
         features = open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=(size, WIDTH))
-        for start in range(0, size, neighbours.PIECE):
-            some = labels[start : start + neighbours.PIECE]
+        for start in range(0, size, knn.PIECE):
+            some = labels[start : start + knn.PIECE]
             noise = generator.standard_normal((len(some), WIDTH), dtype=np.float32)
-            features[start : start + neighbours.PIECE] = middles[some] + SPREAD * noise
+            features[start : start + knn.PIECE] = middles[some] + SPREAD * noise
         features.flush()
 
 
@@ -88,7 +88,7 @@ def plainly(bank: Float[Tensor, "t d"], queries: Float[Tensor, "q d"], labels: I
     answers = []
     for block in queries.chunk(PLAIN_BLOCKS):
         similarity, rows = (block @ bank.T).topk(k, dim=1)
-        votes = F.one_hot(labels[rows], CLASSES) * (similarity / neighbours.TEMPERATURE).exp()[..., None]
+        votes = F.one_hot(labels[rows], CLASSES) * (similarity / knn.TEMPERATURE).exp()[..., None]
         answers.append(votes.sum(dim=1).argmax(dim=1))
     return torch.cat(answers)
 
@@ -101,11 +101,11 @@ def measure(folder: Path, way: str, device: torch.device) -> Measured:
     began = time.perf_counter()
     if way == "plain":
         whole = F.normalize(torch.tensor(bank, device=device), dim=1)
-        by_k = {k: plainly(whole, queries, labels, k)[:, None] for k in neighbours.KS}
+        by_k = {k: plainly(whole, queries, labels, k)[:, None] for k in knn.KS}
     else:
-        found = neighbours.nearest(queries, bank, max(neighbours.KS), within=search.WAYS[way], unit=True)
-        by_k = neighbours.votes(found, labels, CLASSES)
-    top1 = neighbours.accuracy(by_k[20].cpu(), asked_labels.cpu())
+        found = knn.nearest(queries, bank, max(knn.KS), within=search.WAYS[way], unit=True)
+        by_k = knn.votes(found, labels, CLASSES)
+    top1 = knn.accuracy(by_k[20].cpu(), asked_labels.cpu())
     seconds = time.perf_counter() - began
     peak = (
         torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str]) -> None:
             words = ("--alone", folder, "--ways", way, "--device", options.device)
             found = Measured(**alone.numbers(way, "probes.bench.knn", *words))
             rows.append([way, f"{found.seconds:.1f}", f"{found.megabytes:,.0f}", f"{found.top1:.2f}"])
-    title = f"{counts['queries']:,} queries against {counts['bank']:,} x {WIDTH}, k {neighbours.KS}, on {options.device}"
+    title = f"{counts['queries']:,} queries against {counts['bank']:,} x {WIDTH}, k {knn.KS}, on {options.device}"
     console.table(f"k-NN, {title}", ["way", "seconds", "peak MB", "top-1 (k=20)"], rows)
 
 

@@ -1,4 +1,4 @@
-"""How fast is a training step: `tools/bench.sh step`.
+"""Time and memory of a training step: `tools/bench.sh step`.
 
 Ours against the plain method (tests/support/plain.py: everything on all tokens, as the paper's Algorithm 1 says) in the same
 precision and on the same crops. Each runs in a process of its own, so that each has a peak of memory of its own.
@@ -24,8 +24,8 @@ from checkpoints import terminal
 from checkpoints.cli import UserError, WorkError, at_least, parse, run_command
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch
-from pretrain.engine import guard as health
 from pretrain.engine import optim
+from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
 from pretrain.method import ibot
 from pretrain.method.objective import LossWeights
@@ -46,11 +46,11 @@ class BenchStepOptions:
     """One training step, 2 x 224 + 10 x 96 crops, against the plain method."""
 
     arch: Literal["vit_small", "vit_base", "vit_large", "swin_tiny"] = "vit_small"
-    """With the recipe of that name."""
+    """Architecture, with the recipe of that name."""
     batch_size: int | None = None
     """Images (default: 8 on a CPU, 64 on a GPU)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of both."""
+    """Number format of both variants."""
     rounds: int = 5
     """Steps that are timed, after two that are not; the median counts."""
     compile: bool = False
@@ -62,7 +62,7 @@ class BenchStepOptions:
 
 
 class Measured(NamedTuple):
-    """Of one variant."""
+    """Measurements of one variant."""
 
     seconds: float
     megabytes: float
@@ -89,7 +89,7 @@ def measure(chosen: BenchStepOptions, device: torch.device) -> Measured:
         remark = compile_blocks(student, flat) or compile_blocks(teacher, flat[:1])
         if remark:
             raise WorkError(remark)
-    weights, guard = LossWeights(clip_grad=plan.loss_weights.clip_grad), health.Guard()
+    weights, guard = LossWeights(clip_grad=plan.loss_weights.clip_grad), Guard()
 
     def ours() -> torch.Tensor:
         return train_step(student, teacher, optimizer, [batch], now, weights, guard, precision).losses.total
@@ -121,7 +121,7 @@ def random_batch(plan: Plan, batch_size: int, device: torch.device) -> Batch:
 
 
 def clip_one_by_one(student: ibot.Student, limit: float) -> None:
-    """As the original does it: a number from the device for every tensor."""
+    """The original's clipping, which waits for the device at every tensor."""
     for parameter in student.parameters():
         if parameter.grad is not None:
             scale = limit / (parameter.grad.norm() + 1e-6)

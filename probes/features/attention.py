@@ -1,4 +1,4 @@
-"""What a ViT's [CLS] looks at: maps of the last block's heads, and the patches that hold most of their mass.
+"""Self-attention of the [CLS] token: maps of the last block's heads, and the patches that hold most of their mass.
 
 b images, n patches.
 """
@@ -14,7 +14,7 @@ from pretrain.models.vit import ViT
 
 
 def require_attention(backbone: Backbone) -> ViT:
-    """The same backbone. Raises UserError where it has no attention of a [CLS] token that could be read."""
+    """Returns the backbone. Raises UserError if it has no [CLS] attention that can be read."""
     if not isinstance(backbone, ViT):
         kind = (
             "Swin has no [CLS] token"
@@ -26,7 +26,7 @@ def require_attention(backbone: Backbone) -> ViT:
 
 
 def cls_attention(backbone: ViT, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads n"]:
-    """How much [CLS] looks at each patch in the last block; what it gives to itself is left out.
+    """Attention weights of [CLS] to each patch in the last block, without its weight to itself.
 
     Raises WorkError where it is not finite.
     """

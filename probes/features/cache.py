@@ -26,9 +26,8 @@ from checkpoints.cli import UserError, WorkError
 from checkpoints.places import cache_folder
 from pretrain.batches.feeding import fed
 from pretrain.engine import distributed
-from pretrain.evaluate import finite
-from pretrain.evaluate import knn as neighbours
-from pretrain.evaluate import views as eval_views
+from pretrain.evaluate import finite, knn
+from pretrain.evaluate.views import evaluation_view
 from pretrain.images.digests import digest
 from pretrain.images.source import Images
 from pretrain.models.backbone import Backbone
@@ -38,14 +37,14 @@ from probes.shared import console
 from probes.shared.subject import Common, View
 
 VERSION = 1
-"""Of what is stored; a change of the forward or of the view must raise it."""
+"""Version of stored features; raise it when the forward pass or the view changes."""
 BLOCKS = 4
 FEW = 4000
 """Images that are decoded in this process, as starting others takes longer."""
 
 
 class Features(NamedTuple):
-    """Of n images in their order; arrays on disk that are read where they are touched, by the name of what they hold."""
+    """Features of n images in their order: memory-mapped arrays by the name of the token that they hold."""
 
     arrays: Mapping[str, np.ndarray]
 
@@ -55,7 +54,7 @@ class Features(NamedTuple):
         return side_by_side(self.arrays, "cls")[0]
 
     def width(self, kind: str) -> int:
-        """Of `rows`."""
+        """Width of `rows`."""
         return sum(part.shape[1] for part in side_by_side(self.arrays, kind))
 
     def rows(self, kind: str, numbers: np.ndarray | slice) -> Float[Tensor, "b _"]:
@@ -67,7 +66,7 @@ STANDARD = ("blocks", "mean")
 
 
 def side_by_side(arrays: Mapping[str, Any], kind: str) -> list[Any]:
-    """What stands side by side in a kind of features: `cls`, `cls4`, `cls+mean`, or an array by its own name."""
+    """The arrays that a kind of features concatenates: `cls`, `cls4`, `cls+mean`, or an array by its own name."""
     if kind == "cls4":
         return [arrays["blocks"]]
     if kind in ("cls", "cls+mean"):
@@ -137,7 +136,7 @@ def description(backbone: Backbone, images: Images, view: View, precision: str, 
 
 
 def weights_digest(backbone: Backbone) -> str:
-    """Of all that decides what a backbone says of an image."""
+    """Digest of all that decides a backbone's output for an image."""
     return store.checksum({name: weight for name, weight in backbone.state_dict().items() if name != "masked_embed"})
 
 
@@ -197,7 +196,7 @@ def _fill(
 
 
 def _shapes(backbone: Backbone, view: View, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Of one image's features."""
+    """Shapes of one image's features, by array."""
     device, shape = next(backbone.parameters()).device, backbone.shape
     with torch.inference_mode():
         one = represent(backbone, torch.zeros(1, shape.channels, view.crop, view.crop, device=device), names)
@@ -219,7 +218,7 @@ class _Views(Dataset[Any]):
         self._spread = backbone.shape.mean, backbone.shape.std
 
     def __getitem__(self, index: int) -> Tensor:
-        return eval_views.evaluation_view(neighbours.read(self._images, index), *self._view, *self._spread)
+        return evaluation_view(knn.read(self._images, index), *self._view, *self._spread)
 
 
 def _batches(

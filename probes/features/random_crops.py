@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from checkpoints.architecture import Architecture
 from pretrain.batches import augment, color_ops
 from pretrain.batches.feeding import fed
-from pretrain.evaluate import knn as neighbours
+from pretrain.evaluate import knn
 from pretrain.images.source import Images
 from probes.features.cache import worker_count
 from probes.shared.subject import Common
@@ -59,14 +59,14 @@ def random_crops(
 
 
 class _Crops(Dataset[Any]):
-    """What is drawn depends on the seed, the epoch and the image's number alone."""
+    """Random crops that depend only on the seed, the epoch and the image's number."""
 
     def __init__(self, images: Images, size: int, shape: Architecture, seed: int) -> None:
         self._images, self._size, self._shape, self._seed = images, size, shape, seed
 
     def __getitem__(self, place: tuple[int, int]) -> Tensor:
         epoch, index = place
-        pixels = neighbours.read(self._images, index)
+        pixels = knn.read(self._images, index)
         generator = np.random.default_rng([self._seed, 2, epoch, index])
         draws = augment.draw(generator, augment.View(self._size, SCALE, 0.0, 0.0), 1, 1)
         height, width, _ = pixels.shape

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pretrain.evaluate import knn as neighbours
+from pretrain.evaluate import knn
 from pretrain.evaluate.knn import Found, Within
 
 TRIED_QUERIES, TRIED_BANK = 512, 16384
@@ -25,7 +25,7 @@ def by_faiss(queries: Float[Tensor, "q d"], bank: Float[Tensor, "t d"], count: i
     return Found(torch.from_numpy(similarity), torch.from_numpy(row))
 
 
-WAYS: Mapping[str, Within] = {"product": neighbours.by_product, "faiss": by_faiss}
+WAYS: Mapping[str, Within] = {"product": knn.by_product, "faiss": by_faiss}
 
 
 def quickest(queries: Float[Tensor, "q d"], bank: Float[np.ndarray, "t d"], count: int) -> str:
@@ -38,7 +38,7 @@ def quickest(queries: Float[Tensor, "q d"], bank: Float[np.ndarray, "t d"], coun
 
 
 def _seconds(way: Within, queries: Tensor, bank: Tensor, count: int) -> float:
-    """Of the second of two calls; the first may still be loading."""
+    """Seconds of the second of two calls; the first may include loading."""
     way(queries[:8], bank[:count], count)
     began = time.perf_counter()
     way(queries, bank, count)

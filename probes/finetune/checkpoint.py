@@ -1,6 +1,6 @@
-"""A fine-tuning's folder and its lines on the screen: what is saved, taken up again, logged and shown.
+"""A fine-tuning's folder and screen: checkpoints, resuming, the log.
 
-n test images, a answers.
+n test images, a predictions.
 """
 
 import time
@@ -31,7 +31,7 @@ BEST = "best.safetensors"
 
 
 class Tested(NamedTuple):
-    """What the test images said after an epoch, in percent."""
+    """Accuracy on the test images after an epoch, in percent."""
 
     epoch: int
     top1: float
@@ -49,8 +49,8 @@ class Network(NamedTuple):
 
 
 class Run(RunFolder):
-    """One fine-tuning with one learning rate. `tests` are all so far, `answers` those of the best epoch and of the last,
-    `skipped` the steps that were not taken."""
+    """One fine-tuning with one learning rate. `tests` are all so far, `answers` the predictions of the best and the last epoch,
+    `skipped` the number of refused steps."""
 
     flag = "--folder"
 
@@ -185,7 +185,7 @@ class Run(RunFolder):
 
 
 def _epoch_of(path: Path) -> int | None:
-    """Of a file of best weights; None where it is missing or damaged."""
+    """Epoch of a file of best weights; None if it is missing or damaged."""
     try:
         about_it = store.read_safetensors(path)[1].get("about", {})
     except UserError:
@@ -209,7 +209,7 @@ def tests_of(value: Any, path: Path) -> list[Tested]:
 
 
 def answers_of(value: Any, classes: int, path: Path) -> dict[str, Int[Tensor, "n a"]]:
-    """The answers of its best and of its last test. Raises UserError where they are not numbers of these classes."""
+    """Predictions of the best and the last test. Raises UserError if they are not indices of these classes."""
     found = checked.mapping(value, f"{path}: answers")
     for name, one in found.items():
         checked.one_of(name, f"{path}: answers", ("best", "last"))
@@ -222,7 +222,7 @@ def answers_of(value: Any, classes: int, path: Path) -> dict[str, Int[Tensor, "n
 
 
 class Lines(Screen):
-    """What a fine-tuning shows and logs."""
+    """Screen and log of a fine-tuning."""
 
     def __init__(self, run: Run, total_steps: int, heading: str, remarks: list[str]) -> None:
         super().__init__(run, total_steps)

@@ -34,7 +34,7 @@ class Data(NamedTuple):
     test: Images
     classes: Sequence[str]
     share: Share
-    """Which of the training images keep their labels."""
+    """Subset of the training images that is used."""
 
 
 class Joined(Images):
@@ -65,7 +65,7 @@ class Joined(Images):
 
 
 def open_data(options: FinetuneOptions, channels: int) -> Data:
-    """What the options ask for. Raises UserError where labels are missing, classes differ, or channels are not three."""
+    """Opens the data. Raises UserError if labels are missing, classes differ, or there are not three channels."""
     if channels != 3:
         raise UserError(f"this backbone sees {channels} channels: fine-tuning augments pictures with three")
     return shared(options, *open_parts(options))

@@ -30,7 +30,7 @@ from probes.finetune.options import FinetuneOptions
 
 ORDER, CHANGES = 0, 1
 BITS = 8
-"""Of a channel."""
+"""Bits of a channel."""
 COLOUR_JITTER = 0.4
 """timm leaves it out where there is RandAugment, so it is the paper's flag but not its augmentation."""
 TRAINING_INTERPOLATION = "bicubic"
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
 @contextlib.contextmanager
 def drawn_from(*seed: int) -> Iterator[None]:
-    """Inside, the three generators that timm's augmentation draws from begin at `seed`; afterwards they are as they were."""
+    """Context in which the three generators that timm's augmentation uses are seeded; restores their states afterwards."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     words = [int(word) for word in np.random.SeedSequence(seed).generate_state(3)]
     random.seed(words[0])
@@ -97,14 +97,14 @@ def operations_of(view: Any) -> Iterator[Any]:
 
 
 def posterized(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Of each channel the first bits; black without any. timm draws 0 at the strongest, which Pillow refuses from 13 on."""
+    """Keeps the highest bits of each channel; black with 0 bits, timm's strongest, which Pillow refuses since version 13."""
     if bits >= BITS:
         return image
     return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
 
 
 def picture(pixels: Pixels) -> Image.Image:
-    """As timm's augmentation takes it."""
+    """Pixels as the picture that timm's augmentation takes."""
     return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels * 255 + 0.5).clip(0, 255).astype(np.uint8))
 
 

@@ -1,6 +1,6 @@
-"""The test of a fine-tuned network: the recipe's view of the test images, and what the network answers.
+"""The test of a fine-tuned network: the recipe's view of the test images, and the network's predictions.
 
-b images, c channels, h w pixels, n test images, a answers.
+b images, c channels, h w pixels, n test images, a predictions.
 """
 
 import math
@@ -44,7 +44,7 @@ class Labelled(NamedTuple):
 
 
 def crop_share(options: FinetuneOptions, size: int) -> float:
-    """How much of the resized side the crop takes: all of it below 160 pixels and from `whole_from` up."""
+    """Ratio of the crop to the resized side: 1 below 160 pixels and from `whole_from` up."""
     whole = size < CROPPED_FROM or (options.whole_from is not None and size >= options.whole_from)
     return 1.0 if whole else CROP_SHARE
 
@@ -95,9 +95,9 @@ class Evaluator:
         self._labels, self._workers = torch.as_tensor(data.test.labels)[:, None], workers(options)
 
     def of(self, network: Network, epoch: int) -> tuple[Tested, Int[Tensor, "n a"]]:
-        """Top-1 and top-5 percent, and the answers: the classes with the highest scores of every image, best first.
+        """Top-1 and top-5 percent, and the predictions: the classes with the highest scores of every image, best first.
 
-        Raises Diverged where a score is not finite: it has no order.
+        Raises Diverged if a score is not finite.
         """
         answers = self._answers(network.model, f"after epoch {epoch}")
         right = answers == self._labels
@@ -108,7 +108,7 @@ class Evaluator:
         return Tested(epoch, top1, top5, 100 * averaged.double().mean().item()), answers
 
     def _answers(self, model: Classifier, when: str) -> Int[Tensor, "n a"]:
-        """From all processes together."""
+        """Predictions of all test images, gathered from all processes."""
         was_training, device = model.training, model.head.weight.device
         model.eval()
         found: list[tuple[int, list[int]]] = []

@@ -38,7 +38,7 @@ class Classifier(nn.Module):
         return self.head(self.kept(self.backbone(images)[:, 0]))
 
     def group_matcher(self, coarse: bool = False) -> Any:
-        """What timm's `param_groups_layer_decay` asks: the layer of a parameter."""
+        """Layers of parameters, for timm's `param_groups_layer_decay`."""
         shape = self.backbone.shape
         behind = shape.depth + 1
         return lambda name: layer_of(name.removeprefix(BACKBONE), shape) if name.startswith(BACKBONE) else behind
@@ -106,7 +106,7 @@ def optimizer_of(model: Classifier, options: FinetuneOptions, lr: float) -> torc
 
 
 def about(shape: Architecture, classes: list[str], options: FinetuneOptions, epoch: int) -> dict[str, Any]:
-    """What a file of fine-tuned weights says of itself."""
+    """Metadata of a file of fine-tuned weights."""
     return {
         "method": "iBOT, fine-tuned",
         "shape": shape._asdict(),

@@ -18,7 +18,7 @@ class FinetuneOptions:
     ckpt: Path | None = None
     """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json, timm:NAME (default: the newest run)."""
     key: Literal["teacher", "student"] = "teacher"
-    """Which network (the published IN-22K numbers are the student's)."""
+    """Network of the checkpoint (the published IN-22K numbers are the student's)."""
     from_scratch: bool = False
     """Begin with random weights of the checkpoint's shape: the baseline."""
     recipe: Literal["small", "imagenet", "semi", "transfer"] = "small"
@@ -57,7 +57,7 @@ class FinetuneOptions:
     accumulate: int = 1
     """Forwards of each process that make a step: the same step in the memory of one part."""
     weight_decay: float = 0.05
-    """None on biases and one-dimensional tensors."""
+    """Weight decay; biases and one-dimensional tensors have none."""
     decay_embeddings: bool = False
     """Weight decay on position and class tokens too, as in the original's `semi` and `transfer`."""
     layer_decay: float | None = None
@@ -72,7 +72,8 @@ class FinetuneOptions:
     input_size: int | None = None
     """Pixels of a side (default: what the checkpoint was trained on). Position embeddings are resized, then trained."""
     positions: Literal["size", "scale"] | None = None
-    """How a ViT's are resized: to the `size` of the grid, as the original (default), or by the `scale` factor of frozen use."""
+    """Resizing of a ViT's position embeddings: to the `size` of the grid, as the original (default), or by the `scale` factor of
+    frozen use."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Share of the image that a training crop covers, least and most."""
     randaugment: str = ""
@@ -88,14 +89,14 @@ class FinetuneOptions:
     repeats: int = 1
     """Repeated augmentation: how often an image is drawn in a row of an epoch, as long as one without."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    """Of the test images' resizing to 8 / 7 of --input-size (none below 160 pixels); training is always bicubic."""
+    """Interpolation of test images, resized to 8 / 7 of --input-size (not below 160 pixels); training is always bicubic."""
     whole_from: int | None = None
     """Input size from which test images are not cropped."""
 
     seed: int = 0
-    """Of the head, the order, the augmentation, and the parts that are drawn."""
+    """Seed of the head's weights, the order of images, the augmentation, and drawn subsets."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the forwards, as in pretraining."""
+    """Number format of the forward passes, as in pretraining."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the blocks (torch.compile); auto on a GPU."""
     checkpoint_activations: bool = False
@@ -123,7 +124,7 @@ OPEN: dict[str, Any] = {"lr": (), "epochs": 1, "warmup_epochs": 0, "layer_decay"
 FREE_TO_CHANGE = frozenset("ckpt workers max_bad test_every log_every save_minutes folder out allow_foreign_files".split())
 """Options that a continued run may change: the checkpoint is known by its digest, and test_every does not touch the weights."""
 BEFORE: dict[str, Any] = {"decay_embeddings": False, "positions": "scale"}
-"""What runs did that are older than an option."""
+"""Values of options for runs that are older than the option."""
 SPELT = {"CIFAR10": "cifar10", "CIFAR100": "cifar100", "Flowers102": "flowers", "StanfordCars": "cars"}
 
 
@@ -189,6 +190,6 @@ def check(options: FinetuneOptions) -> None:
 
 
 def differences(now: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    """What a run's stored options have otherwise, in words. An option newer than the run was as BEFORE says."""
+    """Sentences on options that differ from a run's stored ones. An option newer than the run has the value of BEFORE."""
     before = BEFORE | {"positions": now.get("positions") and BEFORE["positions"]}  # None where nothing is resized
     return list(engine_options.differences(now, stored, before, FREE_TO_CHANGE).values())

@@ -14,7 +14,7 @@ class Recipe(NamedTuple):
     """Values of `probes.finetune.options.FinetuneOptions` by name."""
 
     about: str
-    """What it is for, and what was published."""
+    """Purpose of the recipe, and published results."""
     source: str
     """The paper's tables whose protocol it is."""
     table: str
@@ -122,7 +122,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def size_of(width: int) -> str:
-    """Which of the paper's sizes a backbone of this width goes with: ViT-S/16 has 384, ViT-B/16 768, ViT-L/16 1024."""
+    """The paper's model size for a backbone of this width: ViT-S/16 has 384, ViT-B/16 768, ViT-L/16 1024."""
     return "small" if width < 768 else "base" if width < 1024 else "large"
 
 

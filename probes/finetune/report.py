@@ -1,6 +1,6 @@
-"""What a fine-tuning leaves: the record, per-class accuracy as a table of text, the confusion of classes as a picture.
+"""Results of a fine-tuning: the record, per-class accuracy as a text table, the confusion matrix as a picture.
 
-n test images, a answers, k classes.
+n test images, a predictions, k classes.
 """
 
 import io
@@ -38,7 +38,7 @@ class Measured(NamedTuple):
     lr: float
     tests: list[Tested]
     answers: dict[str, Int[Tensor, "n a"]]
-    """Of the `best` epoch and of the `last`."""
+    """Predictions of the `best` and of the `last` epoch."""
     skipped: int = 0
     """Steps that were not taken: their gradients were not finite."""
 
@@ -48,14 +48,14 @@ class Measured(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What was measured, in percent, and where its record lies."""
+    """Results in percent, and the path of their record."""
 
     metrics: dict[str, float]
     record: Path
 
 
 def name_of(options: FinetuneOptions) -> str:
-    """What tells this fine-tuning of a checkpoint from others."""
+    """Name of this fine-tuning among others of the same checkpoint."""
     parts: list[str] = [options.recipe, options.data_set or ""]
     parts += [f"{options.percent:g}percent" if options.percent else "", options.names.stem if options.names else ""]
     parts += ["kept" if options.keep_head_layer else "", "scratch" if options.from_scratch else ""]
@@ -120,7 +120,7 @@ def write(
 
 
 def place(options: FinetuneOptions, loaded: Loaded) -> Path:
-    """Of the record, tried before the work. Raises UserError where nothing can be written there."""
+    """Path of the record, tested before the work. Raises UserError if it cannot be written."""
     return results.place(options.out, loaded, f"finetune-{name_of(options)}")
 
 

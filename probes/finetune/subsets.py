@@ -28,7 +28,7 @@ class Share(NamedTuple):
 
 
 def share_of(whole: int, images: int, percent: float | None, names: Path | None) -> Share:
-    """Of so many images of the `whole`: drawn, or as a file lists them. A list of 1 % or 10 % is called by its share."""
+    """The subset of so many of `whole` images: drawn, or listed in a file. A list of 1 % or 10 % is named by its share."""
     if names is not None:
         known = [f"{share}%" for share in PUBLISHED if abs(images - whole * share / 100) <= NEAR * whole * share / 100]
         return Share(known[0] if known else names.stem, {"from": "list", "images": images, "file": names.name})
@@ -79,7 +79,7 @@ def named(images: Images, names: Path) -> Int[np.ndarray, " m"]:
 
 
 def _meant(line: PurePosixPath, same: Sequence[tuple[int, PurePosixPath]]) -> list[int]:
-    """Of images with the name of a line those that lie in its last folder: in that very one, else somewhere below."""
+    """Of images with a line's file name those in a folder of its last folder's name: directly in it, else anywhere below."""
     folder = line.parent.name
     inside = [number for number, path in same if not folder or path.parent.name == folder]
     return inside or [number for number, path in same if folder in path.parts]

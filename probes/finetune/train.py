@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -18,9 +17,10 @@ from checkpoints import places, store, terminal
 from pretrain.batches.feeding import saved_if_starved
 from pretrain.batches.loader import NumberedLoader
 from pretrain.engine import bad_images, distributed, optim
-from pretrain.engine import guard as health
+from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
 from pretrain.engine.run_folder import claimed
+from pretrain.engine.verdict import Verdict
 from pretrain.images import values
 from pretrain.models.backbone import Loaded, load_backbone
 from pretrain.setup.data import identity_of
@@ -38,23 +38,21 @@ from probes.finetune.watch import Diverged, Watch
 
 
 class Loss(NamedTuple):
-    """Of one step; the mean over its parts."""
+    """Loss of one step, the mean over its micro-batches."""
 
     total: Tensor
 
 
 class StepOutput(NamedTuple):
-    """What a step leaves for the log."""
+    """Results of a step for the log."""
 
-    accepted: bool | Bool[Tensor, ""]
+    accepted: Verdict
     loss: Tensor
     gradient: Tensor
     """Mean length of the tensors' gradients."""
 
 
-def train_step(
-    model: nn.Module, network: Network, batches: Sequence[Batch], guard: health.Guard, precision: Precision
-) -> StepOutput:
+def train_step(model: nn.Module, network: Network, batches: Sequence[Batch], guard: Guard, precision: Precision) -> StepOutput:
     """One optimisation step on all of the batches as one. `model` is the network's, or one wrapped by `distributed.parallel`."""
     device = network.model.head.weight.device
     losses = []
@@ -68,14 +66,14 @@ def train_step(
         losses.append(loss.detach())
     total = torch.stack(losses).mean()
     precision.scaler.unscale_(network.optimizer)
-    lengths = optim.norms_of(optim.gradients_of(network.model.parameters()))
-    accepted = guard.accepts(Loss(total), lengths)
-    optim.step_(network.optimizer, precision.scaler, accepted)
+    norms = optim.norms_of(optim.gradients_of(network.model.parameters()))
+    verdict = guard.accepts(Loss(total), norms)
+    verdict.step_(network.optimizer, precision.scaler)
     if network.ema:  # after a refused step towards weights that have not moved
         network.ema.update(network.model)
     precision.scaler.update()
     network.optimizer.zero_grad(set_to_none=True)
-    return StepOutput(accepted, total, lengths.mean())
+    return StepOutput(verdict, total, norms.mean())
 
 
 def schedule_of(optimizer: torch.optim.Optimizer, options: FinetuneOptions, steps_per_epoch: int) -> CosineLRScheduler:
@@ -150,7 +148,7 @@ def train(  # noqa: PLR0915  # the loop is read from top to bottom
             if ended or done % options.log_every == 0:
                 watch.check()
                 lines.bad(done, bad.take_new())
-                values = {"loss": distributed.mean(outcome.loss).item(), "gradient": outcome.gradient.item()}
+                values = {"loss": distributed.mean(outcome.loss).item(), "gradient_norm": outcome.gradient.item()}
                 counts = {"lr": optimizer.param_groups[-1]["lr"], "skipped_steps": watch.skipped, "bad_images": len(bad.all)}
                 lines.log(done, values | counts, loader.waited)
                 bad.check()
@@ -176,7 +174,7 @@ def train(  # noqa: PLR0915  # the loop is read from top to bottom
 
 
 def heading(options: FinetuneOptions, loaded: Loaded, data: Data, machine: str) -> str:
-    """What a run says first."""
+    """The first line that a run prints."""
     start = "random weights of the shape of" if options.from_scratch else "from"
     return (
         f"fine-tuning {start} {loaded.path}, recipe {options.recipe}, learning rate {options.lr[0]:g}, on {data.train.name}: "

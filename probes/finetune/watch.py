@@ -1,10 +1,11 @@
-"""What may not be finite in a fine-tuning: its losses and its scores. Either ends the run without a record, and says where."""
+"""Stops a fine-tuning whose losses or scores are not finite, without a record, naming the step or epoch."""
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, isfinite, stack
 
 from checkpoints.cli import WorkError
 from pretrain.engine import distributed, guard
+from pretrain.engine.verdict import Verdict
 
 CURE = "lower --lr, raise --warmup-epochs, or give --precision fp32"
 
@@ -25,9 +26,9 @@ class Watch(guard.Guard):
         self._step, self._steps_per_epoch = step, steps_per_epoch
         self._losses: list[Tensor] = []
 
-    def accepts(self, losses: guard.Scored, lengths: Float[Tensor, " tensors"]) -> bool | Bool[Tensor, ""]:
+    def accepts(self, losses: guard.Scored, norms: Float[Tensor, " tensors"]) -> Verdict:
         self._losses.append(losses.total.detach())
-        return super().accepts(losses, lengths)
+        return super().accepts(losses, norms)
 
     def check(self) -> None:
         """Read what came since the last call, in all processes together. Raises Diverged for a loss that is not finite."""

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from checkpoints.cli import parse, run_command
 from probes.features.cache import array_of
-from probes.linear import train as linear_run
+from probes.linear import train as linear_train
 from probes.linear.head import default_features
 from probes.linear.protocol import Chosen, LinearOptions, about, check, chosen, default_mode, say_excluded, split
 from probes.linear.train import Trained
 from probes.shared import console, record
-from probes.shared import subject as common
-from probes.shared.subject import Parts, Subject
+from probes.shared.subject import Parts, Subject, about_data, about_view, labelled_parts, open_subject, record_path
 
 SHOWN = 8
 """Learning rates in the printed table."""
@@ -28,10 +27,10 @@ SHOWN = 8
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(LinearOptions, arguments, prog="python -m probes.linear")
-    with common.subject(options) as subject:
+    with open_subject(options) as subject:
         check(options)
-        out = common.record_path(options, subject, "linear")
-        parts = common.labelled_parts(options, subject.loaded.backbone.shape)
+        out = record_path(options, subject, "linear")
+        parts = labelled_parts(options, subject.loaded.backbone.shape)
         measure(subject, parts, options, out)
 
 
@@ -39,28 +38,28 @@ def measure(subject: Subject, parts: Parts, options: LinearOptions, out: Path) -
     """Train, say what came of it, keep the best head, write the record; what an earlier call has left is continued."""
     began = time.perf_counter()
     train, chooser = parts if options.select == "test" else split(parts.train, options)
-    images = linear_run.Division(train, chooser, parts.val)
+    images = linear_train.Division(train, chooser, parts.val)
     mode = options.mode or default_mode(options.data)
     kind = array_of(options.features or default_features(subject.loaded.backbone.shape))
-    settings = linear_run.Settings(
+    settings = linear_train.Settings(
         tuple(rate * options.batch_size / 256 for rate in options.lr), options.epochs, mode, kind, options.select
     )
-    trained = linear_run.train(subject, images, settings, options, out.with_suffix(".state.pt"))
+    trained = linear_train.train(subject, images, settings, options, out.with_suffix(".state.pt"))
     best, last = chosen(trained, options.lr), chosen(trained, options.lr, last=True)
     seconds = time.perf_counter() - began
     tell(trained, best, last, options, parts, subject, seconds)
-    protocol = common.about_view(options, subject.view) | about(settings, options.lr, options.batch_size, trained)
+    protocol = about_view(options, subject.view) | about(settings, options.lr, options.batch_size, trained)
     counts = {"train_images": len(images.train), "val_images": len(parts.val)}
 
     def keep_head(path: Path) -> None:
-        linear_run.keep(path, trained, subject, settings, images.train, protocol | counts)
+        linear_train.keep(path, trained, subject, settings, images.train, protocol | counts)
 
     record.write(
         out,
         probe="linear",
         table="T1_knn_linear_in1k",
         loaded=subject.loaded,
-        data=common.about_data(parts),
+        data=about_data(parts),
         protocol=protocol,
         metrics={
             "top1": best.top1,

@@ -18,8 +18,7 @@ from checkpoints import checked, store
 from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError
 from pretrain.batches.color_ops import normalise
-from pretrain.evaluate import finite
-from pretrain.evaluate import knn as neighbours
+from pretrain.evaluate import finite, knn
 from pretrain.evaluate.views import evaluation_box
 from pretrain.images.source import Images
 from pretrain.models.backbone import Backbone
@@ -34,7 +33,7 @@ EPOCHS, BATCH, RATE, DECAY = 60, 512, 3e-3, 1e-2
 
 
 class View(NamedTuple):
-    """How an image is seen: shorter side to `resize`, then the centre `crop`, in pixels."""
+    """Preprocessing: shorter side to `resize`, then the centre `crop`, in pixels."""
 
     resize: int
     crop: int
@@ -49,7 +48,7 @@ class Head(NamedTuple):
     features: str
     classes: tuple[str, ...]
     protocol: Mapping[str, Any] = {}
-    """How it was trained, as far as is known (`probes/paper/protocols.py`)."""
+    """Protocol of its training, as far as it is known (`probes/paper/protocols.py`)."""
 
     def __call__(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
         return features @ self.weight.T + self.bias
@@ -83,7 +82,7 @@ def _features(backbone: Backbone, crops: Tensor, kind: str) -> Tensor:
 
 
 def default_features(shape: Architecture) -> str:
-    """What the paper's linear probe reads of such a network (Table 1)."""
+    """Features of the paper's linear probe for such a network (Table 1)."""
     return MEAN if shape.kind != "swin" and shape.embed_dim >= WIDE else FOUR
 
 
@@ -100,7 +99,7 @@ def batches(images: Images, view: View, shape: Architecture, size: int, what: st
     starts = range(0, len(images), size)
     for start in steps(what or images.name, starts, len(starts)):
         numbers = range(start, min(start + size, len(images)))
-        yield numbers, torch.stack([seen(neighbours.read(images, number), view, shape) for number in numbers])
+        yield numbers, torch.stack([seen(knn.read(images, number), view, shape) for number in numbers])
 
 
 def columns(head: Head, classes: Sequence[str], name: str) -> list[int]:
@@ -157,7 +156,7 @@ def linear_head(backbone: Backbone, images: Images, view: View, batch_size: int,
 
 
 def _stated(about: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """What a kept head says of its training; older ones say no more than how images were seen."""
+    """The training protocol stored with a head; older heads store only the view."""
     view = checked.listed(about.get("view") or [], f"{path}: view")
     stated = checked.mapping(about.get("protocol") or {}, f"{path}: protocol")
     return dict(zip(("resize", "crop"), view, strict=False)) | stated | {"features": about["features"]}

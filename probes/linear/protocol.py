@@ -10,7 +10,7 @@ import numpy as np
 from checkpoints.cli import UserError, at_least
 from pretrain.engine import distributed
 from pretrain.images.source import Images, Subset
-from probes.linear import train as linear_run
+from probes.linear import train as linear_train
 from probes.linear.train import Trained
 from probes.paper import protocols
 from probes.shared import console
@@ -40,7 +40,7 @@ class LinearOptions(Common):
     epochs: int = EPOCHS
     """Passes over the training images."""
     select: Literal["test", "val-split"] = "test"
-    """What chooses learning rate and epoch: the test images, as in the paper, or a tenth of the training images kept apart."""
+    """Images that choose learning rate and epoch: the test images, as in the paper, or a held-out tenth of the training ones."""
 
 
 class Chosen(NamedTuple):
@@ -79,8 +79,8 @@ def split(images: Images, options: LinearOptions) -> tuple[Images, Images]:
     return Subset(images, np.flatnonzero(~apart)), Subset(images, np.flatnonzero(apart))
 
 
-def about(settings: linear_run.Settings, lrs: Sequence[float], batch_size: int, trained: Trained) -> dict[str, Any]:
-    """What a record says of a linear probe; `lrs` are for batches of 256, `excluded_lr` those that did not stay finite."""
+def about(settings: linear_train.Settings, lrs: Sequence[float], batch_size: int, trained: Trained) -> dict[str, Any]:
+    """Protocol of a linear probe for its record; `lrs` are for batches of 256, `excluded_lr` those that did not stay finite."""
     selected_on = "test images" if settings.select == "test" else "a tenth of the training images"
     what = {"mode": settings.mode, "features": settings.kind, "epochs": settings.epochs, "batch_size": batch_size}
     excluded = [lrs[head] for head in trained.excluded]

@@ -32,10 +32,10 @@ class LinearSweep:
         self.bias = torch.zeros(len(lrs), classes, device=device)
         self.speeds = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
         self.lost = torch.zeros(len(lrs), dtype=torch.bool, device=device)
-        """Which heads have had weights or logits that are not finite: they have no image right, then or later."""
+        """Heads that have had weights or logits that are not finite: their accuracy is 0 from then on."""
 
     def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b h k"]:
-        """Of every head."""
+        """Logits of every head."""
         return (features @ self.weight.flatten(0, 1).T).unflatten(1, self.bias.shape) + self.bias
 
     def step(self, features: Float[Tensor, "b d"], labels: Int[Tensor, " b"], factor: float) -> None:
@@ -49,7 +49,7 @@ class LinearSweep:
             value.sub_(speed * (factor * self.lr).view(-1, *[1] * (value.ndim - 1)))
 
     def right(self, features: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Int[Tensor, "2 h"]:
-        """How many images each head has right, first with its first answer, then among its first five; a lost head has none."""
+        """Number of images that each head has right: row 0 top-1, row 1 top-5; 0 for a lost head."""
         logits = self.logits(features)
         self.lost |= ~(logits.isfinite().all(dim=2).all(dim=0) & self.weight.isfinite().all(dim=2).all(dim=1))
         own = logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))

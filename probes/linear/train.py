@@ -23,14 +23,13 @@ from probes.features.cache import Features, extract, needed, represent, side_by_
 from probes.features.random_crops import random_crops
 from probes.linear.sweep import LinearSweep
 from probes.shared import console
-from probes.shared import subject as common
-from probes.shared.subject import Common, Subject
+from probes.shared.subject import Common, Subject, labels_of
 
 VAL_BATCH = 1024
 KEPT = ("heads", "choosing", "test", "best", "weight", "bias")
-"""What the state of a training holds besides its task."""
+"""Fields of a training's state besides its task."""
 VERSION = 2
-"""Of the steps of an epoch: a state of others is not taken up. 2: the last step is trained, however few images it has."""
+"""Version of the division of an epoch into steps; states of another are not resumed. 2: the last, smaller step is trained."""
 
 
 class Division(NamedTuple):
@@ -87,7 +86,7 @@ def train(
     """
     choosing = held(subject, images.chooser, settings, options)
     testing = choosing if images.test is images.chooser else held(subject, images.test, settings, options)
-    classes = 1 + max(int(common.labels_of(part).max()) for part in images)
+    classes = 1 + max(int(labels_of(part).max()) for part in images)
     heads = LinearSweep(settings.lrs, classes, choosing.features.width(settings.kind), options.seed, subject.device)
     task = _task(subject, images, settings, options)
     kept = _taken_up(state_path, task, heads)
@@ -142,7 +141,7 @@ class Held(NamedTuple):
 def held(subject: Subject, images: Images, settings: Settings, options: Common) -> Held:
     """Centre-crop features of these images."""
     found = extract(subject.loaded.backbone, images, subject.view, options, settings.arrays or needed(settings.kind))
-    return Held(found, common.labels_of(images), settings.kind, subject.device)
+    return Held(found, labels_of(images), settings.kind, subject.device)
 
 
 def percent(heads: LinearSweep, part: Held) -> Float[np.ndarray, "2 h"]:
@@ -174,7 +173,7 @@ def _source(subject: Subject, images: Images, settings: Settings, options: Commo
 
 
 def _steps(count: int, options: Common, epoch: int) -> list[np.ndarray]:
-    """This process's images of every step of an epoch. The last step has what is left, as in the original.
+    """This process's images of every step of an epoch. The last step has the remaining images, as in the original.
 
     Every process has as many: where they do not divide the images, the first of the order come once more at its end, by the rule
     of torch's DistributedSampler.
@@ -190,7 +189,7 @@ def _augmented(
     subject: Subject, images: Images, kind: str, steps: list[np.ndarray], crops_of: Iterator[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features of random resized crops, by a forward in bfloat16. Raises WorkError naming an image whose are not finite."""
-    labels, backbone = common.labels_of(images), subject.loaded.backbone
+    labels, backbone = labels_of(images), subject.loaded.backbone
     for numbers, crops in zip(steps, crops_of, strict=False):  # the crops of later epochs follow
         with torch.inference_mode(), torch.autocast(subject.device.type, torch.bfloat16):
             found = represent(backbone, crops.to(subject.device, non_blocking=True), needed(kind))
@@ -202,14 +201,14 @@ def _augmented(
 def _task(subject: Subject, images: Division, settings: Settings, options: Common) -> str:
     """Digest of everything that the training depends on: a state of another task is not taken up."""
     weights = weights_digest(subject.loaded.backbone)
-    pictures = [part.fingerprint() for part in images] + [common.labels_of(part) for part in images]
+    pictures = [part.fingerprint() for part in images] + [labels_of(part) for part in images]
     processes = distributed.world_size()
     about = [weights, pictures, list(settings), list(subject.view), options.batch_size, options.seed, processes, VERSION]
     return store.checksum(about)
 
 
 def _taken_up(path: Path, task: str, heads: LinearSweep) -> dict[str, Any]:
-    """What was reached before: lists by epoch, the best so far; the heads are moved to where they were."""
+    """Restore a training's state: returns lists by epoch and the best result so far; loads the heads."""
     weight, bias = torch.zeros(heads.weight.shape), torch.zeros(heads.bias.shape)
     fresh: dict[str, Any] = {
         "choosing": [],

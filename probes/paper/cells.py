@@ -1,6 +1,6 @@
-"""Where a record's numbers belong in the paper's tables: `CELLS`, by probe.
+"""Cells of the paper's tables for the numbers of a record: `CELLS`, by probe.
 
-What a record must say of its protocol for a difference to the published number to be printed: `probes/paper/protocols.py`.
+The protocol that a record must have for a difference to the published number to be printed: `probes/paper/protocols.py`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ FINETUNED = ("imagenet", "small")
 
 
 class Cell(NamedTuple):
-    """Where one number of a record belongs."""
+    """The table cell of one number of a record."""
 
     tables: tuple[str, ...]
     """The first that has a row for the architecture is meant."""
@@ -54,13 +54,13 @@ class Cell(NamedTuple):
     needs: tuple[Needs, ...]
     """The protocol of the published number: a record that differs in any part is shown, but not compared."""
     row: Mapping[str, Any] = {}
-    """What the published row says in other columns."""
+    """Values of the published row's other columns."""
     where: Mapping[str, Any] = {}
-    """What the record's protocol says: the value itself, a tuple of values to choose from, or for `config` a part of the name."""
+    """Required values of the record's protocol: a value, a tuple of allowed values, or for `config` a part of the name."""
     scale: float = 1.0
-    """From our unit to the table's (percent to a share: 0.01)."""
+    """Factor from our unit to the table's (percent to a share: 0.01)."""
     method: str = "iBOT"
-    """How the name of the published row begins."""
+    """Prefix of the published row's name."""
 
     def meant(self, protocol: Mapping[str, Any]) -> bool:
         """Whether a record with this protocol belongs here."""

@@ -25,7 +25,7 @@ WITH_CLS = ("cls4", "cls+mean", "cls", None)
 """Features of a linear probe that Table 1 is about; older records do not name them."""
 WIDTHS = {"vit_tiny": 192, "vit_small": 384, "vit_base": 768, "vit_large": 1024, "swin_tiny": 768, "swin_small": 768}
 MODEL = {"vit_small": "vits16", "vit_base": "vitb16", "swin_tiny": "swint", "vit_large": "vitl16"}
-"""In the names of the dense configs."""
+"""Names of architectures in the dense configs."""
 
 MEASURED: Parts = {"protocol.key": "teacher", "protocol.untrained": None}
 VIEW: Parts = {**MEASURED, "protocol.resize": 256, "protocol.crop": 224, "protocol.precision": "float32"}
@@ -91,7 +91,7 @@ SUITES: dict[str, Parts] = {
 
 
 def features_of(arch: str) -> str:
-    """What the paper's linear probe sees: [CLS] of the last four blocks, or for ViT-B and larger the last with the mean patch."""
+    """Features of the paper's probe: [CLS] of the last four blocks, or for ViT-B and larger the last and the mean patch."""
     return "cls+mean" if arch in ("vit_base", "vit_large") else "cls4"
 
 
@@ -101,7 +101,7 @@ def linear(checkpoint: Mapping[str, Any]) -> Parts:
 
 
 def part_of(prefix: str, needs: Needs) -> tuple[Needs, ...]:
-    """The same for one of several protocols in a record (`probes.semi`): they stand below `protocol.PREFIX`."""
+    """Requirements for one of several protocols in a record (`probes.semi`), whose fields lie below `protocol.PREFIX`."""
 
     def inside(checkpoint: Mapping[str, Any]) -> Parts:
         found = resolved((needs,), checkpoint)
@@ -133,7 +133,7 @@ def tuned(recipe: str, data_set: str | None = None, **changed: Any) -> Needs:
 
 
 def linear_head(checkpoint: Mapping[str, Any]) -> Parts:
-    """What a record must say of the linear head that it was measured with: Table 1's, of ImageNet."""
+    """Requirements on the linear head that a record was measured with: Table 1's, of ImageNet."""
     head = {f"protocol.linear_head.{name.removeprefix('protocol.')}": value for name, value in linear(checkpoint).items()}
     head |= {"protocol.linear_head.train_images": 1_281_167, "protocol.linear_head.val_images": 50_000}
     head.pop("protocol.linear_head.untrained")
@@ -203,7 +203,7 @@ def resolved(needs: Sequence[Needs], checkpoint: Mapping[str, Any]) -> dict[str,
 
 
 def differences(needs: Sequence[Needs], record: Mapping[str, Any]) -> list[str]:
-    """In which parts a record's protocol is not the published one, as words; nothing where every part agrees."""
+    """Phrases on parts of a record's protocol that differ from the published one; empty if all agree."""
     wanted = resolved(needs, record["checkpoint"])
     return [words for name, value in wanted.items() for words in _difference(name, value, record)]
 

@@ -1,4 +1,4 @@
-"""How to repeat what a report shows: command lines made from options that were written down, versions, checksums."""
+"""Reproduction section of a report: command lines from stored options, versions, checksums."""
 
 import importlib
 import math
@@ -38,9 +38,9 @@ PROBES = {
 }
 """Measurements that are commands of this folder under their own names, and the class of their options."""
 NO_FILES = {"head": ("trained on the spot",), "class_map": ("ImageNet-9's", "the sample's")}
-"""What records of `probes.robustness` say in place of a file: the default, so that no flag says it."""
+"""Values in records of `probes.robustness` that stand for the default file, and so for no flag."""
 SAMPLE = re.compile(r"sample(:\d+)?( \(\w+\)|, .*)?")
-"""What the embedded images are called."""
+"""Names of the embedded images."""
 CAN_BE_NONE = frozenset(field.name for field in flat.fields(Config) if field.default is None)
 """Options of a training that are typed as `None` where a recipe gives them a value."""
 TOOLS = {"transfer_coco": "tools/transfer_coco.sh", "transfer_ade20k": "tools/transfer_ade20k.sh"}
@@ -124,7 +124,7 @@ def _flag(name: str, value: Any) -> list[str]:
 
 
 def _can_be_typed(value: Any) -> bool:
-    """No: None, a number that is none, nothing, a command, which is not offered to anybody's shell."""
+    """False for None, numbers that are not finite, empty values, and commands, which are not offered to a shell."""
     if isinstance(value, str):
         return bool(value) and not value.startswith("pipe:")
     return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))

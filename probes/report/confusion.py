@@ -1,4 +1,4 @@
-"""Which classes are taken for which: a matrix for few classes, the most frequent mistakes for many.
+"""Confusion of classes: a matrix for few classes, the most frequent mistakes for many.
 
 q queries.
 """

@@ -8,7 +8,7 @@ from checkpoints.escape import html as escape
 
 STYLE = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""What a browser may load for the page: nothing but what it holds."""
+"""Content security policy: a browser may load nothing but what the page itself holds."""
 
 
 class Section(NamedTuple):
@@ -20,7 +20,7 @@ class Section(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Of a table: the first cell is its head; `ours` stands out, in weight as well as in colour."""
+    """Row of a table: the first cell is its head; `ours` is emphasised, in weight as well as in colour."""
 
     cells: Sequence[str]
     ours: bool = False
@@ -73,7 +73,7 @@ def details(summary: str, inside: str) -> str:
 
 
 def commands(lines: Iterable[str]) -> str:
-    """What can be typed; a line that is too long breaks between words."""
+    """Command lines to copy; a line that is too long breaks between words."""
     spoken = (" ".join(f"<span>{escape(word)}</span>" for word in line.split(" ")) for line in lines)
     return f"<pre>{''.join(f'<code>{line}</code>' for line in spoken)}</pre>"
 

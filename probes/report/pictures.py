@@ -19,8 +19,7 @@ from torch import Tensor
 from checkpoints import store
 from checkpoints.cli import UserError
 from checkpoints.escape import html as escape
-from pretrain.evaluate import knn as neighbours
-from pretrain.evaluate import views
+from pretrain.evaluate import knn, views
 from pretrain.evaluate.knn import Found
 from pretrain.images.open import open_images
 from pretrain.images.source import Images
@@ -29,8 +28,7 @@ from probes.features.cache import extract
 from probes.report import page as report_page
 from probes.report.confusion import confusion
 from probes.report.page import Section
-from probes.shared import subject as common
-from probes.shared.subject import Common, Subject
+from probes.shared.subject import Common, Subject, has_two_parts, labels_of, limited, open_subject
 
 SHOWN, NEAREST = 6, 5
 """Images with attention, queries with neighbours; and neighbours of each."""
@@ -44,7 +42,7 @@ LEAST, MOST = 200, 6000
 """Training images, whatever they cost; a sixth as many are asked about."""
 K = 20
 DARKEST = 0.2
-"""Of a picture's light where nobody looks."""
+"""Share of a pixel's brightness that is left without attention."""
 
 
 class Seen(NamedTuple):
@@ -61,7 +59,7 @@ def sections(folder: Path, source: str, channels: int, number: int = 0) -> list[
     """Attention, neighbours and confusions of a run's teacher on its own images. Raises UserError where these cannot be had."""
     name = folder.resolve().name
     options = Common(ckpt=folder, data=source, workers=0)
-    with common.subject(options) as subject:
+    with open_subject(options) as subject:
         seen = neighbours_of(subject, options, channels)
         found = [
             Section(f"attention-{number}", f"What {name} looks at", attention(subject, seen.queries)),
@@ -75,28 +73,28 @@ def sections(folder: Path, source: str, channels: int, number: int = 0) -> list[
 def neighbours_of(subject: Subject, options: Common, channels: int) -> Seen:
     """The K nearest training images of some test images, or of other training images where there are none to test on."""
     most = affordable(subject)
-    apart = common.has_two_parts(options)
+    apart = has_two_parts(options)
     kind = channels, subject.loaded.backbone.shape.value_range
-    bank = common.limited(open_images(options.data, "train", *kind), common_limit(options, most))
+    bank = limited(open_images(options.data, "train", *kind), common_limit(options, most))
     if len(bank) < 2:
         raise UserError(f"{bank.name} has {len(bank)} image: two or more are needed")
     rows = torch.tensor(extract(subject.loaded.backbone, bank, subject.view, options).cls)
     if apart:
-        queries = common.limited(open_images(options.data, "val", *kind), common_limit(options, max(most // 6, SHOWN)))
+        queries = limited(open_images(options.data, "val", *kind), common_limit(options, max(most // 6, SHOWN)))
         asked = torch.tensor(extract(subject.loaded.backbone, queries, subject.view, options).cls)
     else:
         queries, asked = bank, rows
-    nearest = neighbours.nearest(F.normalize(asked, dim=1), F.normalize(rows, dim=1), K, others=not apart)
+    nearest = knn.nearest(F.normalize(asked, dim=1), F.normalize(rows, dim=1), K, others=not apart)
     return Seen(bank, queries, nearest, apart)
 
 
 def common_limit(options: Common, most: int) -> Common:
-    """The same options with a limit."""
+    """The options with a limit on the number of images."""
     return Common(ckpt=options.ckpt, data=options.data, limit=most, seed=options.seed)
 
 
 def affordable(subject: Subject) -> int:
-    """How many training images a page may have features of: all of the sample's, some of large images on a CPU."""
+    """Number of training images to compute features of for a page: all of the sample's, some of large images on a CPU."""
     backbone, side = subject.loaded.backbone, subject.view.crop // subject.loaded.backbone.shape.patch_size
     each = 2.0 * sum(weight.numel() for weight in backbone.parameters()) * side**2
     return int(min(max(WORK[subject.device.type] / each, LEAST), MOST))
@@ -128,7 +126,7 @@ def attention(subject: Subject, images: Images) -> str:
 
 
 def lit(pixels: np.ndarray, weights: Float[Tensor, "gh gw"]) -> np.ndarray:
-    """An image, dark where nobody looks."""
+    """An image darkened by its attention weights."""
     light = F.interpolate(weights[None, None], size=pixels.shape[:2], mode="bilinear")[0, 0].numpy()
     light = (light - light.min()) / max(float(light.max() - light.min()), 1e-9)
     return (pixels * (DARKEST + (1 - DARKEST) * light[:, :, None])).astype(np.uint8)
@@ -163,7 +161,7 @@ def retrieved(seen: Seen, name: str) -> str:
 
 
 def same_class(seen: Seen, query: int, row: int) -> bool | None:
-    """None where that is not known."""
+    """Whether query and row have the same label; None without labels."""
     if seen.bank.labels is None or seen.queries.labels is None:
         return None
     mine, theirs = seen.queries.labels[query], seen.bank.labels[row]
@@ -171,12 +169,12 @@ def same_class(seen: Seen, query: int, row: int) -> bool | None:
 
 
 def confused(seen: Seen) -> str:
-    """The k-NN answers against the truth, as HTML."""
-    labels = common.labels_of(seen.bank)
+    """Confusion of the k-NN predictions, as HTML."""
+    labels = labels_of(seen.bank)
     classes = [name_of(seen.bank, number) for number in range(int(labels.max()) + 1)]
-    answers = neighbours.votes(seen.found, labels, len(classes), (K,))[K][:, 0]
+    answers = knn.votes(seen.found, labels, len(classes), (K,))[K][:, 0]
     names = {name: number for number, name in enumerate(classes)}
-    mine = [names.get(name_of(seen.queries, int(label)), -1) for label in common.labels_of(seen.queries)]
+    mine = [names.get(name_of(seen.queries, int(label)), -1) for label in labels_of(seen.queries)]
     if -1 in mine:
         raise UserError(f"{seen.queries.name} has classes that {seen.bank.name} has not")
     what = "test images" if seen.apart else "training images, each without itself"

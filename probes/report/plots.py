@@ -36,7 +36,7 @@ class Mark(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """What is drawn into one picture."""
+    """Content of one picture."""
 
     title: str
     x_name: str
@@ -63,7 +63,7 @@ class Scale(NamedTuple):
 
 
 def thinned(line: Line, most: int = POINTS) -> Line:
-    """The same course with fewer points: means of neighbouring ones, the last kept as it is."""
+    """The line with fewer points: means of neighbouring ones, and the last one unchanged."""
     if len(line.x) <= most:
         return line
     size = math.ceil(len(line.x) / most)
@@ -88,7 +88,7 @@ def figure(plot: Plot, number: str) -> str:
 
 
 def in_words(plot: Plot) -> str:
-    """Where each line begins and ends, its extremes, and where something is marked."""
+    """A text description: each line's first and last value, its extremes, and the marks."""
     parts = []
     for line in plot.lines:
         low, high = min(line.y), max(line.y)
@@ -158,7 +158,7 @@ def _svg(plot: Plot, number: str, words: str) -> str:
 
 
 def _scales(plot: Plot) -> tuple[Scale, Scale, float]:
-    """Of x and of y, and where the axes begin."""
+    """Scales of x and of y, and the offset of the axes."""
     xs = [x for line in plot.lines for x in line.x]
     ys = [y for line in plot.lines for y in line.y] + ([plot.level[1]] if plot.level else [])
     low, high = min(ys), max(ys)

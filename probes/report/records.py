@@ -1,4 +1,4 @@
-"""What the records of measurements say: the headline numbers, the paper's tables, curves, and everything else they hold."""
+"""Sections on records of measurements: headline numbers, the paper's tables, curves, and all other fields."""
 
 import re
 from collections import defaultdict
@@ -54,7 +54,7 @@ def headlines(records: Sequence[Mapping[str, Any]]) -> list[Headline]:
 
 
 def _baselines(record: Mapping[str, Any], metric: str, records: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
-    """The same of an untrained backbone and of raw pixels, where somebody has measured it."""
+    """The metric of an untrained backbone and of raw pixels, where it was measured."""
     found = {name: record["metrics"].get(f"{name}_{metric}") for name in ("untrained", "pixels")}
     for other in records:
         same = all(other[name] == record[name] for name in ("probe", "data"))
@@ -85,7 +85,7 @@ def published(records: Sequence[Mapping[str, Any]]) -> Section | None:
 
 
 def measured_first(rows: Sequence[Sequence[str]], lines: Sequence[tables.Line]) -> list[list[str]]:
-    """The same table with the columns that we have numbers for at the left, where a phone shows them."""
+    """The table with measured columns first, where a phone shows them."""
     ours = {name for line in lines for name in line.cells}
     order = [0, 1, *sorted(range(2, len(rows[0])), key=lambda place: rows[0][place] not in ours)]
     return [[row[place] for place in order] for row in rows]

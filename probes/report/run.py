@@ -1,4 +1,4 @@
-"""What a run's folder says of the run: its settings, its course, what went wrong. Reads text files only, so that it is quick."""
+"""Reads a run's folder: its settings, its curves, its alarms. Reads text files only, so that it is quick."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,8 @@ SIZES = frozenset({"batch_size_per_gpu", "batch_size", "accumulate", "out_dim"})
 NUMBERS = frozenset({"patch_size", "width", "depth", "steps", "epochs", "seed"})
 WORDS = frozenset({"arch", "recipe", "precision"})
 """Options of `config.json` that a page computes with, or puts into its commands."""
-UNIFORM = frozenset({"entropy", "spread"})
+UNIFORM = frozenset({"target_entropy", "mean_target_entropy"})
+"""Measurements whose plots have a line at the entropy of uniform targets."""
 
 
 class Run(NamedTuple):
@@ -33,7 +34,7 @@ class Run(NamedTuple):
     folder: Path
     config: Mapping[str, Any]
     lines: Sequence[Mapping[str, Any]]
-    """Of its log."""
+    """Lines of its log."""
     starts: Sequence[Mapping[str, Any]]
     """When and where it was begun or taken up; empty for one from before this was written down."""
 
@@ -137,7 +138,7 @@ def work(run: Run) -> tuple[int, float]:
 
 
 def alarms(run: Run) -> list[Mark]:
-    """What the run has said of its own health, and the steps that it refused."""
+    """Alarms of the run, and the steps that it refused."""
     found = [Mark(float(line["step"]), str(line["alarm"])) for line in run.lines if "alarm" in line]
     reason = "refused (loss or gradients were not finite)"
     found += [Mark(step, f"{count:.0f} {reason}") for step, count in refused(run)]

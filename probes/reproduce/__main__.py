@@ -39,7 +39,7 @@ class ReproduceOptions:
     ckpt: Path | None = None
     """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json (default: the newest run)."""
     key: Literal["teacher", "student"] = "teacher"
-    """Which network (the published IN-22K numbers are the student's); the student's records have names of their own."""
+    """Network of the checkpoint (the published IN-22K numbers are the student's); its records have names of their own."""
     imagenet: Path | None = None
     """The folder that holds train/ and val/."""
     few: tuple[Path, ...] = ()
@@ -84,7 +84,7 @@ class ReproduceOptions:
 
 
 class Ended(NamedTuple):
-    """What became of a step."""
+    """Result of a step."""
 
     name: str
     state: str
@@ -136,7 +136,7 @@ def asked_for(options: ReproduceOptions, out: Path) -> Asked:
 
 
 def show_plan(plan: Plan, speed: float, few: bool) -> None:
-    """What runs, what does not, and why."""
+    """Print the steps that run, and those that do not with their reasons."""
     rows = [[one.step.name, " ".join(one.step.tables), one.data, duration(one.seconds)] for one in plan.planned]
     rows.append(["all", "", "", duration(sum((one.seconds for one in plan.planned), 0.0))])
     console.table(f"plan ({speed:.0f} images/s forward here; times are estimates)", ["step", "tables", "data", "about"], rows)

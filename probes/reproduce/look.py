@@ -1,6 +1,6 @@
-"""What a step's data is good for, found out while the plan is made: each is opened as the step's own command opens it.
+"""Checks whether a step's data can serve it, while planning: each data set is opened as the step's command opens it.
 
-What cannot serve is a reason to leave the step out. Where the images to learn from are fewer than a step of the recipe takes,
+A step whose data cannot serve is left out. Where there are fewer training images than a step of the recipe takes,
 the plan gives the command a smaller one, in words that stand on its command line and in its record.
 """
 
@@ -15,7 +15,7 @@ from pretrain.images.hubs import is_hub
 from pretrain.images.open import has_part, open_images
 from pretrain.images.tar_shards import is_shards
 from pretrain.models.backbone import Loaded
-from probes.finetune import data as tuned_data
+from probes.finetune import data as finetune_data
 from probes.finetune import subsets
 from probes.finetune.dataset import epoch_of, steps_in
 from probes.finetune.options import FinetuneOptions, read_command_line, settled
@@ -23,8 +23,8 @@ from probes.reproduce.steps import FEW, Step
 from probes.retrieval import tasks
 from probes.robustness import suites
 from probes.shared import dense_layout
-from probes.shared import subject as common
 from probes.shared.frozen import Subject
+from probes.shared.subject import Common, labelled, labelled_parts
 from probes.video import davis
 
 PLACE = "x"
@@ -38,7 +38,7 @@ PAIR = 2
 
 
 class Look(NamedTuple):
-    """What was found."""
+    """Result of the check."""
 
     reason: str = ""
     """Why the data cannot serve, or nothing."""
@@ -47,13 +47,13 @@ class Look(NamedTuple):
     note: str = ""
     """One line on what these change."""
     classes: tuple[str, ...] | None = None
-    """Those that a head trained on the data knows."""
+    """Classes of a head that is trained on the data."""
     asks: Mapping[str, Sequence[str]] = {}
     """Classes that the linear head must know, by what they are for."""
 
 
 def remembered(opener: Callable[[str], Opened]) -> Callable[[str], Opened]:
-    """The same, but each data set is opened once, also where it cannot be: a million names take a while to read."""
+    """The opener with a cache, for failures too: a million names take a while to read."""
     known: dict[str, Opened | Exception] = {}
 
     def opened(data: str) -> Opened:
@@ -78,8 +78,8 @@ class Looker:
 
     def __init__(self, loaded: Loaded, few: Sequence[Path], fetch: bool) -> None:
         self._loaded, self._few, self._fetch = loaded, few, fetch
-        self._open_parts = remembered(lambda data: common.labelled_parts(common.Common(data=data), loaded.backbone.shape))
-        self._open_tuned = remembered(lambda data: tuned_data.open_parts(FinetuneOptions(data=data)))
+        self._open_parts = remembered(lambda data: labelled_parts(Common(data=data), loaded.backbone.shape))
+        self._open_tuned = remembered(lambda data: finetune_data.open_parts(FinetuneOptions(data=data)))
 
     def __call__(self, step: Step, data: str) -> Look:
         """Never raises: what an opener raises is the reason."""
@@ -115,25 +115,25 @@ class Looker:
 
     def _tested(self, step: Step, data: str, line: list[str]) -> Look:
         """Test images alone."""
-        common.labelled(open_images(data, "val" if has_part(data, "val") else None))
+        labelled(open_images(data, "val" if has_part(data, "val") else None))
         return Look()
 
     def _tuned(self, step: Step, data: str, line: list[str]) -> Look:
         shape = self._loaded.backbone.shape
         options = settled(read_command_line(line), shape.embed_dim, shape.image_size, shape.kind)
         train, test = self._open_tuned(data)
-        return fitted(step.name, len(tuned_data.shared(options, train, test).train), options)
+        return fitted(step.name, len(finetune_data.shared(options, train, test).train), options)
 
     def _suite(self, step: Step, data: str, line: list[str]) -> Look:
         options = parse(suites.RobustnessOptions, line)
-        who, note = Subject(self._loaded, next(self._loaded.backbone.parameters()).device), ""
+        subject, note = Subject(self._loaded, next(self._loaded.backbone.parameters()).device), ""
         if step.needs == "sample":
-            suites.open_saliency(options, who)
+            suites.open_saliency(options, subject)
             return Look()
         if step.name == "occlusion" and not self._fetch and not (zoo.cache() / f"{suites.DINO}.pth").is_file():
             options = dataclasses.replace(options, suite="shuffle")  # the same images, without asking for DINO
             note = f"{step.name}: {suites.DINO} says what is salient and is fetched first"
-        task = suites.prepare(options, who)
+        task = suites.prepare(options, subject)
         return Look(note=note, asks=task.asks)
 
     def _retrieved(self, step: Step, data: str, line: list[str]) -> Look:
@@ -151,9 +151,9 @@ class Looker:
 
 
 def fitted(name: str, images: int, options: FinetuneOptions) -> Look:
-    """Nothing where an epoch of so many images has a step of the recipe's; else a smaller step, all rates in proportion.
+    """An empty Look if an epoch of so many images has a step of the recipe's; else a smaller step, all rates in proportion.
 
-    The original scales its rates with the images of a step too.
+    The original also scales its rates with the images of a step.
     """
     if steps_in(images, options):
         return Look()

@@ -1,4 +1,4 @@
-"""What `probes.reproduce` runs: an order in which every step finds what it reads, and why the others are left out."""
+"""The plan of `probes.reproduce`: an order in which every step's inputs exist, and reasons for steps that are left out."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ LookAt = Callable[[Step, str], Look]
 
 
 class Asked(NamedTuple):
-    """What to measure."""
+    """Tables and data asked for."""
 
     data: Mapping[str, Any]
     """Folders and names by flag; without any, the sample is meant."""
@@ -40,7 +40,7 @@ class Planned(NamedTuple):
     head: Path | None = None
     """A linear head from before, where none is trained in this plan."""
     look: Look = Look()
-    """What its data is good for."""
+    """Result of checking its data."""
 
 
 class Left(NamedTuple):
@@ -60,7 +60,7 @@ class KeptHead(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What runs, in this order; what does not for want of data; what does not for other reasons."""
+    """Steps to run, in order; steps without their data; steps left out for other reasons."""
 
     planned: list[Planned]
     missing: list[Step]
@@ -92,7 +92,7 @@ def make(asked: Asked, loaded: Loaded, speed: float, look: LookAt) -> Plan:
 
 
 def _fit(planned: Sequence[Planned]) -> tuple[list[Planned], list[Left]]:
-    """Those whose data can serve, and the others."""
+    """Steps whose data can serve, and the others."""
     left = [Left(one.step, one.look.reason, unfit=True) for one in planned if one.look.reason]
     return [one for one in planned if not one.look.reason], left
 
@@ -100,7 +100,7 @@ def _fit(planned: Sequence[Planned]) -> tuple[list[Planned], list[Left]]:
 def _headed(
     ready: Sequence[Planned], sources: Sequence[Planned], asked: Asked, loaded: Loaded
 ) -> tuple[list[Planned], list[Left]]:
-    """With the head that suites read: trained in this plan (`sources`), or kept. Suites that it does not suit are left out."""
+    """Add the head that suites read: trained in this plan (`sources`), or kept. Suites that it cannot serve are left out."""
     usable, lost = _fit(sources)
     alone = [one for one in ready if not one.step.after]
     reading = [one for one in ready if one.step.after]
@@ -120,7 +120,7 @@ def _headed(
 def _knowing(
     alone: Sequence[Planned], reading: Sequence[Planned], known: Sequence[str] | None
 ) -> tuple[list[Planned], list[Left]]:
-    """Without the suites that ask for classes which the head does not know."""
+    """Leaves out suites with classes that the head does not know."""
     found, left = list(alone), []
     for one in reading:
         try:
@@ -144,7 +144,7 @@ def _ids(tables: Sequence[str]) -> set[str]:
 
 
 def _apart(steps: Sequence[Step], asked: Asked, loaded: Loaded) -> tuple[list[Step], list[Left]]:
-    """Those that this checkpoint can have, and the others."""
+    """Steps that are possible for this checkpoint, and the others."""
     reasons = {step.name: lacking(step, asked.key, loaded) for step in steps}
     left = [Left(step, reasons[step.name]) for step in steps if reasons[step.name]]
     return [step for step in steps if not reasons[step.name]], left

@@ -1,4 +1,4 @@
-"""What there is to measure: each step's command, the tables it fills, the data it needs and what it costs.
+"""All measurements: each step's command, the tables it fills, the data it needs and its cost.
 
 Costs are counted in images that go forward through the backbone at the size it was trained on (a step of training is three
 forwards), so that one short calibration turns all of them into seconds.
@@ -48,7 +48,7 @@ def probe(module: str, flags: str = "") -> tuple[str, ...]:
 
 
 def on_sample(module: str, flags: str = "") -> tuple[str, ...]:
-    """The same on the embedded sample."""
+    """The command of a module on the embedded sample."""
     return ("-m", f"probes.{module}", "--ckpt", "{ckpt}", "--out", "{out}", *flags.split())
 
 
@@ -60,13 +60,13 @@ def dense(task: str, flags: str = "") -> tuple[str, ...]:
 CONFIGS, FOLDER = MODEL, Path(__file__).parents[2] / "transfer" / "configs"
 """Names of the dense configs by architecture, and where they lie."""
 EPOCHS = {"vit_small": 200, "vit_base": 100, "vit_large": 50}
-"""Of fine-tuning on ImageNet (Table 2)."""
+"""Epochs of fine-tuning on ImageNet (Table 2)."""
 LONG = ("vit_small", "vit_base")
 """Whose Table 11 has 300 epochs without layer decay, too."""
 HEAD = ("linear",)
 """Whose head the robustness suites are measured with."""
 AS_ONE = "--same-for-batch --batch-size 1024"
-"""How the original draws patches and orders (Figures 9 and 10)."""
+"""Flags that draw patches and orders as the original does (Figures 9 and 10)."""
 FEW = ("semi", "finetune_1pct", "finetune_10pct", "finetune_1pct_bare", "finetune_10pct_bare")
 """Steps that learn from few labels."""
 
@@ -101,7 +101,7 @@ def _tuned(arch: str) -> list[Step]:
 
 
 def _tuned_few(few: bool) -> Iterator[Step]:
-    """Without the pretrained head's first layer (Table 12), and with it (Tables 4 and 12)."""
+    """Fine-tuning with few labels, without the pretrained head's first layer (Table 12) and with it (Tables 4 and 12)."""
     for percent in (1, 10):
         labels = f"--names {{few_{percent}}}" if few else f"--percent {percent}"
         flags = f"--recipe semi {labels} --folder {{folder}}"

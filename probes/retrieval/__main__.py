@@ -25,14 +25,14 @@ from probes.retrieval.revisited import Truth
 from probes.retrieval.tasks import RetrievalOptions, Task, open_task
 from probes.shared import record
 from probes.shared.console import table
-from probes.shared.frozen import subject
+from probes.shared.frozen import open_subject
 
 STRANGERS = 100
-"""Of the sample's copies."""
+"""Number of distractors of the sample's copies."""
 
 
 def strangers(options: RetrievalOptions) -> Images | None:
-    """What is searched besides the originals: --distractors, or the sample's own."""
+    """Images to search besides the originals: --distractors, or the sample's own."""
     if options.suite != "copydays":
         return None
     if options.distractors is not None:
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(RetrievalOptions, arguments, prog="python -m probes.retrieval")
     at_least(1, options, "size")
     began = time.perf_counter()
-    loaded, device = subject(options)
+    loaded, device = open_subject(options)
     out = record.place(options.out, loaded, f"retrieval_{options.suite}")
     task, others = open_task(options, loaded.backbone), strangers(options)
     rows = {"this checkpoint": measure(loaded.backbone, task, others, options.whiten)}

@@ -68,6 +68,6 @@ def positives(block: Block, originals: Block) -> list[set[int]]:
 
 
 def mean_average_precision(found: Int[np.ndarray, "q top"], wanted: Sequence[set[int]]) -> float:
-    """Of queries that found these images, best first; from 0 to 1."""
+    """Mean average precision, from 0 to 1, of the images found by each query, best first."""
     ranks = [[rank for rank, number in enumerate(row) if number in own] for row, own in zip(found.tolist(), wanted, strict=True)]
     return float(np.mean([average_precision(each, len(own)) for each, own in zip(ranks, wanted, strict=True)]))

@@ -14,15 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.batches.color_ops import normalise
-from pretrain.evaluate import finite
-from pretrain.evaluate import knn as neighbours
+from pretrain.evaluate import finite, knn
 from pretrain.images.source import Images
 from pretrain.models.backbone import Backbone
 from probes.shared.console import steps
 
 SCALES = (1.0, 2**-0.5, 0.5)
 POWER = 4
-"""Of the generalised mean of patch tokens (GeM)."""
+"""Exponent of the generalised mean of patch tokens (GeM)."""
 LEAST = 1e-6
 KEPT = 1e-5
 """Directions with less than this share of the largest variance are not stretched any further."""
@@ -52,7 +51,7 @@ def _scaled(whole: Float[Tensor, "1 c h w"], scale: float) -> Float[Tensor, "1 c
 
 
 def _whole_patches(image: Float[Tensor, "1 c h w"], stride: int) -> Float[Tensor, "1 c a b"]:
-    """Without the right and lower rest that makes no patch, as a strided convolution leaves it; one patch at least."""
+    """The image without the remainder at the right and lower edge that fills no patch, but of one patch at least."""
     height, width = (max(side // stride, 1) * stride for side in image.shape[2:])
     image = F.pad(image, (0, max(width - image.shape[3], 0), 0, max(height - image.shape[2], 0)))
     return image[:, :, :height, :width]
@@ -71,14 +70,14 @@ def describe(backbone: Backbone, images: Images, how: Describe) -> Float[Tensor,
     found = []
     with torch.inference_mode():
         for number in steps(images.name, range(len(images)), len(images)):
-            vector = how(backbone, neighbours.read(images, number)).cpu()
+            vector = how(backbone, knn.read(images, number)).cpu()
             finite.checked(vector[None], backbone, lambda _, number=number: images.where(number))  # type: ignore[misc]
             found.append(vector)
     return torch.stack(found)
 
 
 class Whitening(NamedTuple):
-    """What makes vectors like those it was learned on uncorrelated."""
+    """Whitening learned from vectors: makes them uncorrelated."""
 
     mean: Float[Tensor, " d"]
     turn: Float[Tensor, "d d"]

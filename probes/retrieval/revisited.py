@@ -23,7 +23,7 @@ from checkpoints.cli import DONE, UserError, parse, run_command
 
 KS = (1, 5, 10)
 SETTINGS = {"medium": (("easy", "hard"), ("junk",)), "hard": (("hard",), ("junk", "easy"))}
-"""What counts as found, and what is looked through as if it were not there."""
+"""For each setting the lists that count as positive, and those that are ignored."""
 RELEVANCE = ("easy", "hard", "junk")
 LARGEST = 1 << 26
 """Bytes of a ground truth; the published ones have less than a hundredth."""
@@ -38,7 +38,7 @@ class Truth(NamedTuple):
 
 
 class Precision(NamedTuple):
-    """From 0 to 1."""
+    """Mean average precision and precisions at ranks, from 0 to 1."""
 
     mean_average: float
     at: dict[int, float]
@@ -78,7 +78,7 @@ def read_truth(path: Path) -> Truth:
 
 
 def _truth(content: Any) -> Truth:
-    """From plain values. Raises ValueError."""
+    """The ground truth from plain values. Raises ValueError."""
     if not isinstance(content, dict) or not isinstance(content.get("gnd"), list):
         raise ValueError("it has no list `gnd`")
     if not all(isinstance(one, dict) and one.keys() >= set(RELEVANCE) for one in content["gnd"]):
@@ -108,7 +108,7 @@ def _words(values: Any) -> list[str]:
 
 
 def plain_truth(truth: Truth) -> dict[str, Any]:
-    """As the published files have it, in plain values, without the queries' boxes, which are not used."""
+    """Plain values in the published files' layout, without the queries' boxes, which are not used."""
     relevant = [{kind: numbers.tolist() for kind, numbers in one.items()} for one in truth.relevant]
     return {"imlist": truth.names, "qimlist": truth.queries, "gnd": relevant}
 
@@ -127,7 +127,7 @@ def convert(options: RevisitedOptions) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """From a command line to an exit code."""
+    """Run a command line; returns an exit code."""
     return convert(parse(RevisitedOptions, arguments, prog="python -m probes.retrieval.revisited"))
 
 

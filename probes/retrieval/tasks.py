@@ -28,7 +28,7 @@ class RetrievalOptions(Frozen):
     rparis6k/, or Copydays' folder."""
 
     suite: Literal["roxford5k", "rparis6k", "copydays"] = "roxford5k"
-    """Which."""
+    """Benchmark."""
     size: int | None = None
     """Pixels: landmarks' longer side at most (default: 512), copies' side (default: what the checkpoint was trained on)."""
     multi_scale: bool = True
@@ -42,7 +42,7 @@ class RetrievalOptions(Frozen):
 
 
 class Task(NamedTuple):
-    """What is asked, what is searched, and who is right."""
+    """Queries, images to search, and the ground truth."""
 
     suite: str
     database: Images

@@ -23,7 +23,7 @@ from probes.robustness import class_maps, suites
 from probes.robustness.suites import RobustnessOptions
 from probes.shared import record
 from probes.shared.console import table
-from probes.shared.frozen import Subject, subject
+from probes.shared.frozen import Subject, open_subject
 from probes.visualize import gallery
 
 TABLES = {"shuffle": "F10_shuffle", "inr": "", "sketch": ""}
@@ -47,19 +47,19 @@ class Found(NamedTuple):
     source: str
 
 
-def head_for(options: RobustnessOptions, who: Subject, crop: int) -> Found:
+def head_for(options: RobustnessOptions, subject: Subject, crop: int) -> Found:
     """The head that --head names, the one that `probes.linear` kept of this very backbone, or one trained now."""
     if options.head is not None:
-        return Found(read_head(options.head, who.backbone, class_maps.imagenet()), str(options.head))
-    kept = record.default_path(who.loaded, "linear_head", ".safetensors")
+        return Found(read_head(options.head, subject.backbone, class_maps.imagenet()), str(options.head))
+    kept = record.default_path(subject.loaded, "linear_head", ".safetensors")
     own_classes = options.data == "sample" and options.suite == "in9"
     if options.train is None and not own_classes and kept.is_file():
         try:
-            return Found(read_head(kept, who.backbone, class_maps.imagenet()), str(kept))
+            return Found(read_head(kept, subject.backbone, class_maps.imagenet()), str(kept))
         except UserError as error:
             terminal.say(f"note: {error}")
     images = suites.training_images(options)
-    head = linear_head(who.backbone, images, View(evaluation_resize(crop), crop), options.batch_size, options.seed)
+    head = linear_head(subject.backbone, images, View(evaluation_resize(crop), crop), options.batch_size, options.seed)
     return Found(head, ON_THE_SPOT)
 
 
@@ -67,19 +67,19 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(RobustnessOptions, arguments, prog="python -m probes.robustness")
     check(options)
     began = time.perf_counter()
-    who = subject(options)
-    path = record.place(options.out, who.loaded, f"robustness_{options.suite}")
-    crop, stride = options.crop or who.backbone.shape.image_size, who.backbone.shape.stride
+    subject = open_subject(options)
+    path = record.place(options.out, subject.loaded, f"robustness_{options.suite}")
+    crop, stride = options.crop or subject.backbone.shape.image_size, subject.backbone.shape.stride
     if crop % stride:
         raise UserError(f"--crop {crop} is not divisible by {stride}, the pixels of a token's side")
-    task = suites.prepare(options, who)
-    found = head_for(options, who, crop)
+    task = suites.prepare(options, subject)
+    found = head_for(options, subject, crop)
     terminal.say(f"linear head: {found.source}, {len(found.head.classes)} classes")
     view = View(evaluation_resize(crop) if task.resized else crop, crop, Image.Resampling.BILINEAR)
-    metrics, pictures = task.measure(Classifier(who.backbone, found.head), view)
+    metrics, pictures = task.measure(Classifier(subject.backbone, found.head), view)
     seconds = time.perf_counter() - began
     table(
-        f"{options.suite}, %: {who.loaded.path}",
+        f"{options.suite}, %: {subject.loaded.path}",
         ("", "value"),
         ([name, f"{value:.1f}"] for name, value in metrics.items() if not name.endswith("_loss")),
     )
@@ -91,12 +91,12 @@ def main(arguments: Sequence[str]) -> None:
             where,
             probe="robustness",
             table=place,
-            loaded=who.loaded,
+            loaded=subject.loaded,
             data=data,
             protocol=protocol(options, found, view, task.about),
             metrics=numbers,
             seconds=seconds,
-            device=who.device.type,
+            device=subject.device.type,
             beside=drawn if where == path else None,
         )
 
@@ -107,7 +107,7 @@ def _draw(picture: gallery.Shown, path: Path) -> None:
 
 
 def protocol(options: RobustnessOptions, found: Found, view: View, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record says of how it was measured; `about` is the suite's own part."""
+    """Protocol of a measurement for its record; `about` is the suite's own part."""
     head = found.head
     said: dict[str, Any] = {"suite": options.suite, "features": head.features, "head": found.source}
     said |= {"linear_head": dict(head.protocol), "classes": len(head.classes), "resize": view.resize, "crop": view.crop}

@@ -1,4 +1,4 @@
-"""Which classes of ImageNet a test set asks for: `probes/robustness/class_maps.json`, which names its sources."""
+"""Classes of ImageNet in each test set: `probes/robustness/class_maps.json`, which names its sources."""
 
 import json
 import os
@@ -51,10 +51,10 @@ def superclasses(file: Path | None) -> dict[str, list[str]]:
 
 
 def name(file: Path | None) -> str:
-    """Of a map of superclasses, for records."""
+    """Name of a map of superclasses, for records."""
     return "ImageNet-9's" if file is None else os.path.abspath(file)
 
 
 def missing(suite: str, classes: Sequence[str]) -> list[str]:
-    """Which of the shipped classes of a suite (`imagenet_a`, `imagenet_r`) are not among those of a data set."""
+    """Classes of a suite (`imagenet_a`, `imagenet_r`) that a data set lacks."""
     return sorted(set(shipped()[suite]["classes"]) - set(classes))

@@ -1,6 +1,6 @@
-"""ImageNet-9: how much an answer depends on what is behind a thing (paper, Table 8).
+"""ImageNet-9: dependence of predictions on the background (paper, Table 8).
 
-A linear head for all of ImageNet's classes answers, its best class is mapped to one of nine (or to none, which is wrong).
+The top class of a linear head for all of ImageNet's classes is mapped to one of nine (or to none, which is wrong).
 
 b images, k classes.
 """
@@ -52,7 +52,7 @@ def superclass_of(head: Head, members: Mapping[str, Sequence[str]]) -> Int[Tenso
 
 
 def right(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"], superclass: Int[Tensor, " k"]) -> Int[Tensor, ""]:
-    """How many images' best class of all belongs to their superclass."""
+    """Number of images whose top class belongs to their superclass."""
     return (superclass[logits.argmax(dim=1)] == labels).sum()
 
 

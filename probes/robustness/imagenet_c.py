@@ -23,7 +23,7 @@ _FIRST_TEN = (88.6428, 89.4468, 92.2640, 81.9880, 82.6268, 78.5948, 79.8360, 86.
 ALEXNET = dict(zip(STANDARD, (*_FIRST_TEN, 56.4592, 85.3204, 64.6056, 71.7840, 60.6500), strict=True))
 """Mean errors of AlexNet over the severities, percent, as the authors of ImageNet-C published them (hendrycks/robustness)."""
 RESIZE, CROP = 256, 224
-"""What ImageNet-C's pictures were cut to before they were corrupted; smaller ones are corrupted as they are."""
+"""Preprocessing of ImageNet-C's pictures before corruption; smaller ones are corrupted as they are."""
 
 Errors = Mapping[str, Mapping[int, float]]
 """Percent, by corruption and severity."""

@@ -36,7 +36,7 @@ def open_folder(suite: str, root: Path) -> Images:
 
 
 def right(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"], asked: Sequence[int]) -> Int[Tensor, ""]:
-    """How many images' best class among those `asked` (columns of the head) is theirs. `labels` number the asked ones."""
+    """Number of images whose top class among those `asked` (columns of the head) is right. `labels` are indices into `asked`."""
     return (logits[:, list(asked)].argmax(dim=1) == labels).sum()
 
 

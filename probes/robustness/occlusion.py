@@ -20,7 +20,7 @@ from probes.robustness import drops
 AT_ONCE = 256
 """Images of a forward: one draw may be for a larger batch."""
 HEAD = 1
-"""Of the saliency network, as the original's."""
+"""Attention head of the saliency network, the original's choice."""
 CATEGORIES = ("random", "salient", "non_salient")
 AT = 0.5
 """The share of a picture that Table 8 is about."""
@@ -38,7 +38,7 @@ class Saliency(NamedTuple):
     """A name of the zoo, a file, or `itself` for the network that is measured."""
 
     def maps(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b gh gw"]:
-        """Its attention, on the CPU."""
+        """The head's attention maps, on the CPU."""
         device = next(self.network.parameters()).device
         attention = in_parts(lambda part: cls_attention(self.network, part.to(device))[:, self.head].cpu(), crops)
         side = round(attention.shape[1] ** 0.5)
@@ -53,7 +53,7 @@ def in_parts(compute: Callable[[Tensor], Tensor], crops: Tensor) -> Tensor:
 def dropped(
     kind: str, share: float, maps: Float[Tensor, "b gh gw"], numbers: Sequence[int], seed: int, *, same: bool, side: int
 ) -> Bool[Tensor, "b _ _"]:
-    """Which patches go: a share of all, the most salient that hold a share of the attention, or all but those."""
+    """Mask of the patches to drop: a share of all, the most salient ones that hold a share of the attention, or all but those."""
     if kind == "random":
         return drops.by_chance(drops.orders(numbers, side * side, seed, same=same), share).unflatten(1, (side, side))
     salient = most_of_the_mass(maps.flatten(1), share).view_as(maps) if share > 0 else torch.zeros_like(maps, dtype=torch.bool)

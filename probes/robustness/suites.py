@@ -75,15 +75,15 @@ class Task(NamedTuple):
     """Whether images are resized before the crop; some data sets were cut already."""
     measure: Callable[[Classifier, View], Measured]
     about: Mapping[str, Any] = {}
-    """What a record says of it besides."""
+    """Further fields of the record's protocol."""
     asks: Mapping[str, Sequence[str]] = {}
     """Classes that the head must know, by what they are for."""
 
 
-def prepare(options: RobustnessOptions, who: Subject) -> Task:
+def prepare(options: RobustnessOptions, subject: Subject) -> Task:
     """Open the suite's data. Raises UserError naming what is missing."""
     opened = {"in9": _in9, "inc": _inc, "occlusion": _occlusion, "shuffle": _shuffle}
-    return opened.get(options.suite, _shifted)(options, who)
+    return opened.get(options.suite, _shifted)(options, subject)
 
 
 def drawn(name: str, content: classification.Drawn) -> Images:
@@ -100,7 +100,7 @@ def limited(images: Images, options: RobustnessOptions) -> Images:
 
 
 def training_images(options: RobustnessOptions) -> Images:
-    """What a head is trained on. Raises UserError where nobody said."""
+    """Training images of a head. Raises UserError if the options name none."""
     any_data = options.suite in ("occlusion", "shuffle") or options.corrupt
     if options.train is not None:
         images = open_images(options.train, "train" if has_part(options.train, "train") else None)
@@ -122,7 +122,7 @@ def test_images(options: RobustnessOptions) -> Images:
     return limited(images, options)
 
 
-def _in9(options: RobustnessOptions, who: Subject) -> Task:
+def _in9(options: RobustnessOptions, subject: Subject) -> Task:
     if options.data == "sample":
         variants = {name: drawn(f"sample, {name}", shifts.in9(name)) for name in shifts.IN9}
         members = {name: [name] for name in scene.CLASSES[: shifts.FOREGROUNDS]}
@@ -140,7 +140,7 @@ def _in9(options: RobustnessOptions, who: Subject) -> Task:
     return Task(sum(len(images) for images in parts.values()), False, measure, {"class_map": own}, asks)
 
 
-def _shifted(options: RobustnessOptions, who: Subject) -> Task:
+def _shifted(options: RobustnessOptions, subject: Subject) -> Task:
     suite = options.suite
     on_disk = options.data != "sample"
     whole = (
@@ -154,7 +154,7 @@ def _shifted(options: RobustnessOptions, who: Subject) -> Task:
     return Task(len(images), True, measure, asks={images.name: images.classes})
 
 
-def _inc(options: RobustnessOptions, who: Subject) -> Task:
+def _inc(options: RobustnessOptions, subject: Subject) -> Task:
     """ImageNet-C's folders, or any data corrupted here, which is then also measured as it is."""
     clean = test_images(options) if options.corrupt or options.data == "sample" else None
     if clean is not None:
@@ -177,9 +177,9 @@ def _inc(options: RobustnessOptions, who: Subject) -> Task:
     return Task(len(first) * len(pairs), False, measure, {"corrupt": clean is not None}, {first.name: first.classes})
 
 
-def _shuffle(options: RobustnessOptions, who: Subject) -> Task:
+def _shuffle(options: RobustnessOptions, subject: Subject) -> Task:
     images = test_images(options)
-    caption = f"{images.name}\n{inputs.whose(who, options.key)}"
+    caption = f"{images.name}\n{inputs.whose(subject, options.key)}"
 
     def measure(classifier: Classifier, view: View) -> Measured:
         draw: dict[str, Any] = {"seed": options.seed, "same": options.same_for_batch}
@@ -187,7 +187,7 @@ def _shuffle(options: RobustnessOptions, who: Subject) -> Task:
         change: dict[str, Change] = {"as it is": lambda crops, _: crops}
         for grid in drops.GRIDS:
             change[f"{grid[0]} x {grid[1]}"] = functools.partial(_shuffled, grid, draw)
-        examples = occlusion_plots.draw_examples(who.backbone.shape, images, view, change, caption)
+        examples = occlusion_plots.draw_examples(subject.backbone.shape, images, view, change, caption)
         curve = occlusion_plots.draw_grids(numbers, caption)
         return Measured(numbers, [Shown("curve", curve, caption), Shown("examples", examples, caption)])
 
@@ -199,17 +199,17 @@ def _shuffled(grid: tuple[int, int], draw: dict[str, Any], crops: Tensor, number
     return drops.shuffled(crops, grid, drops.orders(numbers, grid[0] * grid[1], **draw))
 
 
-def _occlusion(options: RobustnessOptions, who: Subject) -> Task:
-    images, saliency = test_images(options), open_saliency(options, who)
-    caption = f"{images.name}\n{inputs.whose(who, options.key)}"
+def _occlusion(options: RobustnessOptions, subject: Subject) -> Task:
+    images, saliency = test_images(options), open_saliency(options, subject)
+    caption = f"{images.name}\n{inputs.whose(subject, options.key)}"
 
     def measure(classifier: Classifier, view: View) -> Measured:
         draw: dict[str, Any] = {"seed": options.seed, "same": options.same_for_batch}
         curves = occlusion.occlude(classifier, images, view, options.batch_size, saliency, **draw)
-        more = draw | {"side": view.crop // who.backbone.shape.stride}
+        more = draw | {"side": view.crop // subject.backbone.shape.stride}
         change: dict[str, Change] = {"as it is": lambda crops, _: crops}
         change |= {kind: functools.partial(_dropped, kind, saliency, more) for kind in occlusion.CATEGORIES}
-        examples = occlusion_plots.draw_examples(who.backbone.shape, images, view, change, caption)
+        examples = occlusion_plots.draw_examples(subject.backbone.shape, images, view, change, caption)
         pictures = [Shown("curves", occlusion_plots.draw_curves(curves, caption), caption), Shown("examples", examples, caption)]
         return Measured(occlusion.salient_numbers(curves) | occlusion.random_numbers(curves), pictures)
 
@@ -221,20 +221,20 @@ def _dropped(kind: str, saliency: Saliency, more: dict[str, Any], crops: Tensor,
     return drops.without(crops, occlusion.dropped(kind, occlusion.AT, saliency.maps(crops), numbers, **more))
 
 
-def open_saliency(options: RobustnessOptions, who: Subject) -> Saliency:
+def open_saliency(options: RobustnessOptions, subject: Subject) -> Saliency:
     """Raises UserError for a network without attention that can be read, or without that head, or for another size of crops."""
-    own = who.backbone, ITSELF
+    own = subject.backbone, ITSELF
     asked = options.saliency or (ITSELF if options.data == "sample" else DINO)
     backbone, name = own if asked == ITSELF else _another(asked) or own
     try:
-        network = require_attention(backbone.to(who.device))
+        network = require_attention(backbone.to(subject.device))
     except UserError as error:
         raise UserError(f"{error}, or say whose attention counts as saliency with --saliency") from error
     if not 0 <= options.saliency_head < network.shape.num_heads:
         raise UserError(
             f"--saliency-head {options.saliency_head}: the saliency network has heads 0 to {network.shape.num_heads - 1}"
         )
-    crop, patch = options.crop or who.backbone.shape.image_size, network.shape.patch_size
+    crop, patch = options.crop or subject.backbone.shape.image_size, network.shape.patch_size
     if crop % patch:
         raise UserError(f"--saliency {name} sees patches of {patch} pixels, which do not divide crops of {crop}")
     return Saliency(network, options.saliency_head, name)

@@ -1,4 +1,4 @@
-"""What a probe shows: progress with the time left, and tables; only the main process speaks."""
+"""The screen of a probe: progress with the time left, and tables; only the main process prints."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ LINES_EVERY = 10.0
 
 
 def steps(what: str, every: Iterable[T], total: int, done: int = 0) -> Iterator[T]:
-    """The same things one by one, with a bar in a terminal and a line now and then elsewhere, on stderr."""
+    """Yields the items, showing a progress bar in a terminal and a line now and then elsewhere, on stderr."""
     if not distributed.is_main():
         yield from every
         return
@@ -60,7 +60,7 @@ def table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> Non
 
 
 def duration(seconds: float) -> str:
-    """In the unit that reads best."""
+    """A duration in the unit that reads best."""
     for size, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {name}"

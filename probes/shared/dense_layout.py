@@ -1,4 +1,4 @@
-"""Where COCO's and ADE20K's files lie, for those that plan with them and for those that read them."""
+"""Paths of COCO's and ADE20K's files, for the commands that plan with them and those that read them."""
 
 from pathlib import Path
 

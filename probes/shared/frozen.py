@@ -1,4 +1,4 @@
-"""What the commands share that see images in their own ways: options, and the frozen backbone on its device."""
+"""Shared by commands with views of their own: options, and the frozen backbone on its device."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ class Frozen:
     data: str = "sample"
     """`sample`, or a folder in the layout that this command's page describes (docs/robustness-and-pictures.md)."""
     key: Literal["teacher", "student"] = "teacher"
-    """Which network."""
+    """Network of the checkpoint."""
     limit: int | None = None
     """Use at most this many of each part."""
     batch_size: int = 64
@@ -29,9 +29,9 @@ class Frozen:
     device: str | None = None
     """`cpu`, `cuda`, `cuda:1`, ... (default: a GPU where there is one)."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of all random draws."""
     out: Path | None = None
-    """What is written (default: results/ beside the checkpoint)."""
+    """Output file or folder (default: results/ beside the checkpoint)."""
 
 
 class Subject(NamedTuple):
@@ -45,7 +45,7 @@ class Subject(NamedTuple):
         return self.loaded.backbone
 
 
-def subject(options: Frozen, *, full: bool = False) -> Subject:
+def open_subject(options: Frozen, *, full: bool = False) -> Subject:
     """The backbone that the options name; `full` reads heads too. Raises UserError for values without meaning."""
     at_least(1, options, "limit", "batch_size")
     device = named_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -63,7 +63,7 @@ def class_names(root: Path) -> tuple[str, ...] | None:
 
 
 class Survey(NamedTuple):
-    """What was found in label maps: pixels of each value, and how many maps of how many."""
+    """Statistics of label maps: pixels of each value, and how many of how many maps were read."""
 
     pixels: Int[np.ndarray, "256"]
     maps: int
@@ -146,7 +146,7 @@ def classes_of(found: Survey, zero: Zero) -> list[int]:
 
 
 def count(found: Mapping[str, Survey], zero: Zero) -> int:
-    """How many classes the highest label says there are; 0 where there is none."""
+    """Number of classes by the largest label; 0 without any label."""
     return 1 + max((number for one in found.values() for number in classes_of(one, zero)), default=-1)
 
 
@@ -159,7 +159,7 @@ def refuse_higher(path: Path, highest: int, classes: int, zero: Zero, cure: str)
 
 
 def require(found: Mapping[str, Survey], zero: Zero, root: str) -> None:
-    """Raise WorkError where a part has no label at all, or where both have but one class: every answer would be right."""
+    """Raise WorkError if a part has no label at all, or both have one class only, with which every prediction is right."""
     has_zero = any(one.pixels[0] for one in found.values())
     cure = "; --zero class makes 0 a class" if zero == "void" and has_zero else ""
     for part, one in found.items():
@@ -173,7 +173,7 @@ def require(found: Mapping[str, Survey], zero: Zero, root: str) -> None:
 
 
 def meaning(found: Mapping[str, Survey], zero: Zero) -> str:
-    """What the values mean and how much there is of each, in one line."""
+    """One line with the meaning and the frequency of each value."""
     pixels = np.sum([one.pixels for one in found.values()], axis=0)
     share = {value: f"{100 * pixels[value] / max(pixels.sum(), 1):.1f} % of the pixels" for value in (0, NOTHING)}
     occur = len({number for one in found.values() for number in classes_of(one, zero)})

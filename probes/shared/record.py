@@ -75,9 +75,9 @@ def write(
 
 
 def _make_way(path: Path, record: Mapping[str, Any], beside: tuple[str, ...]) -> Path:
-    """Where a record goes. One of something else in its place is renamed, with its companions, to `NAME-1.json` and so on.
+    """Path for a record. A record of something else in its place is renamed, with its companions, to `NAME-1.json` and so on.
 
-    What is no record stays, and the new one gets such a name. Raises OSError.
+    A file that is no record stays, and the new one gets such a name. Raises OSError.
     """
     if not os.path.lexists(path):
         return path
@@ -102,9 +102,9 @@ def _make_way(path: Path, record: Mapping[str, Any], beside: tuple[str, ...]) ->
 
 
 NEEDED = ("schema", "probe", "checkpoint", "metrics")
-"""What tells a record from other JSON."""
+"""Fields that every record has, and other JSON does not."""
 LATER: dict[str, Any] = {"table": "", "data": {}, "protocol": {}, "seconds": 0.0, "device": "unknown", "versions": {}}
-"""What a record may lack."""
+"""Fields that older records lack, and their defaults."""
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -147,7 +147,7 @@ def validated(content: Any, where: str) -> dict[str, Any]:
 
 
 def _not_finite(value: Any) -> bool:
-    """What is no measurement: null, or in older records NaN."""
+    """Whether a value is not a measurement: null, or in older records NaN."""
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
@@ -175,9 +175,9 @@ def _companion(path: Path, suffix: str) -> Path:
 
 
 def place(out: Path | None, loaded: Loaded, name: str) -> Path:
-    """Where a record goes, `out` or `default_path`, tried before the work. Raises UserError where nothing can be written there.
+    """Path of a record, `out` or `default_path`, tested before the work.
 
-    So does a file of somebody's own that `out` names: only records are replaced.
+    Raises UserError if it cannot be written, or if `out` names a file that is not a record: only records are replaced.
     """
     path = out or default_path(loaded, name)
     if not distributed.is_main():
@@ -188,7 +188,7 @@ def place(out: Path | None, loaded: Loaded, name: str) -> Path:
 
 
 def default_path(loaded: Loaded, name: str, suffix: str = ".json") -> Path:
-    """Where a record, or what else a probe leaves, goes unless told: `results/` beside the checkpoint file.
+    """Default path of a record, or of another output of a probe: in `results/` beside the checkpoint file.
 
     Raises UserError where that is a link.
     """
@@ -196,7 +196,7 @@ def default_path(loaded: Loaded, name: str, suffix: str = ".json") -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what numbers may depend on."""
+    """Versions of Python and of the packages that numbers may depend on."""
     return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 

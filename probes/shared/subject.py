@@ -1,4 +1,4 @@
-"""What the frozen probes share: which backbone, which images, how the images are seen, who speaks."""
+"""Shared by the frozen probes: options, the backbone, labelled images and their view."""
 
 import contextlib
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class Common:
     val: str | None = None
     """The test images where --data has no such part."""
     key: Literal["teacher", "student"] = "teacher"
-    """Which network (the published IN-22K numbers are the student's)."""
+    """Network of the checkpoint (the published IN-22K numbers are the student's)."""
     crop: int | None = None
     """Pixels of the centre crop (default: what the checkpoint was trained on)."""
     resize: int | None = None
@@ -46,19 +46,19 @@ class Common:
     device: str | None = None
     """`cpu`, `cuda`, `cuda:1`, ... (default: a GPU where there is one)."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the backbone's forward; the paper's is float32."""
+    """Number format of the backbone's forward pass; the paper's is float32."""
     cache: Path | None = None
-    """Where features are kept for the next probe (default: $IBOT_FEATURES, else the user's cache folder)."""
+    """Folder in which features are kept for the next probe (default: $IBOT_FEATURES, else the user's cache folder)."""
     untrained: bool = False
-    """The same architecture with fresh weights from --seed in place of the checkpoint's: what the probe gives for nothing."""
+    """Measure the same architecture with random weights from --seed in place of the checkpoint's, as a baseline."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of all random draws."""
     out: Path | None = None
     """The record (default: results/PROBE.json beside the checkpoint, PROBE_untrained.json with --untrained)."""
 
 
 class View(NamedTuple):
-    """How an image is seen: shorter side to `resize`, bicubic, then the centre `crop`, in pixels."""
+    """Preprocessing: shorter side to `resize`, bicubic, then the centre `crop`, in pixels."""
 
     resize: int
     crop: int
@@ -72,7 +72,7 @@ class Parts(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What is measured, and on what."""
+    """A backbone to measure, and its device."""
 
     loaded: Loaded
     device: torch.device
@@ -80,8 +80,8 @@ class Subject(NamedTuple):
 
 
 @contextlib.contextmanager
-def subject(options: Common, full: bool = False) -> Iterator[Subject]:
-    """Inside, all processes are joined and the frozen backbone lies on its device; `full`: of a run, everything is read.
+def open_subject(options: Common, full: bool = False) -> Iterator[Subject]:
+    """Context with all processes joined and the frozen backbone on its device; `full`: of a run, the full checkpoint is read.
 
     Raises UserError for impossible options.
     """
@@ -95,14 +95,14 @@ def subject(options: Common, full: bool = False) -> Iterator[Subject]:
 
 
 def untrained(subject: Subject, seed: int) -> Subject:
-    """The same architecture with fresh weights."""
+    """A subject of the same architecture with random weights."""
     torch.manual_seed(seed)
     fresh = make(subject.loaded.backbone.shape, maskable=False).to(subject.device).eval().requires_grad_(False)
     return subject._replace(loaded=subject.loaded._replace(backbone=fresh))
 
 
 def record_path(options: Common, subject: Subject, name: str) -> Path:
-    """Where the record goes, tried before the work. Raises UserError where nothing can be written there."""
+    """Path of the record, tested before the work. Raises UserError if it cannot be written."""
     return record.place(options.out, subject.loaded, f"{name}_untrained" if options.untrained else name)
 
 
@@ -123,7 +123,7 @@ def named_device(name: str) -> torch.device:
 
 
 def view_of(shape: Architecture, options: Common) -> View:
-    """What the flags say, or what the checkpoint was trained on. Raises UserError where patches do not fit."""
+    """The view of the flags, by default of the checkpoint's training. Raises UserError where patches do not fit."""
     crop = options.crop or shape.image_size
     resize = options.resize or evaluation_resize(crop)
     if crop % shape.patch_size or resize < crop:
@@ -148,14 +148,14 @@ def has_two_parts(options: Common) -> bool:
 
 
 def labelled(images: Images) -> Images:
-    """The same images. Raises UserError where they have no labels."""
+    """Returns the images. Raises UserError if they have no labels."""
     if images.labels is None:
         raise UserError(f"{images.name} has no labels: this probe needs class sub-folders, or a label column")
     return images
 
 
 def of_several_classes(images: Images) -> Images:
-    """The same images. Raises UserError where they have no labels, or one class only: whatever is told apart, it is 100 %."""
+    """Returns the images. Raises UserError if they have no labels, or one class only, with which any result is 100 %."""
     labels = np.unique(np.asarray(labelled(images).labels))
     if len(labels) > 1:
         return images
@@ -174,16 +174,16 @@ def labels_of(images: Images) -> torch.Tensor:
 
 
 def class_count(parts: Parts) -> int:
-    """As many classes as the highest number says."""
+    """Number of classes: the largest label plus one."""
     return 1 + max(int(np.max(part.labels)) for part in parts if part.labels is not None)
 
 
 def about_data(parts: Parts) -> dict[str, object]:
-    """What a record says of the images."""
+    """Fields of a record that describe the images."""
     return {"train": parts.train.name, "val": parts.val.name, "train_images": len(parts.train), "val_images": len(parts.val)}
 
 
 def about_view(options: Common, view: View) -> dict[str, object]:
-    """What a record says of how they were seen."""
+    """Fields of a record that describe the view."""
     what: dict[str, object] = {"resize": view.resize, "crop": view.crop, "key": options.key, "precision": options.precision}
     return what | {"untrained": True} if options.untrained else what

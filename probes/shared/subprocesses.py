@@ -28,7 +28,7 @@ class Stopped(Exception):
 
 
 class Ended(NamedTuple):
-    """What became of a command."""
+    """Result of a command."""
 
     ok: bool
     said: str

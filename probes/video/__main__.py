@@ -22,7 +22,7 @@ from pretrain.models.backbone import Backbone, make
 from pretrain.sample import clips as sample_clips
 from probes.shared import record
 from probes.shared.console import steps, table
-from probes.shared.frozen import Frozen, subject
+from probes.shared.frozen import Frozen, open_subject
 from probes.video import davis, propagate
 from probes.video import scores as video_scores
 from probes.video.davis import Clip
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value} is too small")
     began = time.perf_counter()
     clips = davis.open_clips(options.data, options.limit)
-    loaded, device = subject(options)
+    loaded, device = open_subject(options)
     out = record.place(options.out, loaded, "video")
     size = options.size or (sample_clips.SIZE if options.data == "sample" else 480)
     protocol = Protocol(size, options.context, options.radius, options.top_k)
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> None:
         data={"root": options.data, "val_images": len(clips), "frames": sum(len(clip.frames) for clip in clips)},
         protocol=protocol._asdict() | {"temperature": propagate.TEMPERATURE, "key": options.key},
         metrics=rows["this checkpoint"]
-        | {names[who] + name: row[name] for who, row in rows.items() if who in names for name in COLUMNS},
+        | {names[subject] + name: row[name] for subject, row in rows.items() if subject in names for name in COLUMNS},
         seconds=seconds,
         device=device.type,
     )

@@ -20,7 +20,7 @@ from pretrain.evaluate import finite
 from pretrain.models.backbone import Backbone
 
 TEMPERATURE = 0.1
-"""Of the affinity exp(cosine / TEMPERATURE)."""
+"""Temperature of the affinity exp(cosine / TEMPERATURE)."""
 MULTIPLE = 64
 """Pixels that the longer side is a multiple of."""
 QUERIES = 1024
@@ -28,7 +28,7 @@ QUERIES = 1024
 
 
 class Protocol(NamedTuple):
-    """How labels are carried."""
+    """Parameters of label propagation."""
 
     size: int
     """Pixels of the shorter side."""
@@ -41,7 +41,7 @@ class Protocol(NamedTuple):
 
 
 def frame_size(height: int, width: int, size: int, stride: int) -> tuple[int, int]:
-    """What a frame is resized to (height, width): shorter side `size`, longer side a multiple of 64 (or of the patch)."""
+    """Size (height, width) of a resized frame: shorter side `size`, longer side a multiple of 64 (or of the patch)."""
     multiple = MULTIPLE if MULTIPLE % stride == 0 else stride
     short = size // stride * stride
     if height > width:
@@ -82,7 +82,7 @@ def carry(
 
 
 def close(at: Int[Tensor, " q"], places: Int[Tensor, " n"], columns: int, radius: int) -> Bool[Tensor, "q n"]:
-    """Which places of a grid lie within `radius` rows and columns of each query."""
+    """Mask of the grid positions within `radius` rows and columns of each query."""
     rows_apart = (at[:, None] // columns - places // columns).abs()
     columns_apart = (at[:, None] % columns - places % columns).abs()
     return (rows_apart <= radius) & (columns_apart <= radius)

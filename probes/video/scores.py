@@ -14,14 +14,14 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import distance_transform_edt
 
 TOLERANCE = 0.008
-"""How far boundaries may lie apart, as a share of the picture's diagonal (rounded up to pixels)."""
+"""Largest distance of matching boundaries, as a share of the picture's diagonal (rounded up to pixels)."""
 VOID = 255
 """Pixels of an annotation that count for nothing."""
 BINS = 4
 
 
 class Statistics(NamedTuple):
-    """Of one object over the frames of a clip, from 0 to 1."""
+    """Statistics of one object over the frames of a clip, from 0 to 1."""
 
     mean: float
     recall: float
@@ -31,7 +31,7 @@ class Statistics(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Of one object."""
+    """Scores of one object."""
 
     region: Statistics
     boundary: Statistics

@@ -11,7 +11,7 @@ from typing import Any
 from checkpoints import places, terminal
 from checkpoints.cli import UserError, parse, run_command
 from probes.shared import record
-from probes.shared.frozen import Subject, subject
+from probes.shared.frozen import Subject, open_subject
 from probes.visualize import attention_maps, correspondence, gallery, pca, prototypes, tsne
 from probes.visualize.gallery import Shown
 
@@ -34,12 +34,12 @@ def main(arguments: Sequence[str]) -> None:
     kind, began = arguments[0], time.perf_counter()
     options_of, draw = KINDS[kind]
     options: Any = parse(options_of, arguments[1:], prog=f"python -m probes.visualize {kind}")
-    who = subject(options, full=kind == "patterns")
-    out = options.out or record.default_path(who.loaded, kind, "")
+    subject = open_subject(options, full=kind == "patterns")
+    out = options.out or record.default_path(subject.loaded, kind, "")
     places.tried(out / "index.html")
-    remarks = [f"Checkpoint: {who.loaded.path}, {options.key}. Images: {options.data}."]
-    pictures = list(draw(options, who))
-    page = gallery.hang(out, f"{kind.capitalize()}: {who.loaded.path.parent.name or who.loaded.path}", remarks, pictures)
+    remarks = [f"Checkpoint: {subject.loaded.path}, {options.key}. Images: {options.data}."]
+    pictures = list(draw(options, subject))
+    page = gallery.hang(out, f"{kind.capitalize()}: {subject.loaded.path.parent.name or subject.loaded.path}", remarks, pictures)
     terminal.say(f"{len(pictures)} pictures in {time.perf_counter() - began:.0f} s: {page}")
 
 

@@ -20,8 +20,8 @@ from checkpoints import terminal
 from checkpoints.cli import UserError, at_least
 from checkpoints.figures import ConnectionPatch
 from pretrain.batches import augment
-from pretrain.evaluate import knn as neighbours
-from pretrain.evaluate import views as eval_views
+from pretrain.evaluate import knn
+from pretrain.evaluate.views import evaluation_view
 from pretrain.images.source import Images, Subset
 from pretrain.models.backbone import Backbone
 from pretrain.models.vit import ViT
@@ -56,7 +56,7 @@ class View(NamedTuple):
     crop: Float[Tensor, "1 3 s s"]
     image: UInt8[np.ndarray, "s s 3"]
     places: Float[np.ndarray, "n 2"] | None
-    """Where the patches' centres (x, y) lie in the image that the views were cut from; None between two images."""
+    """Centres (x, y) of the patches in the image that the views were cut from; None between two images."""
 
 
 class Matches(NamedTuple):
@@ -77,7 +77,7 @@ def mutual(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> Matches
 
 
 def right(matches: Matches, first: View, second: View, patch: float) -> Bool[np.ndarray, " k"]:
-    """Which of the matches that could be right are: within RADIUS patches of the second view from the true place.
+    """Correctness of the matches that could be right: within RADIUS patches of the second view from the true position.
 
     A match could be right where the first patch's centre lies inside the second view. `patch` is its patch's side in the image.
     """
@@ -88,7 +88,7 @@ def right(matches: Matches, first: View, second: View, patch: float) -> Bool[np.
 
 
 def draw(options: Correspondence, subject: Subject) -> Iterator[Shown]:
-    """A picture a pair; for views, how many matches are right is said and shown."""
+    """Yields a picture for each pair; for views it shows, and prints, how many matches are right."""
     at_least(1, options, "lines")
     backbone, source = subject.backbone, inputs.whose(subject, options.key)
     size = inputs.side(backbone, options.size) // backbone.shape.stride * backbone.shape.stride
@@ -130,7 +130,7 @@ def _pairs(options: Correspondence, backbone: Backbone, size: int, generator: np
 
 def _views(images: Images, number: int, backbone: Backbone, size: int, generator: np.random.Generator) -> tuple[View, View]:
     """Two crops, mirrored and coloured by chance as in pretraining."""
-    pixels = neighbours.read(images, number)
+    pixels = knn.read(images, number)
     draws = augment.draw(generator, augment.View(size, SCALE, blur=0.0, solarize=0.0), 2, 1)
     boxes = augment.boxes(draws, np.array([pixels.shape[1]]), np.array([pixels.shape[0]]))
     crops = augment.make([pixels], augment.Crops(draws, boxes, size), backbone.shape.mean, backbone.shape.std)[:, 0]
@@ -144,7 +144,7 @@ def _views(images: Images, number: int, backbone: Backbone, size: int, generator
 
 
 def _whole(images: Images, number: int, backbone: Backbone, size: int) -> View:
-    crop = eval_views.evaluation_view(neighbours.read(images, number), size, size, backbone.shape.mean, backbone.shape.std)
+    crop = evaluation_view(knn.read(images, number), size, size, backbone.shape.mean, backbone.shape.std)
     return View(inputs.called(images, number), crop[None], _for_the_eye(crop, backbone), None)
 
 
@@ -154,7 +154,7 @@ def _for_the_eye(crop: Float[Tensor, "3 s s"], backbone: Backbone) -> UInt8[np.n
 
 
 def _strongest(matches: Matches, first: View, backbone: Backbone, count: int) -> Matches:
-    """Those at the patches that [CLS] looks at most."""
+    """The matches at the patches with the largest [CLS] attention."""
     if not isinstance(backbone, ViT):
         return Matches(*(values[:count] for values in matches))
     looked_at = cls_attention(backbone, first.crop.to(next(backbone.parameters()).device))[0].mean(dim=0).cpu()

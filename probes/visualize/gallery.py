@@ -28,7 +28,7 @@ class Shown(NamedTuple):
     """One picture of the page."""
 
     name: str
-    """Of the file, without folder and suffix."""
+    """File name without folder and suffix."""
     content: Figure | Image.Image | list[Image.Image]
     """Several images are the frames of an animated PNG."""
     caption: str

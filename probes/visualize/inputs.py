@@ -15,8 +15,7 @@ from torch import Tensor
 
 from checkpoints.cli import UserError
 from pretrain.batches.color_ops import normalise
-from pretrain.evaluate import finite
-from pretrain.evaluate import knn as neighbours
+from pretrain.evaluate import finite, knn
 from pretrain.images import tally
 from pretrain.images.open import open_images, part_or_all
 from pretrain.images.source import SUFFIXES, Files, Images, Subset, subset
@@ -32,7 +31,7 @@ class Drawing(Frozen):
     """Options of every picture command."""
 
     part: Literal["val", "train"] | None = None
-    """Which images (default: val where the data has parts, else all)."""
+    """Images to draw (default: val where the data has parts, else all)."""
     size: int | None = None
     """Pixels of the shorter side (default: 480; three times what a small checkpoint was trained on)."""
     images: tuple[int, ...] = ()
@@ -79,7 +78,7 @@ def side(backbone: Backbone, wanted: int | None) -> int:
 
 def see(images: Images, number: int, backbone: Backbone, size: int) -> Seen:
     """An image resized, its sides cut to whole patches."""
-    pixels, stride = neighbours.read(images, number), backbone.shape.stride
+    pixels, stride = knn.read(images, number), backbone.shape.stride
     scale = size / min(pixels.shape[:2])
     box = max(round(pixels.shape[1] * scale), size), max(round(pixels.shape[0] * scale), size)
     resized = np.array(Image.fromarray(pixels).resize(box, Image.Resampling.BICUBIC))

@@ -30,7 +30,7 @@ class Pca(Drawing):
 
 
 class Components(NamedTuple):
-    """Of patch tokens [n, d], from 0 to 1 each."""
+    """Principal components of patch tokens [n, d], each scaled to 0..1."""
 
     levels: Float[Tensor, "n 3"]
     explained: Float[Tensor, "3"]

@@ -1,4 +1,4 @@
-"""What each prototype stands for: the patches, or the images, that belong to it most (paper, Fig. 3, 14 to 17).
+"""The patches, or images, with the highest scores for each prototype (paper, Fig. 3, 14 to 17).
 
 `python -m probes.visualize patterns`
 
@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from checkpoints.cli import UserError, at_least
-from pretrain.evaluate import knn as neighbours
-from pretrain.evaluate import views as eval_views
+from pretrain.evaluate import knn
+from pretrain.evaluate.views import evaluation_box, evaluation_resize, evaluation_view
 from pretrain.images.source import Images
 from pretrain.method.heads import Head, of_weights
 from probes.shared.console import steps
@@ -66,12 +66,7 @@ def assign(options: Patterns, subject: Subject, images: Images, crop: int) -> As
     starts = range(0, len(images), options.batch_size)
     for start in steps("prototypes", starts, len(starts)):
         numbers = range(start, min(start + options.batch_size, len(images)))
-        views = [
-            eval_views.evaluation_view(
-                neighbours.read(images, n), eval_views.evaluation_resize(crop), crop, shape.mean, shape.std
-            )
-            for n in numbers
-        ]
+        views = [evaluation_view(knn.read(images, n), evaluation_resize(crop), crop, shape.mean, shape.std) for n in numbers]
         with torch.inference_mode():
             bottleneck = head.bottleneck(subject.backbone(torch.stack(views).to(subject.device)))
             logits: Tensor = head.patches(bottleneck[:, 1:]) if options.level == "patch" else head.cls(bottleneck[:, :1])
@@ -127,9 +122,9 @@ def draw(options: Patterns, subject: Subject) -> Iterator[Shown]:
 
 
 def whole_view(images: Images, number: int, crop: int) -> UInt8[np.ndarray, "s s 3"]:
-    """What the network saw of an image, for the eye."""
-    pixels, resize = neighbours.read(images, number), eval_views.evaluation_resize(crop)
-    size, left, upper = eval_views.evaluation_box(pixels.shape[1], pixels.shape[0], resize, crop)
+    """The network's view of an image as pixels for display."""
+    pixels, resize = knn.read(images, number), evaluation_resize(crop)
+    size, left, upper = evaluation_box(pixels.shape[1], pixels.shape[0], resize, crop)
     resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
     return resized[upper : upper + crop, left : left + crop].copy()
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from checkpoints import escape
 from checkpoints.cli import UserError
 from checkpoints.figures import Figure
-from pretrain.evaluate import knn as neighbours
+from pretrain.evaluate import knn
 from pretrain.evaluate.views import evaluation_resize
 from probes.shared.frozen import Subject
 from probes.visualize import gallery, inputs
@@ -41,7 +41,7 @@ def draw(options: Tsne, subject: Subject) -> Iterator[Shown]:
     if crop % subject.backbone.shape.stride:
         raise UserError(f"--size {crop} is not divisible by {subject.backbone.shape.stride}, the pixels of a token's side")
     view = {"resize": evaluation_resize(crop), "crop": crop, "batch_size": options.batch_size}
-    features = neighbours.features(subject.backbone, images, **view).numpy()
+    features = knn.features(subject.backbone, images, **view).numpy()
     places = plane(features, options.perplexity, options.seed)
     labels = np.zeros(len(images), dtype=int) if images.labels is None else np.asarray(images.labels)
     classes = ["images without labels"] if images.labels is None else list(images.classes)

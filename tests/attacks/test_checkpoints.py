@@ -41,7 +41,7 @@ from probes.features import cache
 from probes.finetune import checkpoint
 from probes.finetune.model import optimizer_of
 from probes.linear import head, sweep
-from probes.linear import train as linear_run
+from probes.linear import train as linear_train
 from probes.shared.subject import Common, View
 from tests.support.commands import SMALL
 from tests.support.finetuning import network_of, options_for
@@ -652,12 +652,12 @@ def test_the_state_of_a_linear_probe_is_checked(tmp_path: Path) -> None:
     state = {"task": "t", "heads": many.state(), "choosing": [[[1.0, 2.0], [3.0, 4.0]]], "test": [[[1.0, 2.0], [3.0, 4.0]]]}
     state |= {"best": torch.tensor([2.0, 1.0]), "weight": torch.zeros(2, 3, 4), "bias": torch.zeros(2, 3)}
     torch.save(state, path)
-    assert linear_run._taken_up(path, "t", many)["best"].tolist() == [2.0, 1.0]
+    assert linear_train._taken_up(path, "t", many)["best"].tolist() == [2.0, 1.0]
     fields = [*((name,) for name in state if name != "task"), *(("heads", name) for name in state["heads"]), ("choosing", 0)]
     for place in fields:
         for value in VALUES + TENSORS:
             torch.save(at(state, place, copy.deepcopy(value)), path)
-            assert refused(lambda: linear_run._taken_up(path, "t", many), path), (place, value)
+            assert refused(lambda: linear_train._taken_up(path, "t", many), path), (place, value)
 
 
 def test_features_that_are_others_are_made_anew(folders: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from checkpoints.cli import UserError
-from pretrain.evaluate import knn as neighbours
+from pretrain.evaluate import knn
 from pretrain.images import decode as decoding
 from pretrain.images.decode import BadImage, LazyImage, decode
 from pretrain.images.formats import MOST_BYTES, memory, open_picture
@@ -138,7 +138,7 @@ def torchvision(root: Path, content: bytes) -> None:
 def one_picture(root: Path, content: bytes) -> None:
     root.mkdir()
     (root / "photo.jpg").write_bytes(content)
-    neighbours.read(pictures_of(Drawing(data=str(root / "photo.jpg")), 1), 0)
+    knn.read(pictures_of(Drawing(data=str(root / "photo.jpg")), 1), 0)
 
 
 def file_of(image: Path | np.ndarray) -> Path:
@@ -164,7 +164,7 @@ def davis_mask(root: Path, content: bytes) -> None:
 def copies(root: Path, content: bytes) -> None:
     retrieval.write_copydays(root, count=1, size=32)
     next((root / "original").glob("*.jpg")).write_bytes(content)
-    neighbours.read(copydays.open_blocks(str(root))["original"].images, 0)
+    knn.read(copydays.open_blocks(str(root))["original"].images, 0)
 
 
 def segment_image(root: Path, content: bytes) -> None:

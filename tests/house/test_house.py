@@ -17,7 +17,7 @@ DOORS = ["checkpoints.export", "checkpoints.inspect"]
 """Commands that nothing imports: they may use any floor, for no circle can pass through them."""
 ROOMS = {
     "pretrain": {
-        "train": "run setup options batches method images engine",
+        "train": "run setup evaluate options batches method images engine",
         "config": "recipes",
         "curves": "engine",
         "run": "setup options tokenizers method batches images engine",

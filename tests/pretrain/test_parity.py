@@ -19,10 +19,10 @@ from checkpoints.architecture import Architecture
 from checkpoints.resolve import load_strictly
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch
-from pretrain.engine import guard as health
 from pretrain.engine import optim
+from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
-from pretrain.evaluate import knn as neighbours
+from pretrain.evaluate import knn
 from pretrain.method import ibot
 from pretrain.method.heads import Head
 from pretrain.method.ibot import Centres, Network, Student, StudentOutput, Teacher, TeacherOutput
@@ -204,7 +204,7 @@ def test_parity_whole_training_steps(parity: Read, fused: bool) -> None:
     fixture = parity("train_steps")
     about = fixture.about
     student, teacher = training_of(fixture, fused)
-    optimizer, schedule, guard = optim.build_optimizer("adamw", student), schedule_of(about), health.Guard()
+    optimizer, schedule, guard = optim.build_optimizer("adamw", student), schedule_of(about), Guard()
     precision = Precision("fp32", torch.device("cpu"))
     for step in range(schedule.total_steps):
         given = fixture.part(f"step{step}.")
@@ -258,7 +258,7 @@ def test_parity_knn(parity: Read) -> None:
     fixture = parity("knn")
     given = fixture.tensors
     ks = sorted(int(name.removeprefix("top1.k")) for name in given if name.startswith("top1.k"))
-    answers = neighbours.vote(
+    answers = knn.vote(
         given["test_features"],
         given["train_features"],
         given["train_labels"],
@@ -268,7 +268,7 @@ def test_parity_knn(parity: Read) -> None:
     )
     for k in ks:
         for top in (1, 5):
-            ours = torch.tensor(neighbours.accuracy(answers[k], given["test_labels"], top))
+            ours = torch.tensor(knn.accuracy(answers[k], given["test_labels"], top))
             assert_close(ours, given[f"top{top}.k{k}"], rtol=0, atol=1e-4)
 
 

@@ -34,7 +34,7 @@ from probes.finetune import subsets
 from probes.linear import __main__ as linear
 from probes.linear import head as linear_head
 from probes.linear import protocol as linear_protocol
-from probes.linear import train as linear_run
+from probes.linear import train as linear_train
 from probes.linear.sweep import LinearSweep
 from probes.paper import cells, protocols
 from probes.retrieval import descriptors
@@ -212,7 +212,7 @@ def test_a_head_that_is_not_finite_has_nothing_right_and_is_never_chosen() -> No
     again.load(heads.state(), Path("state.pt"))
     assert torch.equal(again.right(x, labels), after)
     choosing = np.array([[[50.0, 90.0, 0.0], [0.0] * 3], [[60.0, 0.0, 0.0], [0.0] * 3]])
-    trained = linear_run.Trained(choosing, choosing, torch.zeros(1, 1), torch.zeros(1), excluded=(1, 2))
+    trained = linear_train.Trained(choosing, choosing, torch.zeros(1, 1), torch.zeros(1), excluded=(1, 2))
     assert linear_protocol.chosen(trained, (0.1, 1.0, 2.0))[:2] == (0.1, 2)
 
 
@@ -268,7 +268,7 @@ def test_an_epoch_has_its_last_step_however_few_images_it_has(
     monkeypatch.setattr("pretrain.engine.distributed.world_size", lambda: processes)
     for rank in range(processes):
         monkeypatch.setattr("pretrain.engine.distributed.rank", lambda rank=rank: rank)
-        steps = [step.tolist() for step in linear_run._steps(count, options, 5)]
+        steps = [step.tolist() for step in linear_train._steps(count, options, 5)]
         sampler: Any = torch.utils.data.DistributedSampler(order, processes, rank, shuffle=False)
         loader = torch.utils.data.DataLoader(order, batch // processes, sampler=sampler)
         assert steps == [step.tolist() for step in loader]
@@ -413,7 +413,7 @@ def test_val_split_never_looks_at_the_test_images(run: Path, folders: Path, tmp_
         two["metrics"][key] for key in ("best_lr", "best_epoch")
     ]
     assert one["protocol"]["selected_on"] == "a tenth of the training images"
-    trained = linear_run.Trained(
+    trained = linear_train.Trained(
         np.array([[[1.0, 5.0], [9.0, 9.0]], [[4.0, 2.0], [9.0, 9.0]]]), np.zeros((2, 2, 2)), torch.zeros(1, 1), torch.zeros(1)
     )
     assert linear_protocol.chosen(trained, (0.1, 0.2))[:2] == (0.2, 1) and linear_protocol.chosen(trained, (0.1, 0.2), last=True)[
@@ -712,7 +712,7 @@ def test_a_wrong_probe_command_is_one_sentence_and_exit_code_2(
 
 def test_common_options_name_the_parts_of_a_checkpoint(run: Path, folders: Path) -> None:
     options = Common(ckpt=run, data=str(folders), limit=20)
-    with common.subject(options) as subject:
+    with common.open_subject(options) as subject:
         both = common.labelled_parts(options, subject.loaded.backbone.shape)
         assert subject.view == (32, 32) and len(both.train) == len(both.val) == 20
 

@@ -14,6 +14,7 @@ import pytest
 from checkpoints import hold, store, terminal
 from checkpoints.cli import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, UserError, run_command
 from pretrain import train
+from pretrain.engine.guard import Guard
 from pretrain.engine.run_folder import claimed, refuse_foreign
 from tests.support.commands import SMALL, program
 
@@ -128,15 +129,15 @@ def test_a_checkpoint_is_moved_aside_only_if_it_is_whole(tmp_path: Path) -> None
 
 def at_second_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """`act` happens before the second step is judged."""
-    accepts, calls = train.health.Guard.accepts, []
+    accepts, calls = Guard.accepts, []
 
-    def with_act(self: train.health.Guard, *given: object) -> object:
+    def with_act(self: Guard, *given: object) -> object:
         calls.append(1)
         if len(calls) == 2:
             act()
         return accepts(self, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train.health.Guard, "accepts", with_act)
+    monkeypatch.setattr(Guard, "accepts", with_act)
 
 
 def test_a_folder_that_is_moved_away_is_followed_and_ends_the_run(

@@ -13,9 +13,12 @@ import pytest
 from checkpoints import store
 from checkpoints.cli import DONE, run_command
 from pretrain import curves, train
+from pretrain.engine import logs
+from pretrain.engine.run_folder import RunFolder
 from probes import knn, live, tables
 from probes.features import cache
 from probes.report import __main__ as report
+from probes.report import run as page
 
 FLAGS = (
     "--arch vit_tiny --width 64 --depth 1 --patch-size 8 --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 "
@@ -59,3 +62,16 @@ def test_pages_and_tables_of_the_first_build_s_files(left: Path, capsys: pytest.
     assert "k-NN, top-1 %" in Path("run/report.html").read_text()
     assert run_command(tables.main, ["run"]) == DONE and "12.5" in capsys.readouterr().out
     assert run_command(curves.main, ["--runs", "run"]) == DONE and "Curves" in live.page(Path("run"))
+
+
+def test_a_log_of_the_first_build_is_read_under_today_s_names(left: Path) -> None:
+    """By curves, pages and a run that goes on; the file itself keeps its names."""
+    written = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    values = next(line for line in written if "loss" in line)
+    assert values.keys() >= logs.RENAMED.keys()
+    for reader in (curves.read(Path("run")), page.read(Path("run")).lines, RunFolder(Path("run"), {}, 1, 1.0).history()):
+        read = next(line for line in reader if "loss" in line)
+        assert {new: read[new] for new in logs.RENAMED.values()} == {new: values[old] for old, new in logs.RENAMED.items()}
+        assert not read.keys() & logs.RENAMED.keys()
+    drawn = {line.name for plot in page.plots(page.read(Path("run"))) for line in plot.lines}
+    assert drawn >= {"target_entropy", "mean_target_entropy", "kl_divergence", "effective_rank", "gradient_norm"}

@@ -22,15 +22,15 @@ def main() -> None:
     address, folder, flags = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     zoo.names = lambda: {"little": {"address": address, **LISTED}}
     download.PAUSES = (0.0, 0.0, 0.0)
-    begin = train.begin
+    init_from = train.init_from
 
     def noted(path: Path, student: Any, teacher: Any, **more: Any) -> Any:
-        found = begin(path, student, teacher, **more)
+        found = init_from(path, student, teacher, **more)
         digests = [store.checksum(network.backbone.state_dict()) for network in (student, teacher)]
         (folder / f"weights-{os.environ['RANK']}").write_text(" ".join(digests))
         return found
 
-    train.begin = noted
+    train.init_from = noted
     sys.exit(run_command(train.main, flags))
 
 

@@ -36,7 +36,7 @@ Images are scaled to 0..1, then normalised by mean {numbers(shape["mean"])} and 
 
 
 def architecture(shape: Mapping[str, Any]) -> str:
-    """In a few words."""
+    """A short description of an architecture."""
     window = f", window {shape['window']}" if shape["window"] else ""
     return f"{shape['arch']}, patch {shape['patch_size']}{window}, {shape['embed_dim']} wide, {shape['depth']} blocks"
 
@@ -54,7 +54,7 @@ def numbers(values: Any) -> str:
 
 
 def origin(contents: Contents, path: Path, key: str) -> dict[str, str]:
-    """What is known of the training."""
+    """Facts on the training."""
     options = contents.args or _options_beside(path)
     rows = {"from": f"{path.name}, {contents.layout}", "sha256": store.sha256(path) if path.is_file() else "not a file"}
     if len(contents.networks) > 1 or "only" not in contents.networks:
@@ -83,7 +83,7 @@ def _options_beside(path: Path) -> dict[str, Any]:
 
 
 def _knn_beside(path: Path) -> str:
-    """What `probes.knn` has measured of a run."""
+    """Results of `probes.knn` for a run."""
     try:
         record = reading.values(path.parent / "results" / "knn.json")
         return f"{record['metrics']['top1']:.1f} on {record['data']['val']}"
@@ -118,7 +118,7 @@ print(checkpoint.keys())  # what the original's scripts take with --pretrained_w
 
 
 def remarks(shape: Mapping[str, Any], target: str) -> str:
-    """What a user of that library should know."""
+    """Notes for users of that library."""
     if target in ("timm", "huggingface", "openmmlab") and not shape["depths"]:
         return (
             f"\nAt {shape['image_size']} pixels the tokens equal the original's. Position embeddings for other sizes are resized "

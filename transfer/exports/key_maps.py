@@ -63,7 +63,7 @@ OPENMMLAB_MLP = {"mlp.fc1": "ffn.layers.0.0", "mlp.fc2": "ffn.layers.1"}
 
 
 def qkv_names(attention: str) -> dict[str, str]:
-    """Where the three parts of `split_qkv` go."""
+    """Names of the three parts of `split_qkv`."""
     return {f"attn.{part}": f"{attention}.{part}" for part in ("query", "key", "value")}
 
 

@@ -53,7 +53,7 @@ def timm_name(shape: Shape) -> str:
 
 
 def timm_arguments(shape: Shape) -> dict[str, Any]:
-    """What `timm.create_model` must be told besides the name for weights of this shape."""
+    """Arguments of `timm.create_model` besides the name for weights of this shape."""
     arguments: dict[str, Any] = {"num_classes": 0, "img_size": shape["image_size"]}
     if shape["channels"] != 3:
         arguments["in_chans"] = shape["channels"]

@@ -24,7 +24,7 @@ TOLERANCE = 1e-4
 
 
 class Source(NamedTuple):
-    """What is to be exported."""
+    """A backbone to export."""
 
     backbone: Backbone
     contents: Contents
@@ -143,7 +143,7 @@ def by_us(file: Path, shape: reload.Shape, images: Tensor) -> Tensor:
 
 
 class Target(NamedTuple):
-    """How to write for a library, and how it reads."""
+    """Writer for a library, and the code that loads its file there."""
 
     write: Callable[[Source, Path], str]
     read: Callable[[Path, reload.Shape, Tensor], Tensor]

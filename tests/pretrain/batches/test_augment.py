@@ -11,7 +11,7 @@ from torchvision.transforms import functional as reference
 from torchvision.transforms.v2 import functional as reference_v2
 
 from pretrain.batches import augment, color_ops, resample
-from pretrain.evaluate import views as eval_views
+from pretrain.evaluate.views import evaluation_resize, evaluation_view
 from pretrain.images.decode import LazyImage
 from tests.support.pictures import encoded, noise, photographs
 
@@ -221,10 +221,10 @@ def test_the_evaluation_view_is_resize_then_centre_crop() -> None:
     image = noise(1, 60)[0]
     resized = image.resize((34, 32), Image.Resampling.BICUBIC)
     expected = reference_v2.to_dtype(reference_v2.pil_to_tensor(resized), torch.float32, scale=True)[:, 2:30, 3:31]
-    assert_close(eval_views.evaluation_view(np.asarray(image), 32, 28), color_ops.normalise(expected[None])[0])
-    assert (eval_views.evaluation_resize(224), eval_views.evaluation_resize(32)) == (256, 32)
+    assert_close(evaluation_view(np.asarray(image), 32, 28), color_ops.normalise(expected[None])[0])
+    assert (evaluation_resize(224), evaluation_resize(32)) == (256, 32)
     channels = np.dstack([np.asarray(image)] * 2)
-    other = eval_views.evaluation_view(channels, 32, 28, augment.MEAN * 2, augment.STD * 2)
+    other = evaluation_view(channels, 32, 28, augment.MEAN * 2, augment.STD * 2)
     assert_close(other, color_ops.normalise(expected[None])[0].repeat(2, 1, 1))
 
 

@@ -20,6 +20,7 @@ from pretrain import train
 from pretrain.batches import augment, masking
 from pretrain.batches.dataset import StepDataset
 from pretrain.batches.loader import Loader
+from pretrain.engine.guard import Guard
 from pretrain.images.decode import BadImage, decode
 from pretrain.images.open import open_images
 from tests.support.commands import SMALL
@@ -181,7 +182,7 @@ def test_the_count_goes_on_when_a_run_is_taken_up_again(tmp_path: Path, monkeypa
     data = folder_with(tmp_path / "data", 29, 3)
     flags = [*SMALL, "--data", str(data), "--epochs", "3", "--out", str(tmp_path / "run")]
     with monkeypatch.context() as patch:
-        patch.setattr(train.health.Guard, "accepts", stop_at(4))
+        patch.setattr(Guard, "accepts", stop_at(4))
         assert run_command(train.main, flags) == INTERRUPTED
     assert run_command(train.main, flags) == DONE
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -191,9 +192,9 @@ def test_the_count_goes_on_when_a_run_is_taken_up_again(tmp_path: Path, monkeypa
 
 def stop_at(step: int) -> Callable[..., Any]:
     """Ctrl-C after so many steps."""
-    accepts, calls = train.health.Guard.accepts, []
+    accepts, calls = Guard.accepts, []
 
-    def counted(self: train.health.Guard, losses: Any, lengths: Any) -> Any:
+    def counted(self: Guard, losses: Any, lengths: Any) -> Any:
         calls.append(1)
         if len(calls) == step:
             os.kill(os.getpid(), signal.SIGINT)

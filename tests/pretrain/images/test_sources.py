@@ -15,7 +15,7 @@ from pretrain.images.decode import BadImage, LazyImage, decode
 from pretrain.images.hubs import open_torchvision
 from pretrain.images.open import has_part, open_images
 from pretrain.images.source import aligned, spread_of
-from pretrain.setup import data as prepare
+from pretrain.setup import data
 from tests.support.pictures import encoded, noise, write_flat, write_folders, write_list, write_parquet, write_shard
 
 
@@ -292,12 +292,12 @@ def test_images_that_are_nearly_black_are_remarked_upon(tmp_path: Path) -> None:
     """A camera's 12 bits in a file of 16 are 16 levels of 256."""
     for number, deep in enumerate(np.random.default_rng(0).integers(0, 4096, (10, 20, 24), dtype=np.uint16)):
         tifffile.imwrite(tmp_path / f"{number}.tif", deep)
-    (remark,) = prepare.too_dark(open_images(str(tmp_path)))
+    (remark,) = data.too_dark(open_images(str(tmp_path)))
     assert "brightest value 16 of 255" in remark and "--channels 1 reads grey ones as they are stored" in remark
-    assert not prepare.too_dark(open_images(str(tmp_path), channels=1))
+    assert not data.too_dark(open_images(str(tmp_path), channels=1))
     Image.new("RGB", (20, 20), "white").save(tmp_path / "0.png")
-    assert not prepare.too_dark(open_images(str(tmp_path)))
-    assert not prepare.too_dark(open_images("sample"))
+    assert not data.too_dark(open_images(str(tmp_path)))
+    assert not data.too_dark(open_images("sample"))
 
 
 def test_the_spread_of_other_channels_is_measured(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from checkpoints.cli import UserError, WorkError
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch
 from pretrain.batches.masking import Masks
-from pretrain.engine import guard as health
 from pretrain.engine import optim
+from pretrain.engine.guard import MOST_BAD_STEPS, Attempt, Guard
 from pretrain.engine.options import as_values
 from pretrain.engine.precision import Precision
+from pretrain.engine.verdict import Verdict
 from pretrain.method import ibot
 from pretrain.method.heads import Prototypes
 from pretrain.method.ibot import Losses, Student
@@ -85,7 +86,7 @@ def test_without_masks_the_patch_loss_is_zero_and_can_be_differentiated() -> Non
     student, teacher = student_and_teacher()
     given = batch()
     outcome = train_step(
-        student, teacher, optim.build_optimizer("adamw", student), [given], unmasked, LossWeights(), health.Guard(), FLOAT32
+        student, teacher, optim.build_optimizer("adamw", student), [given], unmasked, LossWeights(), Guard(), FLOAT32
     )
     assert outcome.losses.patch == 0 and torch.isfinite(outcome.losses.total)
 
@@ -93,9 +94,7 @@ def test_without_masks_the_patch_loss_is_zero_and_can_be_differentiated() -> Non
 def test_a_batch_whose_masks_are_all_empty_trains() -> None:
     student, teacher = student_and_teacher()
     given = batch()._replace(masks=masking.as_masks(torch.zeros(2, 4, 3, 3, dtype=torch.bool)))
-    outcome = train_step(
-        student, teacher, optim.build_optimizer("adamw", student), [given], NOW, LossWeights(), health.Guard(), FLOAT32
-    )
+    outcome = train_step(student, teacher, optim.build_optimizer("adamw", student), [given], NOW, LossWeights(), Guard(), FLOAT32)
     assert outcome.losses.patch == 0 and torch.isfinite(outcome.losses.cls)
 
 
@@ -125,12 +124,10 @@ def test_last_layer_keeps_weights_and_optimizer_state_while_it_is_frozen() -> No
     student, teacher = student_and_teacher()
     optimizer = optim.build_optimizer("adamw", student)
     before = student.head.last_layer.weight_v.detach().clone()
-    train_step(
-        student, teacher, optimizer, [batch()], NOW._replace(last_layer_frozen=True), LossWeights(), health.Guard(), FLOAT32
-    )
+    train_step(student, teacher, optimizer, [batch()], NOW._replace(last_layer_frozen=True), LossWeights(), Guard(), FLOAT32)
     assert torch.equal(before, student.head.last_layer.weight_v)
     assert student.head.last_layer.weight_v not in optimizer.state
-    train_step(student, teacher, optimizer, [batch(1)], NOW, LossWeights(), health.Guard(), FLOAT32)
+    train_step(student, teacher, optimizer, [batch(1)], NOW, LossWeights(), Guard(), FLOAT32)
     assert not torch.equal(before, student.head.last_layer.weight_v)
 
 
@@ -190,7 +187,7 @@ def test_lars_step_is_the_papers_formula() -> None:
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_many_stop_the_run() -> None:
     student, teacher = student_and_teacher()
-    optimizer, guard = optim.build_optimizer("adamw", student), health.Guard()
+    optimizer, guard = optim.build_optimizer("adamw", student), Guard()
     before = {name: value.clone() for name, value in [*student.state_dict().items(), *teacher.state_dict().items()]}
     broken = batch()
     broken.crops[0, 0] = float("nan")
@@ -200,7 +197,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_many_stop_the_run() -> No
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     nan = torch.tensor(float("nan"))
     with pytest.raises(WorkError, match="lower --lr"):
-        for _ in range(health.MOST_BAD_STEPS):
+        for _ in range(MOST_BAD_STEPS):
             assert not guard.accepts(Losses(nan, nan, nan), torch.ones(2))
     assert guard.accepts(Losses(nan * 0 + 1, nan, nan)._replace(total=torch.tensor(1.0)), torch.ones(2))
     assert not guard.accepts(Losses(torch.tensor(1.0), nan, nan), torch.tensor([1.0, math.inf]))
@@ -213,10 +210,10 @@ def test_a_verdict_that_stays_on_the_device_moves_what_an_immediate_one_moves() 
         student, teacher = student_and_teacher()
         seen: list[tuple[int, Tensor]] = []
 
-        def refused(attempt: health.Attempt, student: Student = student, seen: list = seen) -> None:
+        def refused(attempt: Attempt, student: Student = student, seen: list = seen) -> None:
             seen.append((attempt.step, student.head.last_layer.weight_v.detach().clone()))
 
-        optimizer, guard = optim.build_optimizer("adamw", student), health.Guard(refused, late=late)
+        optimizer, guard = optim.build_optimizer("adamw", student), Guard(refused, late=late)
         for step in range(5):
             given = batch(step)
             if step in (1, 3):
@@ -237,7 +234,7 @@ def test_a_step_with_a_late_verdict_asks_the_device_for_nothing() -> None:
     """On tensors without content, where any question for a number is an error."""
     (student, teacher), real = student_and_teacher(), batch()
 
-    def step(guard: health.Guard) -> None:
+    def step(guard: Guard) -> None:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
 
             def pretended(tensor: Tensor) -> Tensor:
@@ -249,9 +246,27 @@ def test_a_step_with_a_late_verdict_asks_the_device_for_nothing() -> None:
             given = Batch(pretended(real.crops), Masks(*map(pretended, real.masks)), pretended(real.local_crops))
             train_step(student, teacher, optim.build_optimizer("adamw", student), [given], NOW, LossWeights(), guard, FLOAT32)
 
-    step(health.Guard(late=True))
+    step(Guard(late=True))
     with pytest.raises(DataDependentOutputException):  # what the test would see
-        step(health.Guard(late=False))
+        step(Guard(late=False))
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+@pytest.mark.parametrize("on_device", [True, False])
+def test_a_verdict_moves_everything_or_nothing(accepted: bool, on_device: bool) -> None:
+    """Weights, moving averages and centres alike; a refused step may have left NaN where it would move to."""
+    verdict = Verdict(torch.tensor(accepted) if on_device else accepted)
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    weight.grad = torch.full((3,), 1.0 if accepted else math.nan)
+    verdict.step_(optimizer, torch.amp.GradScaler("cpu", enabled=False))
+    assert_close(weight.detach(), torch.full((3,), -0.1 if accepted else 0.0))
+    average = [torch.zeros(2)]
+    verdict.lerp_(average, [torch.ones(2)], 0.25)
+    assert_close(average[0], torch.full((2,), 0.25 if accepted else 0.0))
+    old = torch.zeros(2)
+    assert_close(verdict.select(torch.full((2,), 1.0 if accepted else math.nan), old), torch.full((2,), float(accepted)))
+    assert bool(verdict) is accepted
 
 
 @pytest.mark.gpu
@@ -262,7 +277,7 @@ def test_steps_on_a_gpu_do_not_wait_for_it() -> None:
     student.to(device).train(), teacher.to(device).train()
     given = batch()
     given = Batch(given.crops.to(device), Masks(*(part.to(device) for part in given.masks)), given.local_crops.to(device))
-    optimizer, guard, precision = optim.build_optimizer("adamw", student), health.Guard(late=True), Precision("bf16", device)
+    optimizer, guard, precision = optim.build_optimizer("adamw", student), Guard(late=True), Precision("bf16", device)
     for step in range(4):
         if step == 2:  # states and kernels are there by now
             torch.cuda.set_sync_debug_mode("error")
@@ -399,7 +414,7 @@ def test_accumulated_batches_are_one_large_batch() -> None:
     ends = []
     for batches in ([large], halves):
         student, teacher = student_and_teacher()
-        optimizer, guard = optim.build_optimizer("adamw", student), health.Guard()
+        optimizer, guard = optim.build_optimizer("adamw", student), Guard()
         outcomes = [train_step(student, teacher, optimizer, batches, NOW, LossWeights(), guard, FLOAT32) for _ in range(2)]
         ends.append((outcomes, student.state_dict(), teacher.state_dict()))
     for one, two in zip(ends[0][0], ends[1][0], strict=True):
@@ -415,7 +430,7 @@ def test_accumulated_batches_are_one_large_batch() -> None:
 def test_fp16_scales_its_loss_and_a_step_that_overflows_changes_nothing() -> None:
     student, teacher = student_and_teacher()
     half = Precision("fp16", torch.device("cpu"))
-    optimizer, guard, given = optim.build_optimizer("adamw", student), health.Guard(), batch()
+    optimizer, guard, given = optim.build_optimizer("adamw", student), Guard(), batch()
     before = student.state_dict()["head.last_layer.weight_v"].clone()
     half.scaler.load_state_dict(half.scaler.state_dict() | {"scale": 1e38})
     outcome = train_step(student, teacher, optimizer, [given], NOW, LossWeights(), guard, half)

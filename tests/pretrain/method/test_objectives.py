@@ -19,8 +19,8 @@ from checkpoints.cli import DONE, WRONG_COMMAND, UserError, parse, run_command
 from pretrain import train
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch, Placed
-from pretrain.engine import guard as health
 from pretrain.engine import optim
+from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
 from pretrain.method import dense, ibot
 from pretrain.method.ibot import Centres, Student, Teacher, TeacherOutput
@@ -29,7 +29,7 @@ from pretrain.method.schedule import ScheduleValues
 from pretrain.options.groups import Config
 from pretrain.options.stored import from_values
 from pretrain.sample import scene
-from pretrain.setup import data as prepare
+from pretrain.setup import data
 from pretrain.setup import objective as comparisons
 from pretrain.setup.networks import build
 from pretrain.setup.plan import Plan, plan_of
@@ -72,7 +72,7 @@ def two_steps(values: dict[str, Any]) -> dict[str, float]:
     optimizer = optim.build_optimizer("adamw", student)
     lengths: dict[str, float] = {}
 
-    class Looks(health.Guard):
+    class Looks(Guard):
         def accepts(self, losses: Any, norms: Tensor) -> Any:
             for name, weight in student.named_parameters():
                 lengths[name] = float("nan") if weight.grad is None else weight.grad.norm().item()
@@ -349,7 +349,7 @@ def test_a_step_of_a_comparison_asks_the_device_for_nothing(values: dict[str, An
         for network in (student, teacher):
             weights = {name: mode.from_tensor(value) for name, value in network.state_dict().items()}
             network.load_state_dict(weights, assign=True)
-        optimizer, guard = optim.build_optimizer("adamw", student), health.Guard(late=True)
+        optimizer, guard = optim.build_optimizer("adamw", student), Guard(late=True)
         train_step(student, teacher, optimizer, [pretended(real)], NOW, LossWeights(), guard, FLOAT32, objective)
 
 
@@ -445,7 +445,7 @@ class Stops:
 
 def test_local_masks_and_places_belong_to_the_step() -> None:
     values: dict[str, Any] = {"masked_crops": "all", "data": "sample:32", "batch_size_per_gpu": 4, "pred_ratio": (0.5,)}
-    steps = prepare.data(plan_of(from_values(**BASE | values | {"pred_ratio_var": (0.0,)})), CPU).steps
+    steps = data.open_data(plan_of(from_values(**BASE | values | {"pred_ratio_var": (0.0,)})), CPU).steps
     first, again, other = steps[3], steps[3], steps[4]
     assert isinstance(first, Batch) and isinstance(again, Batch) and isinstance(other, Batch)
     assert first.local_masks is not None and again.local_masks is not None and other.local_masks is not None

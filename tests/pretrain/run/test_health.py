@@ -18,9 +18,10 @@ from checkpoints import store
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, run_command
 from pretrain import curves, train
 from pretrain.engine import guard
+from pretrain.engine.verdict import Verdict
 from pretrain.method import ibot
 from pretrain.method.ibot import Losses
-from pretrain.run.diagnostics import Alarms, diagnostics_of, effective_rank, used
+from pretrain.run.diagnostics import Alarms, diagnostics_of, effective_rank, prototype_usage
 from tests.support.commands import SMALL
 from tests.support.networks import batch, student_and_teacher
 
@@ -29,7 +30,7 @@ def lines_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_vitals_are_their_formulas() -> None:
+def test_diagnostics_are_their_formulas() -> None:
     student, teacher = student_and_teacher()
     with torch.no_grad():
         for parameter in student.parameters():
@@ -38,35 +39,35 @@ def test_vitals_are_their_formulas() -> None:
     answer, logits = teacher(given.crops, given.masks), student(given.crops, given.masks, given.local_crops)
     targets = ibot.center_and_sharpen(answer, teacher.centres, 0.04, 0.07)
     losses = ibot.losses(logits, targets, given.masks, 0.5, 1.0)
-    signs = diagnostics_of(student, teacher, losses, logits, answer, targets, 0.5)
+    measured = diagnostics_of(student, teacher, losses, logits, answer, targets, 0.5)
     p = targets.cls.flatten(0, 1)
-    assert_close(signs.entropy, -(p * p.clamp(min=1e-30).log()).sum(1).mean())
-    assert_close(signs.spread, torch.distributions.Categorical(p.mean(0)).entropy())
+    assert_close(measured.target_entropy, -(p * p.clamp(min=1e-30).log()).sum(1).mean())
+    assert_close(measured.mean_target_entropy, torch.distributions.Categorical(p.mean(0)).entropy())
     pairs = [(q, v) for q in range(2) for v in range(5) if q != v]
-    answers = F.log_softmax(logits.cls.detach() / 0.1, dim=-1)
-    divergence = [F.kl_div(answers[v], targets.cls[q], reduction="batchmean") for q, v in pairs]
-    assert_close(signs.divergence, torch.stack(divergence).mean(), rtol=1e-4, atol=1e-5)
-    assert_close(signs.student_entropy, torch.distributions.Categorical(logits=answers).entropy().mean())
-    mine = torch.cat([w.flatten() for w in teacher.parameters()])
-    theirs = torch.cat([dict(student.named_parameters())[n].flatten() for n, _ in teacher.named_parameters()])
-    assert_close(signs.teacher_distance, ((theirs - mine).norm() / mine.norm()).detach())
-    assert_close(signs.rank, effective_rank(teacher.backbone(given.crops.flatten(0, 1))[:, 0].detach()))
+    log_student = F.log_softmax(logits.cls.detach() / 0.1, dim=-1)
+    divergence = [F.kl_div(log_student[v], targets.cls[q], reduction="batchmean") for q, v in pairs]
+    assert_close(measured.kl_divergence, torch.stack(divergence).mean(), rtol=1e-4, atol=1e-5)
+    assert_close(measured.student_entropy, torch.distributions.Categorical(logits=log_student).entropy().mean())
+    teacher_weights = torch.cat([w.flatten() for w in teacher.parameters()])
+    student_weights = torch.cat([dict(student.named_parameters())[n].flatten() for n, _ in teacher.named_parameters()])
+    assert_close(measured.teacher_distance, ((student_weights - teacher_weights).norm() / teacher_weights.norm()).detach())
+    assert_close(measured.effective_rank, effective_rank(teacher.backbone(given.crops.flatten(0, 1))[:, 0].detach()))
 
 
 def test_rank_and_use_count_what_is_there() -> None:
     assert_close(effective_rank(torch.eye(6)[:, :4]), torch.tensor(4.0))
     assert_close(effective_rank(torch.ones(6, 4)), torch.tensor(1.0))
     assert math.isnan(effective_rank(torch.full((2, 2), math.nan)))
-    assert_close(used(torch.eye(8)[[0, 0, 3, 5]]), torch.tensor(3 / 8))
+    assert_close(prototype_usage(torch.eye(8)[[0, 0, 3, 5]]), torch.tensor(3 / 8))
 
 
 def test_alarms_sound_once_in_words_and_again_after_recovery() -> None:
-    well = {"entropy": 2.0, "spread": 4.0, "rank": 30.0}
+    well = {"target_entropy": 2.0, "mean_target_entropy": 4.0, "effective_rank": 30.0}
     for sick, word in (
-        ({"entropy": 5.54}, "are uniform"),
-        ({"entropy": 0.001}, "single prototypes"),
-        ({"spread": 0.3}, "share a few prototypes"),
-        ({"rank": 1.2}, "point the same way"),
+        ({"target_entropy": 5.54}, "are uniform"),
+        ({"target_entropy": 0.001}, "single prototypes"),
+        ({"mean_target_entropy": 0.3}, "share a few prototypes"),
+        ({"effective_rank": 1.2}, "point the same way"),
     ):
         alarms = Alarms(256, patience=2)
         assert [alarms.check({**well, **sick}) for _ in range(2)] == [[], []]  # every run begins uniform
@@ -113,7 +114,7 @@ def test_a_replay_repeats_the_numbers_of_the_step(
 ) -> None:
     refused, seen = guard.Guard.accepts, []
 
-    def refuse(self: guard.Guard, losses: Losses, lengths: Tensor) -> bool | Tensor:
+    def refuse(self: guard.Guard, losses: Losses, lengths: Tensor) -> Verdict:
         seen.append((losses.cls.item(), losses.patch.item()))
         return refused(self, losses, lengths * (math.nan if len(seen) == 4 else 1))
 

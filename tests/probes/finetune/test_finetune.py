@@ -27,7 +27,7 @@ from checkpoints.cli import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, UserError,
 from checkpoints.published import Contents
 from pretrain import train
 from pretrain.engine import bad_images, distributed
-from pretrain.engine import guard as health
+from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
 from pretrain.images.source import Images, InMemory
 from pretrain.models.backbone import Loaded, load_backbone, make, starting_weights
@@ -426,9 +426,9 @@ def batch_of(count: int = 8, seed: int = 0) -> Batch:
 def test_a_step_is_soft_cross_entropy_and_parts_of_it_are_the_whole(kind: str) -> None:
     whole, halves, slow = (network_of(kind) for _ in range(3))
     precision, batch = Precision("fp32", torch.device("cpu")), batch_of()
-    outcome = finetune_train.train_step(whole.model, whole, [batch], health.Guard(), precision)
+    outcome = finetune_train.train_step(whole.model, whole, [batch], Guard(), precision)
     parts = [Batch(batch.images[at : at + 4], batch.targets[at : at + 4]) for at in (0, 4)]
-    finetune_train.train_step(halves.model, halves, parts, health.Guard(), precision)
+    finetune_train.train_step(halves.model, halves, parts, Guard(), precision)
     loss = -(batch.targets * slow.model(batch.images).log_softmax(dim=1)).sum(dim=1).mean()
     loss.backward()
     assert_close(outcome.loss, loss.detach())
@@ -441,7 +441,7 @@ def test_a_step_is_soft_cross_entropy_and_parts_of_it_are_the_whole(kind: str) -
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_twenty_in_a_row_stop() -> None:
-    network, guard = network_of(), health.Guard()
+    network, guard = network_of(), Guard()
     before = {name: value.clone() for name, value in network.model.state_dict().items()}
     broken, precision = batch_of()._replace(images=torch.full((8, 3, 32, 32), math.nan)), Precision("fp32", torch.device("cpu"))
     assert not finetune_train.train_step(network.model, network, [broken], guard, precision).accepted
@@ -513,7 +513,7 @@ def test_averaged_weights_follow_by_the_formula() -> None:
     network, precision = network_of(ema=0.9), Precision("fp32", torch.device("cpu"))
     slow = network.model.head.weight.detach().clone()
     for seed in range(3):
-        finetune_train.train_step(network.model, network, [batch_of(seed=seed)], health.Guard(), precision)
+        finetune_train.train_step(network.model, network, [batch_of(seed=seed)], Guard(), precision)
         slow = 0.9 * slow + 0.1 * network.model.head.weight.detach()
     assert network.ema is not None
     assert_close(network.ema.module.head.weight, slow)

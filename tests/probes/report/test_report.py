@@ -38,7 +38,7 @@ from probes.report import plots as report_plots
 from probes.report import records as report_records
 from probes.report import run as report_run
 from probes.report.plots import Line, Mark, Plot
-from probes.shared import subject as common
+from probes.shared.subject import Common, open_subject
 from tests.support.commands import SMALL, command
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -180,7 +180,7 @@ def test_curves_hold_what_the_log_holds(run: Path, text: str) -> None:
     assert len(heights) == len(losses) == 10
     np.testing.assert_allclose(np.corrcoef(heights, losses)[0, 1], 1, atol=1e-3)
     assert f'<th scope="row">20</th><td>{losses[-1]:.4g}</td>' in text
-    for name in ("knn", "entropy", "rank", "lr", "salient"):
+    for name in ("knn", "target_entropy", "effective_rank", "lr", "salient"):
         assert f'data-name="{name}"' in text
 
 
@@ -209,8 +209,8 @@ def test_records_without_a_run_and_nothing_at_all(run: Path, tmp_path: Path, cap
 
 
 def test_neighbours_are_the_nearest_and_the_matrix_counts_their_votes(run: Path, folders: Path) -> None:
-    wanted = common.Common(ckpt=run, data=str(folders), workers=0)
-    with common.subject(wanted) as subject:
+    wanted = Common(ckpt=run, data=str(folders), workers=0)
+    with open_subject(wanted) as subject:
         seen = report_pictures.neighbours_of(subject, wanted, 3)
     backbone = load_backbone(run).backbone
     bank, asked = (features(backbone, images, resize=32, crop=32) for images in (seen.bank, seen.queries))

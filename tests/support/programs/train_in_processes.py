@@ -10,7 +10,7 @@ import torch
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch
 from pretrain.engine import distributed, optim
-from pretrain.engine import guard as health
+from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
 from pretrain.method.schedule import ScheduleValues
 from pretrain.run.diagnostics import diagnostics_of
@@ -23,7 +23,7 @@ def train(device: torch.device) -> None:
     if sys.argv[2] == "shard":
         for network in (student, teacher):
             distributed.shard_(network, network.backbone.blocks, device)
-    optimizer, guard = optim.build_optimizer("sgd", student), health.Guard()
+    optimizer, guard = optim.build_optimizer("sgd", student), Guard()
     parallel = distributed.parallel(student, device)
     rank, processes = distributed.rank(), distributed.world_size()
     for step in range(3):
@@ -33,10 +33,10 @@ def train(device: torch.device) -> None:
         batch = Batch(crops[:, mine], masking.as_masks(grid[:, mine]), local[:, mine])
         now = ScheduleValues(0, 0.1, 0.1, 0.9, 0.04, 0.07, step == 0, True)
         outcome = train_step(parallel, teacher, optimizer, [batch], now, LossWeights(), guard, Precision("fp32", device))
-    signs = diagnostics_of(student, teacher, outcome.losses, outcome.logits, outcome.answer, outcome.targets, 1.0)
+    measured = diagnostics_of(student, teacher, outcome.losses, outcome.student, outcome.teacher, outcome.targets, 1.0)
     weights = distributed.full_tensor({"s": student.state_dict(), "t": teacher.state_dict()})
     if distributed.is_main():
-        numbers = {"gradient": outcome.gradient, "apart": signs.teacher_distance}
+        numbers = {"gradient": outcome.gradient, "apart": measured.teacher_distance}
         torch.save({f"{who}.{k}": v for who, state in weights.items() for k, v in state.items()} | numbers, sys.argv[1])
 
 
