@@ -335,7 +335,10 @@ def test_tables_as_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows}) == 1
     (row,) = (row for row in rows if "ours: " in row)
-    assert not ACTIVE.search(row) and "a_b [one] 50%" in row and "it's-3.5 (plain) #1" in row and "error: forged" in row
+    assert not ACTIVE.search(row)
+    assert "a_b [one] 50%" in row
+    assert "it's-3.5 (plain) #1" in row
+    assert "error: forged" in row
 
 
 def by_class(count: int, classes: list[str]) -> str:
@@ -527,7 +530,10 @@ def test_bytes_that_are_no_text_on_a_screen_of_ascii(settings: dict[str, str], t
 def test_what_a_command_dies_of_is_escaped(tmp_path: Path) -> None:
     """On 46c01a2 an error's escape sequences reached the terminal."""
     done = subprocess.run(**program("dies", TERMINAL), check=False)
-    assert done.returncode == 1 and "RuntimeError" in done.stderr and "\x1b" not in done.stderr and "\\x1b[31mred" in done.stderr
+    assert done.returncode == 1
+    assert "RuntimeError" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert "\\x1b[31mred" in done.stderr
 
 
 @pytest.mark.parametrize("text", [ORDINARY, "runs/a-b/last.pt", "vit_small, patch 16", "90.1 on imagenet/val", "C'est l'été"])

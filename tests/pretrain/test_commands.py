@@ -277,11 +277,9 @@ def test_labels_that_differ_between_the_parts_stop_a_run_before_its_first_step(
     next((tmp_path / "data" / "val").iterdir()).rename(tmp_path / "data" / "val" / "unicorn")
     assert run_command(train.main, [*SMALL, "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]) == WRONG_COMMAND
     complained = capsys.readouterr()
-    assert (
-        "has classes that" in complained.err
-        and "unicorn" in complained.err
-        and "step" not in complained.out.split("steps of")[-1]
-    )
+    assert "has classes that" in complained.err
+    assert "unicorn" in complained.err
+    assert "step" not in complained.out.split("steps of")[-1]
 
 
 def test_a_run_on_six_channels_begins_with_a_backbone_of_three(run: Path, tmp_path: Path) -> None:
@@ -293,11 +291,9 @@ def test_a_run_on_six_channels_begins_with_a_backbone_of_three(run: Path, tmp_pa
     assert run_command(train.main, [*flags, "--global-crops-size", "48", "--lr", "0", "--min-lr", "0"]) == DONE
     before: Any = load_backbone(run).backbone
     after: Any = load_backbone(out).backbone
-    assert (
-        after.shape.channels == 6
-        and np.allclose(after.shape.mean, 0.2, atol=0.01)
-        and np.allclose(after.shape.std, 0.05, atol=0.01)
-    )
+    assert after.shape.channels == 6
+    assert np.allclose(after.shape.mean, 0.2, atol=0.01)
+    assert np.allclose(after.shape.std, 0.05, atol=0.01)
     three, six = (network.patch_embed.proj.weight for network in (before, after))
     assert_close(six, torch.cat([three, three], dim=1) / 2)  # the same answer where all channels agree
     assert after.pos_embed.shape[1] == 37

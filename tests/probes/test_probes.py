@@ -73,7 +73,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> 
     seen: list[int] = []
     real = features._forward
 
-    def counted(backbone, crops, precision, names):  # type: ignore[no-untyped-def]
+    def counted(backbone: Any, crops: Any, precision: Any, names: Any) -> Any:
         if stop_after is not None and len(seen) == stop_after:
             raise KeyboardInterrupt
         seen.append(len(crops))
@@ -239,7 +239,7 @@ def test_the_head_that_is_kept_is_the_best_that_is_not_excluded(
     """Though an excluded one was better before: one that is lost in its third epoch."""
     real, passes = LinearSweep.right, []
 
-    def losing(self, features, labels):  # type: ignore[no-untyped-def]
+    def losing(self: Any, features: Any, labels: Any) -> Any:
         passes.append(1)
         if len(passes) == 3:
             self.weight[2] = torch.nan
@@ -395,7 +395,10 @@ def test_the_kept_head_gives_the_reported_number(run: Path, folders: Path, tmp_p
     assert metadata["about"]["features"] == "cls4" and metadata["about"]["classes"] == list(images.classes)
     said, counts = metadata["about"]["protocol"], {"train_images": 80, "val_images": 80}  # on 46c01a2 not said at all
     assert said == json.loads((tmp_path / "one.json").read_text())["protocol"] | counts
-    assert said["mode"] == "cached" and said["epochs"] == 4 and said["batch_size"] == 32 and said["selected_on"] == "test images"
+    assert said["mode"] == "cached"
+    assert said["epochs"] == 4
+    assert said["batch_size"] == 32
+    assert said["selected_on"] == "test images"
     view = View(*metadata["about"]["view"])
     found = features.extract(loaded.backbone, images, view, Common()).rows("cls4", slice(None))
     said = (found @ weights["weight"].T + weights["bias"]).argmax(dim=1)
@@ -581,7 +584,7 @@ def test_a_list_of_few_labels_has_its_cell_and_every_part_of_its_protocol(
     flags += ["--out", str(tmp_path / "semi.json"), "--workers", "0"]
     real, calls = logistic.measure, []
 
-    def stopping(*arguments):  # type: ignore[no-untyped-def]
+    def stopping(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt

@@ -176,7 +176,10 @@ def test_of_a_million_files_a_bounded_number_is_looked_at(monkeypatch: pytest.Mo
     sized: list[Any] = []
     monkeypatch.setattr(digests, "state", sized.append)
     assert identity(Many()).compared == f"sizes and {SAMPLED} contents"
-    assert len(looked) == SAMPLED and len(sized) == SIZED and looked[0] == 0 and looked[-1] == 999_999
+    assert len(looked) == SAMPLED
+    assert len(sized) == SIZED
+    assert looked[0] == 0
+    assert looked[-1] == 999_999
 
 
 def tiny() -> Backbone:

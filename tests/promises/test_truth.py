@@ -206,7 +206,10 @@ def test_weights_that_are_not_finite_are_never_saved(
     monkeypatch.setattr(train, "train_step", broken)
     assert run_command(train.main, [*flags, "--steps", "5"]) == FAILED
     said = capsys.readouterr().err
-    assert where in said and "is not finite" in said and "last.pt is not written" in said and said.count("\n") == 1
+    assert where in said
+    assert "is not finite" in said
+    assert "last.pt is not written" in said
+    assert said.count("\n") == 1
     found = store.load_run(tmp_path / "run")
     assert found is not None and found.state["step"] == 2 and not found.passed_over
     monkeypatch.setattr(train, "train_step", real)

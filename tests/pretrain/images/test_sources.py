@@ -75,7 +75,10 @@ def test_a_hugging_face_data_set_has_splits_and_names(tmp_path: Path) -> None:
     images = noise(6)
     write_hugging_face(tmp_path, images)
     test = open_images(f"hf:{tmp_path}", "val")
-    assert len(test) == 2 and same(test[0], images[3]) and test.labels is not None and test.labels.tolist() == [1, 0]
+    assert len(test) == 2
+    assert same(test[0], images[3])
+    assert test.labels is not None
+    assert test.labels.tolist() == [1, 0]
     assert list(test.classes) == ["bird", "cat"] and has_part(f"hf:{tmp_path}", "val")
 
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, first: int, last: int) -> None:
     taken = train.train_step
     steps = iter(range(10**6))
 
-    def spoilt(student, teacher, optimizer, given, *rest):  # type: ignore[no-untyped-def]
+    def spoilt(student: Any, teacher: Any, optimizer: Any, given: Any, *rest: Any) -> Any:
         if first <= next(steps) <= last:
             given[0].crops[1, 2, 0, 3, 4] = math.inf
         return taken(student, teacher, optimizer, given, *rest)

@@ -126,11 +126,9 @@ def test_changed_options_are_refused_unless_allowed(run: tuple[Path, list[str]],
     folder, flags = run
     assert run_command(train.main, [*flags, "--steps", "10", "--lr", "1e-3"]) == WRONG_COMMAND
     complained = capsys.readouterr().err
-    assert (
-        "--steps was 5, now 10" in complained
-        and "--lr was 0.0005, now 0.001" in complained
-        and "--allow-config-change" in complained
-    )
+    assert "--steps was 5, now 10" in complained
+    assert "--lr was 0.0005, now 0.001" in complained
+    assert "--allow-config-change" in complained
     assert run_command(train.main, [*flags, "--steps", "10", "--lr", "1e-3", "--allow-config-change", "true"]) == DONE
     assert "note: options have changed: " in capsys.readouterr().out
     found = store.load_run(folder)

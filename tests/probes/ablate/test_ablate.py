@@ -16,6 +16,7 @@ from pretrain import config as recipes
 from pretrain.options.command_line import read_command_line
 from pretrain.options.groups import Config
 from pretrain.recipes import ablation_recipes, registry
+from pretrain.recipes.ablation_rows import Row, Table
 from pretrain.recipes.ablations import TABLES
 from pretrain.setup.plan import plan_of
 from probes.ablate import __main__ as ablate
@@ -75,7 +76,7 @@ def test_the_recipe_of_a_row_makes_the_papers_step_on_eight_gpus(name: str) -> N
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=lambda value: value.name)
-def test_every_row_is_possible_on_the_sample(table, row, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_every_row_is_possible_on_the_sample(table: Table, row: Row, tmp_path: Path) -> None:
     job = next(job for job in plan(table, Setting(tmp_path)) if job.row == row)
     if not job.lost:
         config = parsed(list(job.train[2:]))
