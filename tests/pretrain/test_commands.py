@@ -21,7 +21,7 @@ from checkpoints.cli import DONE, INTERRUPTED, WRONG_COMMAND, run_command
 from pretrain import train
 from pretrain.models.backbone import load_backbone
 from probes import knn
-from tests.support.commands import ROOT, SMALL, command, exit_code
+from tests.support.commands import ROOT, SMALL, command, exit_code, program
 
 
 @pytest.fixture(scope="module")
@@ -231,36 +231,26 @@ def test_the_shell_tools_use_an_environment_that_has_the_packages() -> None:
         assert done.returncode == code and said in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "pretrain.train",
-        "pretrain.sample",
-        "pretrain.config",
-        "probes.knn",
-        "probes.segment",
-        "probes.report",
-        "probes.live",
-        "probes.linear",
-        "probes.logistic",
-        "probes.semi",
-        "probes.cluster",
-        "probes.parts",
-        "probes.tables",
-        "probes.bench.knn",
-        "probes.finetune",
-        "probes.video",
-        "probes.retrieval",
-        "probes.visualize",
-        "probes.robustness",
-        "checkpoints.export",
-        "checkpoints.inspect",
-        "transfer.train",
-    ],
-)
-def test_every_command_has_help(module: str) -> None:
-    done = subprocess.run(**command("-m", module, "--help"), check=False, timeout=120)
-    assert done.returncode == 0 and "usage" in done.stdout.lower()
+COMMANDS = (
+    "pretrain.train pretrain.sample pretrain.config probes.knn probes.segment probes.report probes.live probes.linear "
+    "probes.logistic probes.semi probes.cluster probes.parts probes.tables probes.bench.knn probes.finetune probes.video "
+    "probes.retrieval probes.visualize probes.robustness checkpoints.export checkpoints.inspect transfer.train"
+).split()
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, tuple[int, str]]:
+    """Of every command, the exit code and the text of its --help."""
+    done = subprocess.run(**program("help_of", *COMMANDS), check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_command_has_help(module: str, helps: dict[str, tuple[int, str]]) -> None:
+    code, text = helps[module]
+    assert code == 0, text
+    assert "usage" in text.lower()
 
 
 @pytest.mark.gpu
