@@ -10,6 +10,7 @@ from typing import Any
 from checkpoints.cli import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ROOT / "tests" / "support" / "programs"
 HEADS = (
     "--local-crops-number 2 --out-dim 32 --patch-out-dim 32 --head-hidden-dim 32 --head-bottleneck-dim 16 --workers 0 "
     "--knn-every 1 --report false"

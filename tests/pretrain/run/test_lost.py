@@ -16,7 +16,7 @@ import torch
 from checkpoints import store
 from checkpoints.cli import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, WorkError, run_command
 from pretrain import train
-from tests.support.commands import ROOT, SMALL, command, program
+from tests.support.commands import PROGRAMS, ROOT, SMALL, command, program
 from tests.support.states import same
 
 KILLS = 25
@@ -158,7 +158,7 @@ def test_another_number_of_processes_goes_on_and_says_what_is_not_exact(run: tup
 def test_a_slurm_job_saves_at_its_end_goes_back_into_the_queue_and_continues(folders: Path, tmp_path: Path) -> None:
     """Slurm's two commands are stood in for by scripts that start two tasks and pass the signal on to them."""
     for name in ("srun", "scontrol"):
-        shutil.copy(ROOT / "tests" / "support" / "programs" / f"{name}.sh", tmp_path / name)
+        shutil.copy(PROGRAMS / f"{name}.sh", tmp_path / name)
         (tmp_path / name).chmod(0o755)
     requeued, run = tmp_path / "requeued", tmp_path / "run"
     slurm = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "here", "SLURM_JOB_ID": str(os.getpid())}

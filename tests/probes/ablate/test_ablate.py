@@ -25,7 +25,7 @@ from probes.ablate.plan import Setting, Words, plan, table_named
 from probes.ablate.table import Rank, rank
 from probes.paper import published
 from probes.shared.subprocesses import Ended, run_once
-from tests.support.commands import program
+from tests.support.commands import PROGRAMS, program
 
 NO_PRETRAINING = {"Rand."}
 OTHERS = {"MoCov3", "SwAV"}
@@ -138,7 +138,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands do nothing but say that they ran; that of DINO fails."""
 
     def run(words: Words, name: Path, key: Words = ()) -> Ended:
-        return run_once(["-m", "tests.support.programs.ablation_step", *words], name, key)
+        return run_once([str(PROGRAMS / "ablation_step.py"), *words], name, key)  # by its path: without torch
 
     monkeypatch.setattr(ablate, "run_once", run)
 
