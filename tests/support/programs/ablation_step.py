@@ -1,6 +1,6 @@
 """Stands in for the commands of an ablation: writes what they would leave, and the words of each into said.txt. DINO's fails.
 
-python -m tests.support.programs.ablation_step MODULE FLAGS...
+python tests/support/programs/ablation_step.py -m MODULE FLAGS...
 """
 
 import json
