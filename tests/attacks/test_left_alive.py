@@ -20,6 +20,8 @@ from tests.support.commands import ROOT
 
 LONGEST = 120
 """Seconds that a slow machine may take for anything here."""
+CLIENTS = 100
+"""Many times the connections that are held at a time, and enough complaints to fill a pipe of 64 KiB."""
 
 
 @contextmanager
@@ -123,12 +125,12 @@ def test_clients_that_break_off_or_say_nothing_leave_no_threads(tmp_path: Path) 
 
         assert answers(address)
         quiet = threads()
-        for _ in range(300):
+        for _ in range(CLIENTS):
             with socket.create_connection(place, timeout=LONGEST) as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # breaks off at once
                 client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % place[1])
         eventually(lambda: threads() <= quiet + 1, "threads of clients that have gone")
-        half = [socket.create_connection(place, timeout=LONGEST) for _ in range(300)]
+        half = [socket.create_connection(place, timeout=LONGEST) for _ in range(CLIENTS)]
         for client in half:
             try:
                 client.sendall(b"GET / HTTP/1.1\r\nX-Never")
