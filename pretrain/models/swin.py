@@ -191,7 +191,7 @@ class Swin(SwinTransformer):
         outputs = list(self._through(self.embed(images)))[-count:]
         return [pooled(self.norm(x) if x.shape[-1] == self.shape.embed_dim else x) for x in outputs]
 
-    def raw_last(self, images: Float[Tensor, "b ch y x"]) -> Float[Tensor, "b n d"]:
+    def last_patches_before_norm(self, images: Float[Tensor, "b ch y x"]) -> Float[Tensor, "b n d"]:
         """Tokens of the last block without the final norm."""
         *_, last = self._through(self.embed(images))
         return last.flatten(1, 2)

@@ -67,7 +67,7 @@ class AnyViT(nn.Module):
         )
         return [torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in found]
 
-    def raw_last(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+    def last_patches_before_norm(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Patch tokens of the last block without the final norm."""
         found = self.model.forward_intermediates(images, indices=1, norm=False, output_fmt="NLC", intermediates_only=True)
         return found[0]

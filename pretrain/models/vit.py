@@ -148,7 +148,7 @@ class ViT(VisionTransformer):
                 outputs.append(self.norm(x))
         return outputs
 
-    def raw_last(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+    def last_patches_before_norm(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Patch tokens of the last block without the final norm."""
         return self.blocks[-1](self._before_last(images))[:, 1:]
 

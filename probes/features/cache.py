@@ -154,7 +154,7 @@ def represent(backbone: Backbone, crops: Float[Tensor, "b c h w"], arrays: Seque
         last = outputs[-1][:, 1:]
         found = {"blocks": torch.cat([tokens[:, 0] for tokens in outputs], dim=1), "mean": last.mean(dim=1), "patches": last}
     if "raw_mean" in arrays:
-        found["raw_mean"] = backbone.raw_last(crops).mean(dim=1)
+        found["raw_mean"] = backbone.last_patches_before_norm(crops).mean(dim=1)
     counts = {name: int(name.removeprefix("parts")) for name in arrays if name.startswith("parts")}
     if counts:
         assert isinstance(backbone, ViT)

@@ -513,7 +513,7 @@ def test_raw_tokens_are_those_before_the_norm_in_every_kind_of_backbone() -> Non
         backbone = make(shape, maskable=False).eval()
         crops = torch.randn(2, 3, shape.image_size, shape.image_size)
         inner: Any = getattr(backbone, "model", backbone)
-        assert_close(inner.norm(backbone.raw_last(crops)), backbone(crops)[:, 1:])
+        assert_close(inner.norm(backbone.last_patches_before_norm(crops)), backbone(crops)[:, 1:])
 
 
 def test_few_labels_are_even_over_the_classes_or_as_listed(folders: Path, tmp_path: Path) -> None:
