@@ -101,10 +101,18 @@ def set_rate(schedule: CosineLRScheduler, step: int, steps_per_epoch: int, optio
     schedule.step(max(epoch - 1, 0) if options.lr_moves == "deit" else epoch)
 
 
+def save(step: int, run: Run, watch: Watch, network: Network, classes: Sequence[str], *, best: bool = False) -> None:
+    """Write the checkpoint of `step` steps, and the best weights if `best`, once the losses up to it are known to be finite."""
+    watch.check()
+    run.skipped = watch.skipped
+    run.save(step, network, list(classes), best=best)
+
+
 def train(  # noqa: PLR0915  # the loop is read from top to bottom
     options: FinetuneOptions, loaded: Loaded, data: Data, folder: Path, device: torch.device
 ) -> Measured | None:
     """A whole run with one learning rate, from where it stands to its end; None if it was asked to stop before."""
+    # ---- setup -----------------------------------------------------------------------------------
     (lr,) = options.lr
     precision = Precision(options.precision, device)
     model = classifier(loaded, len(data.classes), options, fused=precision.fused_attention).to(device).train()
@@ -118,33 +126,33 @@ def train(  # noqa: PLR0915  # the loop is read from top to bottom
 
     begins_with = store.sha256(loaded.path) if loaded.path.is_file() else str(loaded.path)
     run = Run(folder, options, begins_with, steps.steps_per_epoch, identity_of(data.train))
-    remarks = run.resume(network)
+    notes = run.resume(network)
     run.begin()
-    lines = Lines(run, total, heading(options, loaded, data, f"{device.type} {precision.name}"), remarks)
+    lines = Lines(run, total, heading(options, loaded, data, f"{device.type} {precision.name}"), notes)
     if run.step >= total:
         lines.finished_before()
         return Measured(lr, run.tests, run.answers, run.skipped)
     compile_(model, options, steps.batch_size, device, lines)
-
     watch = Watch(run.step, steps.steps_per_epoch, skipped=run.skipped, late=device.type == "cuda")
     parallel = distributed.parallel(model, device)
     bad = bad_images.BadImages(bad_allowed, run.bad_images())
-    exam = Evaluator(data, options, model.backbone.shape, precision, bad)
+    evaluator = Evaluator(data, options, model.backbone.shape, precision, bad)
+
+    # ---- data ------------------------------------------------------------------------------------
     loader = NumberedLoader(steps, run.step * options.accumulate, total * options.accumulate, workers(options), device)
     done = run.step
 
-    def save(best: bool = False) -> None:
-        watch.check()
-        run.skipped = watch.skipped
-        run.save(done, network, list(data.classes), best=best)
-
-    with stop_requested() as stop, lines, saved_if_starved(save, lambda: done, run.step, stop):
+    state = (run, watch, network, data.classes)
+    with stop_requested() as stop, lines, saved_if_starved(lambda: save(done, *state), lambda: done, run.step, stop):
         loader.stop = stop
         for done, batches in enumerate(in_groups(loader, options.accumulate), start=run.step + 1):
+            # ---- step ----------------------------------------------------------------------------
             step, epoch, ended = done - 1, done // steps.steps_per_epoch, done % steps.steps_per_epoch == 0
             set_rate(schedule, step, steps.steps_per_epoch, options)
             outcome = train_step(parallel, network, batches, watch, precision)
-            bad.add(one for batch in batches for one in batch.bad)
+            bad.add(image for batch in batches for image in batch.bad)
+
+            # ---- log -----------------------------------------------------------------------------
             if ended or done % options.log_every == 0:
                 watch.check()
                 lines.bad(done, bad.take_new())
@@ -152,16 +160,20 @@ def train(  # noqa: PLR0915  # the loop is read from top to bottom
                 counts = {"lr": optimizer.param_groups[-1]["lr"], "skipped_steps": watch.skipped, "bad_images": len(bad.all)}
                 lines.log(done, values | counts, loader.waited)
                 bad.check()
+
+            # ---- test ----------------------------------------------------------------------------
             best = False
             if done == total or (ended and epoch % options.test_every == 0):
                 began = time.perf_counter()
-                found, answers = exam.of(network, epoch)
-                best = run.tested(found, answers) or not run.has_best()
+                tested, predictions = evaluator.of(network, epoch)
+                best = run.tested(tested, predictions) or not run.has_best()
                 lines.bad(done, bad.take_new())
-                lines.tested(done, found, time.perf_counter() - began)
+                lines.tested(done, tested, time.perf_counter() - began)
+
+            # ---- save ----------------------------------------------------------------------------
             stopping, saving = distributed.any_true(bool(stop) or terminal.gone() or run.moved(), run.time_to_save(done))
             if stopping or saving or best or done == total:
-                save(best)
+                save(done, *state, best=best)
             if stopping or done == total:
                 run.stay(done)
             if stopping and done < total:
