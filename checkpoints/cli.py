@@ -30,6 +30,13 @@ MACHINE = {
     errno.ENOMEM: "end other programs: the machine has no memory left",
 }
 """Faults of a machine that any reading or writing may meet, and what to do; others are ours, and end in a traceback."""
+MISNAMED = {
+    errno.ENAMETOOLONG: "no file can have so long a name: give another",
+    errno.ELOOP: "its links lead in a circle: give another",
+}
+"""What is wrong with a name that was given, whatever it was given for."""
+SHOWN = 120
+"""Letters of a foreign name in an error."""
 TRUE_WORDS = frozenset({"true", "on", "yes", "1"})
 FALSE_WORDS = frozenset({"false", "off", "no", "0"})
 
@@ -133,13 +140,14 @@ def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] |
         sentence = _sentence(error)
         if sentence is None:
             raise
+        code = WRONG_COMMAND if sentence.startswith("error: ") else FAILED
         if _said_beside(sentence):
-            return WRONG_COMMAND if isinstance(error, UserError) else FAILED
+            return code
         first, *listed = sentence.split("\n  ") if isinstance(error, WorkError) else [sentence]  # a list of ours, each set in
         terminal.say(first, error=True)
         for line in listed:
             terminal.say(f"  {line}", error=True)
-        return WRONG_COMMAND if isinstance(error, UserError) else FAILED
+        return code
     return code if isinstance(code, int) else DONE
 
 
@@ -171,6 +179,13 @@ def _sentence(error: Exception) -> str | None:
         return f"failed: standard output takes nothing more ({error.strerror}): make room where it is sent"
     if isinstance(error, MemoryError):
         return "failed: there is no memory left: end other programs, or give less at once (--batch-size, --workers)"
-    if not isinstance(error, OSError) or error.errno not in MACHINE:
+    return _of_system(error) if isinstance(error, OSError) else None
+
+
+def _of_system(error: OSError) -> str | None:
+    """The same of what the system refuses."""
+    if error.errno in MISNAMED:
+        return f"error: {str(error.filename)[:SHOWN]!r}: {MISNAMED[error.errno]}"
+    if error.errno not in MACHINE:
         return None
     return f"failed: {error.strerror}{f' ({error.filename})' if error.filename else ''}: {MACHINE[error.errno]}"

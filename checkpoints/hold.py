@@ -40,7 +40,7 @@ def held(lock: Path, what: str, cure: str) -> Iterator[None]:
     Raises WorkError that names the process which has it, UserError where the folder cannot be written. What a process has left
     that was killed is no obstacle. A file system without locks is named on stderr, and the work goes on.
     """
-    made = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
+    made = [folder for folder in (lock.parent, *lock.parent.parents) if not os.path.exists(folder)]
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = taken(lock)

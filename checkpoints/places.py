@@ -81,7 +81,8 @@ def tried(path: Path, flag: str = "--out") -> Path:
 
     Raises UserError where that fails, or a folder lies in its place; what was made for it is removed again.
     """
-    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    refuse_special(path)
+    made = [folder for folder in (path.parent, *path.parent.parents) if not os.path.exists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -108,6 +109,15 @@ def refuse_link(path: Path) -> None:
     if stat.S_ISLNK(mode):
         where = f"{path} is a link to {_shown(os.readlink(path))}"
         raise UserError(f"{where}, and nothing is written through links that lie in a folder: remove it, or write elsewhere")
+    refuse_special(path)
+
+
+def refuse_special(path: Path) -> None:
+    """Raise UserError where a device, a pipe or a socket, or a link to one, lies in the place of a file: it would be gone."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # nothing there; what else is wrong, the writer will meet
+        return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UserError(f"{path} is no plain file, and so it is not written to: remove it, or write elsewhere")
 

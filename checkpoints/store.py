@@ -51,8 +51,10 @@ LAST, PREVIOUS, BACKBONE = "last.pt", "previous.pt", "backbone.safetensors"
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one move: a reader, or a crash at any moment, sees the old file or the new one.
 
-    A link in its place is replaced, not written through. Folders on the way are the caller's matter (`places.below`).
+    A link in its place is replaced, not written through. Folders on the way are the caller's matter (`places.below`). Raises
+    UserError where a device or a pipe lies there, OSError.
     """
+    places.refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with new_file(temporary) as file:

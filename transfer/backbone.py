@@ -4,7 +4,7 @@ Importing this file registers `IBOTBackbone` with MMEngine. b images, h w pixels
 patches of 16 (paper App. C; the original's dense backbone).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -222,3 +222,13 @@ def _weights(path: str | None, wanted: Wanted, key: str) -> tuple[dict[str, Tens
 def fingerprint(net: nn.Module) -> str:
     """A digest of a network's weights; not every use keeps the last norm."""
     return store.checksum({name: weight for name, weight in net.state_dict().items() if not name.startswith("norm.")})
+
+
+def try_out(settings: Mapping[str, Any]) -> None:
+    """Build a config's backbone once and let it go, before anything is made. Raises UserError where it cannot be."""
+    if str(settings.get("type")).rpartition(".")[2] != IBOTBackbone.__name__:
+        return  # of a config of one's own
+    try:
+        IBOTBackbone(**{name: value for name, value in settings.items() if name not in ("type", "init_cfg")})
+    except TypeError as error:  # an argument that it does not have
+        raise UserError(f"model.backbone of the config cannot be built: {store.first_line(error)}") from error

@@ -164,7 +164,7 @@ def build(config: Any) -> Any:
 
 def prepare(options: TransferOptions, loaded: Any) -> Any:
     """Everything decided: the config that is run."""
-    from transfer.backbone import widths  # noqa: PLC0415
+    from transfer.backbone import try_out, widths  # noqa: PLC0415
 
     toolboxes()
     from transfer.labels import set_labels  # noqa: PLC0415
@@ -174,9 +174,12 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.multi_scale and options.task == "coco":
         raise UserError("--multi-scale is for ade20k: detectors are tested at one scale, as in the paper")
+    if options.zero is not None and options.task == "coco":
+        raise UserError("--zero is for ade20k: it says what 0 means in label maps")
     adapt(config, device=device, distributed="RANK" in os.environ)
     backbone, shape = config.model.backbone, loaded.backbone.shape
     backbone.checkpoint, backbone.key = str(loaded.path), options.key
+    try_out(backbone)
     fit(config, widths(shape))
     name = Path(options.config or _default(options)).stem
     config.work_dir = str(options.out or Path("runs") / f"transfer-{options.task}-{name}")

@@ -97,6 +97,8 @@ def without_effect(config: Config) -> list[str]:
         )
     if model.window != ModelOptions.window and not model.arch.startswith("swin"):
         remarks.append(f"--window {model.window} is a Swin's: {model.arch} has none, it has no effect")
+    if config.knn.knn_data is not None and not config.knn.knn_every:
+        remarks.append("--knn-data is for the k-NN curve, which --knn-every 0 leaves out: it has no effect")
     if not model.init_heads and model.init_from is None:
         remarks.append("--init-heads false says what not to take from --init-from, which is not given: it has no effect")
     if steps.steps is not None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from checkpoints import once, places, store
-from checkpoints.cli import UserError, WorkError
+from checkpoints.cli import MISNAMED, UserError, WorkError
 from checkpoints.places import cache_folder
 from pretrain.batches.feeding import fed
 from pretrain.engine import distributed
@@ -101,7 +101,7 @@ def extract(backbone: Backbone, images: Images, view: View, options: Common, arr
         found = kept.finished(folder, arrays, len(images), looked_at=True)
     except OSError as error:
         why = error.strerror or store.first_line(error)
-        if isinstance(error, (FileExistsError, NotADirectoryError)):
+        if isinstance(error, (FileExistsError, NotADirectoryError)) or error.errno in MISNAMED:
             raise UserError(f"features cannot be kept in {folder.parent} ({why}): give a folder with --cache") from error
         raise WorkError(
             f"features could not be written to {folder.parent} ({why}): make room, or give another --cache"

@@ -55,7 +55,9 @@ def named(images: Images, names: Path) -> Int[np.ndarray, " m"]:
     UserError where the file cannot be read, lists nothing, or lists what no image has, or more than one.
     """
     try:
-        wanted = {line.strip().replace("\\", "/") for line in reading.text(names).splitlines() if line.strip()}
+        wanted = {
+            line.strip().replace("\\", "/") for line in reading.text(names).removeprefix("\ufeff").splitlines() if line.strip()
+        }
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--names {names} is no readable list of file names ({first_line(error)})") from error
     if not wanted:

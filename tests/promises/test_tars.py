@@ -748,6 +748,7 @@ NO_EFFECT = {
     "prototypes": (from_values(shared_head=True, out_dim=32, patch_out_dim=64), "--patch-out-dim 64 has no effect"),
     "warmup": (from_values(epochs=5, warmup_epochs=10), "--warmup-epochs 10 is not over"),
     "masks": (from_values(epochs=5, warmup_epochs=1, pred_start_epoch=5), "--pred-start-epoch 5 is not reached"),
+    "curve": (from_values(knn_data="x", knn_every=0), "--knn-data is for the k-NN curve"),
 }
 
 

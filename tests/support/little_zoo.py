@@ -15,7 +15,7 @@ from checkpoints.cli import run_command
 from pretrain import train
 
 LISTED = {"arch": "vit", "patch_size": 8, "holds": "the teacher's backbone"}
-"""What `tests.support.tiny` makes."""
+"""What `tests.support.networks` makes."""
 
 
 def main() -> None:
