@@ -25,14 +25,14 @@ SCALE = (0.08, 1.0)
 """Share of the area that a crop has: torchvision's default, as in the original."""
 
 
-Steps = Callable[[int], list[np.ndarray]]
+StepsOfEpoch = Callable[[int], list[np.ndarray]]
 """The numbers of the images of every step of an epoch."""
 
 
 class _Plan:
     """Epoch and number of every crop, step by step, as a loader asks for them."""
 
-    def __init__(self, epochs: range, steps: Steps) -> None:
+    def __init__(self, epochs: range, steps: StepsOfEpoch) -> None:
         self._epochs, self._steps = epochs, steps
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -42,7 +42,7 @@ class _Plan:
 
 
 def random_crops(
-    images: Images, epochs: range, steps: Steps, size: int, shape: Architecture, options: Common
+    images: Images, epochs: range, steps: StepsOfEpoch, size: int, shape: Architecture, options: Common
 ) -> Iterator[Float[Tensor, "b c s s"]]:
     """A crop of each image of each step of all epochs, one step after the other; the processes that decode live through them all.
 

@@ -123,7 +123,7 @@ def steps_in(images: int, options: FinetuneOptions) -> int:
     return epoch_of(images, options.repeats) // options.batch_size
 
 
-class Steps(Dataset[Batch]):
+class StepDataset(Dataset[Batch]):
     """Batches by their number: `accumulate` of them make a step of this process."""
 
     def __init__(self, images: Images, classes: int, shape: Architecture, options: FinetuneOptions, most_bad: int) -> None:

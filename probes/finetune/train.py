@@ -29,7 +29,7 @@ from pretrain.train import in_groups, stop_requested
 from probes.finetune import report
 from probes.finetune.checkpoint import Lines, Network, Run
 from probes.finetune.data import Data, open_data
-from probes.finetune.dataset import Batch, Steps, workers
+from probes.finetune.dataset import Batch, StepDataset, workers
 from probes.finetune.evaluate import Evaluator
 from probes.finetune.model import Classifier, classifier, optimizer_of
 from probes.finetune.options import FinetuneOptions, settled
@@ -117,7 +117,7 @@ def train(  # noqa: PLR0915  # the loop is read from top to bottom
     precision = Precision(options.precision, device)
     model = classifier(loaded, len(data.classes), options, fused=precision.fused_attention).to(device).train()
     bad_allowed = bad_images.most_bad(options.max_bad, len(data.train))
-    steps = Steps(data.train, len(data.classes), model.backbone.shape, options, bad_allowed)
+    steps = StepDataset(data.train, len(data.classes), model.backbone.shape, options, bad_allowed)
     total = steps.steps_per_epoch * (options.epochs or 1)
     optimizer = optimizer_of(model, options, lr)
     schedule = schedule_of(optimizer, options, steps.steps_per_epoch)

@@ -84,8 +84,8 @@ def train(
     `keep`: the finished one too, for callers with several trainings, which delete it when all are done. Raises WorkError where no
     head stays finite.
     """
-    choosing = held(subject, images.chooser, settings, options)
-    testing = choosing if images.test is images.chooser else held(subject, images.test, settings, options)
+    choosing = labelled_features(subject, images.chooser, settings, options)
+    testing = choosing if images.test is images.chooser else labelled_features(subject, images.test, settings, options)
     classes = 1 + max(int(labels_of(part).max()) for part in images)
     heads = LinearSweep(settings.lrs, classes, choosing.features.width(settings.kind), options.seed, subject.device)
     task = _task(subject, images, settings, options)
@@ -125,7 +125,7 @@ def _keep_best(kept: dict[str, Any], heads: LinearSweep) -> None:
         kept[name][better] = value[better.to(value.device)].cpu()
 
 
-class Held(NamedTuple):
+class LabelledFeatures(NamedTuple):
     """Features of images in their order, on disk, and their labels."""
 
     features: Features
@@ -138,13 +138,13 @@ class Held(NamedTuple):
         return self.features.rows(self.kind, numbers).to(self.device), self.labels[numbers].to(self.device)
 
 
-def held(subject: Subject, images: Images, settings: Settings, options: Common) -> Held:
+def labelled_features(subject: Subject, images: Images, settings: Settings, options: Common) -> LabelledFeatures:
     """Centre-crop features of these images."""
     found = extract(subject.loaded.backbone, images, subject.view, options, settings.arrays or needed(settings.kind))
-    return Held(found, labels_of(images), settings.kind, subject.device)
+    return LabelledFeatures(found, labels_of(images), settings.kind, subject.device)
 
 
-def percent(heads: LinearSweep, part: Held) -> Float[np.ndarray, "2 h"]:
+def percent(heads: LinearSweep, part: LabelledFeatures) -> Float[np.ndarray, "2 h"]:
     """Top-1 and top-5 of every head; each process counts its share."""
     right = torch.zeros(2, len(heads.lr), dtype=torch.long, device=part.device)
     starts = range(0, len(part.labels), VAL_BATCH)[distributed.rank() :: distributed.world_size()]
@@ -168,7 +168,7 @@ def _source(subject: Subject, images: Images, settings: Settings, options: Commo
     if settings.mode == "paper":
         crops = random_crops(images, epochs, steps, subject.view.crop, subject.loaded.backbone.shape, options)
         return lambda epoch: _augmented(subject, images, settings.kind, steps(epoch), crops)
-    part = held(subject, images, settings, options)
+    part = labelled_features(subject, images, settings, options)
     return lambda epoch: (part.rows(numbers) for numbers in steps(epoch))
 
 

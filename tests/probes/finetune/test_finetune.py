@@ -36,7 +36,7 @@ from probes.finetune import __main__ as finetune
 from probes.finetune import train as finetune_train
 from probes.finetune.checkpoint import Lines
 from probes.finetune.data import Data, open_data
-from probes.finetune.dataset import Batch, Steps, operations_of, training_view
+from probes.finetune.dataset import Batch, StepDataset, operations_of, training_view
 from probes.finetune.evaluate import Evaluator, evaluation_view
 from probes.finetune.model import Classifier, classifier, optimizer_of, parameter_groups
 from probes.finetune.options import FinetuneOptions, read_command_line, settled, with_recipe
@@ -80,8 +80,8 @@ def held(count: int = 20, classes: int = 4, size: int = 40) -> InMemory:
     return images
 
 
-def steps_of(options: FinetuneOptions, count: int = 20) -> Steps:
-    return Steps(held(count), 4, TINY, options, 20)
+def steps_of(options: FinetuneOptions, count: int = 20) -> StepDataset:
+    return StepDataset(held(count), 4, TINY, options, 20)
 
 
 @pytest.mark.parametrize("name", ["rand-m10-inc1", "rand-m0", "original-mstd0.5"])
@@ -319,13 +319,13 @@ def test_a_damaged_image_gives_its_place_and_label_to_the_next_and_is_named() ->
     images = held(8)
     broken = InMemory("noise", [b"junk" if number == 2 else images.content(number) for number in range(8)])
     broken.labels, broken.classes = images.labels, images.classes
-    steps = Steps(broken, 4, TINY, options_for(batch_size=8, smoothing=0.0), 20)
+    steps = StepDataset(broken, 4, TINY, options_for(batch_size=8, smoothing=0.0), 20)
     batch, order = steps[0], steps.chosen(0)
     assert batch.targets.argmax(dim=1).tolist() == [3 if number == 2 else number % 4 for number in order]
     assert [bad.name for bad in batch.bad] == ["noise 2"]
     broken._images = [b"junk"] * 8
     with pytest.raises(WorkError, match="4 images could not be used"):
-        Steps(broken, 4, TINY, options_for(batch_size=8), 3)[0]
+        StepDataset(broken, 4, TINY, options_for(batch_size=8), 3)[0]
 
 
 def test_a_classifier_begins_as_its_recipe_says(loaded: Loaded) -> None:
@@ -489,10 +489,10 @@ def test_scores_that_are_not_finite_are_no_answers(averaged: bool) -> None:
     assert network.ema is not None
     (network.ema.module if averaged else network.model).head.weight.data[2] = math.nan
     data, bad = Data(held(), held(), list("abcd"), Share(None, {})), bad_images.BadImages(0, ())
-    exam = Evaluator(data, options_for(workers=0), TINY, precision, bad)
+    evaluator = Evaluator(data, options_for(workers=0), TINY, precision, bad)
     who = "by the averaged weights after epoch 4" if averaged else "^after epoch 4"
     with pytest.raises(Diverged, match=f"{who} the scores of 20 test images are not finite, noise 0 for one: lower --lr"):
-        exam.of(network, 4)
+        evaluator.of(network, 4)
 
 
 def test_a_diverged_learning_rate_has_no_record_and_of_several_is_left_out_by_name(
