@@ -43,13 +43,13 @@ def read(run: Path) -> list[dict[str, Any]]:
 
 def series(lines: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
     """Steps and values of one measurement, where it was finite."""
-    found = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-    return [float(step) for step, _ in found], [float(value) for _, value in found]
+    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    return [float(step) for step, _ in points], [float(value) for _, value in points]
 
 
 def draw(logs: dict[str, list[dict[str, Any]]]) -> Figure:
     """One row of panels for each run, all rows on the same axes; what no run has measured has no panel."""
-    panels = [one for one in PANELS if any(series(lines, name)[0] for lines in logs.values() for name in one[1])] or PANELS
+    panels = [panel for panel in PANELS if any(series(lines, name)[0] for lines in logs.values() for name in panel[1])] or PANELS
     figure = Figure(figsize=(3.2 * len(panels), 2.6 * len(logs)), layout="constrained")
     axes = figure.subplots(len(logs), len(panels), squeeze=False, sharey="col")
     for row, (run, lines) in zip(axes, logs.items(), strict=True):

@@ -90,7 +90,7 @@ def blur_kernel(sigma: Float[np.ndarray, " x"]) -> Float[np.ndarray, "x taps"]:
     box = box / box.sum(axis=1, keepdims=True)
     kernel = box
     for _ in range(BLUR_PASSES - 1):
-        kernel = np.stack([np.convolve(one, other) for one, other in zip(kernel, box, strict=True)])
+        kernel = np.stack([np.convolve(weights, line) for weights, line in zip(kernel, box, strict=True)])
     return kernel
 
 

@@ -221,6 +221,6 @@ def make_batch(
     crops = torch.cat([augment.make(images, crops, mean, std) for crops in global_crops])
     shape = (0, crops.shape[1], crops.shape[2], local_crops.size, local_crops.size)
     made = augment.make(images, local_crops, mean, std) if len(local_crops.box) else crops.new_zeros(shape)
-    box = torch.from_numpy(np.concatenate([one.box for one in global_crops])).to(crops.device, non_blocking=True)
-    flip = torch.from_numpy(np.concatenate([one.draws.flip for one in global_crops])).to(crops.device, non_blocking=True)
+    box = torch.from_numpy(np.concatenate([view.box for view in global_crops])).to(crops.device, non_blocking=True)
+    flip = torch.from_numpy(np.concatenate([view.draws.flip for view in global_crops])).to(crops.device, non_blocking=True)
     return Batch(crops, masks, made, bad, Placed(box, flip))

@@ -123,9 +123,9 @@ def _add_blocks(generator: np.random.Generator, masks: np.ndarray, active: np.nd
     covered = sums[crop, bottom, right] - sums[crop, top, right] - sums[crop, bottom, left] + sums[crop, top, left]
     new = (bottom - top) * (right - left) - covered
     fits = inside & (new > 0) & (new <= room[:, None])
-    one = (np.arange(len(active)), fits.argmax(axis=1))
+    chosen = (np.arange(len(active)), fits.argmax(axis=1))  # of each crop the first rectangle that fits
     at_row, at_column = np.arange(rows)[:, None], np.arange(columns)
-    edges = [values[one][:, None, None] for values in (top, bottom, left, right)]
+    edges = [values[chosen][:, None, None] for values in (top, bottom, left, right)]
     block = (edges[0] <= at_row) & (at_row < edges[1]) & (edges[2] <= at_column) & (at_column < edges[3])
-    masks[active] |= block & fits[one][:, None, None]
-    return np.where(fits[one], new[one], 0)
+    masks[active] |= block & fits[chosen][:, None, None]
+    return np.where(fits[chosen], new[chosen], 0)

@@ -29,7 +29,7 @@ def suspect(network: nn.Module) -> str:
     for name, weight in weights.items():
         if not weight.isfinite().all():
             return f"the weight {name} is not"
-    name = max(weights, key=lambda one: float(weights[one].max()), default="")
+    name = max(weights, key=lambda name: float(weights[name].max()), default="")
     return f"its largest weight, {name}, has {float(weights[name].max()):.3g}" if name else "it has no weights"
 
 

@@ -98,11 +98,11 @@ def nearest(
     wanted = min(count, len(bank) - others)
     best: Found | None = None
     for start in range(0, len(bank), PIECE):
-        some = bank[start : start + PIECE]
-        piece = (some if isinstance(some, Tensor) else torch.tensor(some)).to(queries.device)
+        rows = bank[start : start + PIECE]
+        piece = (rows if isinstance(rows, Tensor) else torch.tensor(rows)).to(queries.device)
         piece = F.normalize(piece, dim=1) if unit else piece
-        found = within(queries, piece, min(wanted + others, len(piece)))
-        best = _merged(best, Found(found.similarity, found.row + start), wanted + others)
+        in_piece = within(queries, piece, min(wanted + others, len(piece)))
+        best = _merged(best, Found(in_piece.similarity, in_piece.row + start), wanted + others)
     assert best is not None
     return _without_self(best) if others else best
 
@@ -115,11 +115,11 @@ def _merged(best: Found | None, more: Found, count: int) -> Found:
     return Found(top.values, torch.cat([best.row, more.row], dim=1).gather(1, top.indices))
 
 
-def _without_self(found: Found) -> Found:
-    """Each row without its own number, or without its last where many are equally near and it is not among them."""
-    own = found.row == torch.arange(len(found.row), device=found.row.device)[:, None]
-    own[:, -1] |= ~own.any(dim=1)
-    return Found(*(values[~own].view(len(own), -1) for values in found))
+def _without_self(nearest: Found) -> Found:
+    """Each query's neighbours without itself, or without the last where many are equally near and it is not among them."""
+    itself = nearest.row == torch.arange(len(nearest.row), device=nearest.row.device)[:, None]
+    itself[:, -1] |= ~itself.any(dim=1)
+    return Found(*(values[~itself].view(len(itself), -1) for values in nearest))
 
 
 def vote(
@@ -135,7 +135,7 @@ def vote(
 
 
 def votes(
-    found: Found, labels: Int[Tensor, " t"], classes: int, ks: Sequence[int] = KS, temperature: float = TEMPERATURE
+    neighbours: Found, labels: Int[Tensor, " t"], classes: int, ks: Sequence[int] = KS, temperature: float = TEMPERATURE
 ) -> dict[int, Int[Tensor, "q top"]]:
     """Each of the k nearest votes for its class with exp(similarity / temperature).
 
@@ -143,18 +143,18 @@ def votes(
     means the whole bank. Queries go in blocks: memory is BLOCK x classes. Raises UserError for a temperature with which a vote is
     beyond float32: all such votes would be equal.
     """
-    answers: dict[int, list[Tensor]] = {k: [] for k in ks}
-    for similarity, row in zip(found.similarity.split(BLOCK), found.row.split(BLOCK), strict=True):
+    predictions: dict[int, list[Tensor]] = {k: [] for k in ks}
+    for similarity, row in zip(neighbours.similarity.split(BLOCK), neighbours.row.split(BLOCK), strict=True):
         weights, voted = (similarity / temperature).exp(), labels.to(row.device)[row]
         if not weights.sum(dim=1).isfinite().all():
             raise UserError(f"a temperature of {temperature:g} makes votes that are not finite: give a greater one")
         for k in ks:
             counted = torch.zeros(len(row), classes, dtype=weights.dtype, device=weights.device)
             counted.scatter_add_(1, voted[:, :k], weights[:, :k])
-            answers[k].append(counted.sort(dim=1, descending=True, stable=True).indices[:, :TOP])
-    return {k: torch.cat(blocks) for k, blocks in answers.items()}
+            predictions[k].append(counted.sort(dim=1, descending=True, stable=True).indices[:, :TOP])
+    return {k: torch.cat(blocks) for k, blocks in predictions.items()}
 
 
-def accuracy(answers: Int[Tensor, "q top"], labels: Int[Tensor, " q"], top: int = 1) -> float:
+def accuracy(predictions: Int[Tensor, "q top"], labels: Int[Tensor, " q"], top: int = 1) -> float:
     """Percent of queries whose class is among the first `top` predictions."""
-    return 100.0 * (answers[:, :top].cpu() == labels[:, None]).any(dim=1).double().mean().item()
+    return 100.0 * (predictions[:, :top].cpu() == labels[:, None]).any(dim=1).double().mean().item()

@@ -58,10 +58,10 @@ def _bank_and_queries(source: str, images: Images) -> tuple[Images, Images]:
                 "on are, or give --knn-data, or --knn-every 0"
             )
         return readable(subset(images, BANK)), readable(subset(queries, QUERIES))
-    some = readable(subset(images, BANK + QUERIES))
-    cut = max(1, len(some) // 3)
-    numbers = np.arange(len(some))
-    return Subset(some, numbers[cut:]), Subset(some, numbers[:cut])
+    usable = readable(subset(images, BANK + QUERIES))
+    cut = max(1, len(usable) // 3)
+    numbers = np.arange(len(usable))
+    return Subset(usable, numbers[cut:]), Subset(usable, numbers[:cut])
 
 
 def readable(images: Images) -> Images:

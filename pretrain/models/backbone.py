@@ -125,23 +125,23 @@ def starting_weights(
     (`ViT.position`) or by `size` (`of_size`), the patch embedding is repeated over the channels, or summed to one, by timm's
     rule. Raises UserError where anything else differs.
     """
-    theirs, ours = other.shape, shape
+    source = other.shape
     fields = ["patch_size", "embed_dim", "depth", "num_heads", "depths", "window"]
-    if (theirs.kind, theirs.kind == "timm" and theirs.arch) != (ours.kind, ours.kind == "timm" and ours.arch):
+    if (source.kind, source.kind == "timm" and source.arch) != (shape.kind, shape.kind == "timm" and shape.arch):
         fields = ["arch"]
-    other_ones = [name for name in fields if getattr(theirs, name) != getattr(ours, name)]
-    if other_ones:
-        found = ", ".join(f"{name.replace('_', ' ')} {getattr(theirs, name)}" for name in other_ones)
-        raise UserError(f"{path} has {found}: give {flags_for(theirs)}")
-    if theirs.channels not in (3, ours.channels):
-        raise UserError(f"{path} has {theirs.channels} channels: only 3 can be changed to --channels {ours.channels}")
+    differing = [name for name in fields if getattr(source, name) != getattr(shape, name)]
+    if differing:
+        words = ", ".join(f"{name.replace('_', ' ')} {getattr(source, name)}" for name in differing)
+        raise UserError(f"{path} has {words}: give {flags_for(source)}")
+    if source.channels not in (3, shape.channels):
+        raise UserError(f"{path} has {source.channels} channels: only 3 can be changed to --channels {shape.channels}")
     weights = {name: weight for name, weight in other.state_dict().items() if name != "masked_embed"}
-    side = ours.image_size // ours.patch_size
+    side = shape.image_size // shape.patch_size
     if isinstance(other, ViT):
         resized = other.position(side, side) if positions == "scale" else of_size(other.pos_embed, side, side)
         weights["pos_embed"] = resized.clone()
-    first = "model.patch_embed.proj.weight" if ours.kind == "timm" else "patch_embed.proj.weight"
-    weights[first] = adapt_input_conv(ours.channels, weights[first], base_chans=theirs.channels)
+    first = "model.patch_embed.proj.weight" if shape.kind == "timm" else "patch_embed.proj.weight"
+    weights[first] = adapt_input_conv(shape.channels, weights[first], base_chans=source.channels)
     return weights
 
 

@@ -36,11 +36,11 @@ def run(block: Any, x: Float[Tensor, "x d"], groups: Sequence[Group], *, recompu
     """One block. `recompute_activations`: compute again in the backward what is cheap."""
     rate = getattr(block.drop_path1, "drop_prob", 0.0) if block.training else 0.0
 
-    def attention_branch(some: Tensor, kept: Sequence[Group]) -> Tensor:
-        return block.ls1(attention(block.attn, block.norm1(some), kept, recompute_activations=recompute_activations))
+    def attention_branch(tokens: Tensor, kept: Sequence[Group]) -> Tensor:
+        return block.ls1(attention(block.attn, block.norm1(tokens), kept, recompute_activations=recompute_activations))
 
-    def mlp_branch(some: Tensor, kept: Sequence[Group]) -> Tensor:
-        return block.ls2(mlp(block.mlp, block.norm2(some), recompute_activations=recompute_activations))
+    def mlp_branch(tokens: Tensor, kept: Sequence[Group]) -> Tensor:
+        return block.ls2(mlp(block.mlp, block.norm2(tokens), recompute_activations=recompute_activations))
 
     for branch in (attention_branch, mlp_branch):
         x = drop_path_subset(x, branch, groups, rate) if rate else x + branch(x, groups)

@@ -37,12 +37,12 @@ class WindowBlock(SwinTransformerBlock):
     def forward(self, x: Float[Tensor, "b h w c"], recompute_activations: bool = True) -> Float[Tensor, "b h w c"]:
         rate = getattr(self.drop_path1, "drop_prob", 0.0) if self.training else 0.0
 
-        def attention_branch(some: Tensor, kept: Sequence[Group]) -> Tensor:
-            return windows(self, self.norm1(some), recompute_activations=recompute_activations)
+        def attention_branch(tokens: Tensor, kept: Sequence[Group]) -> Tensor:
+            return windows(self, self.norm1(tokens), recompute_activations=recompute_activations)
 
-        def mlp_branch(some: Tensor, kept: Sequence[Group]) -> Tensor:
+        def mlp_branch(tokens: Tensor, kept: Sequence[Group]) -> Tensor:
             assert isinstance(self.mlp, Mlp)
-            return mlp(self.mlp, self.norm2(some), recompute_activations=recompute_activations)
+            return mlp(self.mlp, self.norm2(tokens), recompute_activations=recompute_activations)
 
         for branch in (attention_branch, mlp_branch):
             # whole images are kept or dropped

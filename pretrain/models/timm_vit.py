@@ -62,15 +62,15 @@ class AnyViT(nn.Module):
 
     def last_blocks(self, images: Float[Tensor, "b c h w"], count: int) -> list[Float[Tensor, "b t d"]]:
         """Tokens after each of the last `count` blocks, each through the final norm, the very last one last."""
-        found = self.model.forward_intermediates(
+        layers = self.model.forward_intermediates(
             images, indices=count, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
         )
-        return [torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in found]
+        return [torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in layers]
 
     def last_patches_before_norm(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Patch tokens of the last block without the final norm."""
-        found = self.model.forward_intermediates(images, indices=1, norm=False, output_fmt="NLC", intermediates_only=True)
-        return found[0]
+        (patches,) = self.model.forward_intermediates(images, indices=1, norm=False, output_fmt="NLC", intermediates_only=True)
+        return patches
 
     def from_timm(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights under timm's or their authors' names -> ours, by timm's own filter for its pretrained files."""

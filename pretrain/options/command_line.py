@@ -56,10 +56,10 @@ def _as_precision(arguments: Sequence[str]) -> list[str]:
     for word in arguments:
         flag, equals, value = word.partition("=")
         words += [flag, value] if equals and flag in USE_FP16 else [word]
-    found: list[str] = []
+    translated: list[str] = []
     for before, word, after in zip(["", *words], words, [*words[1:], "--"], strict=False):
         if word in USE_FP16:
-            found += ["--precision", "fp32" if after.lower() in FALSE_WORDS else "auto"]
+            translated += ["--precision", "fp32" if after.lower() in FALSE_WORDS else "auto"]
         elif not (before in USE_FP16 and word.lower() in TRUE_WORDS | FALSE_WORDS):
-            found.append(word)
-    return found
+            translated.append(word)
+    return translated

@@ -62,9 +62,9 @@ def open_data(plan: Plan, device: torch.device) -> Data:
 
 
 def identity_of(images: Images) -> dict[str, str]:
-    """What a checkpoint remembers of a run's images (`pretrain.images.identity`); the main process looks for all."""
-    found = [identity(images)._asdict() if distributed.is_main() else None]
-    return next(one for one in distributed.gathered(found) if one is not None)
+    """The identity of a run's images for its checkpoint (`pretrain.images.identity`), computed by the main process for all."""
+    local = [identity(images)._asdict() if distributed.is_main() else None]
+    return next(values for values in distributed.gathered(local) if values is not None)
 
 
 LOOKED_AT, DARK = 8, 32

@@ -74,5 +74,5 @@ def compile_networks(plan: Plan, device: torch.device, student: Student, teacher
     crops, count, channels = plan.options.crops, plan.options.optimisation.batch_size_per_gpu, plan.architecture.channels
     kinds = ((crops.global_crops_number, crops.global_crops_size), (crops.local_crops_number, crops.local_crops_size))
     samples = [torch.zeros(views * count, channels, size, size, device=device) for views, size in kinds if views]
-    notes = (compile_blocks(network, some) for network, some in ((student, samples), (teacher, samples[:1])))
+    notes = (compile_blocks(network, inputs) for network, inputs in ((student, samples), (teacher, samples[:1])))
     return [note for note in notes if note]

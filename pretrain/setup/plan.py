@@ -116,7 +116,7 @@ def architecture_of(
     model: ModelOptions, crops: CropOptions, channels: int = 3, value_range: tuple[float, ...] = ()
 ) -> Architecture:
     """The backbone that these options ask for. Raises UserError for impossible sizes."""
-    found = shape_of(
+    architecture = shape_of(
         model.arch,
         model.patch_size,
         crops.global_crops_size,
@@ -126,9 +126,9 @@ def architecture_of(
         init=model.init,
         window=model.window,
     )
-    if crops.local_crops_number and crops.local_crops_size % found.patch_size:
-        raise UserError(f"--local-crops-size {crops.local_crops_size} is not divisible by --patch-size {found.patch_size}")
-    return found._replace(value_range=value_range)
+    if crops.local_crops_number and crops.local_crops_size % architecture.patch_size:
+        raise UserError(f"--local-crops-size {crops.local_crops_size} is not divisible by --patch-size {architecture.patch_size}")
+    return architecture._replace(value_range=value_range)
 
 
 def _grid(size: int, architecture: Architecture) -> tuple[int, int]:

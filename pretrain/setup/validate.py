@@ -39,7 +39,7 @@ def check(config: Config) -> None:
 
 def _check_range(value_range: tuple[float, ...]) -> None:
     if value_range and (len(value_range) != 2 or not all(map(math.isfinite, value_range)) or value_range[0] >= value_range[1]):
-        raise UserError(f"--value-range {' '.join(f'{one:g}' for one in value_range)}: give the least and the largest value")
+        raise UserError(f"--value-range {' '.join(f'{value:g}' for value in value_range)}: give the least and the largest value")
 
 
 def _check_targets(config: Config) -> None:
