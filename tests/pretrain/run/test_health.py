@@ -1,4 +1,4 @@
-"""Signs of life, alarms, refused steps and their replay, and where the log goes."""
+"""Refused steps and their replay, and where the log goes."""
 
 import json
 import math
@@ -11,71 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.testing import assert_close
 
 from checkpoints import store
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, run_command
 from pretrain import curves, train
 from pretrain.engine import guard
 from pretrain.engine.verdict import Verdict
-from pretrain.method import ibot
 from pretrain.method.ibot import Losses
-from pretrain.run.diagnostics import Alarms, diagnostics_of, effective_rank, prototype_usage
 from tests.support.commands import SMALL
-from tests.support.networks import batch, student_and_teacher
 
 
 def lines_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_diagnostics_are_their_formulas() -> None:
-    student, teacher = student_and_teacher()
-    with torch.no_grad():
-        for parameter in student.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))
-    given = batch()
-    answer, logits = teacher(given.crops, given.masks), student(given.crops, given.masks, given.local_crops)
-    targets = ibot.center_and_sharpen(answer, teacher.centres, 0.04, 0.07)
-    losses = ibot.losses(logits, targets, given.masks, 0.5, 1.0)
-    measured = diagnostics_of(student, teacher, losses, logits, answer, targets, 0.5)
-    p = targets.cls.flatten(0, 1)
-    assert_close(measured.target_entropy, -(p * p.clamp(min=1e-30).log()).sum(1).mean())
-    assert_close(measured.mean_target_entropy, torch.distributions.Categorical(p.mean(0)).entropy())
-    pairs = [(q, v) for q in range(2) for v in range(5) if q != v]
-    log_student = F.log_softmax(logits.cls.detach() / 0.1, dim=-1)
-    divergence = [F.kl_div(log_student[v], targets.cls[q], reduction="batchmean") for q, v in pairs]
-    assert_close(measured.kl_divergence, torch.stack(divergence).mean(), rtol=1e-4, atol=1e-5)
-    assert_close(measured.student_entropy, torch.distributions.Categorical(logits=log_student).entropy().mean())
-    teacher_weights = torch.cat([w.flatten() for w in teacher.parameters()])
-    student_weights = torch.cat([dict(student.named_parameters())[n].flatten() for n, _ in teacher.named_parameters()])
-    assert_close(measured.teacher_distance, ((student_weights - teacher_weights).norm() / teacher_weights.norm()).detach())
-    assert_close(measured.effective_rank, effective_rank(teacher.backbone(given.crops.flatten(0, 1))[:, 0].detach()))
-
-
-def test_rank_and_use_count_what_is_there() -> None:
-    assert_close(effective_rank(torch.eye(6)[:, :4]), torch.tensor(4.0))
-    assert_close(effective_rank(torch.ones(6, 4)), torch.tensor(1.0))
-    assert math.isnan(effective_rank(torch.full((2, 2), math.nan)))
-    assert_close(prototype_usage(torch.eye(8)[[0, 0, 3, 5]]), torch.tensor(3 / 8))
-
-
-def test_alarms_sound_once_in_words_and_again_after_recovery() -> None:
-    well = {"target_entropy": 2.0, "mean_target_entropy": 4.0, "effective_rank": 30.0}
-    for sick, word in (
-        ({"target_entropy": 5.54}, "are uniform"),
-        ({"target_entropy": 0.001}, "single prototypes"),
-        ({"mean_target_entropy": 0.3}, "share a few prototypes"),
-        ({"effective_rank": 1.2}, "point the same way"),
-    ):
-        alarms = Alarms(256, patience=2)
-        assert [alarms.check({**well, **sick}) for _ in range(2)] == [[], []]  # every run begins uniform
-        (said,) = alarms.check({**well, **sick})
-        assert word in said
-        assert alarms.check({**well, **sick}) == [] == alarms.check(well)
-        assert len(alarms.check({**well, **sick})) == 1
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, first: int, last: int) -> None:
