@@ -19,6 +19,7 @@ from pretrain.models.backbone import Backbone, load_backbone, make, starting_wei
 from pretrain.sample import __main__ as sample
 from tests.support import networks
 from tests.support.commands import HEADS, SHORT, SMALL
+from tests.support.trainings import trained
 
 VIT = networks.VIT._replace(arch="vit_tiny")
 SWIN = swin_shape("swin", SwinSize(16, (2, 2), 2), 4, 48, 3, 3)
@@ -190,12 +191,7 @@ def test_what_does_not_fit_is_told_with_the_flags_that_would() -> None:
 @pytest.fixture(scope="module")
 def whole(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run."""
-    out = tmp_path_factory.mktemp("run") / "whole"
-    assert (
-        run_command(train.main, [*SMALL, "--data", str(folders), "--out", str(out), "--steps", "5", "--freeze-last-layer", "0"])
-        == DONE
-    )
-    return out
+    return trained(tmp_path_factory.mktemp("run") / "whole", "--data", folders, "--steps", 5, "--freeze-last-layer", 0)
 
 
 def test_a_full_checkpoint_begins_a_run_with_heads_centres_and_moments(

@@ -22,14 +22,13 @@ from pretrain import train
 from pretrain.models.backbone import load_backbone
 from probes import knn
 from tests.support.commands import ROOT, SMALL, command, exit_code, program
+from tests.support.trainings import trained
 
 
 @pytest.fixture(scope="module")
 def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two epochs."""
-    out = tmp_path_factory.mktemp("runs") / "small"
-    assert run_command(train.main, [*SMALL, "--data", str(folders), "--epochs", "2", "--out", str(out)]) == DONE
-    return out
+    return trained(tmp_path_factory.mktemp("runs") / "small", "--data", folders, "--epochs", 2)
 
 
 def test_a_run_leaves_what_the_design_promises(run: Path) -> None:
@@ -89,11 +88,6 @@ def test_a_finished_run_is_left_alone_and_other_options_are_refused(
     assert run_command(train.main, [*common, "--epochs", "2", "--lr", "1"]) == WRONG_COMMAND
     assert "--lr was 0.0005, now 1.0" in capsys.readouterr().err
     assert (run / store.LAST).read_bytes() == before
-
-
-def trained(folders: Path, out: Path, *flags: str) -> dict:
-    assert run_command(train.main, [*SMALL, "--data", str(folders), "--out", str(out), *flags]) == DONE
-    return store.read_torch(out / store.LAST)
 
 
 def test_a_run_taken_up_again_ends_where_an_unbroken_one_does(
@@ -256,7 +250,8 @@ def test_every_command_has_help(module: str, helps: dict[str, tuple[int, str]]) 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_run_on_a_gpu_measures_itself(folders: Path, tmp_path: Path) -> None:
-    state = trained(folders, tmp_path, "--epochs", "2", "--precision", "bf16")
+    out = trained(tmp_path, "--data", folders, "--epochs", 2, "--precision", "bf16")
+    state = store.read_torch(out / store.LAST)
     assert state["step"] == 10 and all(torch.isfinite(weight).all() for weight in state["teacher"].values())
 
 

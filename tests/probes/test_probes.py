@@ -19,7 +19,6 @@ from torch.testing import assert_close
 from checkpoints import store
 from checkpoints.architecture import SWIN_SIZES, Architecture, swin_shape, timm_shape
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, run_command
-from pretrain import train
 from pretrain.evaluate import finite, online_knn, views
 from pretrain.evaluate import knn as neighbours
 from pretrain.images.open import open_images
@@ -43,7 +42,8 @@ from probes.shared import subject as common
 from probes.shared.subject import Common, View
 from probes.video import propagate
 from probes.visualize import inputs
-from tests.support.commands import SMALL, command
+from tests.support.commands import command
+from tests.support.trainings import trained
 
 CPU = torch.device("cpu")
 VIEW = View(32, 32)
@@ -53,9 +53,7 @@ Main = Callable[[Sequence[str]], Any]
 @pytest.fixture(scope="module")
 def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of one epoch."""
-    out = tmp_path_factory.mktemp("runs") / "small"
-    assert run_command(train.main, [*SMALL, "--data", str(folders), "--epochs", "1", "--out", str(out)]) == DONE
-    return out
+    return trained(tmp_path_factory.mktemp("runs") / "small", "--data", folders, "--epochs", 1)
 
 
 def tiny() -> ViT:

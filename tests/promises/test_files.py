@@ -16,6 +16,7 @@ from pretrain.options.stored import NEVER_TO_CHANGE
 from probes import knn, live, tables
 from probes.report import __main__ as report
 from tests.support.commands import SMALL
+from tests.support.trainings import trained
 
 ODD: tuple[Any, ...] = (None, "many", [], [1, [2]], {}, {"a": {"b": 1}}, -1, 1e300, 10**40, True, "", "x" * 100_000)
 """What stands in the place of a value."""
@@ -39,11 +40,8 @@ LINES = (
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with a record."""
     root = tmp_path_factory.mktemp("whole")
-    assert (
-        run_command(train.main, [*SMALL, "--out", str(root / "run"), "--steps", "4", "--log-every", "1", "--report", "false"])
-        == DONE
-    )
-    flags = ["--ckpt", str(root / "run"), "--limit", "12", "--workers", "0", "--k", "3", "--cache", str(root / "cache")]
+    run = trained(root / "run", "--steps", 4, "--log-every", 1)
+    flags = ["--ckpt", str(run), "--limit", "12", "--workers", "0", "--k", "3", "--cache", str(root / "cache")]
     assert run_command(knn.main, flags) == DONE
     return root / "run"
 

@@ -22,6 +22,7 @@ from probes.report import __main__ as report
 from probes.visualize import __main__ as visualize
 from tests.support import networks
 from tests.support.commands import SMALL
+from tests.support.trainings import trained
 
 TUNED = "--recipe small --epochs 1 --batch-size 8 --precision fp32 --warmup-epochs 0"
 COMMANDS: dict[str, tuple[Any, str]] = {
@@ -46,7 +47,7 @@ COMMANDS: dict[str, tuple[Any, str]] = {
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
-    assert run_command(train.main, [*SMALL, "--out", str(root / "run"), "--steps", "2", "--report", "false"]) == DONE
+    trained(root / "run", "--steps", 2)
     assert run_command(sample.main, ["--out", str(root / "data"), "--count", "20", "--size", "32"]) == DONE
     flags = ["--ckpt", str(root / "run"), "--limit", "12", "--workers", "0", "--k", "3", "--cache", str(root / "cache")]
     assert run_command(knn.main, flags) == DONE

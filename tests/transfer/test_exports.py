@@ -17,12 +17,10 @@ from torch.testing import assert_close
 from checkpoints import export, published, store
 from checkpoints.architecture import Architecture, SwinSize, shape_of, swin_shape
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, run_command
-from pretrain import train
 from pretrain.evaluate import views
 from pretrain.models.backbone import load_backbone
-from pretrain.sample import __main__ as sample
-from tests.support.commands import SMALL
 from tests.support.networks import DEEP, SMALL_LAST, SWIN, VIT, moved, write_moved
+from tests.support.trainings import trained
 from transfer.exports import key_maps, targets
 
 FOUR = swin_shape("swin", SwinSize(8, (2, 2, 2, 2), 1), 4, 96, 3, 3)
@@ -132,12 +130,10 @@ def test_onnxruntime_takes_any_batch_and_size(shape: Architecture, tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run with its record of k-NN."""
     root = tmp_path_factory.mktemp("run")
-    sample.main(["--out", str(root / "data"), "--count", "40", "--size", "32"])
-    flags = [*SMALL, "--shared-head", "true", "--data", str(root / "data"), "--out", str(root / "run"), "--steps", "10"]
-    assert run_command(train.main, flags) == DONE
+    trained(root / "run", "--shared-head", "true", "--data", folders, "--steps", 10)
     (root / "run" / "results").mkdir()
     record = {"metrics": {"top1": 43.21}, "data": {"val": "some images (val)"}}
     (root / "run" / "results" / "knn.json").write_text(json.dumps(record))

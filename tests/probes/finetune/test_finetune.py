@@ -25,7 +25,6 @@ from checkpoints import store
 from checkpoints.architecture import Architecture
 from checkpoints.cli import DONE, FAILED, INTERRUPTED, WRONG_COMMAND, UserError, WorkError, run_command
 from checkpoints.published import Contents
-from pretrain import train
 from pretrain.engine import bad_images, distributed
 from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
@@ -44,9 +43,10 @@ from probes.finetune.recipes import RECIPES
 from probes.finetune.report import by_class, confusion, picture
 from probes.finetune.subsets import Share, balanced, part_of
 from probes.finetune.watch import Diverged, Watch
-from tests.support.commands import ROOT, SMALL, command, exit_code
+from tests.support.commands import ROOT, command, exit_code
 from tests.support.finetuning import SHAPES, TINY, network_of, options_for
 from tests.support.states import named, same
+from tests.support.trainings import trained
 
 SMALL_VIT = Architecture("vit_small", 16, 224, 3, 384, 12, 6)
 KERNELS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -57,10 +57,8 @@ FAST = "--batch-size 8 --epochs 3 --warmup-epochs 1 --workers 0 --log-every 2".s
 @pytest.fixture(scope="module")
 def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pretraining of two steps, one block deep."""
-    out = tmp_path_factory.mktemp("runs") / "small"
-    flags = [*SMALL, "--data", str(folders), "--steps", "2", "--depth", "1", "--knn-every", "0", "--out", str(out)]
-    assert run_command(train.main, flags) == DONE
-    return out
+    flags = ["--data", folders, "--steps", 2, "--depth", 1, "--knn-every", 0]
+    return trained(tmp_path_factory.mktemp("runs") / "small", *flags)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 
 from checkpoints import store
 from checkpoints.cli import DONE, WRONG_COMMAND, parse, run_command
-from pretrain import train
 from pretrain.engine.options import as_values
 from pretrain.evaluate.knn import features
 from pretrain.models.backbone import load_backbone
@@ -40,6 +39,7 @@ from probes.report import run as report_run
 from probes.report.plots import Line, Mark, Plot
 from probes.shared.subject import Common, open_subject
 from tests.support.commands import SMALL, command
+from tests.support.trainings import trained
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = (
@@ -53,8 +53,7 @@ SCREENS = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dar
 @pytest.fixture(scope="module")
 def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with a record of k-NN, one of robustness, and their page."""
-    out = tmp_path_factory.mktemp("runs") / "small"
-    assert run_command(train.main, [*SMALL, "--data", str(folders), "--epochs", "2", "--out", str(out)]) == DONE
+    out = trained(tmp_path_factory.mktemp("runs") / "small", "--data", folders, "--epochs", 2)
     flags = ["--ckpt", str(out), "--data", str(folders), "--k", "1", "5", "20", "--temperature", "0.1"]
     assert run_command(knn.main, [*flags, "--baselines"]) == DONE
     record = json.loads((out / "results" / "knn.json").read_text())
