@@ -51,6 +51,11 @@ Main = Callable[[Sequence[str]], Any]
 
 
 @pytest.fixture(scope="module")
+def folders(more_folders: Path) -> Path:
+    return more_folders
+
+
+@pytest.fixture(scope="module")
 def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of one epoch."""
     return trained(tmp_path_factory.mktemp("runs") / "small", "--data", folders, "--epochs", 1)

@@ -51,6 +51,11 @@ SCREENS = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dar
 
 
 @pytest.fixture(scope="module")
+def folders(more_folders: Path) -> Path:
+    return more_folders
+
+
+@pytest.fixture(scope="module")
 def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with a record of k-NN, one of robustness, and their page."""
     out = trained(tmp_path_factory.mktemp("runs") / "small", "--data", folders, "--epochs", 2)
