@@ -45,7 +45,7 @@ def folder(path: Path) -> Files:
     """
     root, tally = unwrapped(path), Tally()
     if root != path:
-        tally.remarks.append(f"the classes are the folders in {root}, the only folder in {path}")
+        tally.notes.append(f"the classes are the folders in {root}, the only folder in {path}")
         note_around(path, root, tally)
     found = pictures(root, tally)
     if not found:
@@ -59,10 +59,10 @@ def folder(path: Path) -> Files:
         tally.ignore("beside the class folders", os.path.basename(stray[0]), loose)
         found, loose = [name for name in found if _top(name, start)], 0
     elif loose and inside:
-        tally.remarks.append(f"{loose} of the images lie beside the sub-folders, so that these are no classes")
+        tally.notes.append(f"{loose} of the images lie beside the sub-folders, so that these are no classes")
     images = Files(str(path), found, None if loose else [_top(name, start) for name in found])
     if len(images.classes) > 1 and all(PART_WORDS.search(name.lower()) for name in images.classes):
-        tally.remarks.append(
+        tally.notes.append(
             f"the classes are called {' and '.join(images.classes[:4])}: if these are parts, give them with --data and --val"
         )
     images.tally = tally
@@ -73,7 +73,7 @@ def folder(path: Path) -> Files:
 def said(path: Path, *, one_of_many: bool = False) -> Files:
     """`folder`, and the line on what was found; of `one_of_many` only where something is left out."""
     images = folder(path)
-    if not one_of_many or (images.tally and (images.tally.ignored or images.tally.remarks)):
+    if not one_of_many or (images.tally and (images.tally.ignored or images.tally.notes)):
         say(images)
     return images
 
@@ -222,14 +222,14 @@ def note_beside(path: Path, used: dict[str, list[Path]], tally: Tally) -> None:
     """Count what lies in a divided folder and belongs to none of its parts."""
     root = unwrapped(path)
     if root != path:
-        tally.remarks.append(f"the parts are those in {root}, the only folder in {path}")
+        tally.notes.append(f"the parts are those in {root}, the only folder in {path}")
         note_around(path, root, tally)
     known = {file for files in used.values() for file in files}
     folders, files = below(root, pictures=None)
     parts = [file for file in (*folders, *files) if file not in known and _names_a_part(file)]
     if parts:
         more = f" and {len(parts) - 1} more beside it are" if len(parts) > 1 else " is"
-        tally.remarks.append(f"{parts[0].name}{more} not used: give --val {parts[0]} to test on it")
+        tally.notes.append(f"{parts[0].name}{more} not used: give --val {parts[0]} to test on it")
     if any(file.suffix in LIST_SUFFIXES or _names_files(file) for file in known if not file.is_dir()):
         return  # what lies there are the files that these name
     for one in (one for one in folders if one not in known and one not in parts):
@@ -240,7 +240,7 @@ def note_beside(path: Path, used: dict[str, list[Path]], tally: Tally) -> None:
         if is_picture(file):
             tally.ignore("beside the parts", file.name)
         elif file.suffix in (".parquet", ".tar"):
-            tally.remarks.append(f"{file.name} belongs to no part and is not used")
+            tally.notes.append(f"{file.name} belongs to no part and is not used")
 
 
 def _names_a_part(file: Path) -> bool:
@@ -253,7 +253,7 @@ def _names_a_part(file: Path) -> bool:
 def _note_archives(path: Path, tally: Tally) -> None:
     """Say that archives beside the images of a folder are not used."""
     for file in (file for file in below(path)[1] if file.suffix in (".parquet", ".tar")):
-        tally.remarks.append(f"{file.name} beside the images is not used: name it with --data to use it")
+        tally.notes.append(f"{file.name} beside the images is not used: name it with --data to use it")
 
 
 def note_pictures(path: Path, used: list[Path], tally: Tally) -> None:

@@ -37,7 +37,7 @@ class Tally:
         self.examples: dict[str, str] = {}
         self.others: Counter[str] = Counter()
         self.links = 0
-        self.remarks: list[str] = []
+        self.notes: list[str] = []
 
     @property
     def ignored(self) -> int:
@@ -100,9 +100,9 @@ def line(images: "Images") -> str:
     why = f" ({tally.why()})" if tally.ignored else ""
     found = f"{images.name}: {_count(len(images), 'image')} in {_count(classes, 'class')}, {tally.ignored} ignored{why}"
     labels = "no" if images.labels is None else "yes"
-    parts = [f"{found}, {_count(tally.links, 'link')}, labels {labels}", *tally.remarks[:MOST]]
-    if len(tally.remarks) > MOST:
-        parts.append(f"and {len(tally.remarks) - MOST} more remarks of this kind")
+    parts = [f"{found}, {_count(tally.links, 'link')}, labels {labels}", *tally.notes[:MOST]]
+    if len(tally.notes) > MOST:
+        parts.append(f"and {len(tally.notes) - MOST} more notes of this kind")
     if tally.others:
         kinds = [f"{count} {suffix}" for suffix, count in tally.others.most_common(SHOWN)]
         more = len(tally.others) - len(kinds)

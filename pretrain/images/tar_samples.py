@@ -111,8 +111,8 @@ def _labels(files: dict[str, Member], file: int, tally: Tally) -> dict[str, str]
                     found[name[: -len(suffix)]] = text
     if not found and any(name.lower().endswith(".txt") for name in files):
         said = "texts (.txt) are taken for captions, not for classes: those come from .cls"
-        if said not in tally.remarks:
-            tally.remarks.append(said)
+        if said not in tally.notes:
+            tally.notes.append(said)
     return found
 
 

@@ -66,12 +66,12 @@ class Shards(Images):
         self._names = np.frombuffer(b"".join(encoded), np.uint8)  # one after the other: shared by worker processes
         self._ends = np.cumsum([0, *map(len, encoded)])
         if pairs:
-            self.tally.remarks.append(f"{pairs} samples hold several images, and all are used")
+            self.tally.notes.append(f"{pairs} samples hold several images, and all are used")
         known = [label for label in labels if label is not None]
         if len(known) == len(labels):
             self.labels, self.classes = number_classes(known)
         elif known:
-            self.tally.remarks.append(f"only {len(known)} of {len(labels)} images have a class, so that labels are not used")
+            self.tally.notes.append(f"only {len(known)} of {len(labels)} images have a class, so that labels are not used")
         self._files: dict[tuple[int, int], int] = {}  # the one that was used last comes last
 
     def __len__(self) -> int:

@@ -25,7 +25,7 @@ def pictures(root: str | Path, tally: Tally) -> list[str]:
     for link in links:  # grows while links in linked folders are met
         target = os.path.realpath(link)
         if (above + os.sep).startswith(target.rstrip(os.sep) + os.sep) or identity_of(link) in seen:
-            tally.remarks.append(f"{link} is a link to a folder that is read already, or lies above")
+            tally.notes.append(f"{link} is a link to a folder that is read already, or lies above")
             continue
         tally.links += 1
         _walk(link, seen, links, found, tally, len(os.path.join(root, "")))
@@ -72,7 +72,7 @@ def entries_of(path: str, tally: Tally | None = None) -> list["os.DirEntry[str]"
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         if tally is not None:
-            tally.remarks.append(f"{path} cannot be read ({first_line(error)})")
+            tally.notes.append(f"{path} cannot be read ({first_line(error)})")
         return []
 
 

@@ -87,24 +87,24 @@ def _check_shard(config: Config) -> None:
 def without_effect(config: Config) -> list[str]:
     """A remark for each option that changes nothing in this run, and for what does not come about before its end."""
     model, head, masks, steps = config.model, config.head, config.masks, config.optimisation
-    remarks = []
+    notes = []
     if config.machine.shard and distributed.world_size() == 1:
-        remarks.append("--shard spreads weights over processes, and there is one: it has no effect")
+        notes.append("--shard spreads weights over processes, and there is one: it has no effect")
     if head.shared_head and head.patch_out_dim not in (head.out_dim, HeadOptions.patch_out_dim):
-        remarks.append(
+        notes.append(
             f"--shared-head has the --out-dim {head.out_dim} prototypes for patches too: "
             f"--patch-out-dim {head.patch_out_dim} has no effect"
         )
     if model.window != ModelOptions.window and not model.arch.startswith("swin"):
-        remarks.append(f"--window {model.window} is a Swin's: {model.arch} has none, it has no effect")
+        notes.append(f"--window {model.window} is a Swin's: {model.arch} has none, it has no effect")
     if config.knn.knn_data is not None and not config.knn.knn_every:
-        remarks.append("--knn-data is for the k-NN curve, which --knn-every 0 leaves out: it has no effect")
+        notes.append("--knn-data is for the k-NN curve, which --knn-every 0 leaves out: it has no effect")
     if not model.init_heads and model.init_from is None:
-        remarks.append("--init-heads false says what not to take from --init-from, which is not given: it has no effect")
+        notes.append("--init-heads false says what not to take from --init-from, which is not given: it has no effect")
     if steps.steps is not None:
-        return remarks
+        return notes
     if steps.warmup_epochs >= steps.epochs:
-        remarks.append(f"--warmup-epochs {steps.warmup_epochs} is not over before --epochs {steps.epochs}: --lr is not reached")
+        notes.append(f"--warmup-epochs {steps.warmup_epochs} is not over before --epochs {steps.epochs}: --lr is not reached")
     if masks.use_masked_im_modeling and masks.pred_start_epoch >= steps.epochs:
-        remarks.append(f"--pred-start-epoch {masks.pred_start_epoch} is not reached in --epochs {steps.epochs}: no masks")
-    return remarks
+        notes.append(f"--pred-start-epoch {masks.pred_start_epoch} is not reached in --epochs {steps.epochs}: no masks")
+    return notes

@@ -79,39 +79,40 @@ class Run(RunFolder):
 
         Raises UserError when the folder holds something else, or a run with other options.
         """
-        found = store.load_run(self.folder)
-        if found is None:
+        loaded = store.load_run(self.folder)
+        if loaded is None:
             return []
-        state = found.state
+        state = loaded.state
         if state.get("format") != FORMAT:
-            raise UserError(f"{found.path} is not a fine-tuning: give another --folder")
-        where = str(found.path)
+            raise UserError(f"{loaded.path} is not a fine-tuning: give another --folder")
+        where = str(loaded.path)
         checked.training(checked.mapping(state, where, ("model", "ema", "tests", "answers")), where, store.VERSION)
         for name in ("model", "ema") if network.ema else ("model",):
-            checked.network(state[name], f"{found.path}: {name}")
+            checked.network(state[name], f"{loaded.path}: {name}")
         now = {**self.values, "steps_per_epoch": self.steps_per_epoch}
         changed = differences(now, state["config"] | {"steps_per_epoch": state["steps_per_epoch"]})
         if not changed:
             known = identity.remembered(state.get("data", {}), f"{self.folder}: data")
-            changed = [f"--data {self.options.data} has {one}" for one in identity.differences(self.images, known)]
+            changed = [f"--data {self.options.data} has {difference}" for difference in identity.differences(self.images, known)]
         if changed:
             raise UserError(f"{self.folder} holds another run ({'; '.join(changed)}): give the same, or another --folder")
-        remarks = [f"{found.passed_over}: {found.path} is used"] if found.passed_over else []
-        load_strictly(network.model, state["model"], found.path)
-        restore_(network.optimizer, state["optimizer"], f"{found.path}: optimizer")
+        notes = [f"{loaded.passed_over}: {loaded.path} is used"] if loaded.passed_over else []
+        load_strictly(network.model, state["model"], loaded.path)
+        restore_(network.optimizer, state["optimizer"], f"{loaded.path}: optimizer")
         if network.ema:
-            load_strictly(network.ema.module, state["ema"], found.path)
+            load_strictly(network.ema.module, state["ema"], loaded.path)
         set_scaler_state(network.scaler, state.get("scaler", {}))
-        self.step, self.answers = state["step"], answers_of(state["answers"], network.model.head.out_features, found.path)
-        self.skipped = checked.count(state.get("skipped", 0), f"{found.path}: skipped")
-        self.tests = tests_of(state["tests"], found.path)
+        self.step, self.answers = state["step"], answers_of(state["answers"], network.model.head.out_features, loaded.path)
+        self.skipped = checked.count(state.get("skipped", 0), f"{loaded.path}: skipped")
+        self.tests = tests_of(state["tests"], loaded.path)
         if len(self.answers) != 2 * bool(self.tests):
-            raise UserError(f"{found.path} holds {len(self.tests)} tests and {len(self.answers)} sets of answers: {checked.CURE}")
+            number = f"{len(self.tests)} tests and {len(self.answers)} sets of answers"
+            raise UserError(f"{loaded.path} holds {number}: {checked.CURE}")
         if len(state["random"]) == distributed.world_size():
-            set_random_states(state["random"][distributed.rank()], found.path)
+            set_random_states(state["random"][distributed.rank()], loaded.path)
         else:
-            remarks.append("another number of processes: weights and optimizer go on exactly, what is drawn is drawn anew")
-        return remarks + self._derive(network, state)
+            notes.append("another number of processes: weights and optimizer go on exactly, what is drawn is drawn anew")
+        return notes + self._derive(network, state)
 
     def _derive(self, network: Network, state: Mapping[str, Any]) -> list[str]:
         """Write the best weights anew where they are missing or another epoch's, and the checkpoint has them."""
@@ -196,7 +197,7 @@ def _epoch_of(path: Path) -> int | None:
 
 def tests_of(value: Any, path: Path) -> list[Tested]:
     """The tests that a checkpoint holds. Raises UserError where they cannot be."""
-    where, found = f"{path}: tests", []
+    where, tests = f"{path}: tests", []
     for test in checked.listed(value, where):
         epoch, *shares = checked.listed(test, where)[:4] or [None]
         ema = shares.pop() if len(shares) == 3 else None
@@ -204,32 +205,32 @@ def tests_of(value: Any, path: Path) -> list[Tested]:
             checked.refuse(where, checked.shown(test), "an epoch and two or three shares")
         top1, top5 = (checked.number(one, where, 0.0, 100.0) for one in shares)
         ema_top1 = None if ema is None else checked.number(ema, where, 0.0, 100.0)
-        found.append(Tested(checked.count(epoch, where), top1, top5, ema_top1))
-    return found
+        tests.append(Tested(checked.count(epoch, where), top1, top5, ema_top1))
+    return tests
 
 
 def answers_of(value: Any, classes: int, path: Path) -> dict[str, Int[Tensor, "n a"]]:
     """Predictions of the best and the last test. Raises UserError if they are not indices of these classes."""
-    found = checked.mapping(value, f"{path}: answers")
-    for name, one in found.items():
+    answers = checked.mapping(value, f"{path}: answers")
+    for name, table in answers.items():
         checked.one_of(name, f"{path}: answers", ("best", "last"))
-        table = isinstance(one, Tensor) and one.layout == torch.strided and one.dtype == torch.int64 and one.ndim == 2
-        if not table or not one.numel():
-            checked.refuse(f"{path}: answers", checked.shown(one), "a table of classes")
-        checked.count(int(one.min()), f"{path}: an answer", 0, classes - 1)
-        checked.count(int(one.max()), f"{path}: an answer", 0, classes - 1)
-    return found
+        valid = isinstance(table, Tensor) and table.layout == torch.strided and table.dtype == torch.int64 and table.ndim == 2
+        if not valid or not table.numel():
+            checked.refuse(f"{path}: answers", checked.shown(table), "a table of classes")
+        checked.count(int(table.min()), f"{path}: an answer", 0, classes - 1)
+        checked.count(int(table.max()), f"{path}: an answer", 0, classes - 1)
+    return answers
 
 
 class Lines(Screen):
     """Screen and log of a fine-tuning."""
 
-    def __init__(self, run: Run, total_steps: int, heading: str, remarks: list[str]) -> None:
+    def __init__(self, run: Run, total_steps: int, heading: str, notes: list[str]) -> None:
         super().__init__(run, total_steps)
         self._run, self._total_steps = run, total_steps
         self._console.print(heading)
-        for remark in remarks:
-            self.say(remark)
+        for note in notes:
+            self.say(note)
         if run.step:
             self._console.print(f"continuing after step {run.step}")
         self._since, self._since_step, self._waited, self._test = time.perf_counter(), run.step, 0.0, ""
@@ -249,8 +250,8 @@ class Lines(Screen):
 
     def tested(self, done: int, test: Tested, seconds: float) -> None:
         """Log a test; its time does not count as training's."""
-        found = {"top1": test.top1, "top5": test.top5}
-        found |= {"ema_top1": test.ema_top1} if test.ema_top1 is not None else {}
-        self._run.log(done, {"epoch": float(test.epoch), **found, "test_seconds": seconds})
+        values = {"top1": test.top1, "top5": test.top5}
+        values |= {"ema_top1": test.ema_top1} if test.ema_top1 is not None else {}
+        self._run.log(done, {"epoch": float(test.epoch), **values, "test_seconds": seconds})
         self._test = f"top-1 {test.top1:.1f} %  "
         self._since += seconds

@@ -57,9 +57,7 @@ def open_clips(data: str, limit: int | None) -> list[Clip]:
         raise UserError(f"{root}: no clip has an object in its first frame: these are no masks of DAVIS-2017")
     if len(found) < len(every):
         empty = next(clip.name for clip in every if clip not in found)
-        tally.remarks.append(
-            f"{len(every) - len(found)} clips have no object in their first frame and do not count, {empty} first"
-        )
+        tally.notes.append(f"{len(every) - len(found)} clips have no object in their first frame and do not count, {empty} first")
     terminal.say(_line(root, found, tally))
     return found
 
@@ -69,7 +67,7 @@ def _line(root: Path, found: Sequence[Clip], tally: Tally) -> str:
     frames, ignored = sum(len(clip.frames) for clip in found), f" ({tally.why()})" if tally.ignored else ""
     parts = [f"{root}: {frames} frames in {len(found)} clips, {tally.ignored} ignored{ignored}, {tally.links} links"]
     others = ", ".join(f"{count} {suffix}" for suffix, count in tally.others.most_common())
-    return "; ".join([*parts, *tally.remarks, *([f"neither frames nor masks: {others}"] if others else [])])
+    return "; ".join([*parts, *tally.notes, *([f"neither frames nor masks: {others}"] if others else [])])
 
 
 def _names(path: Path) -> list[str]:
@@ -112,7 +110,7 @@ def _pictures(folder: Path, tally: Tally, suffix: str = "") -> list[Path]:
     found, start = [], len(str(folder.parent)) + 1
     for entry in entries_of(str(folder), tally):
         if is_dir(entry):
-            tally.remarks.append(f"{entry.path} is a folder in a clip, and not used")
+            tally.notes.append(f"{entry.path} is a folder in a clip, and not used")
         elif is_used(entry, tally, start):
             path = Path(entry.path)
             if suffix and path.suffix.lower() != suffix:

@@ -37,9 +37,9 @@ def main(arguments: Sequence[str]) -> None:
     subject = open_subject(options, full=kind == "patterns")
     out = options.out or record.default_path(subject.loaded, kind, "")
     places.tried(out / "index.html")
-    remarks = [f"Checkpoint: {subject.loaded.path}, {options.key}. Images: {options.data}."]
+    notes = [f"Checkpoint: {subject.loaded.path}, {options.key}. Images: {options.data}."]
     pictures = list(draw(options, subject))
-    page = gallery.hang(out, f"{kind.capitalize()}: {subject.loaded.path.parent.name or subject.loaded.path}", remarks, pictures)
+    page = gallery.hang(out, f"{kind.capitalize()}: {subject.loaded.path.parent.name or subject.loaded.path}", notes, pictures)
     terminal.say(f"{len(pictures)} pictures in {time.perf_counter() - began:.0f} s: {page}")
 
 

@@ -38,7 +38,7 @@ STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-w
 figure { margin: 2rem 0; } img { max-width: 100%; image-rendering: pixelated; } figcaption { color: #444; }"""
 
 
-def hang(folder: Path, title: str, remarks: Sequence[str], pictures: Sequence[Shown]) -> Path:
+def hang(folder: Path, title: str, notes: Sequence[str], pictures: Sequence[Shown]) -> Path:
     """Write all of them and `index.html`; the page's path. Raises UserError where the folder cannot be written."""
     figures = []
     try:
@@ -48,7 +48,7 @@ def hang(folder: Path, title: str, remarks: Sequence[str], pictures: Sequence[Sh
             figures.append(
                 f'<figure><img src="{quote(picture.name)}.png" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
             )
-        words = "".join(f"<p>{escape.html(remark)}</p>" for remark in remarks)
+        words = "".join(f"<p>{escape.html(note)}</p>" for note in notes)
         head = f'<meta charset="utf-8"><title>{escape.html(title)}</title><style>{STYLE}</style>'
         body = f"<h1>{escape.html(title)}</h1>{words}{''.join(figures)}"
         page = f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>"

@@ -529,7 +529,7 @@ def test_the_line_stays_one_that_can_be_read(tmp_path: Path, capsys: pytest.Capt
     open_images(str(tmp_path))
     said = capsys.readouterr().out
     assert "12 images in 3 classes, 40 ignored" in said and "34 for 34 other reasons" in said
-    assert said.count("is a link to") == 6 and "and 34 more remarks" in said and len(said) < 2500
+    assert said.count("is a link to") == 6 and "and 34 more notes" in said and len(said) < 2500
 
 
 RELATIVE = ["good.png", "deep/../good.png"]
