@@ -194,7 +194,7 @@ def _why(dead: Sequence[Any]) -> str:
 
 
 class _Prepared:
-    """`worker_init_fn`: what the caller wants, and an end where a batch cannot be handed over. torch would only remark on it."""
+    """`worker_init_fn`: the caller's, and an exit if a batch cannot be handed over, of which torch would only print a note."""
 
     def __init__(self, prepare: Callable[[int], None]) -> None:
         self._prepare = prepare

@@ -1,4 +1,4 @@
-"""Whether a training goes on with the images that it began with: what its checkpoint remembers of them."""
+"""Identity of a training's images, stored in its checkpoint to notice on resuming whether they have changed."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from pretrain.images import digests
 from pretrain.images.source import Images, content_or_error
 
 SAMPLED, SIZED = 256, 20_000
-"""Images whose content is looked at, files whose size is, where there is too much to look at everything; evenly spaced."""
+"""Numbers of images whose content, and of files whose size, is compared where there is too much to compare everything."""
 ALL, SOME = "all contents", f"sizes and {SAMPLED} contents"
 
 

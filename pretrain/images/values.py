@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ValueRange = tuple[float, ...]
 """Least and largest value, or nothing: whole numbers are then 0..65535, others 0..1."""
 LOOKED_AT = 16
-"""Images, evenly spread, whose values are looked at before the first step."""
+"""Number of images, evenly spaced, whose values are checked before the first step."""
 MOST = 1e6
 """Largest value that is used unscaled: larger ones make sums and squares of a network's first layers overflow."""
 SLACK = 1e-3
@@ -56,11 +56,11 @@ class Found(NamedTuple):
         return all(name.startswith(("int", "uint")) for name in self.types)
 
     def of_type(self) -> ValueRange:
-        """The range that the type stands for."""
+        """The value range of the type."""
         return (0.0, 65535.0) if self.whole else (0.0, 1.0)
 
     def keeps_to_it(self) -> bool:
-        """Whether the values lie in the range that their type stands for."""
+        """Whether the values are within the range of their type."""
         low, high = self.of_type()
         return low - SLACK <= self.low and self.high <= high + SLACK
 
@@ -112,7 +112,7 @@ def refuse_range(shape: "Architecture", path: Path) -> None:
 
 
 def refuse_others(images: "Images") -> None:
-    """Raises UserError where a probe's images lie outside what their type stands for and the checkpoint knows no range."""
+    """Raises UserError if values of a probe's images are outside the range of their type and the checkpoint has no range."""
     found = None if images.value_range else look(images)
     if found is not None and not found.keeps_to_it():
         low, high = found.of_type()

@@ -42,7 +42,7 @@ def identity_of(path: str) -> tuple[int, int] | None:
 
 
 def _walk(root: str, seen: set[tuple[int, int]], links: list[str], found: list[str], tally: Tally, start: int) -> None:
-    """Add what lies below `root`, links to folders apart."""
+    """Add the files below `root` to `found`, and links to folders to `links`."""
     todo = [root]
     while todo:
         here = todo.pop()
@@ -96,7 +96,7 @@ def is_used(entry: "os.DirEntry[str]", tally: Tally, start: int) -> bool:
 
 
 def is_dir(entry: "os.DirEntry[str]") -> bool:
-    """Links followed; asks the system about links alone, and a link in a circle is none."""
+    """Whether an entry is a folder, links followed; a circular link is not."""
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 

@@ -19,7 +19,7 @@ from pretrain.models.timm_vit import AnyViT
 from pretrain.models.vit import ViT, of_size
 
 Backbone = ViT | Swin | AnyViT
-"""All take images [b, c, h, w] and maybe a mask [b, gh, gw], and give tokens [b, t, d], [CLS] or what stands for it first."""
+"""All map images [b, c, h, w], with or without a mask [b, gh, gw], to tokens [b, t, d], [CLS] (or the mean token) first."""
 KINDS: dict[str, type[ViT] | type[Swin] | type[AnyViT]] = {"vit": ViT, "swin": Swin, "timm": AnyViT}
 
 
@@ -88,7 +88,7 @@ def _as_listed(entry: Mapping[str, Any], path: Path) -> str:
 
 
 def architecture_of_contents(contents: Contents, weights: dict[str, Tensor], path: Path) -> Architecture:
-    """The shape of a checkpoint's backbone: as it says, or read off its weights.
+    """The architecture of a checkpoint's backbone: as stored, or inferred from its weights.
 
     Raises UserError where it cannot be, or is not that of the weights, naming those that are missing, left over or of another
     size: before any network is made.
@@ -107,7 +107,7 @@ def agreed(shape: Architecture, weights: dict[str, Tensor], path: Path) -> Archi
 
 
 def fitted(weights: dict[str, Tensor], backbone: Backbone, path: Path) -> dict[str, Tensor]:
-    """Weights as the backbone's class wants them: timm's own filter for those that only timm knows."""
+    """Weights in the layout of the backbone's class; timm's own filter for architectures that only timm has."""
     if not isinstance(backbone, AnyViT) or any(name.startswith("model.") for name in weights):
         return weights
     try:

@@ -163,7 +163,7 @@ class Swin(SwinTransformer):
         return [self(images, mask) for images, mask in groups]
 
     def embed(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Images -> patches [b, h, w, c] that enter the first block. Each place of `mask` stands for a square of patches."""
+        """Images -> patches [b, h, w, c] that enter the first block. Each position of `mask` covers a square of patches."""
         patches = self.patch_embed(images)
         if mask is not None:
             times = patches.shape[1] // mask.shape[1], patches.shape[2] // mask.shape[2]

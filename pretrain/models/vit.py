@@ -157,7 +157,7 @@ class ViT(VisionTransformer):
         return self._attention(self._before_last(images))
 
     def raw_patches(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
-        """Patch tokens of the last block without the final norm, and how much its [CLS] looks at each (mean over the heads)."""
+        """Patch tokens of the last block without the final norm, and its [CLS] attention to each (mean over the heads)."""
         x = self._before_last(images)
         return self.blocks[-1](x)[:, 1:], self._attention(x)[:, :, 0, 1:].mean(dim=1)
 

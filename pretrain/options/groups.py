@@ -202,8 +202,8 @@ class LossOptions:
     """Targets, their centres, and the weights of the two losses."""
 
     targets: Literal["online", "hard", "codes", "frozen", "dense_position", "dense_feature"] = "online"
-    """What patches learn: the teacher's soft answer (iBOT), its first choice, an offline tokenizer's codes (BEiT), a fixed
-    network's answer, or, unmasked, what the teacher says of the matching patch of the other crop (docs/ablations.md)."""
+    """Patch targets: the teacher's soft distribution (iBOT), its argmax, an offline tokenizer's codes (BEiT), a fixed
+    network's distribution, or, unmasked, the teacher's for the matching patch of the other crop (docs/ablations.md)."""
     tokenizer: str | None = None
     """With --targets codes: dalle, dalle:FILE, kmeans:FILE or colour (docs/tokenizers.md); frozen: a full checkpoint."""
     centre_patches: bool = True

@@ -37,7 +37,7 @@ class Counts(NamedTuple):
 
 
 class Progress(Screen):
-    """Shows and logs; only the main process says anything."""
+    """Screen and log of a pretraining; only the main process prints and writes."""
 
     def __init__(
         self, run: Run, images: Images, schedule: Schedule, device: torch.device, precision: str, notes: Sequence[str] = ()

@@ -1,5 +1,5 @@
-"""A run's page, live and at its end. What draws it (`probes.live`, `probes.report`) stands a floor above, so it is started as a
-command; whatever happens to it, the training goes on.
+"""A run's page, live and at its end. Its commands (`probes.live`, `probes.report`) are on the floor above, so it is started as a
+process; its failure does not stop the training.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from checkpoints import escape, start
 from pretrain.engine import distributed
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells its processes: the page is none of them."""
+"""Environment variables of torchrun for its processes, which the page's process must not have."""
 LONGEST = 1800
 """Seconds that a page may take."""
 NAME = "report.html"

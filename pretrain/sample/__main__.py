@@ -1,8 +1,8 @@
-"""The embedded data set: a small world of textured things on unrelated textured backgrounds, drawn from a seed.
+"""The embedded data set: textured objects on unrelated textured backgrounds, drawn from a seed.
 
-A scene is a plain description (things, background, light); `render` turns it into pixels and says which pixel belongs to
-which thing. The class of a thing is its shape with its texture, and loosely its hue; place, size, turn, tone, background
-and light tell nothing about it. Every layout the project reads can be drawn from the same scenes.
+A scene is a plain description (objects, background, light); `render` returns its pixels and the object of each pixel.
+The class of an object is its shape with its texture, and loosely its hue; position, size, rotation, tone, background
+and light are independent of it. Every layout that the project reads can be drawn from the same scenes.
 
 `python -m pretrain.sample --show` draws a contact sheet, `--out DIR` writes class folders of PNG files.
 

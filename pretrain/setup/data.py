@@ -68,7 +68,7 @@ def identity_of(images: Images) -> dict[str, str]:
 
 
 LOOKED_AT, DARK = 8, 32
-"""Images that are looked at before a run begins; levels of 255 that none of them is brighter than, if something is wrong."""
+"""Number of images checked before a run starts; the brightest level of 255 below which they count as nearly black."""
 
 
 def too_dark(images: Images) -> list[str]:
