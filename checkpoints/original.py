@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 
 class Replaced(ValueError):
-    """A flag of the original that a command has not; the message says what replaces it."""
+    """A flag of the original that a command does not have; the message names its replacement."""
 
 
 NAMES = {

@@ -1,4 +1,4 @@
-"""No process of ours lives on when the one that started it has gone, killed with SIGKILL perhaps.
+"""Ends our processes with the process that started them, even if that was killed with SIGKILL.
 
 A thread asks the system who the parent is. `prctl(PR_SET_PDEATHSIG)` would ask nothing, but it kills at the end of the thread
 that has forked, and a loader may be begun in any; a pipe is held open by whatever the parent has forked since.

@@ -20,7 +20,7 @@ from checkpoints.cli import UserError
 
 ABOUT, DONE, SEALS = "about.json", "done.npy", "sha256"
 PIECE = 4000
-"""Rows that are looked at at once."""
+"""Rows that are checked at once."""
 
 
 def finished(folder: Path, names: Sequence[str], rows: int, *, looked_at: bool = False) -> dict[str, np.memmap] | None:

@@ -112,7 +112,7 @@ class FinetuneOptions:
     save_minutes: float = 10.0
     """Minutes between checkpoints; one more at every epoch's end."""
     folder: Path | None = None
-    """The run's folder, taken up again if it exists (default: finetune/NAME beside the checkpoint)."""
+    """The run's folder, resumed if it exists (default: finetune/NAME beside the checkpoint)."""
     allow_foreign_files: bool = False
     """Begin in a --folder that holds other files than a run's; without this it is refused."""
     out: Path | None = None

@@ -1,4 +1,4 @@
-"""Pictures of a run's own images in a report: what each head looks at, which training images lie next to which, what is mistaken.
+"""Pictures of a run's own images in a report: attention of each head, nearest training images, confused classes.
 
 b images, q queries, n patches.
 """

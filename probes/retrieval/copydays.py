@@ -17,7 +17,7 @@ from pretrain.sample import retrieval
 from probes.retrieval.revisited import average_precision
 
 TOP = 20
-"""Images that are looked at; an original farther back counts as not found."""
+"""Number of results per query; an original of a lower rank counts as not found."""
 PREFIX = 4
 """Letters of a name that a copy has in common with its original."""
 ORIGINAL, STRONG = "original", "strong"

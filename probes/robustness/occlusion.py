@@ -30,7 +30,7 @@ Curve = list[tuple[float, float]]
 
 
 class Saliency(NamedTuple):
-    """Who says what is salient."""
+    """Saliency by the attention of a network."""
 
     network: ViT
     head: int

@@ -28,7 +28,7 @@ from probes.visualize import inputs
 from probes.visualize.gallery import Shown
 
 DINO, ITSELF = "dino_vits16", "itself"
-"""Who says what is salient in Table 8, and the measured network."""
+"""The network for saliency in Table 8, and the measured network itself."""
 SAMPLE_LIMIT = {"inc": 200, "occlusion": 500, "shuffle": 500}
 """Test images of the sample that keep a suite below two minutes on two cores."""
 
@@ -54,7 +54,7 @@ class RobustnessOptions(Frozen):
     same_for_batch: bool = False
     """occlusion, shuffle: one draw for a whole batch, as the original; otherwise one an image."""
     saliency: str | None = None
-    """occlusion: whose attention says what is salient: `itself` (the measured checkpoint), or a checkpoint as for --ckpt. By
+    """occlusion: network for the saliency: `itself` (the measured checkpoint), or a checkpoint as for --ckpt. By
     default `dino_vits16`, DINO's published ViT-S/16, as the original; `itself` where it is not to be had, and for the sample."""
     saliency_head: int = occlusion.HEAD
     """occlusion: which of its heads."""

@@ -20,7 +20,7 @@ STOPPED = 130
 
 
 class Stopped(Exception):
-    """Somebody wants no more; `code` is what to exit with."""
+    """The user asked to stop; `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"stopped ({code})")

@@ -38,9 +38,9 @@ class VideoOptions(Frozen):
     size: int | None = None
     """Pixels of the shorter side (default: 480; 128 for the sample)."""
     context: int = 7
-    """Earlier frames that are looked at, besides the first."""
+    """Number of earlier frames used as context, besides the first."""
     radius: int = 12
-    """Patches to each side that are looked at."""
+    """Radius of the search window, in patches."""
     top_k: int = 5
     """Patches that hand on their labels."""
     baselines: bool = False

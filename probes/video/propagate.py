@@ -35,7 +35,7 @@ class Protocol(NamedTuple):
     context: int
     """Frames before this one, besides the first."""
     radius: int
-    """Patches to each side that are looked at."""
+    """Radius of the search window, in patches."""
     top_k: int
     """Patches that hand on their labels."""
 

@@ -46,7 +46,7 @@ class Correspondence(Drawing):
     pairs: Literal["views", "class"] = "views"
     """Two views of one image (cut, mirrored, other colours), or two images of one class."""
     lines: int = 12
-    """Matches that are drawn: those that [CLS] looks at most, the likest for a network without attention."""
+    """Number of matches to draw: those with the largest [CLS] attention, or similarity for a network without attention."""
 
 
 class View(NamedTuple):
