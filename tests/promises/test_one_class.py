@@ -38,7 +38,7 @@ def refused(main: Main, words: str, folder: Path, capsys: pytest.CaptureFixture[
 
 SUITES = {
     "shuffle": "--suite shuffle --data {0}/one",
-    "occlusion": "--suite occlusion --saliency itself --data {0}/one",
+    "occlusion": "--suite occlusion --saliency itself --saliency-head 0 --data {0}/one",
     "inc, corrupted here": "--suite inc --corrupt --data {0}/one",
     "shuffle, --train": "--suite shuffle --data {0}/two --train {0}/one",
     "shuffle, of the sample, --train": "--suite shuffle --data sample --limit 4 --train {0}/one/train",
