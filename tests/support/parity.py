@@ -37,14 +37,17 @@ def assert_near(ours: Tensor, theirs: Tensor, relative: float = 1e-5, size: Tens
     assert_close(ours, theirs, rtol=relative, atol=relative * largest)
 
 
-SCHEDULED = (
-    "epochs lr min_lr warmup_epochs weight_decay weight_decay_end momentum_teacher freeze_last_layer pred_start_epoch "
-    "warmup_teacher_temp teacher_temp warmup_teacher_patch_temp teacher_patch_temp warmup_teacher_temp_epochs"
+WHOLE = "epochs warmup_epochs freeze_last_layer pred_start_epoch warmup_teacher_temp_epochs".split()
+REAL = (
+    "lr min_lr weight_decay weight_decay_end momentum_teacher warmup_teacher_temp teacher_temp warmup_teacher_patch_temp "
+    "teacher_patch_temp"
 ).split()
-"""Options of the original that a schedule is made of; a fixture names those that it needs."""
+"""Options of the original that a schedule is made of; a fixture names those that it needs, and JSON may write 0 for 0.0."""
 
 
 def schedule_of(about: dict[str, Any]) -> Schedule:
     """As training makes it of the same options. A fixture without `iters_per_epoch` has one step an epoch."""
-    options = from_values(batch_size_per_gpu=256, **{name: about[name] for name in SCHEDULED if name in about})  # lr as it is
+    values: dict[str, Any] = {name: int(about[name]) for name in WHOLE if name in about}
+    values |= {name: float(about[name]) for name in REAL if name in about}
+    options = from_values(batch_size_per_gpu=256, **values)  # 256 images a step: lr as it is
     return plan_of(options).schedule(about.get("iters_per_epoch", 1), processes=1)
