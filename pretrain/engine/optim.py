@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from checkpoints.cli import UserError
@@ -13,12 +14,11 @@ from pretrain.engine import distributed
 
 def parameter_groups(module: nn.Module) -> list[dict[str, object]]:
     """Two groups: with weight decay, and without (biases and every one-dimensional tensor)."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            (plain if name.endswith(".bias") or parameter.ndim == 1 else decayed).append(parameter)
-    return [{"params": decayed, "decayed": True}, {"params": plain, "decayed": False, "weight_decay": 0.0}]
+    found = {group["weight_decay"] > 0: group["params"] for group in param_groups_weight_decay(module, weight_decay=1.0)}
+    return [
+        {"params": found.get(True, []), "decayed": True},
+        {"params": found.get(False, []), "decayed": False, "weight_decay": 0.0},
+    ]
 
 
 def build_optimizer(name: str, module: nn.Module) -> torch.optim.Optimizer:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from timm.layers import Mlp
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, window_partition, window_reverse
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -59,27 +59,12 @@ def windows(block: Any, x: Float[Tensor, "b h w c"], *, recompute_activations: b
     if shift:  # while a graph is made of it, sizes are not numbers yet
         x = torch.roll(x, (-shift, -shift), dims=(1, 2))
         apart = (shifted_apart if torch.compiler.is_exporting() else _remembered)(down, across, side, shift, x.device)
-    x = window_reverse(
-        _attend(block.attn, window_partition(x, down, across, side), apart, recompute_activations=recompute_activations),
-        down,
-        across,
-        side,
-    )
+    cut = window_partition(x, (side, side)).reshape(x.shape[0], down * across, side * side, x.shape[-1])
+    x = _attend(block.attn, cut, apart, recompute_activations=recompute_activations)
+    x = window_reverse(x.reshape(-1, side, side, x.shape[-1]), (side, side), down * side, across * side)
     if shift:
         x = torch.roll(x, (shift, shift), dims=(1, 2))
     return x[:, :rows, :columns]
-
-
-def window_partition(x: Float[Tensor, "b h w c"], down: Count, across: Count, side: int) -> Float[Tensor, "b n a c"]:
-    """A grid cut into windows; its sides are multiples of theirs."""
-    cut = x.reshape(x.shape[0], down, side, across, side, x.shape[-1]).transpose(2, 3)
-    return cut.reshape(x.shape[0], down * across, side * side, x.shape[-1])
-
-
-def window_reverse(x: Float[Tensor, "b n a c"], down: Count, across: Count, side: int) -> Float[Tensor, "b h w c"]:
-    """Windows back to a grid; inverse of `window_partition`."""
-    cut = x.reshape(x.shape[0], down, across, side, side, x.shape[-1]).transpose(2, 3)
-    return cut.reshape(x.shape[0], down * side, across * side, x.shape[-1])
 
 
 def _attend(
@@ -100,7 +85,7 @@ def _attend(
 def shifted_apart(down: Count, across: Count, side: int, shift: int, device: torch.device) -> Float[Tensor, "n a a"]:
     """Attention mask of shifted windows: 0, or APART between patches that only the shift by `shift` brought together."""
     rows, columns = (_stretch(windows * side, side, shift) for windows in (down, across))
-    part = window_partition((3 * rows[:, None] + columns)[None, :, :, None], down, across, side)[0, :, :, 0]
+    part = window_partition((3 * rows[:, None] + columns)[None, :, :, None], (side, side)).flatten(1)
     return torch.where(part[:, None] == part[:, :, None], 0.0, APART).to(device)
 
 
@@ -141,7 +126,9 @@ class Swin(SwinTransformer):
         self.head = nn.Identity()  # type: ignore[assignment]
         self.shape, self.checkpointed, self.recompute_activations, self.fused = shape, checkpointed, True, False
         for block in self.blocks:
-            block.__class__ = WindowBlock  # timm's stage makes its own kind; the modules in it are the same
+            # timm's stage takes no kind of block, and another block would draw other weights; the modules in it are the same.
+            # A function in its place could neither be compiled nor sharded
+            block.__class__ = WindowBlock
         if maskable:
             self.masked_embed = nn.Parameter(torch.zeros(1, width))
         initialise_linear_(self, shape.init)

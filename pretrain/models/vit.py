@@ -94,7 +94,8 @@ class ViT(VisionTransformer):
     def forward_multi(self, groups: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
         """`forward` for crops of several sizes in one pass, (images, mask) each: tokens are packed without padding."""
         embedded = [self.embed(images, mask) for images, mask in groups]
-        if any(block._compiled_call_impl is not None for block in self.blocks):  # compiled for tokens of one group
+        # compiled for tokens of one group; torch has no public question for it
+        if any(block._compiled_call_impl is not None for block in self.blocks):
             return [self.norm(self._through(self.blocks, x)) for x in embedded]
         sizes = [Group(len(x), x.shape[1]) for x in embedded]
         packed = torch.cat([x.flatten(0, 1) for x in embedded])

@@ -37,7 +37,7 @@ def compile_blocks(network: nn.Module, samples: Sequence[Tensor]) -> str:
             network.zero_grad(set_to_none=True)
     except Exception as error:  # compilers fail in many ways, and none of them should stop a run
         for block in blocks:
-            block._compiled_call_impl = None
+            block._compiled_call_impl = None  # torch has no public way back from `Module.compile`
         return f"the blocks are not compiled ({first_line(error)})"
     return ""
 
