@@ -47,7 +47,7 @@ def counts(options: PartsOptions, patches: int) -> list[int]:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(PartsOptions, arguments, prog="python -m probes.parts")
-    at_least(1, options, "k", "epochs")
+    at_least(1, options, "k")
     began = time.perf_counter()
     with open_subject(options) as subject:
         backbone = subject.loaded.backbone

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from checkpoints import terminal
-from checkpoints.cli import UserError, WorkError, at_least, parse, run_command
+from checkpoints.cli import UserError, WorkError, parse, run_command
 from pretrain.evaluate import finite, knn, views
 from pretrain.images.values import refuse_range
 from pretrain.models.backbone import Backbone, load_backbone, make
@@ -310,7 +310,6 @@ def count_classes(data: Set, zero: Zero = "void") -> int:
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(SegmentOptions, arguments, prog="python -m probes.segment")
-    at_least(1, options, "epochs", "k", "batch_size")
     began = time.perf_counter()
     loaded = load_backbone(options.ckpt, key=options.key)
     out = results.place(options.out, loaded, f"segment_{options.head}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from checkpoints.cli import UserError, WorkError, at_least, parse, run_command
+from checkpoints.cli import UserError, WorkError, parse, run_command
 from probes import knn, logistic
 from probes.finetune import subsets
 from probes.finetune import train as finetune_train
@@ -163,7 +163,6 @@ def check(options: SemiOptions) -> None:
     """Raise UserError for values without meaning."""
     if not options.percent and not options.names:
         raise UserError("give --percent or --names")
-    at_least(1, options, "epochs", "tuned_epochs")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ import tyro
 
 from checkpoints import hold, places, terminal
 from checkpoints.architecture import MEAN, STD
-from checkpoints.cli import UserError, at_least, parse, run_command
+from checkpoints.cli import UserError, parse, run_command
 from pretrain.images.open import open_images
 from pretrain.images.source import Images, subset
 from pretrain.models.backbone import load_backbone
@@ -90,8 +90,6 @@ def convert(options: Convert) -> None:
 
 def cluster_tokens(options: Tokens) -> None:
     """Look at the images through the backbone and write its codes."""
-    at_least(2, options, "codes")
-    at_least(1, options, "images")
     places.tried(options.out)
     loaded = load_backbone(options.ckpt, key=options.key)
     shape = loaded.backbone.shape
@@ -106,8 +104,6 @@ def cluster_tokens(options: Tokens) -> None:
 
 def cluster_patches(options: Patches) -> None:
     """Cut the images into patches and write their codes."""
-    at_least(2, options, "codes")
-    at_least(1, options, "patch_size")
     side, size = options.patch_size, options.size
     if not 0 < options.share <= 1:
         raise UserError(f"--share {options.share} must lie above 0 and at most at 1")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from checkpoints import escape, places
-from checkpoints.cli import FAILED, UserError, at_least, parse, run_command
+from checkpoints.cli import FAILED, UserError, parse, run_command
 from pretrain.recipes.ablation_rows import Table
 from probes.ablate import table as ablate_table
 from probes.ablate.plan import Job, Setting, Words, plan, seconds, table_named
@@ -50,7 +50,6 @@ class AblateOptions:
 
 def setting_of(options: AblateOptions, table: Table) -> Setting:
     """The table's setting from the options. Raises UserError for values without meaning."""
-    at_least(1, options, "epochs")
     if options.tokenizer is not None and options.tokenizer.partition(":")[0] != "dalle":
         raise UserError(f"--tokenizer {options.tokenizer}: give dalle:FILE, or dalle; every other row names its own")
     data = None if options.data == "sample" else options.data

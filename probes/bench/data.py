@@ -20,7 +20,7 @@ from rich.table import Table
 from torchvision import transforms
 
 from checkpoints import terminal
-from checkpoints.cli import UserError, at_least, parse, run_command
+from checkpoints.cli import UserError, parse, run_command
 from pretrain.batches import augment, masking, resample
 from pretrain.batches.augment import BLUR_SIGMA, BRIGHTNESS, CONTRAST, FLIP, GREY, HUE, JITTER, MEAN, SATURATION, STD
 from pretrain.batches.dataset import Batch, StepDataset, make_batch
@@ -123,7 +123,6 @@ def cpu_variants(images: Images, views: augment.MultiCrop, steps: StepDataset) -
 
 def main(arguments: Sequence[str]) -> None:
     chosen = parse(BenchDataOptions, arguments, prog="tools/bench.sh data")
-    at_least(1, chosen, "images", "batch_size", "rounds", "gpu_batch_size")
     torch.set_num_threads(1)
     plan = plan_of(read_command_line(["--recipe", chosen.recipe, "--data", chosen.data]))
     images = held(open_images(chosen.data), chosen.images)

@@ -21,7 +21,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints import terminal
-from checkpoints.cli import UserError, WorkError, at_least, parse, run_command
+from checkpoints.cli import UserError, WorkError, parse, run_command
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch
 from pretrain.engine import optim
@@ -188,7 +188,6 @@ def peak(device: torch.device, precision: Precision) -> float:
 
 def main(arguments: Sequence[str]) -> None:
     chosen = parse(BenchStepOptions, arguments, prog="tools/bench.sh step")
-    at_least(1, chosen, "rounds", "batch_size")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if chosen.variant != "both":
         terminal.say(json.dumps(measure(chosen, device)._asdict()))

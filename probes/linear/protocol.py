@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from checkpoints.cli import UserError, at_least
+from checkpoints.cli import UserError
 from pretrain.engine import distributed
 from pretrain.images.source import Images, Subset
 from probes.linear import train as linear_train
@@ -61,7 +61,6 @@ def check(options: LinearOptions) -> None:
     """Raise UserError for values without meaning."""
     if not options.lr or min(options.lr) <= 0:
         raise UserError("--lr must be greater than 0")
-    at_least(1, options, "epochs")
     if options.batch_size % distributed.world_size():
         raise UserError(f"--batch-size {options.batch_size} is not divisible by the {distributed.world_size()} processes")
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from checkpoints import terminal
-from checkpoints.cli import at_least, parse, run_command
+from checkpoints.cli import parse, run_command
 from pretrain.images.open import open_images
 from pretrain.images.source import Images, InMemory
 from pretrain.models.backbone import Backbone, make
@@ -78,7 +78,6 @@ def search(queries: Float[Tensor, "q d"], database: Float[Tensor, "t d"]) -> Int
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(RetrievalOptions, arguments, prog="python -m probes.retrieval")
-    at_least(1, options, "size")
     began = time.perf_counter()
     loaded, device = open_subject(options)
     out = record.place(options.out, loaded, f"retrieval_{options.suite}")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from checkpoints import terminal
-from checkpoints.cli import UserError, at_least, parse, run_command
+from checkpoints.cli import UserError, parse, run_command
 from pretrain.evaluate.views import evaluation_resize
 from probes.linear.head import ON_THE_SPOT, Classifier, Head, View, linear_head, read_head
 from probes.robustness import class_maps, suites
@@ -34,7 +34,6 @@ def check(options: RobustnessOptions) -> None:
     """Raise UserError for flags that do not go together."""
     if options.corrupt and options.suite != "inc":
         raise UserError("--corrupt is for --suite inc")
-    at_least(1, options, "train_images")
     for flag, path in (("head", options.head), ("class-map", options.class_map)):
         if path is not None and not path.is_file():
             raise UserError(f"--{flag}: there is no file {path}")

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from checkpoints.cli import UserError, at_least
+from checkpoints.cli import UserError
 from pretrain.images.values import refuse_range
 from pretrain.models.backbone import Backbone, Loaded, load_backbone
 from probes.shared.subject import named_device
@@ -47,7 +47,6 @@ class Subject(NamedTuple):
 
 def open_subject(options: Frozen, *, full: bool = False) -> Subject:
     """The backbone that the options name; `full` reads heads too. Raises UserError for values without meaning."""
-    at_least(1, options, "limit", "batch_size")
     device = named_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     loaded = load_backbone(options.ckpt, key=options.key, full=full)
     if loaded.backbone.shape.channels != 3:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from checkpoints.architecture import Architecture
-from checkpoints.cli import UserError, at_least
+from checkpoints.cli import UserError
 from pretrain.engine import distributed
 from pretrain.evaluate.views import evaluation_resize
 from pretrain.images import values
@@ -85,7 +85,6 @@ def open_subject(options: Common, full: bool = False) -> Iterator[Subject]:
 
     Raises UserError for impossible options.
     """
-    check(options)
     with distributed.processes() as own:
         device = own if options.device is None else named_device(options.device)
         loaded = distributed.main_first(partial(load_backbone, options.ckpt, key=options.key, full=full))
@@ -104,12 +103,6 @@ def untrained(subject: Subject, seed: int) -> Subject:
 def record_path(options: Common, subject: Subject, name: str) -> Path:
     """Path of the record, tested before the work. Raises UserError if it cannot be written."""
     return record.place(options.out, subject.loaded, f"{name}_untrained" if options.untrained else name)
-
-
-def check(options: Common) -> None:
-    """Raise UserError for values without meaning."""
-    at_least(1, options, "limit", "batch_size")
-    at_least(0, options, "workers")
 
 
 def named_device(name: str) -> torch.device:

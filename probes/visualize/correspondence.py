@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from checkpoints import terminal
-from checkpoints.cli import UserError, at_least
+from checkpoints.cli import UserError
 from checkpoints.figures import ConnectionPatch
 from pretrain.batches import augment
 from pretrain.evaluate import knn
@@ -89,7 +89,6 @@ def right(matches: Matches, first: View, second: View, patch: float) -> Bool[np.
 
 def draw(options: Correspondence, subject: Subject) -> Iterator[Shown]:
     """Yields a picture for each pair; for views it shows, and prints, how many matches are right."""
-    at_least(1, options, "lines")
     backbone, source = subject.backbone, inputs.whose(subject, options.key)
     size = inputs.side(backbone, options.size) // backbone.shape.stride * backbone.shape.stride
     generator, answers = np.random.default_rng(options.seed), []

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from checkpoints.cli import UserError, at_least
+from checkpoints.cli import UserError
 from pretrain.evaluate import knn
 from pretrain.evaluate.views import evaluation_box, evaluation_resize, evaluation_view
 from pretrain.images.source import Images
@@ -99,7 +99,6 @@ def rows(assigned: Assigned, prototypes: int, members: int) -> list[Row]:
 
 def draw(options: Patterns, subject: Subject) -> Iterator[Shown]:
     """One contact sheet."""
-    at_least(1, options, "prototypes", "members")
     crop, stride = options.size or subject.backbone.shape.image_size, subject.backbone.shape.stride
     if crop % stride:
         raise UserError(f"--size {crop} is not divisible by {stride}, the pixels of a token's side")
