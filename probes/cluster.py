@@ -29,7 +29,7 @@ from pretrain.method.heads import Head, of_weights
 from pretrain.models.backbone import Loaded
 from probes.features.cache import extract
 from probes.shared import console, record
-from probes.shared.subject import Common, Subject, about_view, labels_of, limited, of_several_classes, open_subject, record_path
+from probes.shared.subject import Common, Viewed, about_view, labels_of, limited, of_several_classes, open_subject, record_path
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def head_of(loaded: Loaded, key: str) -> Head:
     return of_weights(head, loaded.path)
 
 
-def by_head(subject: Subject, images: Images, options: ClusterOptions) -> Int[np.ndarray, " n"]:
+def by_head(subject: Viewed, images: Images, options: ClusterOptions) -> Int[np.ndarray, " n"]:
     """The prototype of each image. Raises WorkError naming one whose logits are not finite."""
     head = head_of(subject.loaded, options.key).to(subject.device)
     cls = extract(subject.loaded.backbone, images, subject.view, options).cls
@@ -85,7 +85,7 @@ def by_head(subject: Subject, images: Images, options: ClusterOptions) -> Int[np
         return torch.cat([block.argmax(dim=1) for block in logits]).cpu().numpy()
 
 
-def by_kmeans(subject: Subject, images: Images, options: ClusterOptions) -> Int[np.ndarray, " n"]:
+def by_kmeans(subject: Viewed, images: Images, options: ClusterOptions) -> Int[np.ndarray, " n"]:
     """The k-means cluster of each image's [CLS], of length one."""
     cls = extract(subject.loaded.backbone, images, subject.view, options).cls
     features = F.normalize(torch.tensor(cls), dim=1).numpy()
@@ -108,7 +108,7 @@ def methods(options: ClusterOptions, loaded: Loaded) -> list[str]:
     return ["head", "kmeans"] if has_head else ["kmeans"]
 
 
-def prototypes(subject: Subject, options: ClusterOptions) -> int | None:
+def prototypes(subject: Viewed, options: ClusterOptions) -> int | None:
     """Number of prototypes of the checkpoint's [CLS] head; None without a head."""
     weight = subject.loaded.contents.network(options.key, subject.loaded.path).get("head.last_layer.weight_v")
     return None if weight is None else len(weight)

@@ -28,7 +28,7 @@ from probes.shared import console, record
 from probes.shared.subject import (
     Common,
     Parts,
-    Subject,
+    Viewed,
     about_data,
     about_view,
     class_count,
@@ -141,7 +141,7 @@ def about(options: KnnOptions) -> dict[str, Any]:
     return said | {"features": array_of(options.features)}
 
 
-def of_backbone(subject: Subject, parts: Parts, options: KnnOptions) -> Measured:
+def of_backbone(subject: Viewed, parts: Parts, options: KnnOptions) -> Measured:
     """Accuracies with features of the subject's backbone."""
     kind = array_of(options.features)
     found = (extract(subject.loaded.backbone, images, subject.view, options, needed(kind)) for images in parts)
@@ -149,14 +149,14 @@ def of_backbone(subject: Subject, parts: Parts, options: KnnOptions) -> Measured
     return measure(bank, queries, parts, options, subject.device)
 
 
-def of_pixels(subject: Subject, parts: Parts, options: KnnOptions) -> Measured:
+def of_pixels(subject: Viewed, parts: Parts, options: KnnOptions) -> Measured:
     """Accuracies with each image's normalised pixels."""
     shape = subject.loaded.backbone.shape
     train, val = (pixels(images, shape.mean, shape.std, subject) for images in parts)
     return measure(train.numpy(), val.numpy(), parts, options, subject.device)
 
 
-def pixels(images: Images, mean: Sequence[float], std: Sequence[float], subject: Subject) -> Tensor:
+def pixels(images: Images, mean: Sequence[float], std: Sequence[float], subject: Viewed) -> Tensor:
     """The baseline that has learnt nothing."""
     return knn.pixels(images, mean, std, resize=subject.view.resize, crop=subject.view.crop)
 
@@ -171,7 +171,7 @@ def metrics(rows: dict[str, Measured]) -> dict[str, float]:
     return numbers | {names[name]: row.best()[1] for name, row in rows.items() if name in names}
 
 
-def show_rows(rows: dict[str, Measured], parts: Parts, subject: Subject, seconds: float) -> None:
+def show_rows(rows: dict[str, Measured], parts: Parts, subject: Viewed, seconds: float) -> None:
     """A table: top-1 by k, and the best."""
     mine = rows["this checkpoint"]
     title = f"k-NN top-1 % on {parts.val.name}, bank of {len(parts.train)}: {subject.loaded.path}"

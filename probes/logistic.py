@@ -26,7 +26,7 @@ from probes.shared import console, record
 from probes.shared.subject import (
     Common,
     Parts,
-    Subject,
+    Viewed,
     about_data,
     about_view,
     class_count,
@@ -80,7 +80,7 @@ def fit(
     return weight.detach()
 
 
-def measure(subject: Subject, parts: Parts, options: LogisticOptions) -> dict[float, tuple[float, float]]:
+def measure(subject: Viewed, parts: Parts, options: LogisticOptions) -> dict[float, tuple[float, float]]:
     """Top-1 and top-5 percent by strength, the strongest fitted first and each the start of the next.
 
     Raises WorkError naming a strength with which the weights are not finite.

@@ -26,11 +26,12 @@ from checkpoints import terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
 from pretrain.evaluate import finite, knn, views
 from pretrain.images.values import refuse_range
-from pretrain.models.backbone import Backbone, load_backbone, make
+from pretrain.models.backbone import Backbone, load_backbone
 from pretrain.sample import dense as sample_dense
 from probes.shared import label_maps
 from probes.shared import record as results
 from probes.shared.label_maps import NOTHING, Survey, Zero, stored
+from probes.shared.subject import Subject, untrained
 
 FOLDERS = {"train": ("images/training", "annotations/training"), "val": ("images/validation", "annotations/validation")}
 BLOCKS = 4
@@ -330,8 +331,8 @@ def main(arguments: Sequence[str]) -> None:
     measure = by_linear if options.head == "linear" else by_neighbours
     found = {"this checkpoint": measure(loaded.backbone.to(device), data, options, classes)}
     if options.baseline:
-        torch.manual_seed(options.seed)
-        found["the same, untrained"] = measure(make(shape, maskable=False).to(device).eval(), data, options, classes)
+        fresh = untrained(Subject(loaded, device), options.seed).backbone
+        found["the same, untrained"] = measure(fresh, data, options, classes)
     console = terminal.Console(soft_wrap=True)
     for name, settings in found.items():
         which, metrics = best_of(settings)

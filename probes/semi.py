@@ -28,7 +28,7 @@ from probes.shared import console, record
 from probes.shared.subject import (
     Common,
     Parts,
-    Subject,
+    Viewed,
     about_data,
     about_view,
     labelled_parts,
@@ -97,7 +97,7 @@ def state_path(out: Path, few: Few) -> Path:
     return out.with_suffix(f".{few.name}.state.pt")
 
 
-def frozen(subject: Subject, few: Few, options: SemiOptions, out: Path) -> Measured:
+def frozen(subject: Viewed, few: Few, options: SemiOptions, out: Path) -> Measured:
     """Each frozen protocol. The state of the linear probe remains until all are measured."""
     common_values = {field.name: getattr(options, field.name) for field in fields(Common)}
     neighbours = knn.KnnOptions(**common_values)
@@ -129,7 +129,7 @@ def images_a_step(recipe: str, few: Few) -> int:
     return min(usual, most)
 
 
-def tuned(subject: Subject, few: Few, options: SemiOptions, out: Path) -> dict[str, float]:
+def tuned(subject: Viewed, few: Few, options: SemiOptions, out: Path) -> dict[str, float]:
     """Top-1 percent of end-to-end fine-tuning, without and with the head's first layer where the checkpoint has it."""
     recipe = "small" if options.data == "sample" else "semi"
     epochs = options.tuned_epochs or (SAMPLE_EPOCHS if recipe == "small" else None)

@@ -19,7 +19,7 @@ from probes.linear.head import default_features
 from probes.linear.protocol import Chosen, LinearOptions, about, check, chosen, default_mode, say_excluded, split
 from probes.linear.train import Trained
 from probes.shared import console, record
-from probes.shared.subject import Parts, Subject, about_data, about_view, labelled_parts, open_subject, record_path
+from probes.shared.subject import Parts, Viewed, about_data, about_view, labelled_parts, open_subject, record_path
 
 SHOWN = 8
 """Learning rates in the printed table."""
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         measure(subject, parts, options, out)
 
 
-def measure(subject: Subject, parts: Parts, options: LinearOptions, out: Path) -> None:
+def measure(subject: Viewed, parts: Parts, options: LinearOptions, out: Path) -> None:
     """Train, say what came of it, keep the best head, write the record; what an earlier call has left is continued."""
     began = time.perf_counter()
     train, chooser = parts if options.select == "test" else split(parts.train, options)
@@ -76,7 +76,7 @@ def measure(subject: Subject, parts: Parts, options: LinearOptions, out: Path) -
 
 
 def tell(
-    trained: Trained, best: Chosen, last: Chosen, options: LinearOptions, parts: Parts, subject: Subject, seconds: float
+    trained: Trained, best: Chosen, last: Chosen, options: LinearOptions, parts: Parts, subject: Viewed, seconds: float
 ) -> None:
     """A table of the best learning rates, and the two numbers."""
     finite = [head for head in range(len(options.lr)) if head not in trained.excluded]

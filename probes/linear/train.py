@@ -23,7 +23,7 @@ from probes.features.cache import Features, extract, needed, represent, side_by_
 from probes.features.random_crops import random_crops
 from probes.linear.sweep import LinearSweep
 from probes.shared import console
-from probes.shared.subject import Common, Subject, labels_of
+from probes.shared.subject import Common, Viewed, labels_of
 
 VAL_BATCH = 1024
 KEPT = ("heads", "choosing", "test", "best", "weight", "bias")
@@ -77,7 +77,7 @@ def best_place(choosing: Float[np.ndarray, "e 2 h"], excluded: Sequence[int], *,
 
 
 def train(
-    subject: Subject, images: Division, settings: Settings, options: Common, state_path: Path, *, keep: bool = False
+    subject: Viewed, images: Division, settings: Settings, options: Common, state_path: Path, *, keep: bool = False
 ) -> Trained:
     """Train all heads for all epochs. In mode `paper` the state is kept after each, and the next call goes on from it.
 
@@ -138,7 +138,7 @@ class LabelledFeatures(NamedTuple):
         return self.features.rows(self.kind, numbers).to(self.device), self.labels[numbers].to(self.device)
 
 
-def labelled_features(subject: Subject, images: Images, settings: Settings, options: Common) -> LabelledFeatures:
+def labelled_features(subject: Viewed, images: Images, settings: Settings, options: Common) -> LabelledFeatures:
     """Centre-crop features of these images."""
     found = extract(subject.loaded.backbone, images, subject.view, options, settings.arrays or needed(settings.kind))
     return LabelledFeatures(found, labels_of(images), settings.kind, subject.device)
@@ -159,7 +159,7 @@ Source = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 """The batches of an epoch: features [b, d] and labels [b], this process's share of each step."""
 
 
-def _source(subject: Subject, images: Images, settings: Settings, options: Common, epochs: range) -> Source:
+def _source(subject: Viewed, images: Images, settings: Settings, options: Common, epochs: range) -> Source:
     """`epochs` are those that will be asked for, in this order."""
 
     def steps(epoch: int) -> list[np.ndarray]:
@@ -186,7 +186,7 @@ def _steps(count: int, options: Common, epoch: int) -> list[np.ndarray]:
 
 
 def _augmented(
-    subject: Subject, images: Images, kind: str, steps: list[np.ndarray], crops_of: Iterator[Tensor]
+    subject: Viewed, images: Images, kind: str, steps: list[np.ndarray], crops_of: Iterator[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features of random resized crops, by a forward in bfloat16. Raises WorkError naming an image whose are not finite."""
     labels, backbone = labels_of(images), subject.loaded.backbone
@@ -198,7 +198,7 @@ def _augmented(
         yield features.clone(), labels[numbers].to(subject.device)
 
 
-def _task(subject: Subject, images: Division, settings: Settings, options: Common) -> str:
+def _task(subject: Viewed, images: Division, settings: Settings, options: Common) -> str:
     """Digest of everything that the training depends on: a state of another task is not taken up."""
     weights = weights_digest(subject.loaded.backbone)
     pictures = [part.fingerprint() for part in images] + [labels_of(part) for part in images]
@@ -244,7 +244,7 @@ def _is_percent(value: Any, heads: int) -> bool:
     return all(isinstance(row, list) and len(row) == heads and checked.finite(row) for row in rows)
 
 
-def keep(path: Path, trained: Trained, subject: Subject, settings: Settings, images: Images, protocol: Mapping[str, Any]) -> None:
+def keep(path: Path, trained: Trained, subject: Viewed, settings: Settings, images: Images, protocol: Mapping[str, Any]) -> None:
     """The best head as safetensors: `weight` [k, d], `bias` [k], what it wants, how it came about; for the robustness suite."""
     shape = subject.loaded.backbone.shape
     about = {

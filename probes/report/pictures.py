@@ -28,7 +28,7 @@ from probes.features.cache import extract
 from probes.report import page as report_page
 from probes.report.confusion import confusion
 from probes.report.page import Section
-from probes.shared.subject import Common, Subject, has_two_parts, labels_of, limited, open_subject
+from probes.shared.subject import Common, Viewed, has_two_parts, labels_of, limited, open_subject
 
 SHOWN, NEAREST = 6, 5
 """Images with attention, queries with neighbours; and neighbours of each."""
@@ -70,7 +70,7 @@ def sections(folder: Path, source: str, channels: int, number: int = 0) -> list[
         return found
 
 
-def neighbours_of(subject: Subject, options: Common, channels: int) -> Seen:
+def neighbours_of(subject: Viewed, options: Common, channels: int) -> Seen:
     """The K nearest training images of some test images, or of other training images where there are none to test on."""
     most = affordable(subject)
     apart = has_two_parts(options)
@@ -93,14 +93,14 @@ def common_limit(options: Common, most: int) -> Common:
     return Common(ckpt=options.ckpt, data=options.data, limit=most, seed=options.seed)
 
 
-def affordable(subject: Subject) -> int:
+def affordable(subject: Viewed) -> int:
     """Number of training images to compute features of for a page: all of the sample's, some of large images on a CPU."""
     backbone, side = subject.loaded.backbone, subject.view.crop // subject.loaded.backbone.shape.patch_size
     each = 2.0 * sum(weight.numel() for weight in backbone.parameters()) * side**2
     return int(min(max(WORK[subject.device.type] / each, LEAST), MOST))
 
 
-def attention(subject: Subject, images: Images) -> str:
+def attention(subject: Viewed, images: Images) -> str:
     """Each head of the last block on a few images, as HTML."""
     backbone = subject.loaded.backbone
     if not isinstance(backbone, ViT):

@@ -23,8 +23,7 @@ from probes.reproduce.steps import FEW, Step
 from probes.retrieval import tasks
 from probes.robustness import suites
 from probes.shared import dense_layout
-from probes.shared.frozen import Subject
-from probes.shared.subject import Common, labelled, labelled_parts
+from probes.shared.subject import Common, Subject, labelled, labelled_parts
 from probes.video import davis
 
 PLACE = "x"

@@ -17,7 +17,7 @@ from checkpoints import terminal
 from checkpoints.cli import parse, run_command
 from pretrain.images.open import open_images
 from pretrain.images.source import Images, InMemory
-from pretrain.models.backbone import Backbone, make
+from pretrain.models.backbone import Backbone
 from pretrain.sample import retrieval
 from probes.features.search import by_faiss
 from probes.retrieval import copydays, descriptors, revisited
@@ -25,7 +25,7 @@ from probes.retrieval.revisited import Truth
 from probes.retrieval.tasks import RetrievalOptions, Task, open_task
 from probes.shared import record
 from probes.shared.console import table
-from probes.shared.frozen import open_subject
+from probes.shared.subject import open_frozen, untrained
 
 STRANGERS = 100
 """Number of distractors of the sample's copies."""
@@ -79,14 +79,13 @@ def search(queries: Float[Tensor, "q d"], database: Float[Tensor, "t d"]) -> Int
 def main(arguments: Sequence[str]) -> None:
     options = parse(RetrievalOptions, arguments, prog="python -m probes.retrieval")
     began = time.perf_counter()
-    loaded, device = open_subject(options)
+    subject = open_frozen(options)
+    loaded = subject.loaded
     out = record.place(options.out, loaded, f"retrieval_{options.suite}")
     task, others = open_task(options, loaded.backbone), strangers(options)
     rows = {"this checkpoint": measure(loaded.backbone, task, others, options.whiten)}
     if options.baselines:
-        torch.manual_seed(options.seed)
-        untrained = make(loaded.backbone.shape, maskable=False).to(device).eval()
-        rows["the same, untrained"] = measure(untrained, task, others, options.whiten)
+        rows["the same, untrained"] = measure(untrained(subject, options.seed).backbone, task, others, options.whiten)
     seconds, searched = time.perf_counter() - began, len(task.database) + (len(others) if others is not None else 0)
     table(
         f"{options.suite}, % ({searched} images searched, {options.data}): {loaded.path}",
@@ -108,7 +107,7 @@ def main(arguments: Sequence[str]) -> None:
         metrics=rows["this checkpoint"]
         | {f"untrained_{name}": value for name, value in rows.get("the same, untrained", {}).items()},
         seconds=seconds,
-        device=device.type,
+        device=subject.device.type,
     )
     terminal.say(f"{seconds:.0f} s")
 

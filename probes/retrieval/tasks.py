@@ -16,7 +16,7 @@ from pretrain.sample import retrieval
 from probes.retrieval import copydays, descriptors, revisited
 from probes.retrieval.descriptors import Describe
 from probes.retrieval.revisited import Truth
-from probes.shared.frozen import Frozen
+from probes.shared.subject import Frozen
 
 PAPER_SIZE = 512
 """Pixels of the longer side for landmarks."""

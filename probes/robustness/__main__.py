@@ -23,7 +23,7 @@ from probes.robustness import class_maps, suites
 from probes.robustness.suites import RobustnessOptions
 from probes.shared import record
 from probes.shared.console import table
-from probes.shared.frozen import Subject, open_subject
+from probes.shared.subject import Subject, open_frozen
 from probes.visualize import gallery
 
 TABLES = {"shuffle": "F10_shuffle", "inr": "", "sketch": ""}
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(RobustnessOptions, arguments, prog="python -m probes.robustness")
     check(options)
     began = time.perf_counter()
-    subject = open_subject(options)
+    subject = open_frozen(options)
     path = record.place(options.out, subject.loaded, f"robustness_{options.suite}")
     crop, stride = options.crop or subject.backbone.shape.image_size, subject.backbone.shape.stride
     if crop % stride:

@@ -22,8 +22,7 @@ from probes.robustness import class_maps, drops, imagenet9, imagenet_c, imagenet
 from probes.robustness.occlusion import Saliency
 from probes.robustness.occlusion_plots import Change
 from probes.shared.console import steps
-from probes.shared.frozen import Frozen, Subject
-from probes.shared.subject import of_several_classes
+from probes.shared.subject import Frozen, Subject, of_several_classes
 from probes.visualize import inputs
 from probes.visualize.gallery import Shown
 

@@ -1,11 +1,11 @@
-"""Shared by the frozen probes: options, the backbone, labelled images and their view."""
+"""Shared by commands that measure a frozen network: options, the backbone on its device, labelled images and their view."""
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,44 +17,58 @@ from pretrain.evaluate.views import evaluation_resize
 from pretrain.images import values
 from pretrain.images.open import has_part, open_images
 from pretrain.images.source import Images, Subset, aligned, subset
-from pretrain.models.backbone import Loaded, load_backbone, make
+from pretrain.models.backbone import Backbone, Loaded, load_backbone, make
 from probes.shared import record
 
 
 @dataclass(frozen=True)
-class Common:
-    """The options that every frozen probe has."""
+class Frozen:
+    """The options of every command that measures a frozen network."""
 
     ckpt: Path | None = None
     """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json, timm:NAME (default: the newest run)."""
     data: str = "sample"
-    """`sample`, or what pretraining takes, with parts train and val (or test): a folder of both (ImageNet's), hf:NAME, ..."""
-    val: str | None = None
-    """The test images where --data has no such part."""
+    """`sample`, or a folder in the layout that this command's page describes (docs/robustness-and-pictures.md)."""
     key: Literal["teacher", "student"] = "teacher"
     """Network of the checkpoint (the published IN-22K numbers are the student's)."""
-    crop: int | None = None
-    """Pixels of the centre crop (default: what the checkpoint was trained on)."""
-    resize: int | None = None
-    """Pixels of the shorter side before the crop (default: crop x 256 / 224; the crop itself below 160)."""
+    limit: int | None = None
+    """Use at most this many of each part."""
+    batch_size: int = 64
+    """Images a forward."""
+    device: str | None = None
+    """`cpu`, `cuda`, `cuda:1`, ... (default: a GPU where there is one)."""
+    seed: int = 0
+    """Seed of all random draws."""
+    out: Path | None = None
+    """Output file or folder (default: results/ beside the checkpoint)."""
+
+
+@dataclass(frozen=True)
+class Common(Frozen):
+    """The options of every probe of labelled images."""
+
+    data: str = "sample"
+    """`sample`, or what pretraining takes, with parts train and val (or test): a folder of both (ImageNet's), hf:NAME, ..."""
     limit: int | None = None
     """Use at most this many images of each part, drawn from --seed."""
     batch_size: int = 256
     """Images a forward, in each process."""
+    out: Path | None = None
+    """The record (default: results/PROBE.json beside the checkpoint, PROBE_untrained.json with --untrained)."""
+    val: str | None = None
+    """The test images where --data has no such part."""
+    crop: int | None = None
+    """Pixels of the centre crop (default: what the checkpoint was trained on)."""
+    resize: int | None = None
+    """Pixels of the shorter side before the crop (default: crop x 256 / 224; the crop itself below 160)."""
     workers: int | None = None
     """Processes that decode images (default: one a core, none for few images)."""
-    device: str | None = None
-    """`cpu`, `cuda`, `cuda:1`, ... (default: a GPU where there is one)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format of the backbone's forward pass; the paper's is float32."""
     cache: Path | None = None
     """Folder in which features are kept for the next probe (default: $IBOT_FEATURES, else the user's cache folder)."""
     untrained: bool = False
     """Measure the same architecture with random weights from --seed in place of the checkpoint's, as a baseline."""
-    seed: int = 0
-    """Seed of all random draws."""
-    out: Path | None = None
-    """The record (default: results/PROBE.json beside the checkpoint, PROBE_untrained.json with --untrained)."""
 
 
 class View(NamedTuple):
@@ -71,16 +85,43 @@ class Parts(NamedTuple):
     val: Images
 
 
-class Subject(NamedTuple):
-    """A backbone to measure, and its device."""
+@dataclass(frozen=True)
+class Subject:
+    """A frozen backbone to measure, and its device."""
 
     loaded: Loaded
     device: torch.device
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.loaded.backbone
+
+
+@dataclass(frozen=True)
+class Viewed(Subject):
+    """A subject with the preprocessing of every image."""
+
     view: View
 
 
+AnySubject = TypeVar("AnySubject", bound=Subject)
+
+
+def open_frozen(options: Frozen, *, full: bool = False) -> Subject:
+    """The backbone that the options name, for commands with preprocessing of their own; `full` reads heads too.
+
+    Raises UserError for a device that is not there, and for a backbone of other images than pictures of three channels.
+    """
+    device = named_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    loaded = load_backbone(options.ckpt, key=options.key, full=full)
+    if loaded.backbone.shape.channels != 3:
+        raise UserError(f"{loaded.path} takes {loaded.backbone.shape.channels} channels: this command is for pictures of three")
+    values.refuse_range(loaded.backbone.shape, loaded.path)
+    return Subject(loaded._replace(backbone=loaded.backbone.to(device)), device)
+
+
 @contextlib.contextmanager
-def open_subject(options: Common, full: bool = False) -> Iterator[Subject]:
+def open_subject(options: Common, full: bool = False) -> Iterator[Viewed]:
     """Context with all processes joined and the frozen backbone on its device; `full`: of a run, the full checkpoint is read.
 
     Raises UserError for impossible options.
@@ -89,15 +130,15 @@ def open_subject(options: Common, full: bool = False) -> Iterator[Subject]:
         device = own if options.device is None else named_device(options.device)
         loaded = distributed.main_first(partial(load_backbone, options.ckpt, key=options.key, full=full))
         view = view_of(loaded.backbone.shape, options)
-        found = Subject(loaded._replace(backbone=loaded.backbone.to(device)), device, view)
+        found = Viewed(loaded._replace(backbone=loaded.backbone.to(device)), device, view)
         yield untrained(found, options.seed) if options.untrained else found
 
 
-def untrained(subject: Subject, seed: int) -> Subject:
+def untrained(subject: AnySubject, seed: int) -> AnySubject:
     """A subject of the same architecture with random weights."""
     torch.manual_seed(seed)
-    fresh = make(subject.loaded.backbone.shape, maskable=False).to(subject.device).eval().requires_grad_(False)
-    return subject._replace(loaded=subject.loaded._replace(backbone=fresh))
+    fresh = make(subject.backbone.shape, maskable=False).to(subject.device).eval().requires_grad_(False)
+    return replace(subject, loaded=subject.loaded._replace(backbone=fresh))
 
 
 def record_path(options: Common, subject: Subject, name: str) -> Path:

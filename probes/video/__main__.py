@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 
 from checkpoints import terminal
 from checkpoints.cli import UserError, parse, run_command
-from pretrain.models.backbone import Backbone, make
+from pretrain.models.backbone import Backbone
 from pretrain.sample import clips as sample_clips
 from probes.shared import record
 from probes.shared.console import steps, table
-from probes.shared.frozen import Frozen, open_subject
+from probes.shared.subject import Frozen, open_frozen, untrained
 from probes.video import davis, propagate
 from probes.video import scores as video_scores
 from probes.video.davis import Clip
@@ -88,15 +87,15 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value} is too small")
     began = time.perf_counter()
     clips = davis.open_clips(options.data, options.limit)
-    loaded, device = open_subject(options)
+    subject = open_frozen(options)
+    loaded = subject.loaded
     out = record.place(options.out, loaded, "video")
     size = options.size or (sample_clips.SIZE if options.data == "sample" else 480)
     protocol = Protocol(size, options.context, options.radius, options.top_k)
     rows = {"this checkpoint": score(clips, lambda clip: segment(loaded.backbone, clip, protocol), "clips", options.masks)}
     if options.baselines:
-        torch.manual_seed(options.seed)
-        untrained = make(loaded.backbone.shape, maskable=False).to(device).eval()
-        rows["the same, untrained"] = score(clips, lambda clip: segment(untrained, clip, protocol), "clips, untrained")
+        fresh = untrained(subject, options.seed).backbone
+        rows["the same, untrained"] = score(clips, lambda clip: segment(fresh, clip, protocol), "clips, untrained")
         rows["the first mask, kept"] = score(clips, kept, "clips, kept")
     seconds = time.perf_counter() - began
     title = f"J and F, % ({len(clips)} clips of {options.data}): {loaded.path}"
@@ -110,9 +109,9 @@ def main(arguments: Sequence[str]) -> None:
         data={"root": options.data, "val_images": len(clips), "frames": sum(len(clip.frames) for clip in clips)},
         protocol=protocol._asdict() | {"temperature": propagate.TEMPERATURE, "key": options.key},
         metrics=rows["this checkpoint"]
-        | {names[subject] + name: row[name] for subject, row in rows.items() if subject in names for name in COLUMNS},
+        | {names[kind] + name: row[name] for kind, row in rows.items() if kind in names for name in COLUMNS},
         seconds=seconds,
-        device=device.type,
+        device=subject.device.type,
     )
     terminal.say(f"{seconds:.0f} s")
 

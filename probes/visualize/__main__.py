@@ -11,7 +11,7 @@ from typing import Any
 from checkpoints import places, terminal
 from checkpoints.cli import UserError, parse, run_command
 from probes.shared import record
-from probes.shared.frozen import Subject, open_subject
+from probes.shared.subject import Subject, open_frozen
 from probes.visualize import attention_maps, correspondence, gallery, pca, prototypes, tsne
 from probes.visualize.gallery import Shown
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     kind, began = arguments[0], time.perf_counter()
     options_of, draw = KINDS[kind]
     options: Any = parse(options_of, arguments[1:], prog=f"python -m probes.visualize {kind}")
-    subject = open_subject(options, full=kind == "patterns")
+    subject = open_frozen(options, full=kind == "patterns")
     out = options.out or record.default_path(subject.loaded, kind, "")
     places.tried(out / "index.html")
     notes = [f"Checkpoint: {subject.loaded.path}, {options.key}. Images: {options.data}."]

@@ -15,7 +15,7 @@ from pretrain.images.open import open_images
 from pretrain.images.source import Images, Subset
 from probes.features.attention import cls_attention, most_of_the_mass, require_attention
 from probes.shared.console import steps
-from probes.shared.frozen import Subject
+from probes.shared.subject import Subject
 from probes.visualize import gallery, inputs
 from probes.visualize.gallery import Shown
 from probes.visualize.inputs import Drawing, Seen

@@ -27,7 +27,7 @@ from pretrain.models.backbone import Backbone
 from pretrain.models.vit import ViT
 from probes.features.attention import cls_attention
 from probes.shared.console import steps
-from probes.shared.frozen import Subject
+from probes.shared.subject import Subject
 from probes.visualize import gallery, inputs
 from probes.visualize.gallery import Shown
 from probes.visualize.inputs import Drawing

@@ -20,7 +20,7 @@ from pretrain.images import tally
 from pretrain.images.open import open_images, part_or_all
 from pretrain.images.source import SUFFIXES, Files, Images, Subset, subset
 from pretrain.models.backbone import Backbone
-from probes.shared.frozen import Frozen, Subject
+from probes.shared.subject import Frozen, Subject
 
 LARGE, TIMES = 480, 3
 """Pixels of the shorter side for networks of full size; small ones see this many times what they were trained on."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from checkpoints.cli import UserError
 from probes.shared.console import steps
-from probes.shared.frozen import Subject
+from probes.shared.subject import Subject
 from probes.visualize import gallery, inputs
 from probes.visualize.gallery import Shown
 from probes.visualize.inputs import Drawing, Seen

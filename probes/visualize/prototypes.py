@@ -21,7 +21,7 @@ from pretrain.evaluate.views import evaluation_box, evaluation_resize, evaluatio
 from pretrain.images.source import Images
 from pretrain.method.heads import Head, of_weights
 from probes.shared.console import steps
-from probes.shared.frozen import Subject
+from probes.shared.subject import Subject
 from probes.visualize import gallery, inputs
 from probes.visualize.gallery import Shown
 from probes.visualize.inputs import Drawing

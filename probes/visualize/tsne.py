@@ -14,7 +14,7 @@ from checkpoints.cli import UserError
 from checkpoints.figures import Figure
 from pretrain.evaluate import knn
 from pretrain.evaluate.views import evaluation_resize
-from probes.shared.frozen import Subject
+from probes.shared.subject import Subject
 from probes.visualize import gallery, inputs
 from probes.visualize.gallery import Shown
 from probes.visualize.inputs import Drawing
