@@ -25,13 +25,12 @@ from torch import Tensor, nn
 from checkpoints import terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
 from pretrain.evaluate import finite, knn, views
-from pretrain.images.values import refuse_range
-from pretrain.models.backbone import Backbone, load_backbone
+from pretrain.models.backbone import Backbone
 from pretrain.sample import dense as sample_dense
 from probes.shared import label_maps
 from probes.shared import record as results
 from probes.shared.label_maps import NOTHING, Survey, Zero, stored
-from probes.shared.subject import Subject, untrained
+from probes.shared.subject import Frozen, open_frozen, untrained
 
 FOLDERS = {"train": ("images/training", "annotations/training"), "val": ("images/validation", "annotations/validation")}
 BLOCKS = 4
@@ -312,16 +311,12 @@ def count_classes(data: Set, zero: Zero = "void") -> int:
 def main(arguments: Sequence[str]) -> None:
     options = parse(SegmentOptions, arguments, prog="python -m probes.segment")
     began = time.perf_counter()
-    loaded = load_backbone(options.ckpt, key=options.key)
+    subject = open_frozen(Frozen(ckpt=options.ckpt, key=options.key))
+    loaded, stride = subject.loaded, subject.backbone.shape.stride
     out = results.place(options.out, loaded, f"segment_{options.head}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape = loaded.backbone.shape
-    if shape.channels != 3:
-        raise UserError(f"{loaded.path} takes {shape.channels} channels: this command is for pictures of three")
-    refuse_range(shape, loaded.path)
     data = open_data(options)
-    if data.size % shape.stride:
-        raise UserError(f"--size {data.size} is not divisible by {shape.stride}, the pixels of a token's side")
+    if data.size % stride:
+        raise UserError(f"--size {data.size} is not divisible by {stride}, the pixels of a token's side")
     in_maps = look_through(data, options.zero, options.data)
     classes = label_maps.count(in_maps, options.zero)
     names = None if options.data == "sample" else label_maps.class_names(Path(options.data))
@@ -329,9 +324,9 @@ def main(arguments: Sequence[str]) -> None:
         raise WorkError(f"a label map of {options.data} has class {classes}, its list of classes {len(names)} names")
     terminal.say(label_maps.meaning(in_maps, options.zero))
     measure = by_linear if options.head == "linear" else by_neighbours
-    found = {"this checkpoint": measure(loaded.backbone.to(device), data, options, classes)}
+    found = {"this checkpoint": measure(subject.backbone, data, options, classes)}
     if options.baseline:
-        fresh = untrained(Subject(loaded, device), options.seed).backbone
+        fresh = untrained(subject, options.seed).backbone
         found["the same, untrained"] = measure(fresh, data, options, classes)
     console = terminal.Console(soft_wrap=True)
     for name, settings in found.items():
@@ -361,7 +356,7 @@ def main(arguments: Sequence[str]) -> None:
         },
         metrics=record,
         seconds=time.perf_counter() - began,
-        device=device.type,
+        device=subject.device.type,
     )
 
 
