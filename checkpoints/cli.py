@@ -82,7 +82,7 @@ def at_least(least: int, options: Any, *names: str) -> None:
         value = getattr(options, name)
         values = value if isinstance(value, tuple) else () if value is None else (value,)
         if value == () or any(one < least for one in values):
-            raise UserError(f"--{name.replace('_', '-')} must be {least} or more")
+            raise UserError(f"{flat.flag(name)} must be {least} or more")
 
 
 def _plain_words(arguments: Sequence[str], bools: set[str]) -> list[str]:

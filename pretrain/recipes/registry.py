@@ -6,6 +6,7 @@ Published numbers are k-NN and linear top-1 % on ImageNet-1K.
 
 from typing import Any
 
+from checkpoints import flat
 from pretrain.recipes import ablation_recipes
 from pretrain.recipes.ablation_recipes import ABLATIONS
 from pretrain.recipes.presets import (
@@ -156,7 +157,7 @@ def as_flag(name: str, value: Any) -> str:
     """A value as it is typed."""
     values = value if isinstance(value, tuple) else (value,)
     words = (str(one).lower() if isinstance(one, bool) else str(one) for one in values)
-    return f"--{name.replace('_', '-')} {' '.join(words)}"
+    return f"{flat.flag(name)} {' '.join(words)}"
 
 
 def described(name: str) -> str:

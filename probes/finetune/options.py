@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from checkpoints import flat
 from checkpoints.cli import UserError, at_least, parse
 from pretrain.engine import options as engine_options
 from probes.finetune.recipes import DATA_SETS, RECIPES, described, values
@@ -178,7 +179,7 @@ def check(options: FinetuneOptions) -> None:
         raise UserError("--lr names a learning rate twice")
     for name in ("smoothing", "ema", "drop_path", "erasing"):
         if not 0 <= getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 0 or more and less than 1")
+            raise UserError(f"{flat.flag(name)} must be 0 or more and less than 1")
     if options.layer_decay is None or not 0 < options.layer_decay <= 1:
         raise UserError(f"--layer-decay {options.layer_decay} must be greater than 0 and at most 1")
     least, most = options.crop_scale

@@ -7,6 +7,8 @@ product at the original's batch stands here.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from checkpoints import flat
+
 DATA_SETS = ("cifar10", "cifar100", "inat18", "inat19", "flowers", "cars")
 
 
@@ -155,4 +157,4 @@ def _flags(given: Mapping[str, Any]) -> str:
     shown = {
         name: " ".join(f"{one:g}" for one in value) if isinstance(value, tuple) else f"{value:g}" for name, value in given.items()
     }
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in shown.items())
+    return " ".join(f"{flat.flag(name)} {value}" for name, value in shown.items())

@@ -54,7 +54,7 @@ def training(run: Run) -> str:
     words = ["tools/pretrain.sh", *(["--recipe", str(recipe)] if values else [])]
     for name, value in run.config.items():
         if name in usual and name not in NOT_OURS and value != usual[name]:
-            words += ["--" + name.replace("_", "-"), "None"] if value is None and name in CAN_BE_NONE else _flag(name, value)
+            words += [flat.flag(name), "None"] if value is None and name in CAN_BE_NONE else _flag(name, value)
     return escape.shell([*words, "--out", str(run.folder)])
 
 
@@ -120,7 +120,7 @@ def _flag(name: str, value: Any) -> list[str]:
     """A flag and its value. In capitals what the reader has to give: the file says nothing that could be typed there."""
     values = value if isinstance(value, list) else [value]
     typed = [str(one).lower() if isinstance(one, bool) else str(one) for one in values if _can_be_typed(one)]
-    return [f"--{name.replace('_', '-')}", *(typed if typed and len(typed) == len(values) else [name.upper()])]
+    return [flat.flag(name), *(typed if typed and len(typed) == len(values) else [name.upper()])]
 
 
 def _can_be_typed(value: Any) -> bool:

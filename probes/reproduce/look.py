@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from checkpoints import zoo
+from checkpoints import flat, zoo
 from checkpoints.cli import UserError, WorkError, parse
 from pretrain.images.hubs import is_hub
 from pretrain.images.open import has_part, open_images
@@ -163,6 +163,6 @@ def fitted(name: str, images: int, options: FinetuneOptions) -> Look:
     for rate in RATES:
         values = getattr(options, rate)
         values = values if isinstance(values, tuple) else (values,)
-        words += [f"--{rate.replace('_', '-')}", *(f"{value * size / options.batch_size:.6g}" for value in values)]
+        words += [flat.flag(rate), *(f"{value * size / options.batch_size:.6g}" for value in values)]
     said = f"{name}: {images} images, fewer than a step of {options.batch_size}: --batch-size {size}"
     return Look(words=tuple(words), note=f"{said}, learning rates times {size}/{options.batch_size}; not compared with the paper")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from checkpoints import terminal
+from checkpoints import flat, terminal
 from checkpoints.cli import UserError, parse, run_command
 from pretrain.models.backbone import Backbone
 from pretrain.sample import clips as sample_clips
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
     for name in ("context", "radius", "top_k", "size"):
         value = getattr(options, name)
         if value is not None and value < (0 if name == "context" else 1):
-            raise UserError(f"--{name.replace('_', '-')} {value} is too small")
+            raise UserError(f"{flat.flag(name)} {value} is too small")
     began = time.perf_counter()
     clips = davis.open_clips(options.data, options.limit)
     subject = open_frozen(options)
