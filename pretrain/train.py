@@ -175,11 +175,11 @@ def train(plan: Plan, device: torch.device) -> int:
     torch.manual_seed(options.run.seed + distributed.rank())  # of stochastic depth; all else is drawn by seed and step
     if start:
         set_moments(optimizer, student, start.moments)
-    notes += [*data.too_dark(images), *data.no_curve(options.knn, images), *without_effect(options)]
+    notes += [*data.too_dark(images), *data.no_curve(plan, images), *without_effect(options)]
     notes += start.notes if start else []
     notes += run.resume(student, teacher, optimizer, precision.scaler)
-    left, crop = run.step < schedule.total_steps, options.crops.global_crops_size
-    knn = data.online_knn(options.knn, options.images, images, crop) if knn_every and left else None
+    left = run.step < schedule.total_steps
+    knn = data.online_knn(plan, images) if knn_every and left else None
     run.begin()  # only now is anything made
     progress = Progress(run, images, schedule, device, precision.name, notes)
     if not left:

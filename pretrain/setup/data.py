@@ -16,7 +16,6 @@ from pretrain.images.identity import identity
 from pretrain.images.open import open_images
 from pretrain.images.source import Images, spread_of
 from pretrain.method.schedule import Schedule
-from pretrain.options.groups import ImageOptions, KnnOptions
 from pretrain.setup.plan import Plan
 
 
@@ -88,15 +87,17 @@ def too_dark(images: Images) -> list[str]:
     ]
 
 
-def no_curve(knn: KnnOptions, images: Images) -> list[str]:
+def no_curve(plan: Plan, images: Images) -> list[str]:
     """A remark where the k-NN curve would be 100 % whatever is learnt, and so is left out."""
+    knn = plan.options.knn
     if knn.knn_data is not None or not knn.knn_every or images.labels is None or len(np.unique(images.labels)) > 1:
         return []
     return [f"{images.name} has one class only: there is no k-NN curve"]
 
 
-def online_knn(knn: KnnOptions, chosen: ImageOptions, images: Images, crop: int) -> curve.OnlineKnn | None:
-    """The k-NN curve's data, in crops of `crop` pixels. Raises UserError for --knn-data without labels."""
+def online_knn(plan: Plan, images: Images) -> curve.OnlineKnn | None:
+    """The k-NN curve's data. Raises UserError for --knn-data without labels."""
+    knn, chosen, crop = plan.options.knn, plan.options.images, plan.options.crops.global_crops_size
     if knn.knn_data is None:
         return curve.online_knn(chosen.data, images, crop)
     known = open_images(knn.knn_data, "train", chosen.channels, chosen.value_range)

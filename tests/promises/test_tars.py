@@ -24,6 +24,7 @@ from pretrain.images.open import has_part, open_images
 from pretrain.images.tally import UNREAD
 from pretrain.options.stored import from_values
 from pretrain.setup import data
+from pretrain.setup.plan import plan_of
 from pretrain.setup.validate import without_effect
 from probes import cluster, knn, logistic, parts, semi
 from probes.finetune import __main__ as finetune
@@ -764,9 +765,8 @@ def test_a_curve_over_one_class_is_left_out_and_said(tmp_path: Path) -> None:
     put(tmp_path / "one", "cat/{0..9}.png")
     put(tmp_path / "two", "cat/{0..9}.png", "dog/{0..9}.png")
     one, two = (open_images(str(tmp_path / name)) for name in ("one", "two"))
-    chosen, other = (from_values(data=str(tmp_path / name)) for name in ("one", "two"))
-    third = from_values(knn_data=str(tmp_path / "one"))
-    assert data.online_knn(chosen.knn, chosen.images, one, 32) is None and "one class only" in data.no_curve(chosen.knn, one)[0]
-    assert data.online_knn(other.knn, other.images, two, 32) is not None and not data.no_curve(other.knn, two)
+    plan, other = (plan_of(from_values(data=str(tmp_path / name))) for name in ("one", "two"))
+    assert data.online_knn(plan, one) is None and "one class only" in data.no_curve(plan, one)[0]
+    assert data.online_knn(other, two) is not None and not data.no_curve(other, two)
     with pytest.raises(UserError, match="one class only"):
-        data.online_knn(third.knn, third.images, two, 32)
+        data.online_knn(plan_of(from_values(knn_data=str(tmp_path / "one"))), two)
