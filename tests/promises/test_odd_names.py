@@ -9,32 +9,51 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from checkpoints import store
+from checkpoints import export, store
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError
-from pretrain import train
+from pretrain import curves, train
 from pretrain.images.open import open_images
 from pretrain.tokenizers import __main__ as tokenizers
-from probes import knn, segment
+from probes import cluster, knn, logistic, parts, segment, semi, tables
 from probes.finetune import __main__ as finetune
 from probes.finetune.subsets import named
 from probes.linear import __main__ as linear
+from probes.report import __main__ as report
+from probes.retrieval import __main__ as retrieval
 from probes.robustness import __main__ as robustness
 from probes.video import __main__ as video
+from probes.visualize import __main__ as visualize
 from tests.support import networks
 from tests.support.commands import SMALL, exit_code
 
 FROZEN = "--ckpt a.safetensors --data data"
 TUNED = f"{FROZEN} --recipe small --epochs 2 --batch-size 8 --precision fp32 --lr 1e-3 --warmup-epochs 0"
 COMMANDS: dict[str, tuple[Callable[..., Any], str, str]] = {
-    "train": (train.main, " ".join([*SMALL, "--data data --steps 1 --knn-every 1"]), "data out init-from knn-data"),
+    "train": (train.main, " ".join([*SMALL, "--data data --steps 1 --knn-every 1"]), "data out init-from knn-data replay"),
+    "train, codes": (
+        train.main,
+        " ".join([*SMALL, "--data data --steps 1 --targets codes --shared-head-teacher false"]),
+        "tokenizer",
+    ),
     "knn": (knn.main, f"{FROZEN} --workers 0 --k 3", "ckpt data val out cache"),
     "linear": (linear.main, f"{FROZEN} --workers 0 --mode cached --epochs 1 --lr 0.1", "ckpt data val out cache"),
+    "logistic": (logistic.main, f"{FROZEN} --workers 0", "ckpt data out"),
+    "cluster": (cluster.main, f"{FROZEN} --workers 0 --method kmeans", "ckpt data out"),
+    "parts": (parts.main, f"{FROZEN} --workers 0", "ckpt data out"),
+    "semi": (semi.main, f"{FROZEN} --workers 0 --frozen --epochs 1", "ckpt data out names"),
     "finetune": (finetune.main, f"{TUNED} --workers 0", "ckpt data val names folder out"),
     "robustness": (robustness.main, "--ckpt a.safetensors --suite in9 --limit 2", "ckpt data head class-map train out"),
     "video": (video.main, "--ckpt a.safetensors --limit 1 --size 64", "ckpt data out"),
     "segment": (segment.main, "--ckpt a.safetensors", "ckpt data out"),
+    "landmarks": (retrieval.main, "--ckpt a.safetensors --suite roxford5k", "ckpt data out"),
+    "copies": (retrieval.main, "--ckpt a.safetensors --suite copydays", "ckpt data out"),
+    "attention": (visualize.main, f"attention {FROZEN}", "ckpt data out"),
     "patches": (tokenizers.main, "patches --data data --codes 8 --share 0.5 --size 32", "data out"),
     "kmeans": (tokenizers.main, f"kmeans {FROZEN} --codes 8 --images 16", "ckpt data out"),
+    "export": (export.main, "--ckpt a.safetensors --to timm", "ckpt out"),
+    "curves": (curves.main, "", "runs out"),
+    "report": (report.main, "", "out"),
+    "tables": (tables.main, "", "out"),
 }
 FLAGS = [(command, flag) for command, (_, _, flags) in COMMANDS.items() for flag in flags.split()]
 WRITTEN = [(command, flag) for command, flag in FLAGS if flag in ("out", "folder")]
