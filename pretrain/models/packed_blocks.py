@@ -1,14 +1,14 @@
 """timm's transformer blocks on the packed tokens of crops of several sizes.
 
 Norms, linear layers and MLPs see all tokens as one matrix; only attention goes group by group. What is cheap to compute again
-(attention weights, GELU) is not kept for the backward. Dropped paths are not computed.
+(attention weights, GELU) is not kept for the backward.
 
 g groups of crops of one size, b images and t tokens of one group, x all tokens, d width.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,24 +17,34 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-
-class Group(NamedTuple):
-    """Crops of one size, whose tokens stand one after the other."""
-
-    images: int
-    tokens: int
+from pretrain.models.drop_path import Group, Kept, per_token, subset
 
 
 class PackedBlock(Block):
-    """timm's block, which also takes packed tokens [x, d] of several groups."""
+    """timm's block, which also takes packed tokens [x, d] of several groups: `run`, with what is hooked to the module."""
 
-    def forward(self, x: Tensor, groups: Sequence[Group] | None = None, recompute_activations: bool = True) -> Tensor:  # type: ignore[override]
-        return super().forward(x) if groups is None else run(self, x, groups, recompute_activations=recompute_activations)
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        groups: Sequence[Group] | None = None,
+        depth: Kept | Tensor | None = None,
+        recompute_activations: bool = True,
+    ) -> Tensor:
+        return super().forward(x) if groups is None else run(self, x, groups, depth, recompute_activations)
 
 
-def run(block: Any, x: Float[Tensor, "x d"], groups: Sequence[Group], *, recompute_activations: bool) -> Float[Tensor, "x d"]:
-    """One block. `recompute_activations`: compute again in the backward what is cheap."""
-    rate = getattr(block.drop_path1, "drop_prob", 0.0) if block.training else 0.0
+def run(
+    block: Any,
+    x: Float[Tensor, "x d"],
+    groups: Sequence[Group],
+    depth: Kept | Float[Tensor, "2 b"] | None = None,
+    recompute_activations: bool = True,
+) -> Float[Tensor, "x d"]:
+    """One block of timm's.
+
+    `depth`: stochastic depth as a draw, whose dropped branches are not computed, or as factors of both branches (`drop_path`).
+    `recompute_activations`: compute again in the backward what is cheap.
+    """
 
     def attention_branch(tokens: Tensor, kept: Sequence[Group]) -> Tensor:
         return block.ls1(attention(block.attn, block.norm1(tokens), kept, recompute_activations=recompute_activations))
@@ -42,8 +52,12 @@ def run(block: Any, x: Float[Tensor, "x d"], groups: Sequence[Group], *, recompu
     def mlp_branch(tokens: Tensor, kept: Sequence[Group]) -> Tensor:
         return block.ls2(mlp(block.mlp, block.norm2(tokens), recompute_activations=recompute_activations))
 
-    for branch in (attention_branch, mlp_branch):
-        x = drop_path_subset(x, branch, groups, rate) if rate else x + branch(x, groups)
+    if isinstance(depth, Kept):
+        x = subset(x, attention_branch, groups, depth.attention, depth.rate)
+        return subset(x, mlp_branch, groups, depth.mlp, depth.rate)
+    for number, branch in enumerate((attention_branch, mlp_branch)):
+        added = branch(x, groups)
+        x = x + (added if depth is None else added * per_token(depth[number].to(added.dtype), groups))
     return x
 
 
@@ -81,25 +95,3 @@ def recompute(function: Callable[[Tensor], Tensor], x: Tensor, recompute_activat
     if not (recompute_activations and torch.is_grad_enabled()):
         return function(x)
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
-
-
-Branch = Callable[[Tensor, Sequence[Group]], Tensor]
-
-
-def drop_path_subset(x: Float[Tensor, " x *d"], branch: Branch, groups: Sequence[Group], rate: float) -> Float[Tensor, " x *d"]:
-    """Stochastic depth: x + branch(x) / (1 - rate) for the images that keep this path, x for the others.
-
-    Drawn on the host, so that no device is asked how many there are.
-    """
-    kept, rows, start = [], [], 0
-    for images, tokens in groups:
-        places = (torch.rand(images) >= rate).nonzero()
-        kept.append(Group(len(places), tokens))
-        rows.append((start + places * tokens + torch.arange(tokens)).flatten())
-        start += images * tokens
-    if not any(group.images for group in kept):
-        first = groups[0].tokens
-        return x + 0.0 * branch(x[:first], [Group(1, first)]).sum()  # gradients of zero, as the others have
-    chosen = torch.cat(rows).to(x.device, non_blocking=True)
-    added = branch(x.index_select(0, chosen), [group for group in kept if group.images]).to(x.dtype)
-    return x.index_add(0, chosen, added, alpha=1 / (1 - rate))

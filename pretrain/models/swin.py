@@ -6,22 +6,24 @@ for [CLS]; masks are drawn on the last stage's grid.
 b images, h w patches of a stage, c its width, n windows, a patches of a window, d width of the last stage, t = 1 + last patches.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from timm.layers import Mlp
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, window_partition, window_reverse
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from checkpoints import layouts
 from checkpoints.architecture import Architecture
+from pretrain.models import drop_path as stochastic_depth
+from pretrain.models.compiling import CompiledBlock
+from pretrain.models.drop_path import Group, Kept, subset
 from pretrain.models.init import initialise_linear_, whiten_
-from pretrain.models.packed_blocks import Group, drop_path_subset, mlp, recompute
+from pretrain.models.packed_blocks import mlp, recompute
 
 EPSILON = 1e-6
 """Epsilon of the norms, as in the original; timm's Swin has 1e-5."""
@@ -32,22 +34,34 @@ APART = -100.0
 
 
 class WindowBlock(SwinTransformerBlock):
-    """timm's block, computed in the original's order; dropped paths are not computed."""
+    """timm's block, computed in the original's order."""
 
-    def forward(self, x: Float[Tensor, "b h w c"], recompute_activations: bool = True) -> Float[Tensor, "b h w c"]:
-        rate = getattr(self.drop_path1, "drop_prob", 0.0) if self.training else 0.0
+    def forward(
+        self, x: Float[Tensor, "b h w c"], depth: Kept | Float[Tensor, "2 b"] | None = None, recompute_activations: bool = True
+    ) -> Float[Tensor, "b h w c"]:
+        """`depth`: stochastic depth, see `packed_blocks.run`."""
+        return run(self, x, depth, recompute_activations)
 
-        def attention_branch(tokens: Tensor, kept: Sequence[Group]) -> Tensor:
-            return windows(self, self.norm1(tokens), recompute_activations=recompute_activations)
 
-        def mlp_branch(tokens: Tensor, kept: Sequence[Group]) -> Tensor:
-            assert isinstance(self.mlp, Mlp)
-            return mlp(self.mlp, self.norm2(tokens), recompute_activations=recompute_activations)
+def run(
+    block: Any, x: Float[Tensor, "b h w c"], depth: Kept | Float[Tensor, "2 b"] | None = None, recompute_activations: bool = True
+) -> Float[Tensor, "b h w c"]:
+    """One block, like `packed_blocks.run`."""
 
-        for branch in (attention_branch, mlp_branch):
-            # whole images are kept or dropped
-            x = drop_path_subset(x, branch, [Group(len(x), 1)], rate) if rate else x + branch(x, ())
-        return x
+    def attention_branch(some: Tensor, kept: Sequence[Group]) -> Tensor:
+        return windows(block, block.norm1(some), recompute_activations=recompute_activations)
+
+    def mlp_branch(some: Tensor, kept: Sequence[Group]) -> Tensor:
+        return mlp(block.mlp, block.norm2(some), recompute_activations=recompute_activations)
+
+    if isinstance(depth, Kept):
+        whole = [Group(len(x), 1)]  # whole images are kept or dropped
+        x = subset(x, attention_branch, whole, depth.attention, depth.rate)
+        return subset(x, mlp_branch, whole, depth.mlp, depth.rate)
+    for number, branch in enumerate((attention_branch, mlp_branch)):
+        added = branch(x, ())
+        x = x + (added if depth is None else added * depth[number][:, None, None, None].to(added.dtype))
+    return x
 
 
 def windows(block: Any, x: Float[Tensor, "b h w c"], *, recompute_activations: bool) -> Float[Tensor, "b h w c"]:
@@ -58,7 +72,7 @@ def windows(block: Any, x: Float[Tensor, "b h w c"], *, recompute_activations: b
     apart = None
     if shift:  # while a graph is made of it, sizes are not numbers yet
         x = torch.roll(x, (-shift, -shift), dims=(1, 2))
-        apart = (shifted_apart if torch.compiler.is_exporting() else _remembered)(down, across, side, shift, x.device)
+        apart = (shifted_apart if torch.compiler.is_compiling() else _remembered)(down, across, side, shift, x.device)
     cut = window_partition(x, (side, side)).reshape(x.shape[0], down * across, side * side, x.shape[-1])
     x = _attend(block.attn, cut, apart, recompute_activations=recompute_activations)
     x = window_reverse(x.reshape(-1, side, side, x.shape[-1]), (side, side), down * side, across * side)
@@ -125,6 +139,8 @@ class Swin(SwinTransformer):
         )
         self.head = nn.Identity()  # type: ignore[assignment]
         self.shape, self.checkpointed, self.recompute_activations, self.fused = shape, checkpointed, True, False
+        self.compiled: CompiledBlock | None = None
+        """What computes a block while it trains, where blocks are compiled."""
         for block in self.blocks:
             # timm's stage takes no kind of block, and another block would draw other weights; the modules in it are the same.
             # A function in its place could neither be compiled nor sharded
@@ -134,6 +150,14 @@ class Swin(SwinTransformer):
         initialise_linear_(self, shape.init)
         if shape.init == "whiten":
             whiten_(self.patch_embed.proj)  # type: ignore[arg-type]
+
+    def compile_blocks(self) -> None:
+        """From now on blocks run compiled while they train."""
+        self.compiled = CompiledBlock(run)
+
+    def leave_uncompiled(self) -> None:
+        """Undo `compile_blocks`."""
+        self.compiled = None
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -161,14 +185,24 @@ class Swin(SwinTransformer):
     def _through(self, x: Tensor) -> Iterator[Tensor]:
         """Yields the output of every block."""
         stage: Any
+        compiled = self.compiled if self.training else None
+        depths = iter(self._depths(len(x), x.device))
         for stage in self.layers:
             x = stage.downsample(x)
             for block in stage.blocks:
+                compute: Callable[..., Tensor] = partial(compiled, block) if compiled else block
+                arguments = (x, next(depths), self.recompute_activations and compiled is None)
                 if self.checkpointed and torch.is_grad_enabled():
-                    x = checkpoint(block, x, self.recompute_activations, use_reentrant=False)
+                    x = checkpoint(compute, *arguments, use_reentrant=False)
                 else:
-                    x = block(x, self.recompute_activations)
+                    x = compute(*arguments)
                 yield x
+
+    def _depths(self, images: int, device: torch.device) -> Sequence[Any]:
+        """As `ViT._depths`, for crops of one size."""
+        return stochastic_depth.depths(
+            self.blocks, [images], device, training=self.training, as_factors=self.compiled is not None
+        )
 
     def last_blocks(self, images: Float[Tensor, "b ch y x"], count: int) -> list[Float[Tensor, "b _ _"]]:
         """Tokens after each of the last `count` blocks, their mean first, the very last block last.

@@ -10,11 +10,28 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from checkpoints.architecture import Architecture, timm_model
 from checkpoints.cli import UserError
 from checkpoints.store import first_line
+
+
+class TensorDropPath(nn.Module):
+    """timm's DropPath with its rate in a tensor: a number would make a graph of its own of every block."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.register_buffer("rate", torch.tensor(rate), persistent=False)
+        self.rate: Tensor
+
+    def forward(self, x: Float[Tensor, "images *rest"]) -> Float[Tensor, "images *rest"]:  # noqa: F821  # names of axes
+        """`x` of each image times 0 or 1 / (1 - rate)."""
+        if not self.training:
+            return x
+        kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        return x * (kept / (1 - self.rate)).to(x.dtype)
 
 
 class AnyViT(nn.Module):
@@ -29,6 +46,7 @@ class AnyViT(nn.Module):
     ) -> None:
         super().__init__()
         self.shape, self.fused, self.recompute_activations = shape, fused, False
+        self.compiled = False
         settings: dict[str, Any] = {"in_chans": shape.channels, "drop_path_rate": drop_path, "dynamic_img_size": True}
         settings["global_pool"] = "token"  # else the last norm of some would stand behind a pooling that nobody asks for
         try:
@@ -46,6 +64,23 @@ class AnyViT(nn.Module):
         if maskable:
             self.masked_embed = nn.Parameter(torch.zeros(1, shape.embed_dim))
 
+    def compile_blocks(self) -> None:
+        """From now on blocks run compiled while they train. Rates of stochastic depth become tensors: so graphs are shared."""
+        self.compiled = True
+        for block in self.blocks:
+            for part in [*block.modules()]:
+                for name, child in part.named_children():
+                    if isinstance(child, DropPath):
+                        setattr(part, name, TensorDropPath(child.drop_prob or 0.0).to(self._device()).train(child.training))
+            block.compile(fullgraph=True, dynamic=False)
+
+    def leave_uncompiled(self) -> None:
+        """Undo `compile_blocks`; rates stay tensors."""
+        self.compiled = False
+
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
     @property
     def blocks(self) -> Any:
         """All blocks, first to last."""
@@ -53,7 +88,9 @@ class AnyViT(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b gh gw"] | None = None) -> Float[Tensor, "b t d"]:
         """Tokens after the final norm, [CLS] first, registers left out."""
-        with self._masked(mask):
+        # torch has no other switch that leaves compiled modules as they are for one call
+        stance = contextlib.nullcontext() if self.training and self.compiled else torch.compiler.set_stance("force_eager")
+        with self._masked(mask), stance:
             return self._without_registers(self.model.forward_features(images))
 
     def forward_multi(self, groups: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:

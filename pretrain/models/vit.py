@@ -4,7 +4,7 @@ b images, c channels, h w pixels, gh gw patches, t = 1 + gh * gw tokens, d width
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from checkpoints.architecture import Architecture
+from pretrain.models import drop_path as stochastic_depth
+from pretrain.models import packed_blocks
+from pretrain.models.compiling import CompiledBlock
+from pretrain.models.drop_path import Group
 from pretrain.models.init import initialise_linear_, whiten_
-from pretrain.models.packed_blocks import Group, PackedBlock
+from pretrain.models.packed_blocks import PackedBlock
 
 POSITION_OFFSET = 0.1
 """Added to a grid's side before it is divided by the stored side: the original's guard against rounding, part of its numbers."""
@@ -69,6 +73,8 @@ class ViT(VisionTransformer):
             block_fn=PackedBlock,
         )
         self.shape, self.checkpointed, self.recompute_activations, self.fused = shape, checkpointed, True, fused
+        self.compiled: CompiledBlock | None = None
+        """What computes a block while it trains, where blocks are compiled."""
         self.grid: tuple[int, int] = (self.patch_embed.grid_size[0],) * 2
         block: Any
         for block in self.blocks:
@@ -85,6 +91,14 @@ class ViT(VisionTransformer):
         if self.shape.init == "whiten":
             whiten_(self.patch_embed.proj)
 
+    def compile_blocks(self) -> None:
+        """From now on blocks run compiled while they train."""
+        self.compiled = CompiledBlock(packed_blocks.run)
+
+    def leave_uncompiled(self) -> None:
+        """Undo `compile_blocks`."""
+        self.compiled = None
+
     def forward(  # type: ignore[override]
         self, images: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b gh gw"] | None = None
     ) -> Float[Tensor, "b t d"]:
@@ -94,24 +108,26 @@ class ViT(VisionTransformer):
     def forward_multi(self, groups: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
         """`forward` for crops of several sizes in one pass, (images, mask) each: tokens are packed without padding."""
         embedded = [self.embed(images, mask) for images, mask in groups]
-        # compiled for tokens of one group; torch has no public question for it
-        if any(block._compiled_call_impl is not None for block in self.blocks):
-            return [self.norm(self._through(self.blocks, x)) for x in embedded]
-        sizes = [Group(len(x), x.shape[1]) for x in embedded]
-        packed = torch.cat([x.flatten(0, 1) for x in embedded])
-        packed = self.norm(
-            self._through(
-                [partial(block, groups=sizes, recompute_activations=self.recompute_activations) for block in self.blocks], packed
-            )
-        )
-        parts = packed.split([size.images * size.tokens for size in sizes])
+        sizes = tuple(Group(len(x), x.shape[1]) for x in embedded)
+        x = torch.cat([x.flatten(0, 1) for x in embedded])
+        for block, depth in zip(self.blocks, self._depths(sizes, x.device), strict=True):
+            x = self._through(block, x, sizes, depth)
+        parts = self.norm(x).split([size.images * size.tokens for size in sizes])
         return [part.unflatten(0, size) for part, size in zip(parts, sizes, strict=True)]
 
-    def _through(self, blocks: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
-        for block in blocks:
-            keep_nothing = self.checkpointed and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if keep_nothing else block(x)
-        return x
+    def _depths(self, sizes: Sequence[Group], device: torch.device) -> Sequence[Any]:
+        """Stochastic depth of each block for this forward (`drop_path.depths`)."""
+        images, factors = [size.images for size in sizes], self.compiled is not None
+        return stochastic_depth.depths(list(self.blocks), images, device, training=self.training, as_factors=factors)
+
+    def _through(self, block: nn.Module, x: Tensor, sizes: Sequence[Group], depth: Any) -> Tensor:
+        """One block, compiled where it trains (`compiled`), its inside kept for the backward unless `checkpointed`."""
+        compiled = self.compiled if self.training else None
+        run: Callable[..., Tensor] = partial(compiled, block) if compiled else block  # with its hooks, where it is sharded
+        arguments = (x, sizes, depth, self.recompute_activations and compiled is None)
+        if self.checkpointed and torch.is_grad_enabled():
+            return checkpoint(run, *arguments, use_reentrant=False)
+        return run(*arguments)
 
     def embed(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Images -> tokens [b, t, d] that enter the first block."""

@@ -101,7 +101,8 @@ class MachineOptions:
     workers: Annotated[int | None, original("--num-workers")] = None
     """Processes that prepare batches (default: one a core up to 10, one on two cores)."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the blocks (torch.compile); auto on a GPU. Where that fails the run says so and goes on without."""
+    """Compile the blocks (torch.compile); auto on a GPU. The run says how many graphs they became, or that it goes on without.
+    Compiled code is kept for the next run in $IBOT_COMPILED (default: ~/.cache/ibot/compiled)."""
     checkpoint_activations: bool = False
     """Compute blocks twice to keep less: for large networks on small GPUs."""
     shard: bool = False

@@ -1,45 +1,19 @@
 """Builds student and teacher from the options."""
 
-import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from checkpoints.architecture import Architecture
-from checkpoints.store import first_line
 from pretrain.engine import distributed
+from pretrain.engine.precision import Precision
 from pretrain.method.ibot import Student, Teacher
 from pretrain.models.backbone import Backbone, make
+from pretrain.models.compiling import compile_blocks
 from pretrain.setup.objective import head_of
 from pretrain.setup.plan import Plan
-
-
-def compile_blocks(network: nn.Module, samples: Sequence[Tensor]) -> str:
-    """Compile every block of the backbone for the shapes of its inputs; returns why not, or an empty string.
-
-    `network` has a `backbone`; `samples` are one batch of each crop size, passed through once to test the compiled blocks.
-    """
-    backbone: Any = network.backbone
-    blocks: Any = backbone.blocks
-    for block in blocks:
-        block.compile(dynamic=False)
-    learns = any(parameter.requires_grad for parameter in network.parameters())
-    try:
-        with torch.set_grad_enabled(learns), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's remarks on itself
-            for sample in samples:
-                tokens = backbone(sample)
-                if learns:
-                    tokens.float().sum().backward()
-            network.zero_grad(set_to_none=True)
-    except Exception as error:  # compilers fail in many ways, and none of them should stop a run
-        for block in blocks:
-            block._compiled_call_impl = None  # torch has no public way back from `Module.compile`
-        return f"the blocks are not compiled ({first_line(error)})"
-    return ""
 
 
 def whole_backbone(teacher: Teacher) -> Backbone:
@@ -67,12 +41,22 @@ def build(plan: Plan, shape: Architecture, *, fused: bool = True, patch_prototyp
     return student, teacher
 
 
-def compile_networks(plan: Plan, device: torch.device, student: Student, teacher: Teacher) -> list[str]:
-    """Compile the blocks of both networks if the plan says so; returns notes on failures."""
+def compile_networks(plan: Plan, device: torch.device, precision: Precision, student: Student, teacher: Teacher) -> list[str]:
+    """Compile the blocks of both networks if the plan says so; returns a note on each: what was compiled, or why nothing was."""
     if not plan.compiles(device):
         return []
     crops, count, channels = plan.options.crops, plan.options.optimisation.batch_size_per_gpu, plan.architecture.channels
     kinds = ((crops.global_crops_number, crops.global_crops_size), (crops.local_crops_number, crops.local_crops_size))
     samples = [torch.zeros(views * count, channels, size, size, device=device) for views, size in kinds if views]
-    notes = (compile_blocks(network, inputs) for network, inputs in ((student, samples), (teacher, samples[:1])))
-    return [note for note in notes if note]
+    seen = (("student", student, samples), ("teacher", teacher, samples[:1]))
+    return [
+        f"{name}: {compile_blocks(network, partial(forward_as_trained, network, inputs, precision))}"
+        for name, network, inputs in seen
+    ]
+
+
+def forward_as_trained(network: Student | Teacher, samples: Sequence[Tensor], precision: Precision) -> Tensor:
+    """All tokens of the backbone, as a step computes them, of one batch of each crop size: `[n]`."""
+    with precision.autocast():
+        tokens = network.backbone.forward_multi([(images, None) for images in samples])
+    return torch.cat([group.flatten() for group in tokens])

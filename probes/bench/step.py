@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,8 +30,9 @@ from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
 from pretrain.method import ibot
 from pretrain.method.objective import LossWeights
+from pretrain.models.compiling import compile_blocks
 from pretrain.options.command_line import read_command_line
-from pretrain.setup.networks import build, compile_blocks
+from pretrain.setup.networks import build, forward_as_trained
 from pretrain.setup.plan import Plan, plan_of
 from pretrain.train import train_step
 from probes.bench import alone
@@ -86,9 +88,10 @@ def measure(chosen: BenchStepOptions, device: torch.device) -> Measured:
     batch = random_batch(plan, batch_size, device)
     if chosen.compile and chosen.variant == "ours":
         flat = [batch.crops.flatten(0, 1), batch.local_crops.flatten(0, 1)]
-        remark = compile_blocks(student, flat) or compile_blocks(teacher, flat[:1])
-        if remark:
-            raise WorkError(remark)
+        for network, seen in ((student, flat), (teacher, flat[:1])):
+            note = compile_blocks(network, partial(forward_as_trained, network, seen, precision))
+            if not network.backbone.compiled:
+                raise WorkError(note)
     weights, guard = LossWeights(clip_grad=plan.loss_weights.clip_grad), Guard()
 
     def ours() -> torch.Tensor:

@@ -23,8 +23,8 @@ from pretrain.engine.run_folder import claimed
 from pretrain.engine.verdict import Verdict
 from pretrain.images import values
 from pretrain.models.backbone import Loaded, load_backbone
+from pretrain.models.compiling import compile_blocks
 from pretrain.setup.data import identity_of
-from pretrain.setup.networks import compile_blocks
 from pretrain.train import in_groups, stop_requested
 from probes.finetune import report
 from probes.finetune.checkpoint import Lines, Network, Run
@@ -132,7 +132,7 @@ def train(  # noqa: PLR0915  # the loop is read from top to bottom
     if run.step >= total:
         lines.finished_before()
         return Measured(lr, run.tests, run.answers, run.skipped)
-    compile_(model, options, steps.batch_size, device, lines)
+    compile_(model, options, steps.batch_size, device, precision, lines)
     watch = Watch(run.step, steps.steps_per_epoch, skipped=run.skipped, late=device.type == "cuda")
     parallel = distributed.parallel(model, device)
     bad = bad_images.BadImages(bad_allowed, run.bad_images())
@@ -195,14 +195,20 @@ def heading(options: FinetuneOptions, loaded: Loaded, data: Data, machine: str) 
     )
 
 
-def compile_(model: Classifier, options: FinetuneOptions, images: int, device: torch.device, lines: Lines) -> None:
-    """Compile the blocks if asked for, or on a GPU, and say so if they stay as they were."""
+def compile_(
+    model: Classifier, options: FinetuneOptions, images: int, device: torch.device, precision: Precision, lines: Lines
+) -> None:
+    """Compile the blocks if asked for, or on a GPU, and say what became of it."""
     if options.compile == "off" or (options.compile == "auto" and device.type == "cpu"):
         return
     size = options.input_size or model.backbone.shape.image_size
-    remark = compile_blocks(model, [torch.zeros(images, 3, size, size, device=device)])
-    if remark:
-        lines.say(remark)
+    zeros = torch.zeros(images, 3, size, size, device=device)
+
+    def trial() -> torch.Tensor:
+        with precision.autocast():
+            return model.backbone(zeros)
+
+    lines.say(compile_blocks(model, trial))
 
 
 def measure(options: FinetuneOptions, device: torch.device) -> Summary | None:

@@ -27,7 +27,8 @@ from pretrain.method import ibot
 from pretrain.method.heads import Prototypes
 from pretrain.method.ibot import Losses, Student
 from pretrain.method.schedule import Ramp, ScheduleValues, warmup_cosine
-from pretrain.models import packed_blocks
+from pretrain.models import drop_path, packed_blocks
+from pretrain.models.drop_path import Group
 from pretrain.models.vit import ViT
 from pretrain.options.command_line import read_command_line
 from pretrain.options.stored import differences, from_values
@@ -452,18 +453,17 @@ def test_dropped_paths_cost_nothing_and_keep_the_mean() -> None:
     torch.manual_seed(0)
     network = ViT(TRAINED, maskable=False, drop_path=0.5)
     block: Any = network.blocks[-1]
-    groups, seen = [packed_blocks.Group(64, 10), packed_blocks.Group(32, 5)], []
+    groups: list[Group] = [Group(64, 10), Group(32, 5)]
+    seen: list[int] = []
     block.mlp.fc1.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     x = torch.randn(64 * 10 + 32 * 5, 64)
     with torch.no_grad():
-        whole = packed_blocks.run(block.eval(), x, groups, recompute_activations=True)
-        block.train()
-        dropped = torch.stack([packed_blocks.run(block, x, groups, recompute_activations=True) for _ in range(400)])
+        whole = packed_blocks.run(block, x, groups)
+        dropped = torch.stack([packed_blocks.run(block, x, groups, drop_path.draw([0.5], [64, 32])[0]) for _ in range(400)])
     assert seen[0] == len(x) and 0.45 < np.mean(seen[1:]) / len(x) < 0.55 and min(seen[1:]) < 0.45 * len(x)
     # Attention is dropped as well, and the MLP sees what it left: the means agree to first order only.
     assert ((dropped.mean(0) - whole).norm() / (whole - x).norm()) < 0.2
-    block.drop_path1.drop_prob = block.drop_path2.drop_prob = 0.9999
-    packed_blocks.run(block, x.requires_grad_(), groups, recompute_activations=True).sum().backward()
+    packed_blocks.run(block, x.requires_grad_(), groups, drop_path.draw([0.9999], [64, 32])[0]).sum().backward()
     assert all(p.grad is not None for p in block.parameters())  # also where every path was dropped
 
 

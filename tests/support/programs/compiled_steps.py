@@ -1,0 +1,114 @@
+"""Training steps with compiled blocks, and what of them was compiled: one JSON line.
+
+    python -m tests.support.programs.compiled_steps BACKEND STEPS FLAGS...      BACKEND: inductor, aot_eager, broken or late
+
+`broken` is a compiler that fails at once, `late` one that fails in the first step. It runs in a process of its own: the checks of
+shapes that tests install would be compiled too.
+"""
+
+import functools
+import json
+import sys
+import warnings
+from types import CodeType, FrameType
+from typing import Any
+
+import numpy as np
+import timm.models.eva
+import timm.models.vision_transformer
+import torch
+from torch._dynamo.backends.debugging import aot_eager
+
+from pretrain.batches import masking
+from pretrain.batches.dataset import Batch
+from pretrain.engine import optim
+from pretrain.engine.guard import Guard
+from pretrain.engine.precision import Precision
+from pretrain.method.objective import LossWeights
+from pretrain.models import compiling, packed_blocks, swin
+from pretrain.options.command_line import read_command_line
+from pretrain.setup.networks import build, compile_networks
+from pretrain.setup.plan import Plan, plan_of
+from pretrain.train import train_step
+
+BLOCKS: set[CodeType] = {
+    packed_blocks.run.__code__,
+    swin.run.__code__,
+    timm.models.vision_transformer.Block.forward.__code__,
+    timm.models.eva.EvaBlock.forward.__code__,
+}
+
+
+class Calls:
+    """Counts the blocks whose Python code runs while it is open: compiled ones have none."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def _look(self, frame: FrameType, event: str, argument: object) -> None:
+        self.count += event == "call" and frame.f_code in BLOCKS
+
+    def __enter__(self) -> "Calls":
+        sys.setprofile(self._look)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.setprofile(None)
+
+
+class Failing:
+    """A compiler that fails: for the first graphs or only for later ones."""
+
+    def __init__(self, good: int) -> None:
+        self.good = good
+
+    def __call__(self, graph: Any, inputs: Any) -> Any:
+        self.good -= 1
+        if self.good < 0:
+            raise RuntimeError("no compiler here")
+        return aot_eager(graph, inputs)
+
+
+def random_batch(plan: Plan, seed: int, images: int) -> Batch:
+    crops, generator = plan.options.crops, torch.Generator().manual_seed(seed)
+    sizes = ((crops.global_crops_number, crops.global_crops_size), (crops.local_crops_number, crops.local_crops_size))
+    seen, local = (torch.randn(number, images, 3, size, size, generator=generator) for number, size in sizes)
+    return Batch(
+        seen, masking.draw(np.random.default_rng(seed), plan.masks, crops.global_crops_number, images, *plan.grid), local
+    )
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    backend, steps, *flags = sys.argv[1:]
+    chosen: Any = {"broken": Failing(0), "late": Failing(2)}.get(backend, backend)
+    torch.compile = functools.partial(torch.compile, backend=chosen)
+    device, plan = torch.device("cpu"), plan_of(read_command_line(["--data", "x", *flags]))
+    precision = Precision(plan.options.machine.precision, device)
+    student, teacher = build(plan, plan.architecture, fused=precision.fused_attention)
+    student.train()
+    teacher.train()
+    optimizer, guard, now = optim.build_optimizer("adamw", student), Guard(), plan.schedule(1000, 1).at(60_000)
+    torch.manual_seed(0)
+    notes = compile_networks(plan, device, precision, student, teacher)
+    made, losses, eager = [compiling.graphs_made()], [], []
+    images = plan.options.optimisation.batch_size_per_gpu
+    for step in range(int(steps)):
+        count = images - 1 if backend == "late" else images  # another number of images is another graph
+        with Calls() as calls:
+            batch = random_batch(plan, step, count)
+            output = train_step(student, teacher, optimizer, [batch], now, LossWeights(), guard, precision)
+        eager.append(calls.count)
+        losses.append(output.losses.total.item())
+    made.append(compiling.graphs_made())
+    for network in (student, teacher):
+        network.backbone.eval()
+        for count in (images, images + 1):
+            with torch.inference_mode():
+                network.backbone(torch.zeros(count, 3, *[plan.options.crops.global_crops_size] * 2))
+    made.append(compiling.graphs_made())
+    print(json.dumps({"notes": notes, "graphs": made, "losses": losses, "eager": eager}))
+
+
+if __name__ == "__main__":
+    main()
