@@ -28,6 +28,7 @@ from pretrain.batches.masking import Masks
 from pretrain.engine import distributed
 from pretrain.engine.verdict import ACCEPTED, Verdict
 from pretrain.method.heads import Head
+from pretrain.method.student_tokens import cls_and_masked, gather_masked
 from pretrain.models.backbone import Backbone
 
 STUDENT_TEMPERATURE = 0.1
@@ -70,6 +71,9 @@ class Network(nn.Module):
 class Student(Network):
     """g_s: sees global crops with mask tokens, and local crops."""
 
+    needed_only: bool | None = None
+    """Whether the last block computes only the tokens that losses read (None: on a GPU; elsewhere bits stay as they were)."""
+
     def forward(
         self,
         crops: Float[Tensor, "v b c h w"],
@@ -81,13 +85,13 @@ class Student(Network):
         views, images = crops.shape[:2]
         groups = ((crops, masks), (local_crops, local_masks)) if len(local_crops) else ((crops, masks),)
 
-        # u_hat: mask tokens in place of masked patches; both resolutions in one pass -> [v b, 1 + p, d], [n b, 1 + p', d]
-        tokens = self.backbone.forward_multi([(group.flatten(0, 1), m and m.grid.flatten(0, 1)) for group, m in groups])
+        # u_hat: mask tokens in place of masked patches; both resolutions in one pass -> [s b, d], [m, d]
+        needed_only = crops.is_cuda if self.needed_only is None else self.needed_only
+        inputs = [(group.flatten(0, 1), m) for group, m in groups]
+        cls_tokens, patches = cls_and_masked(self.backbone, inputs, rows_only=needed_only)
 
         # the head on [CLS] tokens and masked patches only -> [s b + m, z]
-        cls_tokens = torch.cat([group[:, 0] for group in tokens])
-        patches = [gather_masked(group[:, 1:].flatten(0, 1), m) for group, (_, m) in zip(tokens, groups, strict=True)]
-        bottleneck = self.head.bottleneck(torch.cat([cls_tokens, *patches]))
+        bottleneck = self.head.bottleneck(torch.cat([cls_tokens, patches]))
         cls_logits = self.head.cls(bottleneck[: len(cls_tokens)]).unflatten(0, (views + len(local_crops), images))
         patch_logits = self.head.patches(bottleneck[len(cls_tokens) :])
         return StudentOutput(cls_logits.float(), patch_logits.float())
@@ -140,11 +144,6 @@ def shared_weights(teacher: nn.Module, student: nn.Module) -> Iterator[tuple[Ten
         if name in student_weights:
             teacher_part, student_part = distributed.local((weight.data, student_weights[name].data))
             yield teacher_part, student_part
-
-
-def gather_masked(patches: Float[Tensor, "x d"], masks: Masks | None) -> Float[Tensor, "m d"]:
-    """The masked ones of all patches of a batch, in the order of `masks.indices`; none without masks."""
-    return patches[:0] if masks is None else patches[masks.indices]
 
 
 # ---- H, first half: the teacher's logits -> targets ----------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from timm.models.vision_transformer import Block
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -61,14 +61,41 @@ def run(
     return x
 
 
+def run_rows(
+    block: Any,
+    x: Float[Tensor, "x d"],
+    groups: Sequence[Group],
+    rows: Int[Tensor, " r"],
+    factors: Float[Tensor, "2 b"] | None = None,
+    recompute_activations: bool = True,
+) -> Float[Tensor, "r d"]:
+    """`run`, but only the given rows of its output: keys and values are those of all tokens, the rest is computed for the rows.
+
+    Exact; of a last block whose other tokens nothing reads. `factors`: stochastic depth, see `drop_path`.
+    """
+    scale = [1.0, 1.0] if factors is None else [per_token(factor, groups).index_select(0, rows) for factor in factors]
+    added = attention(block.attn, block.norm1(x), groups, rows=rows, recompute_activations=recompute_activations)
+    x = x.index_select(0, rows) + (block.ls1(added) * scale[0]).to(added.dtype)
+    added = mlp(block.mlp, block.norm2(x), recompute_activations=recompute_activations)
+    return x + (block.ls2(added) * scale[1]).to(added.dtype)
+
+
 def attention(
-    layer: Any, x: Float[Tensor, "x d"], groups: Sequence[Group], *, recompute_activations: bool
-) -> Float[Tensor, "x d"]:
-    """timm's Attention, each image attending to its own tokens."""
+    layer: Any,
+    x: Float[Tensor, "x d"],
+    groups: Sequence[Group],
+    *,
+    recompute_activations: bool,
+    rows: Int[Tensor, " r"] | None = None,
+) -> Float[Tensor, "_ d"]:
+    """timm's Attention, each image attending to its own tokens; with `rows`, the output of those only."""
     parts = layer.qkv(x).split([group.images * group.tokens for group in groups])
     mixed = [recompute(functools.partial(_mix, layer, group=group), part, recompute_activations and not layer.fused_attn)
              for part, group in zip(parts, groups, strict=True)]  # fmt: skip
-    return layer.proj_drop(layer.proj(layer.norm(torch.cat(mixed))))
+    together = torch.cat(mixed)
+    if rows is not None:
+        together = together.index_select(0, rows)
+    return layer.proj_drop(layer.proj(layer.norm(together)))
 
 
 def _mix(layer: Any, qkv: Float[Tensor, "bt three_d"], group: Group) -> Float[Tensor, "bt d"]:
@@ -88,6 +115,11 @@ def mlp(layer: Any, x: Float[Tensor, "*x d"], *, recompute_activations: bool) ->
     return recompute(
         lambda hidden: layer.drop2(layer.fc2(layer.norm(layer.drop1(layer.act(hidden))))), layer.fc1(x), recompute_activations
     )
+
+
+def stream(x: Tensor, kind: torch.dtype | None) -> Tensor:
+    """Tokens in the type of the residual stream, where there is one and autocast is on."""
+    return x.to(kind) if kind is not None and torch.is_autocast_enabled(x.device.type) else x
 
 
 def recompute(function: Callable[[Tensor], Tensor], x: Tensor, recompute_activations: bool) -> Tensor:

@@ -23,7 +23,7 @@ from pretrain.models import drop_path as stochastic_depth
 from pretrain.models.compiling import CompiledBlock
 from pretrain.models.drop_path import Group, Kept, subset
 from pretrain.models.init import initialise_linear_, whiten_
-from pretrain.models.packed_blocks import mlp, recompute
+from pretrain.models.packed_blocks import mlp, recompute, stream
 
 EPSILON = 1e-6
 """Epsilon of the norms, as in the original; timm's Swin has 1e-5."""
@@ -139,6 +139,8 @@ class Swin(SwinTransformer):
         )
         self.head = nn.Identity()  # type: ignore[assignment]
         self.shape, self.checkpointed, self.recompute_activations, self.fused = shape, checkpointed, True, False
+        self.residual: torch.dtype | None = None
+        """As `ViT.residual`."""
         self.compiled: CompiledBlock | None = None
         """What computes a block while it trains, where blocks are compiled."""
         for block in self.blocks:
@@ -188,7 +190,7 @@ class Swin(SwinTransformer):
         compiled = self.compiled if self.training else None
         depths = iter(self._depths(len(x), x.device))
         for stage in self.layers:
-            x = stage.downsample(x)
+            x = stream(stage.downsample(x), self.residual if self.training else None)
             for block in stage.blocks:
                 compute: Callable[..., Tensor] = partial(compiled, block) if compiled else block
                 arguments = (x, next(depths), self.recompute_activations and compiled is None)

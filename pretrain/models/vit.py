@@ -21,7 +21,7 @@ from pretrain.models import packed_blocks
 from pretrain.models.compiling import CompiledBlock
 from pretrain.models.drop_path import Group
 from pretrain.models.init import initialise_linear_, whiten_
-from pretrain.models.packed_blocks import PackedBlock
+from pretrain.models.packed_blocks import PackedBlock, stream
 
 POSITION_OFFSET = 0.1
 """Added to a grid's side before it is divided by the stored side: the original's guard against rounding, part of its numbers."""
@@ -73,6 +73,8 @@ class ViT(VisionTransformer):
             block_fn=PackedBlock,
         )
         self.shape, self.checkpointed, self.recompute_activations, self.fused = shape, checkpointed, True, fused
+        self.residual: torch.dtype | None = None
+        """In what the blocks' sums are kept while the network trains under autocast; None: as the embedding gives them."""
         self.compiled: CompiledBlock | None = None
         """What computes a block while it trains, where blocks are compiled."""
         self.grid: tuple[int, int] = (self.patch_embed.grid_size[0],) * 2
@@ -109,11 +111,28 @@ class ViT(VisionTransformer):
         """`forward` for crops of several sizes in one pass, (images, mask) each: tokens are packed without padding."""
         embedded = [self.embed(images, mask) for images, mask in groups]
         sizes = tuple(Group(len(x), x.shape[1]) for x in embedded)
-        x = torch.cat([x.flatten(0, 1) for x in embedded])
+        x = stream(torch.cat([x.flatten(0, 1) for x in embedded]), self.residual if self.training else None)
         for block, depth in zip(self.blocks, self._depths(sizes, x.device), strict=True):
             x = self._through(block, x, sizes, depth)
         parts = self.norm(x).split([size.images * size.tokens for size in sizes])
         return [part.unflatten(0, size) for part, size in zip(parts, sizes, strict=True)]
+
+    def forward_rows(
+        self, groups: Sequence[tuple[Tensor, Tensor | None]], rows_of: Callable[[Sequence[Group]], Tensor]
+    ) -> Float[Tensor, "r d"]:
+        """Some rows of the packed tokens of `forward_multi`, the last block computed for no others.
+
+        `rows_of` gives them, `[r]` on the device, for the sizes of the groups.
+        """
+        embedded = [self.embed(images, mask) for images, mask in groups]
+        sizes = tuple(Group(len(x), x.shape[1]) for x in embedded)
+        x = stream(torch.cat([x.flatten(0, 1) for x in embedded]), self.residual if self.training else None)
+        *depths, last = self._depths(sizes, x.device)
+        for block, depth in zip(self.blocks[:-1], depths, strict=True):
+            x = self._through(block, x, sizes, depth)
+        if isinstance(last, stochastic_depth.Kept):
+            last = stochastic_depth.factors([last], sum(size.images for size in sizes), x.device)[0]
+        return self.norm(packed_blocks.run_rows(self.blocks[-1], x, sizes, rows_of(sizes), last, self.recompute_activations))
 
     def _depths(self, sizes: Sequence[Group], device: torch.device) -> Sequence[Any]:
         """Stochastic depth of each block for this forward (`drop_path.depths`)."""

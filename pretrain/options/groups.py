@@ -96,6 +96,9 @@ class MachineOptions:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """bf16 and fp16 are autocast of the two forwards, fp16 with a scaled loss; auto takes bf16 where the device is fast at it,
     fp16 on GPUs without bf16. [original: use_fp16]"""
+    residual: Literal["fp32", "bf16"] = "fp32"
+    """In what the sums of the blocks are kept: bf16 halves what a GPU reads and writes for them, and is not what the paper's
+    numbers were made with (with --precision bf16; docs/performance.md)."""
     decode: Literal["cpu", "gpu"] = "cpu"
     """Where JPEGs are decoded; workers decode whatever the GPU cannot."""
     workers: Annotated[int | None, original("--num-workers")] = None

@@ -38,6 +38,9 @@ def build(plan: Plan, shape: Architecture, *, fused: bool = True, patch_prototyp
     plain = make(shape, maskable=False, fused=fused)
     teacher = Teacher(plain, head(plan.teacher_head), options.loss.patch_centre_momentum)
     teacher.copy(student)
+    if options.machine.residual == "bf16":
+        for network in (student, teacher):
+            network.backbone.residual = torch.bfloat16
     return student, teacher
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+from checkpoints.architecture import SIZES
 from checkpoints.cli import UserError, at_least
 from pretrain.engine import distributed
 from pretrain.options.groups import Config, HeadOptions, ModelOptions
@@ -33,8 +34,19 @@ def check(config: Config) -> None:
         raise UserError("--separate-layers must be from 0 to 3")
     if not 0 <= loss.patch_centre_momentum < 1:
         raise UserError("--patch-centre-momentum must be 0 or more and less than 1")
+    _check_residual(config)
     if config.machine.shard:
         _check_shard(config)
+
+
+def _check_residual(config: Config) -> None:
+    machine, arch = config.machine, config.model.arch
+    if machine.residual == "fp32":
+        return
+    if machine.precision not in ("auto", machine.residual):
+        raise UserError(f"--residual bf16 goes with --precision bf16, not with {machine.precision}: leave one of them out")
+    if arch not in SIZES and not arch.startswith("swin"):
+        raise UserError(f"--residual bf16 is for this project's ViT and Swin: leave it out with --arch {arch}")
 
 
 def _check_range(value_range: tuple[float, ...]) -> None:

@@ -13,6 +13,8 @@ from pretrain.models.drop_path import Group
 from pretrain.models.timm_vit import TensorDropPath
 from pretrain.models.vit import ViT
 from tests.support.commands import command
+from tests.support.networks import TWO_STAGES, backbone
+from tests.support.networks import VIT as VIT_SHAPE
 
 SMALL = (
     "--recipe ibot_vits16 --batch-size-per-gpu 4 --out-dim 64 --patch-out-dim 64 --head-hidden-dim 64 --head-bottleneck-dim 32 "
@@ -81,6 +83,23 @@ def test_factors_do_what_the_subset_does() -> None:
     for block, draw, factor in zip(network.blocks, drawn, factors, strict=True):
         one, two = (packed_blocks.run(block, x, groups, depth) for depth in (draw, factor.double()))
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [VIT_SHAPE, TWO_STAGES], ids=["vit", "swin"])
+def test_a_residual_stream_in_bf16_stays_close_and_is_left_out_of_evaluation(shape: Architecture) -> None:
+    network: Any = backbone(shape).train()
+    block, seen, outputs = network.blocks[-1], [], []
+    block.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    images = torch.randn(4, 3, shape.image_size, shape.image_size, generator=torch.Generator().manual_seed(0))
+    for kind, autocast in ((None, True), (torch.bfloat16, True), (torch.bfloat16, False)):
+        network.residual = kind
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            outputs.append(network(images).float())
+    network.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        network(images)
+    assert seen[1] == torch.bfloat16 and seen[2] == torch.float32 and seen[3] == seen[0]
+    assert (outputs[1] - outputs[0]).norm() < 0.03 * outputs[0].norm()  # a bf16 sum is right to 0.4 %, and a few follow
 
 
 def test_a_rate_in_a_tensor_drops_as_often_and_keeps_the_mean() -> None:

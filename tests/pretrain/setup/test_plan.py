@@ -132,6 +132,8 @@ REFUSED = {
     "--out-dim 16": "a teacher with one set of prototypes needs --patch-out-dim 8192 equal to --out-dim 16",
     "--value-range 1 0": "--value-range 1 0: give the least and the largest value",
     "--value-range 1": "--value-range 1: give the least and the largest value",
+    "--residual bf16 --precision fp16": "--residual bf16 goes with --precision bf16, not with fp16: leave one of them out",
+    "--residual bf16 --arch vit_base_patch14_reg4_dinov2": "--residual bf16 is for this project's ViT and Swin",
     "--shard true --precision fp16": "--shard does not go with --precision fp16: give --precision bf16 or fp32",
     "--shard true --optimizer lars": "--shard does not go with --optimizer lars: give --optimizer adamw or sgd",
     "--shard true --compile on": "--shard does not go with --compile on: leave --compile out",
