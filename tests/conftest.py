@@ -33,6 +33,7 @@ SLOW = frozenset(
         "house/test_documented_commands.py",
         "pretrain/engine",
         "pretrain/images/test_broken.py",
+        "pretrain/models/test_compiling.py",
         "pretrain/run/test_health.py",
         "pretrain/run/test_lost.py",
         "pretrain/sample/test_sample.py",
