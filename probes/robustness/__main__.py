@@ -34,6 +34,8 @@ def check(options: RobustnessOptions) -> None:
     """Raise UserError for flags that do not go together."""
     if options.corrupt and options.suite != "inc":
         raise UserError("--corrupt is for --suite inc")
+    if options.class_map is not None and (options.suite != "in9" or options.data == "sample"):
+        raise UserError("--class-map is for --suite in9 with ImageNet-9's folders as --data: leave it out")
     for flag, path in (("head", options.head), ("class-map", options.class_map)):
         if path is not None and not path.is_file():
             raise UserError(f"--{flag}: there is no file {path}")

@@ -15,6 +15,7 @@ from pretrain import train
 from pretrain.tokenizers import __main__ as tokenizers
 from probes.finetune import __main__ as finetune
 from probes.linear import __main__ as linear
+from probes.robustness import __main__ as robustness
 from tests.support import networks
 from tests.support.commands import SMALL, exit_code
 
@@ -25,6 +26,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "linear": (linear.main, "--ckpt a.safetensors --data data --workers 0 --epochs 1 --lr 0.1 --out new/record.json"),
     "kmeans": (tokenizers.main, "kmeans --ckpt a.safetensors --data data --codes 8 --images 16 --out new/t.safetensors"),
     "patches": (tokenizers.main, "patches --data data --codes 8 --share 0.5 --size 32 --out new/t.safetensors"),
+    "robustness": (robustness.main, "--ckpt a.safetensors --suite in9 --limit 2 --out new/record.json"),
     "convert": (tokenizers.main, "convert a.safetensors --out new/t.safetensors"),
 }
 IMAGES = ("--data nowhere", "--data empty", "--data words.txt", "--data broken.parquet", "--data a.safetensors")
@@ -113,6 +115,13 @@ WRONG: dict[str, tuple[str, ...]] = {
     ),
     "kmeans": (*IMAGES, *CHECKPOINT, "--codes 1", "--codes 100000", "--images 0", "--out folder", "--seed -1"),
     "patches": (*IMAGES, "--share 0", "--share 2", "--size 33", "--codes 100000", "--patch-size 0", "--out folder"),
+    "robustness": (
+        "--class-map words.txt",
+        "--class-map words.txt --suite shuffle --data data",
+        "--class-map nowhere --data data",
+        "--head nowhere",
+        "--corrupt",
+    ),
     "convert": ("--out folder", "--out a.safetensors/x"),
 }
 
