@@ -48,7 +48,10 @@ def processes() -> Iterator[torch.device]:
     if "RANK" not in os.environ:
         yield device
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":  # known from the start, NCCL connects at once, and no barrier has to guess the device
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield device
         dist.barrier()  # leave together: a process that is still talking when its partner has gone is aborted
@@ -70,8 +73,18 @@ def parallel(module: nn.Module, device: torch.device, *, some_unused: bool = Fal
     """
     if world_size() == 1 or isinstance(module, FSDPModule):
         return module
-    ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=some_unused, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        module,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        find_unused_parameters=some_unused,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=has_running_statistics(module),
+    )
+
+
+def has_running_statistics(module: nn.Module) -> bool:
+    """Whether forward passes change buffers, as batch norm does; others (Swin's tables of positions) are the same everywhere."""
+    return any(getattr(part, "track_running_stats", False) for part in module.modules())
 
 
 def shard_(network: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:

@@ -24,6 +24,13 @@ class Attempt(NamedTuple):
     """The schedule's values at this step."""
     random: Tensor
     """State of torch's generator before it."""
+    random_cuda: Tensor | None = None
+    """State of the GPU's generator, where there is one."""
+
+
+def cuda_rng_state() -> Tensor | None:
+    """Kept on the host by torch: reading it does not wait."""
+    return torch.cuda.get_rng_state() if torch.cuda.is_available() else None
 
 
 @runtime_checkable
@@ -51,7 +58,7 @@ class Guard:
 
     def begin(self, step: int, batches: Sequence[Any], now: Any) -> None:
         """Register the next step, so that it can be repeated if it is refused."""
-        self._attempt = Attempt(step, batches, now, torch.get_rng_state())
+        self._attempt = Attempt(step, batches, now, torch.get_rng_state(), cuda_rng_state())
 
     def accepts(self, losses: Scored, norms: Float[Tensor, " tensors"]) -> Verdict:
         """Accepts a step whose loss and gradient norms are finite in all processes; read already unless `late`.

@@ -102,7 +102,16 @@ def norms_of(gradients: list[Tensor]) -> Float[Tensor, " tensors"]:
 def clip_each_(gradients: list[Tensor], norms: Float[Tensor, " tensors"], limit: float) -> None:
     """Scale each gradient tensor on its own to a norm of at most `limit` (0: no clipping), as the original does."""
     if limit > 0:
-        torch._foreach_mul_(distributed.local(gradients), list((limit / (norms + 1e-6)).clamp(max=1.0).unbind()))
+        parts = distributed.local(gradients)
+        factors = (limit / (norms + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(parts, spread_like(parts, factors) if norms.is_cuda else list(factors.unbind()))
+
+
+def spread_like(tensors: Sequence[Tensor], factors: Float[Tensor, " tensors"]) -> list[Tensor]:
+    """Each factor in the shape of its tensor: a GPU multiplies lists of equal shapes in few kernels, others one by one."""
+    sizes = [tensor.numel() for tensor in tensors]
+    flat = torch.cat([factor.expand(size) for factor, size in zip(factors.unbind(), sizes, strict=True)])
+    return [part.view(tensor.shape) for part, tensor in zip(flat.split(sizes), tensors, strict=True)]
 
 
 def drop_last_layer_gradients_(head: nn.Module) -> None:

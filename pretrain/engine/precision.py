@@ -2,26 +2,37 @@
 
 import torch
 
+from checkpoints.cli import UserError
+
 
 class Precision:
     """`auto`: on a GPU bf16 if it is supported, else fp16; on a CPU bf16 if it has fast instructions for it, else fp32.
 
-    Softmax, losses and centres are always float32.
+    `fp32` is float32 throughout; `tf32` is float32 whose products a GPU computes in TF32, as it does with float32 products under
+    bf16 and fp16. Softmax, losses and centres are always float32. Raises UserError for tf32 without a GPU.
     """
 
     def __init__(self, wanted: str, device: torch.device) -> None:
+        if wanted == "tf32" and device.type != "cuda":
+            raise UserError("--precision tf32 is about a GPU's products, and there is no GPU: give --precision fp32")
         self.name = best(device) if wanted == "auto" else wanted
         self._device = device.type
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.name == "fp16")
         # On CPUs torch's fused attention is slow in bf16 (docs/performance.md).
         self.fused_attention = not (device.type == "cpu" and self.name == "bf16")
         if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")  # TF32
+            set_tf32(self.name != "fp32")
 
     def autocast(self) -> torch.autocast:
         """A context for the two forward passes only."""
         dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
-        return torch.autocast(self._device, dtype, enabled=self.name != "fp32", cache_enabled=False)
+        return torch.autocast(self._device, dtype, enabled=self.name in ("bf16", "fp16"), cache_enabled=False)
+
+
+def set_tf32(allowed: bool) -> None:
+    """Whether a GPU may round the factors of float32 products and convolutions to 10 bits (torch: of convolutions only)."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def best(device: torch.device) -> str:

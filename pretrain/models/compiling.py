@@ -26,19 +26,19 @@ class CompiledBlock:
 
     def __init__(self, plain: Callable[..., torch.Tensor]) -> None:
         self.tried = False
-        self._plain = plain
+        self.plain = plain
         self._run: Callable[..., torch.Tensor] = torch.compile(plain, fullgraph=True, dynamic=False)
 
     def __call__(self, *arguments: Any) -> torch.Tensor:
-        if self._run is self._plain:
-            return self._plain(*arguments)
+        if self._run is self.plain:
+            return self.plain(*arguments)
         try:
             return self._run(*arguments)
         except Exception as error:  # compilers fail in many ways, and none of them should stop a run
             if not self.tried:
                 raise
-            self._run = self._plain
-            found = self._plain(*arguments)  # an error of the block itself is raised here
+            self._run = self.plain
+            found = self.plain(*arguments)  # an error of the block itself is raised here
             terminal.say(f"note: the blocks are not compiled any more ({_why(error)})", error=True)
             return found
 

@@ -93,9 +93,9 @@ class RunOptions:
 class MachineOptions:
     """What the machine does, and in which precision."""
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """bf16 and fp16 are autocast of the two forwards, fp16 with a scaled loss; auto takes bf16 where the device is fast at it,
-    fp16 on GPUs without bf16. [original: use_fp16]"""
+    fp16 on GPUs without bf16. tf32 is float32 with a GPU's rounded products, fp32 without them. [original: use_fp16]"""
     residual: Literal["fp32", "bf16"] = "fp32"
     """In what the sums of the blocks are kept: bf16 halves what a GPU reads and writes for them, and is not what the paper's
     numbers were made with (with --precision bf16; docs/performance.md)."""

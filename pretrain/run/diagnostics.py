@@ -48,11 +48,12 @@ def diagnostics_of(
     targets: Targets,
     cls_weight: float,
 ) -> Diagnostics:
-    """All of them, without waiting for the device (NaN for patches where none is masked)."""
+    """All of them; NaN for patches where none is masked, and for the rank in all processes but the main one, which logs."""
     cls, centres = targets.cls.flatten(0, 1), teacher.centres  # [v b, k]
     assert isinstance(centres, Centres) and teacher_output.features is not None
     entropy = entropy_of(cls).mean()
     difference, norm = distance(teacher, student)
+    features = teacher_output.features.flatten(0, 1)  # [v b, d]
     return Diagnostics(
         target_entropy=entropy,
         mean_target_entropy=entropy_of(cls.mean(0)),
@@ -64,7 +65,7 @@ def diagnostics_of(
         patch_prototype_usage=prototype_usage(targets.patches),
         centre_norm=centres.cls.norm(),
         patch_centre_norm=centres.patch.norm(),
-        effective_rank=effective_rank(teacher_output.features.flatten(0, 1)),
+        effective_rank=effective_rank(features) if distributed.is_main() else torch.full_like(entropy, math.nan),
         teacher_distance=difference / norm,
     )
 
@@ -89,11 +90,17 @@ def prototype_usage(probabilities: Float[Tensor, "x k"]) -> Float[Tensor, ""]:
 
 
 def effective_rank(features: Float[Tensor, "x d"]) -> Float[Tensor, ""]:
-    """exp of the entropy of the normalised singular values; NaN where features are not finite."""
-    if features.device.type == "cpu" and not bool(features.isfinite().all()):  # LAPACK raises an error for them
+    """exp of the entropy of the normalised singular values, which are roots of the Gram matrix's eigenvalues.
+
+    NaN where features are not finite. Waits for the device, once: the small matrix is solved on the CPU, as CUDA's own solvers
+    wait several times and raise an error for NaN.
+    """
+    exact = features.double() if len(features) > features.shape[1] else features.double().T
+    gram = (exact.T @ exact).cpu()  # [min(x, d), min(x, d)]
+    if not bool(gram.isfinite().all()):  # LAPACK raises an error for them
         return features.new_full((), math.nan)
-    values = torch.linalg.svdvals(features.float())
-    return entropy_of(values / values.sum().clamp(min=1e-12)).exp()
+    values = torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt()
+    return entropy_of(values / values.sum().clamp(min=1e-12)).exp().float().to(features.device)
 
 
 LEAST_RANK = 1.5

@@ -59,6 +59,7 @@ class Capture:
             "now": attempt.now._asdict(),
             "precision": self._precision,
             "random": attempt.random,
+            **({} if attempt.random_cuda is None else {"random_cuda": attempt.random_cuda}),
             "batches": [_as_values(batch) for batch in attempt.batches],
             "student": student,
             "teacher": teacher,
@@ -86,8 +87,9 @@ def _as_batch(values: Mapping[str, Tensor]) -> Batch:
 
 
 def show(path: Path, tokenizer: str | None = None) -> int:
-    """Repeat the step on the CPU and print what is not finite, in order of computation; returns an exit code.
+    """Repeat the step and print what is not finite, in order of computation; returns an exit code.
 
+    On a GPU if the step was computed on one and this machine has one, else on the CPU.
     `tokenizer` is --tokenizer of this command line. Raises UserError for a file that is not a refused step.
     """
     state = store.read_torch(path)
@@ -105,6 +107,8 @@ def _shown(state: Mapping[str, Any], path: Path, tokenizer: str | None) -> int:
     student, teacher, objective = _networks(state, path, tokenizer)
     console = terminal.Console(soft_wrap=True)
     console.print(f"step {state['step']} of {path}, learning rate {state['now']['lr']:.3g}, {state['precision']}")
+    if "random_cuda" in state and _device(state).type == "cpu":
+        console.print("it was computed on a GPU, and there is none here: repeated on the CPU")
     findings: list[str] = []
     for number, values in enumerate(state["batches"], start=1):
         for name in ("crops", "local_crops"):
@@ -129,6 +133,11 @@ def _shown(state: Mapping[str, Any], path: Path, tokenizer: str | None) -> int:
     return DONE
 
 
+def _device(state: Mapping[str, Any]) -> torch.device:
+    """A step of a GPU is repeated on one, where there is one, with the same random numbers."""
+    return torch.device("cuda" if "random_cuda" in state and torch.cuda.is_available() else "cpu")
+
+
 def _networks(state: Mapping[str, Any], path: Path, given: str | None) -> tuple[ibot.Student, ibot.Teacher, Objective]:
     recorded = checked.mapping(state["config"], f"{path}: config")
     values: dict[str, Any] = {**recorded, "init_from": None, "out": None, "replay": None}
@@ -137,7 +146,7 @@ def _networks(state: Mapping[str, Any], path: Path, given: str | None) -> tuple[
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     plan = plan_of(from_values(**values))
     shape = stored_architecture(state["shape"], str(path))
-    objective = objective_of(plan, shape, torch.device("cpu"))
+    objective = objective_of(plan, shape, _device(state))
     build_ = partial(build, plan, shape, fused=bool(state["fused"]), patch_prototypes=objective.patch_prototypes)
     with torch.device("meta"):
         outlines = build_()
@@ -146,18 +155,23 @@ def _networks(state: Mapping[str, Any], path: Path, given: str | None) -> tuple[
     student, teacher = build_()
     student.load_state_dict(state["student"])
     teacher.load_state_dict(state["teacher"])
-    return student.train(), teacher.train(), objective
+    return student.to(_device(state)).train(), teacher.to(_device(state)).train(), objective
 
 
 def _losses(state: Mapping[str, Any], student: ibot.Student, teacher: ibot.Teacher, objective: Objective) -> ibot.Losses:
     """The step's losses by the loop's own acts, from the same random state; gradients are left in the student."""
     now, config, batches = ScheduleValues(**state["now"]), state["config"], state["batches"]
-    precision = Precision(state["precision"], torch.device("cpu"))
+    name = "fp32" if state["precision"] == "tf32" else state["precision"]  # a GPU's alone
+    device = _device(state)
+    precision = Precision(state["precision"] if device.type == "cuda" else name, device)
     torch.set_rng_state(state["random"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["random_cuda"])
     parts = []
     for values in batches:
+        batch = _as_batch(values).to(device)
         output = forward_and_losses(
-            student, teacher, _as_batch(values), now, precision, objective, config["lambda_cls"], config["lambda_patch"]
+            student, teacher, batch, now, precision, objective, config["lambda_cls"], config["lambda_patch"]
         )
         (output.losses.total / len(batches)).backward()
         parts.append((output.losses, output.targets))

@@ -96,7 +96,7 @@ class FinetuneOptions:
 
     seed: int = 0
     """Seed of the head's weights, the order of images, the augmentation, and drawn subsets."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """Number format of the forward passes, as in pretraining."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the blocks (torch.compile); auto on a GPU."""

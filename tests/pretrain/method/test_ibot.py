@@ -158,6 +158,18 @@ def test_clipping_is_per_tensor() -> None:
     assert_close(gradients[2].norm(), torch.tensor(30.0))
 
 
+def test_factors_spread_over_gradients_clip_to_the_same_bits() -> None:
+    """A GPU multiplies lists of equal shapes; lists of scalars, as in 46c01a2, take it a kernel for each tensor."""
+    generator = torch.Generator().manual_seed(0)
+    gradients = [10 * torch.randn(shape, generator=generator) for shape in ((3, 5), (7,), (), (2, 3, 4))]
+    factors = torch.rand(4, generator=generator)
+    expected = [gradient * factor for gradient, factor in zip(gradients, factors, strict=True)]
+    spread = optim.spread_like(gradients, factors)
+    assert [one.shape for one in spread] == [one.shape for one in gradients]
+    torch._foreach_mul_(gradients, spread)
+    assert all(map(torch.equal, gradients, expected))
+
+
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
 def test_every_optimizer_lowers_a_loss(name: str) -> None:
     torch.manual_seed(0)

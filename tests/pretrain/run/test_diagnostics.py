@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
@@ -40,6 +41,29 @@ def test_rank_and_use_count_what_is_there() -> None:
     assert_close(effective_rank(torch.ones(6, 4)), torch.tensor(1.0))
     assert math.isnan(effective_rank(torch.full((2, 2), math.nan)))
     assert_close(prototype_usage(torch.eye(8)[[0, 0, 3, 5]]), torch.tensor(3 / 8))
+
+
+def test_rank_is_that_of_the_singular_values_for_more_and_for_fewer_images_than_dimensions() -> None:
+    """46c01a2 took `svdvals`, which waits for a GPU twice and raises an error for NaN there."""
+    for rows, columns in ((40, 12), (12, 40), (30, 30)):
+        features = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)) @ torch.diag(
+            torch.logspace(0, -4, columns)
+        )
+        p = torch.linalg.svdvals(features.double())
+        p = p / p.sum()
+        assert_close(effective_rank(features), (-(p * p.log()).sum()).exp().float(), rtol=1e-5, atol=0)
+    assert math.isnan(effective_rank(torch.full((2, 2), math.inf)))
+
+
+def test_the_rank_is_left_to_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = student_and_teacher()
+    given = batch()
+    answer, logits = teacher(given.crops, given.masks), student(given.crops, given.masks, given.local_crops)
+    targets = ibot.center_and_sharpen(answer, teacher.centres, 0.04, 0.07)
+    losses = ibot.losses(logits, targets, given.masks, 1.0, 1.0)
+    monkeypatch.setattr("pretrain.engine.distributed.is_main", lambda: False)
+    monkeypatch.setattr("pretrain.run.diagnostics.effective_rank", lambda features: pytest.fail("computed"))
+    assert math.isnan(diagnostics_of(student, teacher, losses, logits, answer, targets, 1.0).effective_rank)
 
 
 def test_alarms_sound_once_in_words_and_again_after_recovery() -> None:

@@ -54,6 +54,9 @@ def test_a_refused_step_is_written_down_and_replayed(
     said = capsys.readouterr().out
     assert "step 3 of" in said and "first things first" in said
     assert said.index("crops of batch 1, as they came from the loader") < said.index("output of")
+    store.save_file(file, {**store.read_torch(file), "random_cuda": torch.get_rng_state()})
+    assert run_command(train.main, ["--replay", str(file)]) == DONE
+    assert "was computed on a GPU, and there is none here" in capsys.readouterr().out
     last = store.read_torch(tmp_path / store.LAST)
     assert all(bool(weight.isfinite().all()) for weight in last["student"].values())
 
