@@ -169,7 +169,7 @@ def sealed(folder: Path, content: Mapping[str, Any]) -> Path:
 def resumed(folder: Path, flags: list[str]) -> tuple[Student, Teacher, torch.optim.Optimizer, Run]:
     """What `pretrain.train` takes up from a folder, and one step of its optimizer."""
     plan = plan_of(read_command_line([*flags[:-1], str(folder)]))
-    run = Run(plan, 2, "")
+    run = Run(plan, 5, "")  # 40 images, 8 a step
     student, teacher = build(plan, SHAPE)
     optimizer = optim.build_optimizer(plan.options.optimisation.optimizer, student)
     run.resume(student, teacher, optimizer, torch.amp.GradScaler("cpu", enabled=False))
