@@ -136,7 +136,7 @@ def in_groups(batches: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def measure_knn(knn: OnlineKnn | None, teacher: Teacher, progress: Progress, step: int) -> None:
-    """Log the k-NN accuracy of the teacher's backbone after `step` steps. All processes call it, one of them has `knn`."""
+    """Log the k-NN accuracy of the teacher's backbone after `step` steps. All processes call it together."""
     backbone = whole_backbone(teacher)  # gathered from all processes where it is sharded
     if knn:
         progress.knn(step, knn.measure(backbone))

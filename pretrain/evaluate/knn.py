@@ -4,16 +4,20 @@ q queries, t bank, d width, k neighbours.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError
 from pretrain.batches import augment
+from pretrain.batches.augment import REDUCTION_MARGIN
+from pretrain.batches.feeding import fed
 from pretrain.evaluate import finite
 from pretrain.evaluate.views import evaluation_view
 from pretrain.images.decode import BadImage
@@ -29,28 +33,48 @@ PIECE = 65536
 """Rows of the bank at a time."""
 
 
-def features(backbone: Backbone, images: Images, *, resize: int, crop: int, batch_size: int = 256) -> Float[Tensor, "q d"]:
+def features(
+    backbone: Backbone, images: Images, *, resize: int, crop: int, batch_size: int = 256, workers: int = 0, reduced: bool = False
+) -> Float[Tensor, "q d"]:
     """Last [CLS] token of every image, of length one, float32 on the CPU, on the probes' centre crop.
 
+    `workers` processes decode; `reduced`: large JPEGs at a fraction of their size, which moves pixels by about one level of 255.
     Raises WorkError naming an image whose token is not finite.
     """
     device, shape = next(backbone.parameters()).device, backbone.shape
-    blocks = []
-    for start in range(0, len(images), batch_size):
-        numbers = range(start, min(start + batch_size, len(images)))
-        views = [evaluation_view(read(images, number), resize, crop, shape.mean, shape.std) for number in numbers]
-        batch = torch.stack(views)
+    blocks = [torch.empty(0, shape.embed_dim)]
+    batches = [range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
+    views = _Views(images, resize, crop, shape, reduced)
+    crops = fed(views, batches, min(workers, len(batches)), collate=torch.stack, ahead=2, pin_memory=device.type == "cuda")
+    for numbers, batch in zip(batches, crops, strict=True):
         with torch.inference_mode():
-            tokens = backbone(batch.to(device))[:, 0].float()
+            tokens = backbone(batch.to(device, non_blocking=True))[:, 0].float()
             finite.checked(tokens, backbone, lambda row, numbers=numbers: images.where(numbers[row]))  # type: ignore[misc]
             blocks.append(F.normalize(tokens, dim=1).cpu())
     return torch.cat(blocks)
 
 
-def read(images: Images, number: int) -> np.ndarray:
-    """The pixels of an image that must be there. Raises UserError naming the one that is not."""
+class _Views(Dataset[Any]):
+    """The probes' view of each image."""
+
+    def __init__(self, images: Images, resize: int, crop: int, shape: Architecture, reduced: bool) -> None:
+        self._images, self._resize, self._crop, self._shape, self._reduced = images, resize, crop, shape, reduced
+
+    def __getitem__(self, number: int) -> Tensor:
+        pixels = read(self._images, number, REDUCTION_MARGIN * self._resize if self._reduced else None)
+        return evaluation_view(pixels, self._resize, self._crop, self._shape.mean, self._shape.std)
+
+
+def read(images: Images, number: int, least: int | None = None) -> np.ndarray:
+    """The pixels of an image that must be there; `least`: a side that is long enough, where it can be decoded smaller.
+
+    Raises UserError naming an image that is not there.
+    """
     try:
-        return images[number]
+        if least is None:
+            return images[number]
+        opened = images.open(number)
+        return opened.pixels(max(1, min(opened.width, opened.height) // least))
     except BadImage as error:
         raise UserError(f"{images.where(number)} cannot be used ({error}): repair it or take it out") from error
 

@@ -98,11 +98,12 @@ def no_curve(plan: Plan, images: Images) -> list[str]:
 def online_knn(plan: Plan, images: Images) -> curve.OnlineKnn | None:
     """The k-NN curve's data. Raises UserError for --knn-data without labels."""
     knn, chosen, crop = plan.options.knn, plan.options.images, plan.options.crops.global_crops_size
+    workers = plan.workers if torch.cuda.is_available() else 0  # a CPU that trains has no core to spare
     if knn.knn_data is None:
-        return curve.online_knn(chosen.data, images, crop)
+        return curve.online_knn(chosen.data, images, crop, workers)
     known = open_images(knn.knn_data, "train", chosen.channels, chosen.value_range)
     if known.labels is None:
         raise UserError(f"--knn-data {knn.knn_data} has no labels")
     if len(np.unique(known.labels)) < 2:
         raise UserError(f"--knn-data {knn.knn_data} has one class only: give images of two classes or more")
-    return curve.online_knn(knn.knn_data, known, crop)
+    return curve.online_knn(knn.knn_data, known, crop, workers)

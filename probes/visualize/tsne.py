@@ -40,8 +40,8 @@ def draw(options: Tsne, subject: Subject) -> Iterator[Shown]:
     crop = options.size or subject.backbone.shape.image_size
     if crop % subject.backbone.shape.stride:
         raise UserError(f"--size {crop} is not divisible by {subject.backbone.shape.stride}, the pixels of a token's side")
-    view = {"resize": evaluation_resize(crop), "crop": crop, "batch_size": options.batch_size}
-    features = knn.features(subject.backbone, images, **view).numpy()
+    resize = evaluation_resize(crop)
+    features = knn.features(subject.backbone, images, resize=resize, crop=crop, batch_size=options.batch_size).numpy()
     places = plane(features, options.perplexity, options.seed)
     labels = np.zeros(len(images), dtype=int) if images.labels is None else np.asarray(images.labels)
     classes = ["images without labels"] if images.labels is None else list(images.classes)
