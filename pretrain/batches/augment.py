@@ -132,23 +132,51 @@ class Crops(NamedTuple):
 
 
 def make(
-    images: Sequence[np.ndarray] | resample.Packed, crops: Crops, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    images: Sequence[np.ndarray], crops: Crops, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> Float[Tensor, "v b c h w"]:
-    """The crops themselves, on the device where packed images lie, or on the CPU."""
-    (views, count), size = crops.box.shape[:2], crops.size
-    image, box = np.tile(np.arange(count), views), crops.box.reshape(-1, 4)
-    draws = Draws(*(values.reshape(-1, *values.shape[2:]) for values in crops.draws))
-    if isinstance(images, resample.Packed):
-        cut = resample.cut_together(images, image, box, draws.flip, size)
-        return change(cut, draws, mean, std).unflatten(0, (views, count))
-    channels = images[0].shape[2]
-    made = torch.empty(len(box), channels, size, size)
-    length = max(1, CHUNK // (channels * size**2))
-    for start in range(0, len(box), length):
+    """The finished crops of images [h, w, c]."""
+    held = Held(len(crops.box), len(images), crops.size)
+    for number, pixels in enumerate(images):
+        held.put(number, pixels, crops.box[:, number], crops.draws.flip[:, number])
+    return finish(held.crops, crops.draws, mean, std)
+
+
+class Held:
+    """Crops of one size, cut out of one image after the other: 8 bit as long as all images are, else float32 in 0..1."""
+
+    def __init__(self, views: int, images: int, size: int) -> None:
+        self._shape, self._size = (views, images), size
+        self.crops = torch.empty(0)
+        """[v, b, c, s, s]"""
+
+    def put(self, number: int, pixels: np.ndarray, box: Int[np.ndarray, "v 4"], flip: Bool[np.ndarray, " v"]) -> None:
+        """Cut the crops of image `number` out of its pixels [h, w, c]."""
+        cut = resample.cut(pixels, box, flip, self._size)
+        if not self.crops.dim() > 1:
+            dtype = torch.uint8 if pixels.dtype == np.uint8 else torch.float32
+            self.crops = torch.empty(*self._shape, pixels.shape[2], self._size, self._size, dtype=dtype)
+        for view, crop in enumerate(cut):
+            if crop.dtype != self.crops.dtype:  # 8 bit beside deeper ones
+                self.crops = _unit(self.crops)
+            self.crops[view, number] = crop if crop.dtype == self.crops.dtype else _unit(crop)
+
+
+def _unit(values: Tensor) -> Tensor:
+    return values.float() / 255 if values.dtype == torch.uint8 else values
+
+
+def finish(
+    crops: Tensor, draws: Draws, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, out: Tensor | None = None
+) -> Float[Tensor, "v b c h w"]:
+    """Crops [v, b, c, h, w] as they were cut out, changed by their draws [v, b, ...] and normalised, where they lie."""
+    made = torch.empty(crops.shape, device=crops.device) if out is None else out
+    flat, into = crops.flatten(0, 1), made.flatten(0, 1)
+    drawn = Draws(*(values.reshape(-1, *values.shape[2:]) for values in draws))
+    length = max(1, CHUNK // crops.shape[2:].numel()) if crops.device.type == "cpu" else CHUNK
+    for start in range(0, len(flat), length):
         part = slice(start, start + length)
-        cut = resample.cut_each(images, image[part], box[part], draws.flip[part], size)
-        change(cut, Draws(*(values[part] for values in draws)), mean, std, out=made[part])
-    return made.unflatten(0, (views, count))
+        change(flat[part], Draws(*(values[part] for values in drawn)), mean, std, out=into[part])
+    return made
 
 
 def change(

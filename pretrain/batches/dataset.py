@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from checkpoints.architecture import MEAN, STD
 from checkpoints.cli import WorkError
-from pretrain.batches import augment, masking, resample
+from pretrain.batches import augment, masking
 from pretrain.engine import distributed
 from pretrain.engine.bad_images import Bad, too_many
 from pretrain.images.decode import BadImage
@@ -55,7 +55,7 @@ def _to(value: Any, device: torch.device) -> Any:
     """Tensors in named tuples on another device, everything else as it is."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
-    nested = isinstance(value, Batch | Placed | masking.Masks)
+    nested = isinstance(value, Batch | Cut | Placed | masking.Masks)
     return type(value)(*(_to(part, device) for part in value)) if nested else value
 
 
@@ -67,30 +67,28 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-class Decoded(NamedTuple):
-    """A batch whose crops are not made yet."""
+class Cut(NamedTuple):
+    """The batch as its crops were cut out, 8 bit where the images are, before their colours change."""
 
-    images: resample.Packed
-    global_crops: Sequence[augment.Crops]
-    local_crops: augment.Crops
+    crops: Tensor
+    """[v, b, c, h, w]"""
+    local_crops: Tensor
+    """[n, b, c, hl, wl]"""
+    draws: augment.Draws
+    local_draws: augment.Draws
+    placed: Placed
     masks: masking.Masks
-    bad: Sequence[Bad]
-    step: int
+    bad: Sequence[Bad] = ()
     local_masks: masking.Masks | None = None
 
-
-class Chosen(NamedTuple):
-    """The images of a step, decoded (or left to the device), and what is to be done with them."""
-
-    pixels: list[np.ndarray | resample.Jpeg]
-    crops: list[augment.Crops]
-    bad: list[Bad]
+    def to(self, device: torch.device) -> "Cut":
+        return cast(Cut, _to(self, device))
 
 
-class StepDataset(Dataset[Batch | Decoded]):
+class StepDataset(Dataset[Batch | Cut]):
     """Batches by their number: that of the step, or `accumulate` of them for each step.
 
-    `make_crops` false leaves crops to the device, `device_decodes` also plain JPEGs; with `local_grid` local crops have masks.
+    `make_crops` false leaves the crops' colours to the device; with `local_grid` local crops have masks.
     """
 
     def __init__(
@@ -107,12 +105,11 @@ class StepDataset(Dataset[Batch | Decoded]):
         accumulate: int = 1,
         most_bad: int = 20,
         make_crops: bool = True,
-        device_decodes: bool = False,
         local_grid: tuple[int, int] | None = None,
     ) -> None:
         self.images, self.views, self.masks, self.grid = images, views, masks, grid
         self.batch_size, self.seed, self.mean, self.std = batch_size, seed, mean, std
-        self.most_bad, self.make_crops, self.device_decodes = most_bad, make_crops, device_decodes
+        self.most_bad, self.make_crops = most_bad, make_crops
         self.local_grid = local_grid
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.accumulate = accumulate
@@ -129,22 +126,15 @@ class StepDataset(Dataset[Batch | Decoded]):
         start = (position * self.world_size + self.rank) * self.batch_size
         return self._order[1][start : start + self.batch_size]
 
-    def __getitem__(self, step: int) -> Batch | Decoded:
-        return self.get(step, device_decodes=self.device_decodes)
-
-    def get(self, step: int, *, device_decodes: bool) -> Batch | Decoded:
+    def __getitem__(self, step: int) -> Batch | Cut:
         """The batch of a step."""
         generator = np.random.default_rng([self.seed, CROPS, step, self.rank])
-        pixels, crops, bad = self._decode(self.chosen(step), self._draw(generator), device_decodes)
+        (draws, local_draws), held, box, bad = self._cut(self.chosen(step), self._draw(generator))
         generator = np.random.default_rng([self.seed, MASKS, step, self.rank])
         masks = masking.draw(generator, self.masks, len(self.views.global_views), self.batch_size, *self.grid)
-        global_crops, local_crops = crops[:-1], crops[-1]
-        local_masks = self._local_masks(step)
-        if self.make_crops:
-            ready = [array for array in pixels if isinstance(array, np.ndarray)]
-            batch = make_batch(ready, global_crops, local_crops, masks, bad, self.mean, self.std)
-            return batch._replace(local_masks=local_masks)
-        return Decoded(resample.pack(pixels), global_crops, local_crops, masks, bad, step, local_masks)
+        placed = Placed(torch.from_numpy(box), torch.from_numpy(draws.flip))
+        cut = Cut(held[0].crops, held[1].crops, draws, local_draws, placed, masks, bad, self._local_masks(step))
+        return make_batch(cut, self.mean, self.std) if self.make_crops else cut
 
     def _local_masks(self, step: int) -> masking.Masks | None:
         if self.local_grid is None:
@@ -157,28 +147,32 @@ class StepDataset(Dataset[Batch | Decoded]):
         drawn = [augment.draw(generator, view, 1, self.batch_size) for view in self.views.global_views]
         return [*drawn, augment.draw(generator, self.views.local_view, self.views.locals, self.batch_size)]
 
-    def _decode(self, indices: np.ndarray, draws: list[augment.Draws], device_decodes: bool) -> Chosen:
-        """Every image as small as its crops allow, with their boxes in it; good images stand in for bad ones."""
-        sizes = [*(view.size for view in self.views.global_views), self.views.local_view.size]
+    def _cut(
+        self, indices: np.ndarray, draws: Sequence[augment.Draws]
+    ) -> tuple[tuple[augment.Draws, augment.Draws], list[augment.Held], np.ndarray, list[Bad]]:
+        """Draws and crops of the global views together and of the local ones, the global ones' boxes, images that were bad.
+
+        Each image is let go once its crops are cut out; good images stand in for bad ones.
+        """
+        sizes = [view.size for view in (*self.views.global_views, self.views.local_view)]
         size_of_crop = np.repeat(sizes, [len(drawn.flip) for drawn in draws])
-        pixels: list[np.ndarray | resample.Jpeg] = []
-        placed: list[np.ndarray] = []
+        many, images = len(draws) - 1, len(indices)
+        held = [augment.Held(many, images, sizes[0]), augment.Held(self.views.locals, images, sizes[-1])]
+        placed = np.empty((many, images, 4), dtype=np.int64)
         bad: list[Bad] = []
         for number, index in enumerate(indices):
             of_image = [augment.Draws(*(values[:, number : number + 1] for values in drawn)) for drawn in draws]
-            array, box = self._decode_one(int(index), of_image, size_of_crop, bad, device_decodes)
-            pixels.append(array)
-            placed.append(box)
-        if len({array.dtype for array in pixels if isinstance(array, np.ndarray)}) > 1:  # 8 bit beside deeper ones
-            pixels = [_unit(array) if isinstance(array, np.ndarray) else array for array in pixels]
-        counts = np.cumsum([len(drawn.flip) for drawn in draws])[:-1]
-        groups = np.split(np.stack(placed, axis=1), counts)
-        crops = [augment.Crops(drawn, box, size) for drawn, box, size in zip(draws, groups, sizes, strict=True)]
-        return Chosen(pixels, crops, bad)
+            pixels, box = self._decode_one(int(index), of_image, size_of_crop, bad)
+            flip = np.concatenate([drawn.flip[:, 0] for drawn in of_image])
+            placed[:, number] = box[:many]
+            held[0].put(number, pixels, box[:many], flip[:many])
+            held[1].put(number, pixels, box[many:], flip[many:])
+        together = augment.Draws(*map(np.concatenate, zip(*draws[:-1], strict=True)))
+        return (together, draws[-1]), held, placed, bad
 
     def _decode_one(
-        self, index: int, draws: list[augment.Draws], sizes: np.ndarray, bad: list[Bad], device_decodes: bool
-    ) -> tuple[np.ndarray | resample.Jpeg, np.ndarray]:
+        self, index: int, draws: list[augment.Draws], sizes: np.ndarray, bad: list[Bad]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The image, or the next good one, and the boxes [x, 4] of its crops. Raises WorkError when too many are bad.
 
         The next by number, whatever was met before; what this process has found bad is named again, not read again.
@@ -190,8 +184,6 @@ class StepDataset(Dataset[Batch | Decoded]):
                 opened = self.images.open(index)
                 size = np.array([opened.width]), np.array([opened.height])
                 box = np.concatenate([augment.boxes(drawn, *size)[:, 0] for drawn in draws])
-                if device_decodes and opened.plain_jpeg():
-                    return resample.Jpeg(opened.encoded, opened.width, opened.height), box
                 factor = augment.reduction(box, sizes)
                 pixels = opened.pixels(factor)
                 if pixels.shape[:2] != (opened.height, opened.width):
@@ -204,23 +196,11 @@ class StepDataset(Dataset[Batch | Decoded]):
         raise WorkError(too_many(bad, self.most_bad))
 
 
-def _unit(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32) / np.float32(255) if array.dtype == np.uint8 else array
-
-
-def make_batch(
-    images: Sequence[np.ndarray] | resample.Packed,
-    global_crops: Sequence[augment.Crops],
-    local_crops: augment.Crops,
-    masks: masking.Masks,
-    bad: Sequence[Bad],
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Batch:
-    """Crops from images, where those are."""
-    crops = torch.cat([augment.make(images, crops, mean, std) for crops in global_crops])
-    shape = (0, crops.shape[1], crops.shape[2], local_crops.size, local_crops.size)
-    made = augment.make(images, local_crops, mean, std) if len(local_crops.box) else crops.new_zeros(shape)
-    box = torch.from_numpy(np.concatenate([view.box for view in global_crops])).to(crops.device, non_blocking=True)
-    flip = torch.from_numpy(np.concatenate([view.draws.flip for view in global_crops])).to(crops.device, non_blocking=True)
-    return Batch(crops, masks, made, bad, Placed(box, flip))
+def make_batch(cut: Cut, mean: Sequence[float], std: Sequence[float]) -> Batch:
+    """The batch with its finished crops, where they lie."""
+    crops = torch.empty(cut.crops.shape, device=cut.crops.device)
+    for view in range(len(crops)):
+        part = slice(view, view + 1)
+        augment.finish(cut.crops[part], augment.Draws(*(values[part] for values in cut.draws)), mean, std, out=crops[part])
+    local_crops = augment.finish(cut.local_crops, cut.local_draws, mean, std)
+    return Batch(crops, cut.masks, local_crops, cut.bad, cut.placed, cut.local_masks)

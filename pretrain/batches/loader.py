@@ -1,6 +1,6 @@
 """Batches from worker processes to the device, from any step on, ahead of the loop.
 
-Workers decode; crops are made by them on a CPU, and on the device, beside the step before, on a GPU.
+Workers decode and cut out; colours are changed by them on a CPU, and on the device, beside the step before, on a GPU.
 """
 
 import os
@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from checkpoints import parent
-from pretrain.batches.dataset import Batch, Decoded, StepDataset, make_batch
+from pretrain.batches.dataset import Batch, Cut, StepDataset, make_batch
 from pretrain.batches.feeding import fed
 
 
@@ -67,18 +67,9 @@ class Loader(NumberedLoader):
         """Batches on the device, with their crops made."""
         return map(self._to_device, self.made())
 
-    def _to_device(self, batch: Batch | Decoded) -> Batch:
-        if isinstance(batch, Decoded):
-            steps, masks = self._steps, batch.masks.to(self.device)
-            try:
-                images = batch.images.to(self.device)
-            except RuntimeError:  # a JPEG that the device's decoder does not take: the CPU judges it
-                again = steps.get(batch.step, device_decodes=False)
-                assert isinstance(again, Decoded)
-                batch, images = again, again.images.to(self.device)
-            made = make_batch(images, batch.global_crops, batch.local_crops, masks, batch.bad, steps.mean, steps.std)
-            return made._replace(local_masks=batch.local_masks).to(self.device)
-        return batch.to(self.device)
+    def _to_device(self, batch: Batch | Cut) -> Batch:
+        there = batch.to(self.device)
+        return make_batch(there, self._steps.mean, self._steps.std) if isinstance(there, Cut) else there
 
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Each batch is asked for on a side stream before the one ahead of it is given out."""

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageOps
 
-from pretrain.images.formats import MOST_BYTES, BadImage, afford, check_size, memory, memory_of_array, open_picture, reason
+from pretrain.images.formats import BadImage, afford, check_size, memory, memory_of_array, open_picture, reason
 from pretrain.images.stacks import is_for_here, read_tiff
 from pretrain.images.values import ValueRange, to_unit
 
@@ -21,8 +21,6 @@ REDUCTIONS = (8, 4, 2)
 """Factors by which a JPEG can be reduced while it is decoded."""
 NUMPY_MAGIC = b"\x93NUMPY"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-JPEG_END = b"\xff\xd9"
-LONGEST_SURPLUS = 64
 TURNED = frozenset({5, 6, 7, 8})
 """EXIF orientations that swap width and height."""
 
@@ -40,7 +38,6 @@ class LazyImage:
         self._channels, self._range = channels, value_range
         self._array: np.ndarray | None = None
         self._image: Image.Image | None = None
-        self.encoded = content if isinstance(content, bytes) else b""
         try:
             found = self._open(content)
         except BadImage:
@@ -68,19 +65,6 @@ class LazyImage:
         if content.startswith(TIFF_MAGIC) and is_for_here(content, self._channels, deep=bool(self._range)):
             return _as_pixels(read_tiff(content), self._channels, self._range)
         return _read_header(content)
-
-    def plain_jpeg(self) -> bool:
-        """Whether a GPU may decode it: a whole, upright JPEG in colour or grey. Its decoder would not notice a missing end."""
-        image = self._image
-        return (
-            image is not None
-            and image.format == "JPEG"
-            and image.mode in ("RGB", "L")
-            and self._orientation == 1
-            and self._channels == 3
-            and JPEG_END in self.encoded[-LONGEST_SURPLUS:]
-            and memory(image) <= MOST_BYTES
-        )
 
     def pixels(self, reduction: int = 1) -> Pixels:
         """The pixels upright [h, w, c].

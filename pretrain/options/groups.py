@@ -99,8 +99,6 @@ class MachineOptions:
     residual: Literal["fp32", "bf16"] = "fp32"
     """In what the sums of the blocks are kept: bf16 halves what a GPU reads and writes for them, and is not what the paper's
     numbers were made with (with --precision bf16; docs/performance.md)."""
-    decode: Literal["cpu", "gpu"] = "cpu"
-    """Where JPEGs are decoded; workers decode whatever the GPU cannot."""
     workers: Annotated[int | None, original("--num-workers")] = None
     """Processes that prepare batches (default: one a core up to 10, one on two cores)."""
     compile: Literal["auto", "on", "off"] = "auto"

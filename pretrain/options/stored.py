@@ -9,7 +9,7 @@ from pretrain.engine import options as engine_options
 from pretrain.options.groups import Config
 
 FREE_TO_CHANGE = frozenset(
-    "out replay recipe workers decode max_bad knn_data knn_every track report serve save_minutes keep_every log_every "
+    "out replay recipe workers max_bad knn_data knn_every track report serve save_minutes keep_every log_every "
     "allow_config_change allow_foreign_files".split()
 )
 """Options that a continued run may change: none of them touches its numbers."""

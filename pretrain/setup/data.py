@@ -33,8 +33,6 @@ class Data(NamedTuple):
 def open_data(plan: Plan, device: torch.device) -> Data:
     """Open the images. Raises UserError when there are fewer than one step's, or what is asked for is not there."""
     options, chosen = plan.options, plan.options.images
-    if options.machine.decode == "gpu" and device.type == "cpu":
-        raise UserError("--decode gpu needs a GPU: leave it out")
     images = open_images(chosen.data, "train", chosen.channels, chosen.value_range)
     batch = plan.batch_size * distributed.world_size()
     if len(images) < batch:
@@ -54,7 +52,6 @@ def open_data(plan: Plan, device: torch.device) -> Data:
         accumulate=options.optimisation.accumulate,
         most_bad=bad_images.most_bad(chosen.max_bad, len(images)),
         make_crops=device.type == "cpu",
-        device_decodes=options.machine.decode == "gpu",
         local_grid=plan.local_grid,
     )
     return Data(images, shape, steps, plan.schedule(steps.steps_per_epoch, distributed.world_size()))

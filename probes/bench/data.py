@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 from rich.table import Table
@@ -21,9 +20,9 @@ from torchvision import transforms
 
 from checkpoints import terminal
 from checkpoints.cli import UserError, parse, run_command
-from pretrain.batches import augment, masking, resample
+from pretrain.batches import augment
 from pretrain.batches.augment import BLUR_SIGMA, BRIGHTNESS, CONTRAST, FLIP, GREY, HUE, JITTER, MEAN, SATURATION, STD
-from pretrain.batches.dataset import Batch, StepDataset, make_batch
+from pretrain.batches.dataset import Batch, Cut, StepDataset, make_batch
 from pretrain.engine import optim
 from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
@@ -150,18 +149,13 @@ def main(arguments: Sequence[str]) -> None:
 def gpu_line(images: Images, plan: Plan, batch_size: int) -> str:
     """Milliseconds of making a batch's crops on the GPU, beside those of a training step."""
     device, views = torch.device("cuda"), plan.views
-    generator = np.random.default_rng(0)
-    pixels = [images[number % len(images)] for number in range(batch_size)]
-    size = np.array([array.shape[1] for array in pixels]), np.array([array.shape[0] for array in pixels])
-    kinds = [*((view, 1) for view in views.global_views), (views.local_view, views.locals)]
-    drawn = [(augment.draw(generator, view, count, batch_size), view.size) for view, count in kinds]
-    crops = [augment.Crops(draws, augment.boxes(draws, *size), side) for draws, side in drawn]
-    masks = masking.draw(generator, plan.masks, len(views.global_views), batch_size, *plan.grid).to(device)
-    packed = resample.pack(pixels)
-    packed = packed._replace(data=packed.data.pin_memory())
+    held = InMemory(images.name, [images[number % len(images)] for number in range(batch_size)], images.channels)
+    cut = StepDataset(held, views, plan.masks, plan.grid, batch_size, 0, make_crops=False)[0]
+    assert isinstance(cut, Cut)
+    cut = cut._replace(crops=cut.crops.pin_memory(), local_crops=cut.local_crops.pin_memory())
 
     def make() -> Batch:
-        return make_batch(packed.to(device), crops[:-1], crops[-1], masks, [], MEAN, STD)
+        return make_batch(cut.to(device), MEAN, STD)
 
     student, teacher = build(plan, plan.architecture)
     student.to(device).train()

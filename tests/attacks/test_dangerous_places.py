@@ -80,7 +80,6 @@ PLACES: dict[str, dict[str, str]] = {
     "pretrain/images/open.py": {"glob": "a pattern that was typed; what it finds is opened as a path, never as a scheme"},
     "pretrain/run/report_process.py": {"a process": "probes.report and probes.live, through checkpoints.start"},
     "pretrain/run/replay.py": {"glob": "counts refused steps in the run's own folder"},
-    "pretrain/batches/resample.py": {"Image.open": "decode_jpeg on the GPU, of bytes whose header Pillow has read as a JPEG"},
     "pretrain/engine/run_folder.py": {
         "a deletion": "temporary files by the exact names that a killed process of this project leaves, in the run's own folder",
         "a link": "reads where the run's own folder has been moved to, from this process's own descriptor",

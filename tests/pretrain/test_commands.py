@@ -159,7 +159,6 @@ TRAIN_MISTAKES = (
     ("--global-crops-number 1 --local-crops-number 0", "ask for at least 2 crops"),
     ("--patch-out-dim 64", "--patch-out-dim 64 equal to --out-dim 32"),
     ("--steps 0", "--steps must be 1 or more"),
-    ("--decode gpu", "--decode gpu needs a GPU"),
     ("--max-bad -1", "--max-bad must be 0 or more"),
     ("--channels 0", "--channels must be 1 or more"),
     ("--channels 6 --data flat --batch-size-per-gpu 2", "no image of flat can be used with --channels 6"),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from checkpoints.cli import WRONG_COMMAND
@@ -66,7 +65,6 @@ WRONG: dict[str, tuple[str, ...]] = {
         "--out folder",
         "--track mlflow",
         "--track wandb",
-        "--decode gpu",
     ),
     "finetune": (
         *LABELLED,
@@ -170,8 +168,6 @@ def possible(flags: str) -> None:
     name = flags.removeprefix("--track ")
     if name != flags and importlib.util.find_spec(name) is not None:
         pytest.skip(f"{name} is installed")
-    if flags == "--decode gpu" and torch.cuda.is_available():
-        pytest.skip("there is a GPU")
 
 
 @pytest.mark.parametrize(("command", "flags"), [(command, flags) for command, every in WRONG.items() for flags in every])
