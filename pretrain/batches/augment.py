@@ -165,17 +165,22 @@ def _unit(values: Tensor) -> Tensor:
     return values.float() / 255 if values.dtype == torch.uint8 else values
 
 
+def flat(draws: Draws) -> Draws:
+    """Draws [v, b, ...] as [v * b, ...]."""
+    return Draws(*(values.reshape(-1, *values.shape[2:]) for values in draws))
+
+
 def finish(
     crops: Tensor, draws: Draws, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, out: Tensor | None = None
 ) -> Float[Tensor, "v b c h w"]:
     """Crops [v, b, c, h, w] as they were cut out, changed by their draws [v, b, ...] and normalised, where they lie."""
     made = torch.empty(crops.shape, device=crops.device) if out is None else out
-    flat, into = crops.flatten(0, 1), made.flatten(0, 1)
-    drawn = Draws(*(values.reshape(-1, *values.shape[2:]) for values in draws))
+    before, into = crops.flatten(0, 1), made.flatten(0, 1)
+    drawn = flat(draws)
     length = max(1, CHUNK // crops.shape[2:].numel()) if crops.device.type == "cpu" else CHUNK
-    for start in range(0, len(flat), length):
+    for start in range(0, len(before), length):
         part = slice(start, start + length)
-        change(flat[part], Draws(*(values[part] for values in drawn)), mean, std, out=into[part])
+        change(before[part], Draws(*(values[part] for values in drawn)), mean, std, out=into[part])
     return made
 
 

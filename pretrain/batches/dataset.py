@@ -3,7 +3,7 @@
 Everything random is addressed by (seed, step, process), so the batch of a step is the same however training came there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from checkpoints.architecture import MEAN, STD
 from checkpoints.cli import WorkError
-from pretrain.batches import augment, masking
+from pretrain.batches import augment, color_table, masking
 from pretrain.engine import distributed
 from pretrain.engine.bad_images import Bad, too_many
 from pretrain.images.decode import BadImage
@@ -22,6 +22,7 @@ from pretrain.images.source import Images
 
 # One stream of random numbers for each use, so that adding a draw to one does not move the others.
 ORDER, CROPS, MASKS, LOCAL_MASKS = 0, 1, 2, 3
+Change = Callable[[Tensor, Tensor, Sequence[float], Sequence[float]], Tensor]
 
 
 class Placed(NamedTuple):
@@ -80,6 +81,9 @@ class Cut(NamedTuple):
     masks: masking.Masks
     bad: Sequence[Bad] = ()
     local_masks: masking.Masks | None = None
+    table: Tensor | None = None
+    """The draws once more, as `color_kernels` reads them; None for crops that it cannot change."""
+    local_table: Tensor | None = None
 
     def to(self, device: torch.device) -> "Cut":
         return cast(Cut, _to(self, device))
@@ -134,7 +138,7 @@ class StepDataset(Dataset[Batch | Cut]):
         masks = masking.draw(generator, self.masks, len(self.views.global_views), self.batch_size, *self.grid)
         placed = Placed(torch.from_numpy(box), torch.from_numpy(draws.flip))
         cut = Cut(held[0].crops, held[1].crops, draws, local_draws, placed, masks, bad, self._local_masks(step))
-        return make_batch(cut, self.mean, self.std) if self.make_crops else cut
+        return make_batch(cut, self.mean, self.std) if self.make_crops else _with_tables(cut)
 
     def _local_masks(self, step: int) -> masking.Masks | None:
         if self.local_grid is None:
@@ -196,8 +200,22 @@ class StepDataset(Dataset[Batch | Cut]):
         raise WorkError(too_many(bad, self.most_bad))
 
 
-def make_batch(cut: Cut, mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """The batch with its finished crops, where they lie."""
+def _with_tables(cut: Cut) -> Cut:
+    """The same with the tables of both kinds of crops, where these have three channels of 8 bit."""
+    if cut.crops.dtype != torch.uint8 or cut.crops.shape[2] != color_table.CHANNELS:
+        return cut
+    table, local_table = (color_table.table(augment.flat(draws)) for draws in (cut.draws, cut.local_draws))
+    return cut._replace(table=table, local_table=local_table)
+
+
+def make_batch(cut: Cut, mean: Sequence[float], std: Sequence[float], kernels: Change | None = None) -> Batch:
+    """The batch with its finished crops, where they lie: by `color_kernels.change` if that is given and can change them."""
+    if kernels is not None and cut.table is not None and cut.local_table is not None:
+        crops, local_crops = (
+            kernels(crops.flatten(0, 1), table, mean, std).unflatten(0, crops.shape[:2]) if len(table) else crops.float()
+            for crops, table in ((cut.crops, cut.table), (cut.local_crops, cut.local_table))
+        )
+        return Batch(crops, cut.masks, local_crops, cut.bad, cut.placed, cut.local_masks)
     crops = torch.empty(cut.crops.shape, device=cut.crops.device)
     for view in range(len(crops)):
         part = slice(view, view + 1)

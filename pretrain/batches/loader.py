@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from checkpoints import parent
-from pretrain.batches.dataset import Batch, Cut, StepDataset, make_batch
+from checkpoints import parent, terminal
+from pretrain.batches.dataset import Batch, Change, Cut, StepDataset, make_batch
 from pretrain.batches.feeding import fed
 
 
@@ -58,6 +58,7 @@ class Loader(NumberedLoader):
     def __init__(self, steps: StepDataset, first: int, last: int, workers: int, device: torch.device) -> None:
         super().__init__(steps, first, last, workers, device)
         self._steps = steps
+        self._kernels = _kernels(device)
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self._received()
@@ -69,7 +70,7 @@ class Loader(NumberedLoader):
 
     def _to_device(self, batch: Batch | Cut) -> Batch:
         there = batch.to(self.device)
-        return make_batch(there, self._steps.mean, self._steps.std) if isinstance(there, Cut) else there
+        return make_batch(there, self._steps.mean, self._steps.std, self._kernels) if isinstance(there, Cut) else there
 
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Each batch is asked for on a side stream before the one ahead of it is given out."""
@@ -86,6 +87,23 @@ class Loader(NumberedLoader):
             for tensor in coming.tensors():
                 tensor.record_stream(torch.cuda.current_stream(self.device))
             ready = coming
+
+
+def _kernels(device: torch.device) -> Change | None:
+    """What changes colours on a GPU, after a trial there; None on a CPU, and where the trial fails, which is said."""
+    if device.type != "cuda":
+        return None
+    try:
+        from pretrain.batches import color_kernels  # noqa: PLC0415  # Triton comes with torch for GPUs only
+
+        color_kernels.trial(device)
+    except Exception as error:  # Triton, its compiler and the driver raise almost anything
+        why = str(error).strip().splitlines() or [type(error).__name__]
+        terminal.say(
+            f"the kernels for crops' colours cannot be used here ({why[0]}): crops are made without them, slower", error=True
+        )
+        return None
+    return color_kernels.change
 
 
 def prepare_worker(_: int) -> None:
