@@ -27,7 +27,7 @@ RED, GREEN, BLUE = tl.constexpr(19595 / 65536), tl.constexpr(38470 / 65536), tl.
 _COLUMNS, _KINDS, _AMOUNTS = tl.constexpr(COLUMNS), tl.constexpr(KINDS), tl.constexpr(AMOUNTS)
 _CONTRAST_TURN, _GREY, _SOLARIZE = tl.constexpr(CONTRAST_TURN), tl.constexpr(GREY), tl.constexpr(SOLARIZE)
 _RADIUS, _TAPS = tl.constexpr(RADIUS), tl.constexpr(TAPS)
-OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
+OPTIONS: dict[str, Any] = {"num_warps": 8, "enable_fp_fusion": False}
 """Without fused multiply-adds, which would round otherwise than the definition."""
 
 
@@ -52,8 +52,9 @@ def _channel(sixths, offset, value, spread):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _turn(r, g, b, kind, amount, mean):  # type: ignore[no-untyped-def]
-    """One of the four operations, or none."""
+def _turn(r, g, b, row, turn, mean):  # type: ignore[no-untyped-def]
+    """The operation of one of the four turns, if there is one."""
+    kind, amount = tl.load(row + _KINDS + turn).to(tl.int32), tl.load(row + _AMOUNTS + turn)
     if kind == 0:  # brightness
         r, g, b = _level(r * amount), _level(g * amount), _level(b * amount)
     elif kind == 1:  # contrast
@@ -82,10 +83,6 @@ def jitter_kernel(crops, table, made, pixels, BLOCK: tl.constexpr):  # type: ign
     row = table + crop * _COLUMNS
     at = crop.to(tl.int64) * 3 * pixels
     contrast_turn = tl.load(row + _CONTRAST_TURN).to(tl.int32)
-    kind0, amount0 = tl.load(row + _KINDS).to(tl.int32), tl.load(row + _AMOUNTS)
-    kind1, amount1 = tl.load(row + _KINDS + 1).to(tl.int32), tl.load(row + _AMOUNTS + 1)
-    kind2, amount2 = tl.load(row + _KINDS + 2).to(tl.int32), tl.load(row + _AMOUNTS + 2)
-    kind3, amount3 = tl.load(row + _KINDS + 3).to(tl.int32), tl.load(row + _AMOUNTS + 3)
     mean = tl.full((), 0.0, tl.float32)
     if contrast_turn < 4:
         # the mean grey of the crop as the operations before the contrast leave it: whole numbers, added exactly
@@ -96,12 +93,8 @@ def jitter_kernel(crops, table, made, pixels, BLOCK: tl.constexpr):  # type: ign
             r = tl.load(crops + at + place, mask=inside, other=0).to(tl.float32)
             g = tl.load(crops + at + pixels + place, mask=inside, other=0).to(tl.float32)
             b = tl.load(crops + at + 2 * pixels + place, mask=inside, other=0).to(tl.float32)
-            if contrast_turn > 0:
-                r, g, b = _turn(r, g, b, kind0, amount0, 0.0)
-            if contrast_turn > 1:
-                r, g, b = _turn(r, g, b, kind1, amount1, 0.0)
-            if contrast_turn > 2:
-                r, g, b = _turn(r, g, b, kind2, amount2, 0.0)
+            for turn in range(0, contrast_turn):
+                r, g, b = _turn(r, g, b, row, turn, 0.0)
             total += tl.where(inside, _luminance(r, g, b), 0.0).to(tl.int32)
         mean = tl.floor(tl.sum(total, axis=0).to(tl.float32) / pixels + 0.5)
     grey = tl.load(row + _GREY)
@@ -111,10 +104,8 @@ def jitter_kernel(crops, table, made, pixels, BLOCK: tl.constexpr):  # type: ign
         r = tl.load(crops + at + place, mask=inside, other=0).to(tl.float32)
         g = tl.load(crops + at + pixels + place, mask=inside, other=0).to(tl.float32)
         b = tl.load(crops + at + 2 * pixels + place, mask=inside, other=0).to(tl.float32)
-        r, g, b = _turn(r, g, b, kind0, amount0, mean)
-        r, g, b = _turn(r, g, b, kind1, amount1, mean)
-        r, g, b = _turn(r, g, b, kind2, amount2, mean)
-        r, g, b = _turn(r, g, b, kind3, amount3, mean)
+        for turn in range(0, 4):
+            r, g, b = _turn(r, g, b, row, turn, mean)
         if grey > 0.0:
             r = _luminance(r, g, b)
             g = r

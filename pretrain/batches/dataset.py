@@ -3,6 +3,7 @@
 Everything random is addressed by (seed, step, process), so the batch of a step is the same however training came there.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -63,7 +64,7 @@ def _to(value: Any, device: torch.device) -> Any:
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Batch | Placed | masking.Masks):
+    elif isinstance(value, Batch | Cut | Placed | masking.Masks):
         for part in value:
             yield from _tensors(part)
 
@@ -87,6 +88,10 @@ class Cut(NamedTuple):
 
     def to(self, device: torch.device) -> "Cut":
         return cast(Cut, _to(self, device))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors, those of masks included."""
+        yield from _tensors(self)
 
 
 class StepDataset(Dataset[Batch | Cut]):
@@ -120,6 +125,15 @@ class StepDataset(Dataset[Batch | Cut]):
         self.steps_per_epoch = len(images) // (batch_size * self.world_size * accumulate)
         self._known_bad: dict[int, str] = {}
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=int))
+
+    @property
+    def most_bytes(self) -> int:
+        """No batch needs more; the masks and what else there is are less than the tenth that is added."""
+        views = self.views
+        sides = [*(view.size for view in views.global_views), *[views.local_view.size] * views.locals]
+        values = self.batch_size * self.images.channels * sum(side**2 for side in sides)
+        deep = self.make_crops or self.images.channels != color_table.CHANNELS
+        return math.ceil(values * (4 if deep else 1) * 1.1) + (1 << 20)
 
     def chosen(self, step: int) -> np.ndarray:
         """Indices of the images of a step: every epoch a new order, every image at most once in it."""

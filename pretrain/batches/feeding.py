@@ -36,6 +36,8 @@ MARGIN = 1.5
 """Ratio by which later batches may be larger than the measured one."""
 PLENTY = 16 << 30
 """Bytes of shared memory with which no batch is measured."""
+MOST_WAITING = 8 << 30
+"""Bytes of batches that wait in one process's queue, where the data set says how large its batches are (`most_bytes`)."""
 NO_ROOM = 28
 """Exit code of a worker that could not hand its batch over."""
 
@@ -62,6 +64,7 @@ class Batches(Dataset[Any]):
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None) -> None:
         self._dataset, self._collate = dataset, collate
+        self.most_bytes = 0 if collate else int(getattr(dataset, "most_bytes", 0))
 
     def __getitem__(self, number: Any) -> Any:
         try:
@@ -208,24 +211,40 @@ def _cannot_hand_over(error: BaseException, _: Any) -> None:
     os._exit(NO_ROOM if isinstance(error, RuntimeError | OSError) else 1)
 
 
+def default_workers() -> int:
+    """As many as help more than they take from the training's own threads: this process's share of the cores, but for one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return max(1, cores // processes_here() - 1)
+
+
+def processes_here() -> int:
+    """Processes of this run on this machine, as torchrun counts them."""
+    count = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(count)) if count.isdecimal() else 1
+
+
 def free() -> int:
     """Bytes of shared memory that this process may fill; processes of one run on this machine share them."""
     try:
-        return shutil.disk_usage(SHARED).free // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    except (OSError, ValueError):  # no such place here: shared memory is kept elsewhere
+        return shutil.disk_usage(SHARED).free // processes_here()
+    except OSError:  # no such place here: shared memory is kept elsewhere
         return PLENTY
 
 
 def room_for(batches: Any, numbers: Iterable[Any], workers: int, ahead: int) -> tuple[int, int]:
     """Numbers of workers and of batches ahead of each that fit into shared memory; prints a note if these are reduced.
 
-    Where there is little shared memory, the first batch is made here and measured.
+    Where there is little shared memory, the first batch is made here and measured. Where the data set says how large a batch may
+    be, no more are made ahead than MOST_WAITING holds, but one for each worker.
     """
+    one = batches.most_bytes if isinstance(batches, Batches) else 0
+    if workers and one:
+        ahead = min(ahead, max(1, MOST_WAITING // (one * workers)))
     there = free()
     if not workers or there >= PLENTY:
         return workers, ahead
     first = next(iter(numbers), None)
-    one = 0 if first is None else math.ceil(bytes_of(batches[first]) * MARGIN)
+    one = one or (0 if first is None else math.ceil(bytes_of(batches[first]) * MARGIN))
     fit = there // max(one, 1) - 1  # the one that the main process has in hand
     now = (workers, min(ahead, fit // workers)) if fit >= workers else (max(fit, 0), 1)
     if now != (workers, ahead):

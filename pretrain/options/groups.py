@@ -100,7 +100,7 @@ class MachineOptions:
     """In what the sums of the blocks are kept: bf16 halves what a GPU reads and writes for them, and is not what the paper's
     numbers were made with (with --precision bf16; docs/performance.md)."""
     workers: Annotated[int | None, original("--num-workers")] = None
-    """Processes that prepare batches (default: one a core up to 10, one on two cores)."""
+    """Processes that prepare batches (default: the cores divided by the machine's processes, less one)."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the blocks (torch.compile); auto on a GPU. The run says how many graphs they became, or that it goes on without.
     Compiled code is kept for the next run in $IBOT_COMPILED (default: ~/.cache/ibot/compiled)."""

@@ -4,7 +4,6 @@ What the images decide is added to it in `pretrain/setup/data.py`: the steps of 
 images that have not three channels.
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import torch
 from checkpoints.architecture import Architecture, shape_of
 from checkpoints.cli import UserError
 from pretrain.batches import augment, masking
+from pretrain.batches.feeding import default_workers
 from pretrain.method.objective import LossWeights
 from pretrain.method.schedule import Ramp, Schedule
 from pretrain.options.groups import Config, CropOptions, ModelOptions
@@ -108,7 +108,7 @@ def plan_of(options: Config) -> Plan:
         loss_weights=LossWeights(loss.lambda_cls, loss.lambda_patch, steps.clip_grad),
         batch_size=steps.batch_size_per_gpu * steps.accumulate,
         some_unused=_some_unused(options),
-        workers=_workers(options.machine.workers),
+        workers=default_workers() if options.machine.workers is None else options.machine.workers,
     )
 
 
@@ -187,8 +187,3 @@ def _some_unused(options: Config) -> bool:
     """Without masks the mask token has no gradient; dense targets leave layers of patches out."""
     masks = options.masks
     return masks.pred_start_epoch > 0 or not masks.use_masked_im_modeling or options.loss.targets.startswith("dense")
-
-
-def _workers(given: int | None) -> int:
-    """As many as help more than they take from the training's own threads."""
-    return max(1, min(10, (os.cpu_count() or 2) - 1)) if given is None else given

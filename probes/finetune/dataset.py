@@ -4,7 +4,6 @@ b images, c channels, h w pixels, k classes.
 """
 
 import contextlib
-import os
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from torch.utils.data import Dataset
 from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError, WorkError
 from checkpoints.store import first_line
+from pretrain.batches.feeding import default_workers
 from pretrain.engine import distributed
 from pretrain.engine.bad_images import Bad, too_many
 from pretrain.images.decode import BadImage, Pixels
@@ -194,4 +194,4 @@ class StepDataset(Dataset[Batch]):
 
 def workers(options: FinetuneOptions) -> int:
     """Worker processes that help more than they take from the training's own threads."""
-    return max(1, min(10, (os.cpu_count() or 2) - 1)) if options.workers is None else options.workers
+    return default_workers() if options.workers is None else options.workers

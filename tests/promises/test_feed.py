@@ -107,6 +107,36 @@ def test_batches_ahead_fit_into_shared_memory(
     assert ("--shm-size" in capsys.readouterr().err) == (wanted != given)
 
 
+class Sized(Deadly):
+    """Says how large its batches are."""
+
+    most_bytes = feeding.MOST_WAITING // 16
+
+
+@pytest.mark.parametrize(
+    "wanted, given", [((4, 4), (4, 4)), ((8, 4), (8, 2)), ((3, 9), (3, 5)), ((20, 4), (20, 1)), ((0, 4), (0, 4))]
+)
+def test_the_queue_of_batches_is_bounded_in_bytes(
+    wanted: tuple[int, int], given: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On 46c01a2 ten workers kept 40 batches, whatever their size: 25 to 28 GB of large photographs."""
+    monkeypatch.setattr(feeding, "free", lambda: 1 << 50)
+    assert feeding.room_for(feeding.Batches(Sized(""), None), range(8), *wanted) == given
+    assert feeding.room_for(feeding.Batches(Deadly(""), None), range(8), *wanted) == wanted  # of unknown size
+
+
+@pytest.mark.parametrize(
+    "cores, processes, workers", [(2, "1", 1), (1, "1", 1), (64, "1", 63), (64, "8", 7), (8, "8", 1), (16, "x", 15)]
+)
+def test_workers_share_the_cores_with_the_machines_other_processes(
+    cores: int, processes: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On 46c01a2 each of eight processes on 16 cores started ten of them, and one process on 64 cores no more."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert feeding.default_workers() == workers
+
+
 @pytest.mark.parametrize("kilobytes, blind, wanted", [(64, False, "[0, 1, 2"), (512, False, "[0, 1, 2"), (256, True, "starved")])
 def test_a_tiny_shared_memory_never_makes_a_run_hang(kilobytes: int, blind: bool, wanted: str) -> None:
     """`blind`: although the room was thought to be there, as when another process takes it later."""
