@@ -58,7 +58,7 @@ class Loader(NumberedLoader):
     def __init__(self, steps: StepDataset, first: int, last: int, workers: int, device: torch.device) -> None:
         super().__init__(steps, first, last, workers, device)
         self._steps = steps
-        self._kernels = _kernels(device)
+        self._kernels = color_change(device)
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self._received()
@@ -89,7 +89,7 @@ class Loader(NumberedLoader):
             ready = coming
 
 
-def _kernels(device: torch.device) -> Change | None:
+def color_change(device: torch.device) -> Change | None:
     """What changes colours on a GPU, after a trial there; None on a CPU, and where the trial fails, which is said."""
     if device.type != "cuda":
         return None

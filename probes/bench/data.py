@@ -23,6 +23,7 @@ from checkpoints.cli import UserError, parse, run_command
 from pretrain.batches import augment
 from pretrain.batches.augment import BLUR_SIGMA, BRIGHTNESS, CONTRAST, FLIP, GREY, HUE, JITTER, MEAN, SATURATION, STD
 from pretrain.batches.dataset import Batch, Cut, StepDataset, make_batch
+from pretrain.batches.loader import color_change
 from pretrain.engine import optim
 from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
@@ -153,9 +154,10 @@ def gpu_line(images: Images, plan: Plan, batch_size: int) -> str:
     cut = StepDataset(held, views, plan.masks, plan.grid, batch_size, 0, make_crops=False)[0]
     assert isinstance(cut, Cut)
     cut = cut._replace(crops=cut.crops.pin_memory(), local_crops=cut.local_crops.pin_memory())
+    kernels = color_change(device)
 
     def make() -> Batch:
-        return make_batch(cut.to(device), MEAN, STD)
+        return make_batch(cut.to(device), MEAN, STD, kernels)
 
     student, teacher = build(plan, plan.architecture)
     student.to(device).train()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.batches import augment, color_ops, color_table
+from pretrain.batches import augment, color_ops, color_table, loader
 from tests.support.commands import program
 
 triton = pytest.importorskip("triton")
@@ -67,3 +67,51 @@ def test_the_table_has_each_crops_draws_in_its_row() -> None:
     assert np.array_equal(table[:, color_table.SOLARIZE], draws.solarize)
     none = color_table.table(draws._replace(sigma=np.zeros(100)))
     assert not none[:, color_table.RADIUS :].any() and torch.isfinite(none).all()
+
+
+class Plain:
+    """Stands for the kernels: the plain operations, the hue of some crops turned elsewhere."""
+
+    def __init__(self, draws: augment.Draws, turned: int) -> None:
+        factors = draws.factors.copy()
+        factors[:turned, color_table.HUE] += 0.2
+        self.draws = draws._replace(factors=factors)
+
+    def __call__(self, crops: torch.Tensor, table: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
+        return augment.change(crops, self.draws, mean, std)
+
+
+@pytest.mark.parametrize("turned", [0, 3, 24])
+def test_the_trial_on_a_gpu_finds_kernels_that_are_wrong(turned: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pretrain.batches import color_kernels  # noqa: PLC0415
+
+    real = color_table.table
+
+    def table(draws: augment.Draws) -> torch.Tensor:
+        monkeypatch.setattr(color_kernels, "change", Plain(draws, turned))
+        return real(draws)
+
+    monkeypatch.setattr(color_table, "table", table)
+    if not turned:
+        return color_kernels.trial(torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="levels of 255 away"):
+        color_kernels.trial(torch.device("cpu"))
+
+
+def test_kernels_that_cannot_be_used_are_named_and_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pretrain.batches import color_kernels  # noqa: PLC0415
+
+    tried: list[torch.device] = []
+    monkeypatch.setattr(color_kernels, "trial", tried.append)
+    assert loader.color_change(torch.device("cuda")) is color_kernels.change and tried == [torch.device("cuda")]
+    assert loader.color_change(torch.device("cpu")) is None and len(tried) == 1 and not capsys.readouterr().err
+
+    def fails(device: torch.device) -> None:
+        raise RuntimeError("Failed to find C compiler\nand more")
+
+    monkeypatch.setattr(color_kernels, "trial", fails)
+    assert loader.color_change(torch.device("cuda")) is None
+    said = capsys.readouterr().err
+    assert "Failed to find C compiler)" in said and "without them" in said and "and more" not in said
