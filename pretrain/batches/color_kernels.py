@@ -8,7 +8,7 @@ x crops, h w pixels.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -32,18 +32,21 @@ OPTIONS: dict[str, Any] = {"num_warps": 8, "enable_fp_fusion": False}
 
 
 @triton.jit
-def _level(value):  # type: ignore[no-untyped-def]
+@no_type_check
+def _level(value):
     """Cut off and rounded down, as Pillow does after a blend."""
     return tl.floor(tl.minimum(tl.maximum(value, 0.0), 255.0))
 
 
 @triton.jit
-def _luminance(r, g, b):  # type: ignore[no-untyped-def]
+@no_type_check
+def _luminance(r, g, b):
     return tl.floor(r * RED + g * GREEN + b * BLUE + 0.5)
 
 
 @triton.jit
-def _channel(sixths, offset, value, spread):  # type: ignore[no-untyped-def]
+@no_type_check
+def _channel(sixths, offset, value, spread):
     """A trapezoid over the hue circle."""
     place = sixths + offset
     place = place - 6.0 * tl.floor(place / 6.0)
@@ -52,7 +55,8 @@ def _channel(sixths, offset, value, spread):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _turn(r, g, b, row, turn, mean):  # type: ignore[no-untyped-def]
+@no_type_check
+def _turn(r, g, b, row, turn, mean):
     """The operation of one of the four turns, if there is one."""
     kind, amount = tl.load(row + _KINDS + turn).to(tl.int32), tl.load(row + _AMOUNTS + turn)
     if kind == 0:  # brightness
@@ -77,7 +81,8 @@ def _turn(r, g, b, row, turn, mean):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def jitter_kernel(crops, table, made, pixels, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+@no_type_check
+def jitter_kernel(crops, table, made, pixels, BLOCK: tl.constexpr):
     """One program a crop: [3, pixels] of uint8 to the same, read twice where the contrast changes."""
     crop = tl.program_id(0)
     row = table + crop * _COLUMNS
@@ -116,7 +121,8 @@ def jitter_kernel(crops, table, made, pixels, BLOCK: tl.constexpr):  # type: ign
 
 
 @triton.jit
-def blur_x_kernel(crops, table, made, values, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+@no_type_check
+def blur_x_kernel(crops, table, made, values, width, BLOCK: tl.constexpr):
     """One program a block of a crop's values [3, h, w]: uint8 to float32 blurred along x. Crops without blur are left out."""
     crop = tl.program_id(0)
     row = table + crop * _COLUMNS
@@ -135,9 +141,8 @@ def blur_x_kernel(crops, table, made, values, width, BLOCK: tl.constexpr):  # ty
 
 
 @triton.jit
-def blur_y_kernel(  # type: ignore[no-untyped-def]
-    crops, blurred, table, made, values, width, height, f0, f1, f2, s0, s1, s2, BLOCK: tl.constexpr
-):
+@no_type_check
+def blur_y_kernel(crops, blurred, table, made, values, width, height, f0, f1, f2, s0, s1, s2, BLOCK: tl.constexpr):
     """The same along y, of `blurred`, or of `crops` where there is no blur; then solarised and normalised: float32."""
     crop = tl.program_id(0)
     row = table + crop * _COLUMNS
@@ -244,7 +249,8 @@ def trial(device: torch.device) -> None:
     view = augment.View(TRIED_SIZE, (0.3, 1.0), 0.5, 0.3)
     draws = augment.flat(augment.draw(generator, view, 1, TRIED))
     crops = torch.from_numpy(generator.integers(0, 256, (TRIED, 3, TRIED_SIZE, TRIED_SIZE), dtype=np.uint8)).to(device)
-    ours = change(crops, color_table.table(draws).to(device), (0.0,) * 3, (1 / 255,) * 3)
+    table = color_table.table(draws).to(device)
+    ours = change(crops, table, (0.0,) * 3, (1 / 255,) * 3)
     apart = (ours - augment.change(crops, draws, (0.0,) * 3, (1 / 255,) * 3)).abs()
     most, others = float(apart.max()), float((apart > 0.5).float().mean())
     if not (most <= MOST_APART and others <= MOST_OTHERS):
