@@ -12,7 +12,7 @@ os.environ["PYTHONWARNINGS"] = "ignore"  # for processes that tests start; here 
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["checkpoints", "pretrain", "probes"], "beartype.beartype")
+install_import_hook(["checkpoints", "pretrain", "probes", "transfer"], "beartype.beartype")
 
 import pytest  # noqa: E402
 from safetensors import safe_open  # noqa: E402

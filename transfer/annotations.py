@@ -151,7 +151,7 @@ def _compressed(mask: Mapping[str, Any], name: str, size: tuple[int, int]) -> An
     return mask if sum(runs[1::2]) else None
 
 
-def _box(annotation: Mapping[str, Any], mask: Any, name: str) -> list[float]:
+def _box(annotation: Mapping[str, Any], mask: Any, name: str) -> list[float | int]:
     box = annotation.get("bbox")
     if box is None and isinstance(mask, list):
         xs, ys = [x for one in mask for x in one[0::2]], [y for one in mask for y in one[1::2]]
@@ -163,7 +163,7 @@ def _box(annotation: Mapping[str, Any], mask: Any, name: str) -> list[float]:
     return box
 
 
-def polygon_area(points: Sequence[float]) -> float:
+def polygon_area(points: Sequence[float | int]) -> float:
     """Area of one polygon [x, y, x, y, ...], by the shoelace formula."""
     x, y = points[0::2], points[1::2]
     return abs(sum(x[k - 1] * y[k] - x[k] * y[k - 1] for k in range(len(x)))) / 2

@@ -73,7 +73,7 @@ class Pyramid(nn.Module):
         levels: bool = True,
         norm_taps: bool = False,
         taps: Sequence[int] | None = None,
-        grid: Sequence[int] | None = None,
+        grid: Any = None,
         frozen: bool = False,
         checkpointed: bool = False,
     ) -> None:
@@ -132,7 +132,7 @@ class Pyramid(nn.Module):
         return block(x)
 
 
-def resized(net: Backbone, grid: Sequence[int]) -> tuple[int, int]:
+def resized(net: Backbone, grid: Any) -> tuple[int, int]:
     """Give a ViT position embeddings of this grid (rows, columns), which is returned. Raises UserError for other networks."""
     sides = tuple(grid) if isinstance(grid, (list, tuple)) else ()
     if len(sides) != 2 or not all(type(side) is int and 0 < side <= MOST_PATCHES for side in sides):
@@ -143,7 +143,7 @@ def resized(net: Backbone, grid: Sequence[int]) -> tuple[int, int]:
     return net.grid
 
 
-def drawn(shape: Architecture, grid: Sequence[int] | None) -> Backbone:
+def drawn(shape: Architecture, grid: Any) -> Backbone:
     """A network with random weights whose position embeddings, where there is a grid, are drawn for it."""
     net = make(shape, maskable=False)
     if grid is not None:

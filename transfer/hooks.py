@@ -54,7 +54,7 @@ class WeightsHook(Hook):
 ANEW = "give the config and --cfg-options that it began with, or another --out"
 
 
-def refuse_another(mine: Mapping[str, Any], theirs: Mapping[str, Any], folder: str) -> None:
+def refuse_another(mine: Mapping[str, Any], theirs: Any, folder: str) -> None:
     """Raise UserError where a run's weights are not those of the model: names, or sizes."""
     theirs = theirs if isinstance(theirs, Mapping) else {}
     before, now = ((*_size(weights, POSITION, ()), 0, 0)[1] for weights in (theirs, mine))

@@ -15,7 +15,7 @@ class ResizeNotUnder(Resize):
     its ratios of at most 1 are one size.
     """
 
-    def __init__(self, scale: Sequence[float], least: int) -> None:
+    def __init__(self, scale: Sequence[float | int], least: int) -> None:
         super().__init__(scale=(1, 1))
         self.within, self.least = (max(scale), min(scale)), least
 
