@@ -28,12 +28,21 @@ from probes.visualize import gallery
 
 TABLES = {"shuffle": "F10_shuffle", "inr": "", "sketch": ""}
 """The paper's table of a suite where it is not Table 8; it has none of ImageNet-R and -Sketch."""
+READ_BY = {
+    "corrupt": ("inc",),
+    "class_map": ("in9",),
+    "same_for_batch": ("occlusion", "shuffle"),
+    "saliency": ("occlusion",),
+    "saliency_head": ("occlusion",),
+}
+"""Options that only some suites read."""
 
 
 def check(options: RobustnessOptions) -> None:
     """Raise UserError for flags that do not go together."""
-    if options.corrupt and options.suite != "inc":
-        raise UserError("--corrupt is for --suite inc")
+    for name, suites_of in READ_BY.items():
+        if getattr(options, name) != getattr(RobustnessOptions, name) and options.suite not in suites_of:
+            raise UserError(f"--{name.replace('_', '-')} is for --suite {' and '.join(suites_of)}: leave it out")
     if options.class_map is not None and (options.suite != "in9" or options.data == "sample"):
         raise UserError("--class-map is for --suite in9 with ImageNet-9's folders as --data: leave it out")
     for flag, path in (("head", options.head), ("class-map", options.class_map)):

@@ -58,7 +58,7 @@ SHORTER = {
     "--precision fp32 --compile off --folder NEW --out NEW.json",
     "probes.video": "--limit 1 --size 64",
     "probes.retrieval": "--multi-scale false",
-    "probes.robustness": "--limit 3 --class-map bg_challenge/in_to_in9.json",
+    "probes.robustness": "--limit 3",
     "probes.visualize": "--limit 6 --out NEW",
     "probes.tables": "",
     "probes.report": "--pictures false",
@@ -77,6 +77,8 @@ def words(command: Command, new: Path) -> list[str]:
         at = typed.index("--serve") + 1
         typed[at:at] = [] if typed[at:] and typed[at].isdecimal() else ["0"]
     typed = ["0" if word == "N" else str(new / "out") if word == "OUT" else word for word in typed]
+    if "bg_challenge" in typed and "--class-map" not in typed:  # drawn with classes of its own
+        typed += ["--class-map", "bg_challenge/in_to_in9.json"]
     return typed + [word.replace("NEW", str(new / "new")) for word in SHORTER[command.module].split()]
 
 
