@@ -109,8 +109,9 @@ def test_what_depends_on_the_device(values: dict[str, Any], kind: str, compiles:
 
 
 def test_workers_are_as_many_as_cores_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, workers in ((1, 1), (2, 1), (4, 3), (64, 10), (None, 1)):
-        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+    for cores, processes, workers in ((1, 1, 1), (2, 1, 1), (4, 1, 3), (64, 1, 63), (64, 8, 7)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert plan_of(from_values()).workers == workers
     assert plan_of(from_values(workers=0)).workers == 0
 
