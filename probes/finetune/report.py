@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from rich.table import Table
-from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from checkpoints import escape, store, terminal
@@ -26,6 +25,7 @@ from probes.finetune.evaluate import resized_side
 from probes.finetune.options import FinetuneOptions
 from probes.finetune.recipes import RECIPES, table_of
 from probes.shared import record as results
+from probes.shared.confusion import counts_of
 
 NAMED_UP_TO = 25
 """Classes: more have no room for their names and numbers in the picture."""
@@ -153,7 +153,7 @@ def show(runs: list[Measured], data: Data, seconds: float) -> None:
 
 def confusion(labels: Int[np.ndarray, " n"], answers: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, "k k"]:
     """Percent of a class's images (row) that were taken for each class (column); NaN where it has none."""
-    counts = confusion_matrix(labels, answers, labels=np.arange(classes))
+    counts = counts_of(labels, answers, classes)
     total = counts.sum(axis=1, keepdims=True)
     return np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
-from sklearn.metrics import confusion_matrix
 
 from checkpoints.escape import html as escape
 from probes.report import page as report_page
 from probes.report.page import Row
+from probes.shared.confusion import counts_of
 
 MATRIX = 20
 """Most classes of a matrix that can be read."""
@@ -21,7 +21,7 @@ MISTAKES = 20
 
 def confusion(truth: Int[np.ndarray, " q"], answers: Int[np.ndarray, " q"], classes: Sequence[str], title: str) -> str:
     """HTML; class numbers index `classes`."""
-    counts = confusion_matrix(truth, answers, labels=np.arange(len(classes)))
+    counts = counts_of(truth, answers, len(classes))
     right = 100 * np.trace(counts) / max(counts.sum(), 1)
     few = len(classes) <= MATRIX
     how = " A row for each true class, a column for each answer; framed is right." if few else ""
