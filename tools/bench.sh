@@ -2,7 +2,8 @@
 # Speed, measured here and now, against the plain way of doing the same.
 #
 #   tools/bench.sh data [--data DIR]         images/s of one core: decoding, Pillow's and torchvision's crops, ours; a GPU's crops
-#   tools/bench.sh step [--arch vit_base]    one training step: seconds, images/s, memory, FLOPs, against the plain method
+#   tools/bench.sh step [--arch vit_base]    one training step, as training does it here, against the plain method
+#   tools/bench.sh data|step --against original CLONE    and against the original's own code, in a clone of its repository
 #   tools/bench.sh knn [--part 1]            k-NN of ImageNet's size on drawn features: seconds, memory; --part 1 is the whole
 #   tools/bench.sh data|step|knn --help
 set -euo pipefail

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from PIL import Image, ImageFilter, ImageOps
@@ -31,9 +32,11 @@ from pretrain.images.open import open_images
 from pretrain.images.source import Images, InMemory, usable
 from pretrain.method.objective import LossWeights
 from pretrain.options.command_line import read_command_line
-from pretrain.setup.networks import build
+from pretrain.setup.networks import build, compile_networks
 from pretrain.setup.plan import Plan, plan_of
 from pretrain.train import train_step
+from probes.bench import original
+from probes.bench.step import write_json
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,11 @@ class BenchDataOptions:
     recipe: str = "ibot_vits16"
     """Whose crops, and on a GPU whose training step."""
     gpu_batch_size: int = 128
-    """Images of the batch on a GPU."""
+    """Images of the batch on a GPU, whose step is then as training has it there (compiled, late verdict)."""
+    against: tuple[Literal["original"], Path] | None = None
+    """`original PATH`: time the original's own augmentation, too; PATH is a clone of its repository, whose code is then run."""
+    json: Path | None = None
+    """Write the images/s there, too."""
 
 
 class Timed(NamedTuple):
@@ -123,14 +130,21 @@ def cpu_variants(images: Images, views: augment.MultiCrop, steps: StepDataset) -
 
 def main(arguments: Sequence[str]) -> None:
     chosen = parse(BenchDataOptions, arguments, prog="tools/bench.sh data")
+    if chosen.against is not None:
+        original.check(chosen.against[1])
     torch.set_num_threads(1)
-    plan = plan_of(read_command_line(["--recipe", chosen.recipe, "--data", chosen.data]))
+    words = ["--recipe", chosen.recipe, "--data", chosen.data, "--batch-size-per-gpu", str(chosen.gpu_batch_size)]
+    plan = plan_of(read_command_line(words))
     images = held(open_images(chosen.data), chosen.images)
     batch_size = min(chosen.batch_size, len(images))
     if not batch_size:
         raise UserError(f"{images.name} has no usable image")
     steps = StepDataset(images, plan.views, plan.masks, plan.grid, batch_size, 0)
-    timed = take_turns(cpu_variants(images, plan.views, steps), chosen.rounds)
+    variants = cpu_variants(images, plan.views, steps)
+    if chosen.against is not None:
+        augmentation = original.augmentation(chosen.against[1], plan.options.crops)
+        variants["the original's own"] = lambda: [augmentation(Image.fromarray(images[number])) for number in range(len(images))]
+    timed = take_turns(variants, chosen.rounds)
     counts = {"ours": steps.steps_per_epoch * batch_size}
     speeds = {one.name: one.images_per_second(counts.get(one.name, len(images))) for one in timed}
     table = Table(title=f"{len(images)} images of {images.name}, one core, median of {chosen.rounds}", title_justify="left")
@@ -141,6 +155,7 @@ def main(arguments: Sequence[str]) -> None:
         table.add_row(name, f"{speed:.0f}", f"{1000 / speed:.2f}", ratio)
     console = terminal.Console(width=110)
     console.print(table)
+    write_json(chosen.json, {f"images/s: {name}": speed for name, speed in speeds.items()})
     if torch.cuda.is_available():
         console.print(gpu_line(images, plan, chosen.gpu_batch_size))
     else:
@@ -162,8 +177,9 @@ def gpu_line(images: Images, plan: Plan, batch_size: int) -> str:
     student, teacher = build(plan, plan.architecture)
     student.to(device).train()
     teacher.to(device).train()
-    optimizer, guard = optim.build_optimizer(plan.options.optimisation.optimizer, student), Guard()
+    optimizer, guard = optim.build_optimizer(plan.options.optimisation.optimizer, student), Guard(late=plan.refuses_late(device))
     precision = Precision("auto", device)
+    notes = compile_networks(plan, device, precision, student, teacher)
     now, batch = plan.schedule(1000, 1).at(0), make()
 
     def step() -> None:
@@ -182,6 +198,7 @@ def gpu_line(images: Images, plan: Plan, batch_size: int) -> str:
     return (
         f"{torch.cuda.get_device_name()}: crops of {batch_size} images, the copy included, {times['crops']:.1f} ms; "
         f"a training step {times['step']:.1f} ms; {100 * times['crops'] / times['step']:.0f} %"
+        f"{''.join(f'; {note}' for note in notes)}"
     )
 
 

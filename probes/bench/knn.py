@@ -26,6 +26,7 @@ from checkpoints import terminal
 from checkpoints.cli import UserError, parse, run_command
 from pretrain.evaluate import knn
 from probes.bench import alone
+from probes.bench.step import write_json
 from probes.features import search
 from probes.shared import console
 
@@ -49,6 +50,8 @@ class BenchKnnOptions:
     """Implementations to measure."""
     device: str = "cpu"
     """Or cuda."""
+    json: Path | None = None
+    """Write the numbers there, too."""
     alone: Path | None = None
     """Measure the first way here, with the bank in this folder, and print its numbers as JSON."""
 
@@ -123,12 +126,15 @@ def main(arguments: Sequence[str]) -> None:
     counts = sizes(options)
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder), counts)
-        rows = []
+        rows: list[list[str]] = []
+        numbers: dict[str, object] = {}
         for way in options.ways:
             words = ("--alone", folder, "--ways", way, "--device", options.device)
             found = Measured(**alone.numbers(way, "probes.bench.knn", *words))
+            numbers[way] = found._asdict()
             rows.append([way, f"{found.seconds:.1f}", f"{found.megabytes:,.0f}", f"{found.top1:.2f}"])
     title = f"{counts['queries']:,} queries against {counts['bank']:,} x {WIDTH}, k {knn.KS}, on {options.device}"
+    write_json(options.json, {**counts, **numbers})
     console.table(f"k-NN, {title}", ["way", "seconds", "peak MB", "top-1 (k=20)"], rows)
 
 

@@ -1,18 +1,19 @@
 """Time and memory of a training step: `tools/bench.sh step`.
 
-Ours against the plain method (tests/support/plain.py: everything on all tokens, as the paper's Algorithm 1 says) in the same
-precision and on the same crops. Each runs in a process of its own, so that each has a peak of memory of its own.
+Ours, with the options that training has on this device, against the plain method (tests/support/plain.py: everything on all
+tokens, as the paper's Algorithm 1 says) and, where a clone of it is named, against the original itself, in the same precision
+and on the same crops. Each runs in a process of its own, so that each has a peak of memory of its own.
 """
 
+import dataclasses
 import importlib.util
 import json
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from checkpoints import terminal
+from checkpoints import store, terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
 from pretrain.batches import masking
 from pretrain.batches.dataset import Batch
@@ -30,17 +31,20 @@ from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
 from pretrain.method import ibot
 from pretrain.method.objective import LossWeights
-from pretrain.models.compiling import compile_blocks
+from pretrain.method.schedule import ScheduleValues
 from pretrain.options.command_line import read_command_line
-from pretrain.setup.networks import build, forward_as_trained
+from pretrain.setup.networks import build, compile_networks
 from pretrain.setup.plan import Plan, plan_of
 from pretrain.train import train_step
-from probes.bench import alone
+from probes.bench import alone, original
 
 PLAIN = Path(__file__).parents[2] / "tests" / "support" / "plain.py"
 RECIPES = {"vit_small": "ibot_vits16", "vit_base": "ibot_vitb16", "vit_large": "ibot_vitl16", "swin_tiny": "ibot_swint7"}
 PRODUCTS = ((4096, 384, 1536), (4096, 768, 3072), (4096, 1024, 4096), (8192, 4096, 4096))
 """Matrix products of which the fastest is taken for the machine's peak."""
+TINY = ("--recipe sample --depth 1 --out-dim 32 --patch-out-dim 32 --head-hidden-dim 32 --head-bottleneck-dim 16").split()
+BATCH = {"cuda": 128, "cpu": 8}
+"""Images of a step: on a GPU as many as training takes."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,20 @@ class BenchStepOptions:
     arch: Literal["vit_small", "vit_base", "vit_large", "swin_tiny"] = "vit_small"
     """Architecture, with the recipe of that name."""
     batch_size: int | None = None
-    """Images (default: 8 on a CPU, 64 on a GPU)."""
+    """Images (default: 8 on a CPU, 128 on a GPU, as training)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of both variants."""
+    """Number format of all variants."""
     rounds: int = 5
     """Steps that are timed, after two that are not; the median counts."""
-    compile: bool = False
-    """Ours with compiled blocks (the plain method never is)."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Ours with compiled blocks; auto as training has it: on a GPU. The plain method and the original never are."""
+    against: tuple[Literal["original"], Path] | None = None
+    """`original PATH`: time the original's own modules, too; PATH is a clone of its repository, whose code is then run."""
+    tiny: bool = False
+    """A network and crops of almost no size: to try this command out; the numbers say nothing."""
     json: Path | None = None
     """Write the numbers there, too."""
-    variant: Literal["both", "ours", "plain"] = "both"
+    variant: Literal["all", "ours", "plain", "original"] = "all"
     """Measure one of them in this process and print its numbers as JSON."""
 
 
@@ -74,29 +82,61 @@ class Measured(NamedTuple):
     loss: float
 
 
-def measure(chosen: BenchStepOptions, device: torch.device) -> Measured:
-    """The step of one variant, in this process."""
-    batch_size = chosen.batch_size or (64 if device.type == "cuda" else 8)
-    words = ["--recipe", RECIPES[chosen.arch], "--batch-size-per-gpu", str(batch_size), "--data", "x"]
-    plan = plan_of(read_command_line(words))
-    precision = Precision(chosen.precision, device)
+class Prepared(NamedTuple):
+    """A step that can be taken again and again."""
+
+    take: Callable[[], torch.Tensor]
+    """Gives the loss."""
+    student: Any
+    notes: list[str]
+    """What was compiled, or why not."""
+
+
+def images_of(chosen: BenchStepOptions, device: torch.device) -> int:
+    """Of a step."""
+    return chosen.batch_size or BATCH.get(device.type, BATCH["cpu"])
+
+
+def prepare(chosen: BenchStepOptions, device: torch.device) -> Prepared:
+    """The step of one variant. Raises WorkError where `--compile on` compiles nothing."""
+    batch_size = images_of(chosen, device)
+    recipe = TINY if chosen.tiny else ["--recipe", RECIPES[chosen.arch]]
+    more = ["--batch-size-per-gpu", str(batch_size), "--data", "x", "--compile", chosen.compile]
+    plan = plan_of(read_command_line([*recipe, *more]))
+    precision, now = Precision(chosen.precision, device), plan.schedule(1000, 1).at(0 if chosen.tiny else 60_000)
+    batch = random_batch(plan, batch_size, device)
+    if chosen.variant == "original":
+        assert chosen.against is not None
+        return Prepared(*original.step(chosen.against[1], plan, batch, now, precision, device), [])
     student, teacher = build(plan, plan.architecture, fused=precision.fused_attention)
     student.backbone.recompute_activations = chosen.variant == "ours"
     student.to(device).train()
     teacher.to(device).train()
-    optimizer, now = optim.build_optimizer("adamw", student), plan.schedule(1000, 1).at(60_000)
-    batch = random_batch(plan, batch_size, device)
-    if chosen.compile and chosen.variant == "ours":
-        flat = [batch.crops.flatten(0, 1), batch.local_crops.flatten(0, 1)]
-        for network, seen in ((student, flat), (teacher, flat[:1])):
-            note = compile_blocks(network, partial(forward_as_trained, network, seen, precision))
-            if not network.backbone.compiled:
-                raise WorkError(note)
-    weights, guard = LossWeights(clip_grad=plan.loss_weights.clip_grad), Guard()
+    optimizer = optim.build_optimizer("adamw", student)
+    weights = LossWeights(clip_grad=plan.loss_weights.clip_grad)
+    if chosen.variant == "plain":
+        return Prepared(_plainly(student, teacher, optimizer, batch, now, weights, precision), student, [])
+    guard = Guard(late=plan.refuses_late(device))
+    notes = compile_networks(plan, device, precision, student, teacher)
+    if chosen.compile == "on" and not (student.backbone.compiled and teacher.backbone.compiled):
+        raise WorkError("; ".join(notes))
 
     def ours() -> torch.Tensor:
         return train_step(student, teacher, optimizer, [batch], now, weights, guard, precision).losses.total
 
+    return Prepared(ours, student, notes)
+
+
+def _plainly(
+    student: ibot.Student,
+    teacher: ibot.Teacher,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    now: ScheduleValues,
+    weights: LossWeights,
+    precision: Precision,
+) -> Callable[[], torch.Tensor]:
+    """The plain method's step."""
     plain = read_plain()
 
     def plainly() -> torch.Tensor:
@@ -110,7 +150,15 @@ def measure(chosen: BenchStepOptions, device: torch.device) -> Measured:
         follow_one_by_one(teacher, student, now.momentum)
         return found.total
 
-    return timed(ours if chosen.variant == "ours" else plainly, student, chosen.rounds, device)
+    return plainly
+
+
+def measure(chosen: BenchStepOptions, device: torch.device) -> Measured:
+    """The step of one variant, in this process."""
+    prepared = prepare(chosen, device)
+    for note in prepared.notes:
+        terminal.say(note)
+    return timed(prepared.take, prepared.student, chosen.rounds, device)
 
 
 def random_batch(plan: Plan, batch_size: int, device: torch.device) -> Batch:
@@ -149,7 +197,7 @@ def read_plain() -> Any:
     return module
 
 
-def timed(step: Callable[[], torch.Tensor], student: ibot.Student, rounds: int, device: torch.device) -> Measured:
+def timed(step: Callable[[], torch.Tensor], student: Any, rounds: int, device: torch.device) -> Measured:
     """Two steps to warm up, `rounds` that count, one that is counted out."""
 
     def wait() -> None:
@@ -172,11 +220,11 @@ def timed(step: Callable[[], torch.Tensor], student: ibot.Student, rounds: int, 
     return Measured(statistics.median(seconds), megabytes, counter.get_total_flops() / 1e12, first)
 
 
-def peak(device: torch.device, precision: Precision) -> float:
+def peak(device: torch.device, precision: Precision, products: Sequence[tuple[int, int, int]] = PRODUCTS) -> float:
     """The machine's fastest matrix product in this precision, 1e12 operations a second."""
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision.name, torch.float32)
     best = 0.0
-    for rows, inner, columns in PRODUCTS:
+    for rows, inner, columns in products:
         a, b = torch.randn(rows, inner, device=device, dtype=kind), torch.randn(inner, columns, device=device, dtype=kind)
         for _ in range(6):
             if device.type == "cuda":
@@ -192,17 +240,49 @@ def peak(device: torch.device, precision: Precision) -> float:
 def main(arguments: Sequence[str]) -> None:
     chosen = parse(BenchStepOptions, arguments, prog="tools/bench.sh step")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if chosen.variant != "both":
-        terminal.say(json.dumps(measure(chosen, device)._asdict()))
+    if chosen.against is not None or chosen.variant == "original":
+        required_clone(chosen)
+    if chosen.variant != "all":
+        found = measure(chosen, device)._asdict()
+        write_json(chosen.json, found)
+        terminal.say(json.dumps(found))
         return
     rows = {
         variant: Measured(**alone.numbers(f"the {variant} step", "probes.bench.step", *arguments, "--variant", variant))
-        for variant in ("plain", "ours")
+        for variant in ("plain", *(["original"] if chosen.against else []), "ours")
     }
     precision = Precision(chosen.precision, device)
-    best, batch_size = peak(device, precision), chosen.batch_size or (64 if device.type == "cuda" else 8)
+    best, batch_size = peak(device, precision, ((64, 64, 64),) if chosen.tiny else PRODUCTS), images_of(chosen, device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     title = f"{chosen.arch}, {batch_size} images, {precision.name}, {name}, peak {best:.3g} TFLOP/s"
+    console = terminal.Console(width=110)
+    console.print(table_of(title, rows, batch_size, best))
+    ratios: dict[str, float] = {}
+    ours = rows["ours"]
+    for other in (name for name in rows if name != "ours"):
+        fast, memory = rows[other].seconds / ours.seconds, ours.megabytes / rows[other].megabytes
+        ending = "" if other == "plain" else f"_of_{other}"
+        ratios |= {f"times_as_fast{ending}": fast, f"share_of_memory{ending}": memory}
+        console.print(f"ours against the {other}: {fast:.2f} times as fast, {memory:.2f} of the memory")
+    numbers = {variant: row._asdict() for variant, row in rows.items()}
+    about = {"arch": chosen.arch, "batch_size": batch_size, "precision": precision.name, "compile": chosen.compile}
+    write_json(chosen.json, {**about, "device": name, "peak_tflops": best, **numbers, **ratios})
+
+
+def required_clone(chosen: BenchStepOptions) -> None:
+    """Raise UserError where no clone of the original was named, or none lies there."""
+    if chosen.against is None:
+        raise UserError("--variant original needs --against original PATH, a clone of the original's repository")
+    original.check(chosen.against[1])
+
+
+def of_variant(chosen: BenchStepOptions, variant: Literal["ours", "plain", "original"]) -> BenchStepOptions:
+    """The same options for one variant."""
+    return dataclasses.replace(chosen, variant=variant)
+
+
+def table_of(title: str, rows: Mapping[str, Measured], batch_size: int, best: float) -> Table:
+    """A row a variant; `best` is the machine's peak."""
     table = Table(title=title, title_justify="left")
     for heading in ("", "seconds", "images/s", "peak MB", "TFLOP", "of the peak", "loss of the first step"):
         table.add_column(heading, justify="right")
@@ -217,15 +297,13 @@ def main(arguments: Sequence[str]) -> None:
             f"{share:.0f} %",
             f"{row.loss:.4f}",
         )
-    plain, ours = rows["plain"], rows["ours"]
-    ratios = {"times_as_fast": plain.seconds / ours.seconds, "share_of_memory": ours.megabytes / plain.megabytes}
-    console = terminal.Console(width=110)
-    console.print(table)
-    console.print(f"ours: {ratios['times_as_fast']:.2f} times as fast, {ratios['share_of_memory']:.2f} of the memory")
-    if chosen.json is not None:
-        numbers = {variant: row._asdict() for variant, row in rows.items()}
-        about = {"arch": chosen.arch, "batch_size": batch_size, "precision": precision.name, "device": name, "peak_tflops": best}
-        chosen.json.write_text(json.dumps({**about, **numbers, **ratios}, indent=1) + "\n")
+    return table
+
+
+def write_json(path: Path | None, numbers: Mapping[str, Any]) -> None:
+    """Where a path was given."""
+    if path is not None:
+        store.write_bytes(path, (json.dumps(numbers, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
