@@ -46,6 +46,7 @@ SHORTER = {
     "pretrain.curves": "",
     "pretrain.tokenizers": "--codes 8",
     "probes.bench.data": "--images 4 --batch-size 2 --rounds 1",
+    "probes.bench.count": "--batch-size 2",
     "probes.bench.knn": "--part 0.0005 --queries 10 --ways product",
     "probes.knn": PROBE,
     "probes.linear": f"{PROBE} --epochs 2",

@@ -1,0 +1,86 @@
+"""A step of training on a GPU, counted on a CPU: it mixes no devices, waits for nothing, uploads nothing large, keeps its budget.
+
+128 images, ViT-S/16, depth 12, 2 x 224 + 10 x 96 pixels, bf16.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from pretrain.engine import optim
+from probes.bench.count import Counted, counted, step_on
+from probes.bench.pretended_gpu import GPU, pretended
+from tests.support.gpu_budget import Budget, faults
+
+COMPILED = Budget(launches=1550, other_gigabytes=118.0, peak_gibibytes=18.5)
+EAGER = Budget(launches=1620, other_gigabytes=143.0, peak_gibibytes=15.3)
+"""Where the blocks are not compiled."""
+TINY = ("--depth", "1", "--width", "64", "--drop-path", "0")
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Counted:
+    with pretended() as gpu:
+        return counted(step_on(gpu), gpu)
+
+
+def test_a_compiled_step_keeps_its_budget_with_few_graphs_for_all_blocks(compiled: Counted) -> None:
+    """In 46c01a2 the blocks of a training ran eagerly: 131 GB."""
+    assert faults(compiled, COMPILED) == [] and compiled.graphs == 3
+
+
+def test_a_step_that_is_not_compiled_keeps_its_budget() -> None:
+    with pretended() as gpu:
+        assert faults(counted(step_on(gpu, compiled=False), gpu), EAGER) == []
+
+
+def test_a_smaller_budget_is_overrun(compiled: Counted) -> None:
+    wrong = faults(compiled, Budget(100, 1.0, 1.0))
+    assert [word for word in ("launches", "GB outside", "peak") if any(word in one for one in wrong)] == [
+        "launches",
+        "GB outside",
+        "peak",
+    ]
+
+
+def waits(gradients: list[torch.Tensor]) -> float:
+    return float(gradients[0].sum())
+
+
+def uploads(gradients: list[torch.Tensor]) -> torch.Tensor:
+    return gradients[0].add_(torch.ones(200, 200).to(GPU, non_blocking=True).sum())
+
+
+def mixes(gradients: list[torch.Tensor]) -> torch.Tensor:
+    return gradients[0] + torch.ones(1)
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, bad: Callable[[list[torch.Tensor]], object]) -> None:
+    """Make every step do this as well."""
+    real = optim.norms_of
+
+    def norms_of(gradients: list[torch.Tensor]) -> torch.Tensor:
+        bad(gradients)
+        return real(gradients)
+
+    monkeypatch.setattr(optim, "norms_of", norms_of)
+
+
+@pytest.mark.parametrize(("bad", "word"), [(waits, "waits for the device"), (uploads, "uploads from pageable memory")])
+def test_a_bad_step_is_refused(bad: Callable[[list[torch.Tensor]], object], word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = Budget(10**6, 1e6, 1e6)
+    with pretended() as gpu:
+        step = step_on(gpu, batch_size=2, flags=TINY)
+        assert faults(counted(step, gpu), large) == []
+        spoil(monkeypatch, bad)
+        (wrong,) = faults(counted(step, gpu), large)
+    assert word in wrong
+
+
+def test_a_step_that_mixes_devices_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretended() as gpu:
+        step = step_on(gpu, batch_size=2, flags=TINY)
+        spoil(monkeypatch, mixes)
+        with pytest.raises(RuntimeError, match="device"):
+            counted(step, gpu)
