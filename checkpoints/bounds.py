@@ -104,6 +104,7 @@ BOUNDS: dict[str, Bounds] = {
     "max_bad": NUMBER,
     "members": COUNT,
     "min_lr": RATE,
+    "minutes": Bounds(0, 1e5, above=True),
     "mixup": Bounds(0, 1e3),
     "momentum_teacher": SHARE,
     "out_dim": Bounds(2, 2**24),

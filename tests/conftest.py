@@ -40,6 +40,7 @@ SLOW = frozenset(
         "pretrain/test_commands.py",
         "pretrain/test_learning.py",
         "pretrain/tokenizers/test_tokenizers.py",
+        "probes/bench",
         "probes/finetune/test_finetune.py",
         "probes/report/test_report.py",
         "probes/reproduce/test_data.py",

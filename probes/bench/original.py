@@ -75,7 +75,7 @@ def step(
     loss_of = _loss(main, plan).to(device)
     optimizer = torch.optim.AdamW(main.utils.get_params_groups(student))
     count, epoch = options.crops.global_crops_number, options.teacher.warmup_teacher_temp_epochs
-    images, masks = [*batch.crops, *(batch.local_crops if options.crops.local_crops_number else [])], list(batch.masks)
+    images, masks = [*batch.crops, *(batch.local_crops if options.crops.local_crops_number else [])], list(batch.masks.grid)
 
     def take() -> torch.Tensor:
         for number, group in enumerate(optimizer.param_groups):

@@ -68,6 +68,9 @@ PLACES: dict[str, dict[str, str]] = {
     "checkpoints/torch_pickle.py": {"an archive": "reads members of a torch file into memory; nothing is unpacked to disk"},
     "checkpoints/resolve.py": {"the network": "timm's published weights, only for a timm:NAME that was typed"},
     "probes/bench/alone.py": {"a process": "a bench again, for each row of its table, with words of its own"},
+    "probes/bench/day_process.py": {
+        "a process": "parts of the GPU day, modules of this project and pytest, through checkpoints.start"
+    },
     "probes/bench/original.py": {
         "code from text": "the original's training script, only from the clone that --against original PATH names, to time it",
     },

@@ -36,6 +36,7 @@ ONLY_READ = {
     r"tools/transfer_\w+\.sh.*": "minutes; tests/transfer/test_train.py trains each of the sample's on less",
     r"python -m pretrain\.tokenizers convert .*": "needs DALL-E's file; test_tokenizers.py converts a small one",
     r"python -m probes\.retrieval\.revisited .*": "needs the published file; tests/attacks/test_pickles.py converts the sample's",
+    r"tools/gpu_day\.sh.*": "ten minutes of a GPU; tests/probes/bench/test_gpu_day.py takes all of it, small",
     r"tools/bench\.sh step.*": "measures whole steps of ViT-S, ViT-B and Swin-T: minutes",
 }
 """Commands of which only the flags and names are checked, and why."""

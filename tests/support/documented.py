@@ -17,6 +17,7 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "tools/slurm.sbatch": ("pretrain.train",),
     "tools/reproduce.sh": ("probes.reproduce",),
     "tools/ablate.sh": ("probes.ablate",),
+    "tools/gpu_day.sh": ("probes.bench.gpu_day",),
     "tools/transfer_coco.sh": ("transfer.train", "--task", "coco"),
     "tools/transfer_ade20k.sh": ("transfer.train", "--task", "ade20k"),
 }
