@@ -19,7 +19,7 @@ class Part(NamedTuple):
     name: str
     words: tuple[str, ...]
     """A module and its arguments."""
-    seconds: float
+    seconds: int
     """Its limit in a day of ten minutes."""
     lacking: str = ""
     """Why it is left out, if it is."""
@@ -36,12 +36,12 @@ def parts(folder: Path, cifar10: str | None, device: str, *, tiny: bool) -> list
     return [*_benches(folder, device, tiny), *_cifar10(folder, cifar10, tiny), *_dense(folder, tiny)]
 
 
-def _part(name: str, seconds: float, words: str, folder: Path, *more: str, **how: object) -> Part:
+def _part(name: str, seconds: int, words: str, folder: Path, *more: str, **how: object) -> Part:
     return Part(name, (*words.split(), *more), seconds, **how)  # type: ignore[arg-type]
 
 
 def _benches(folder: Path, device: str, tiny: bool) -> list[Part]:
-    def bench(name: str, seconds: float, words: str, small: str) -> Part:
+    def bench(name: str, seconds: int, words: str, small: str) -> Part:
         flags = f"{words} {small if tiny else ''}"
         return _part(name, seconds, flags, folder, "--json", str(folder / f"{name}.json"), record=f"{name}.json")
 
@@ -72,7 +72,7 @@ def _cifar10(folder: Path, data: str | None, tiny: bool) -> list[Part]:
     run, more = str(folder / "cifar10"), "--limit 24 --workers 0" if tiny else ""
     named = ("--ckpt", run, "--data", data or "")
 
-    def probe(name: str, seconds: float, words: str) -> Part:
+    def probe(name: str, seconds: int, words: str) -> Part:
         out = f"cifar10_{name}.json"
         return _part(
             f"cifar10_{name}", seconds, f"{words} {more}", folder, *named, "--out", str(folder / out), record=out,
