@@ -47,7 +47,7 @@ def _benches(folder: Path, device: str, tiny: bool) -> list[Part]:
 
     lacking = "" if TESTS.is_dir() and importlib.util.find_spec("pytest") else "this copy has no tests, or pytest is not there"
     chosen = TESTS / "pretrain" / "test_commands.py" if tiny else TESTS
-    words = ("-m", "gpu", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT, str(chosen))
+    words = ("-m", "gpu", "-p", "no:cacheprovider", "--rootdir", ROOT, str(chosen))
     step, small = "probes.bench.step --variant ours --rounds 1", "--tiny --batch-size 2"
     return [
         Part("gpu_tests", ("pytest", *words), 90, lacking),

@@ -154,7 +154,7 @@ def _numbers(path: Path) -> dict[str, float]:
             for key, below in value.items():
                 walk(below, f"{name}.{key}" if name else str(key))
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            found[name] = value
+            found[name] = float(value)
 
     walk(content.get("metrics", content), "")
     return found
