@@ -188,7 +188,9 @@ class Swin(SwinTransformer):
         """Yields the output of every block."""
         stage: Any
         compiled = self.compiled if self.training else None
-        depths = iter(self._depths(len(x), x.device))
+        depths = iter(
+            self._depths(len(x), x.device) if self.training else [None] * len(self.blocks)
+        )  # sizes may be symbols, exported
         for stage in self.layers:
             x = stream(stage.downsample(x), self.residual if self.training else None)
             for block in stage.blocks:

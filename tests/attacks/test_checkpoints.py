@@ -531,7 +531,7 @@ def test_a_refused_step_opens_no_tokenizer_that_this_call_has_not_named(
 
 
 def test_a_folder_of_openmmlab_does_not_choose_what_is_fetched(
-    asked: list[str], flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """46c01a2 refused none and left `last_checkpoint` to MMEngine, which fetches an address and opens any file."""
     pytest.importorskip("mmengine")
@@ -540,7 +540,8 @@ def test_a_folder_of_openmmlab_does_not_choose_what_is_fetched(
     monkeypatch.setattr(dense, "COUNTS", {"train": 2, "val": 1})
     out = tmp_path / "out"
     out.mkdir()
-    chosen = transfer.TransferOptions("ade20k", Path(flags[-1]), out=out)
+    checkpoint = write(tmp_path / "backbone.safetensors", FAN_IN._replace(depth=4))
+    chosen = transfer.TransferOptions("ade20k", checkpoint, out=out)
     for name in (
         "http://127.0.0.1/x.pth",
         "torchvision://resnet50",
@@ -549,7 +550,7 @@ def test_a_folder_of_openmmlab_does_not_choose_what_is_fetched(
     ):
         (out / "last_checkpoint").write_text(name)
         with pytest.raises(UserError, match="is not opened: remove that file to begin anew"):
-            transfer.prepare(chosen, load_backbone(Path(flags[-1])))
+            transfer.prepare(chosen, load_backbone(checkpoint))
     assert asked == []
 
 
