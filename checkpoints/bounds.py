@@ -92,6 +92,7 @@ BOUNDS: dict[str, Bounds] = {
     "knn_every": NUMBER,
     "lambda_cls": WEIGHT,
     "lambda_patch": WEIGHT,
+    "largest": NUMBER,
     "layer_decay": SOME,
     "limit": COUNT,
     "lines": COUNT,

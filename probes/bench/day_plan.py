@@ -31,9 +31,9 @@ class Part(NamedTuple):
     """The JSON file, below the day's folder, in which its numbers lie."""
 
 
-def parts(folder: Path, cifar10: str | None, device: str, *, tiny: bool) -> list[Part]:
+def parts(folder: Path, cifar10: str | None, ade20k: str | None, device: str, *, tiny: bool) -> list[Part]:
     """All of them."""
-    return [*_benches(folder, device, tiny), *_cifar10(folder, cifar10, tiny), *_dense(folder, tiny)]
+    return [*_benches(folder, device, tiny), *_cifar10(folder, cifar10, tiny), *_dense(folder, ade20k, tiny)]
 
 
 def _part(name: str, seconds: int, words: str, folder: Path, *more: str, **how: object) -> Part:
@@ -87,13 +87,14 @@ def _cifar10(folder: Path, data: str | None, tiny: bool) -> list[Part]:
     ]
 
 
-def _dense(folder: Path, tiny: bool) -> list[Part]:
-    """Its backbone is trained for a moment on the embedded sample, so that it needs no data."""
+def _dense(folder: Path, data: str | None, tiny: bool) -> list[Part]:
+    """Its backbone is trained for a moment on the embedded sample, so that it needs no images of its own."""
     run = str(folder / "backbone")
     lacking = "" if importlib.util.find_spec("mmseg") else "the extra `transfer` is not installed: tools/setup.sh transfer"
     short = TINY_RUN if tiny else "--steps 100 --knn-every 0"
     options = [f"train_cfg.max_iters={2 if tiny else 100}", *(["test_dataloader.dataset.indices=4"] if tiny else [])]
-    dense = ("--ckpt", run, "--out", str(folder / "dense"), "--cfg-options", *options)
+    own = ("--data", data) if data else ()
+    dense = ("--ckpt", run, "--out", str(folder / "dense"), *own, "--cfg-options", *options)
     return [
         _part("backbone", 45, f"pretrain.train --recipe sample --report false {short}", folder, "--out", run, lacking=lacking),
         _part("dense", 75, "transfer.train --task ade20k", folder, *dense, lacking=lacking, after="backbone"),

@@ -33,6 +33,8 @@ class GpuDayOptions:
     """The folder for gpu_day.json, gpu_day.md, logs, the trace and the runs."""
     cifar10: str | None = None
     """CIFAR-10: a .parquet file or a folder of them (without it pretraining and its probes are left out)."""
+    ade20k: str | None = None
+    """Label maps for dense transfer, in ADE20K's layout (default: the embedded sample's)."""
     minutes: float = 10.0
     """Of this call; the limits of the parts grow and shrink with it."""
     tiny: bool = False
@@ -41,8 +43,9 @@ class GpuDayOptions:
 
 def main(arguments: Sequence[str]) -> int:
     chosen = parse(GpuDayOptions, arguments, prog="tools/gpu_day.sh")
-    if chosen.cifar10 is not None and not Path(chosen.cifar10).exists():
-        raise UserError(f"--cifar10 {chosen.cifar10}: there is nothing of that name")
+    for flag, data in (("--cifar10", chosen.cifar10), ("--ade20k", chosen.ade20k)):
+        if data is not None and not Path(data).exists():
+            raise UserError(f"{flag} {data}: there is nothing of that name")
     places.tried(chosen.out / "gpu_day.json")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     day = Day(chosen, device)
@@ -57,7 +60,7 @@ class Day:
     """The state of all parts, as gpu_day.json has it."""
 
     def __init__(self, chosen: GpuDayOptions, device: str) -> None:
-        self.parts = day_plan.parts(chosen.out, chosen.cifar10, device, tiny=chosen.tiny)
+        self.parts = day_plan.parts(chosen.out, chosen.cifar10, chosen.ade20k, device, tiny=chosen.tiny)
         self._out, self._scale = chosen.out, chosen.minutes / 10
         self._end = time.monotonic() + 60 * chosen.minutes
         self._name = torch.cuda.get_device_name() if device == "cuda" else "no GPU: these numbers are a CPU's"

@@ -6,18 +6,22 @@ from pathlib import Path
 import pytest
 
 from checkpoints.cli import FAILED, INTERRUPTED, WRONG_COMMAND
+from pretrain.sample import __main__ as sample
 from probes.bench import day_plan, day_process, gpu_day
 from tests.support.commands import exit_code
 
 
 def test_the_whole_day_is_taken_once(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every part, with its numbers; the second call repeats none."""
-    flags = ["--tiny", "--minutes", "30", "--out", str(tmp_path), "--cifar10", str(folders)]
+    maps = tmp_path / "maps"
+    sample.main(["--ade20k", str(maps), "--count", "10", "--size", "64"])
+    out = tmp_path / "day"
+    flags = ["--tiny", "--minutes", "30", "--out", str(out), "--cifar10", str(folders), "--ade20k", str(maps)]
     code = exit_code(gpu_day.main, flags)
-    parts = json.loads((tmp_path / "gpu_day.json").read_text())["parts"]
+    parts = json.loads((out / "gpu_day.json").read_text())["parts"]
     wrong = {name: one["said"] for name, one in parts.items() if one["state"] not in ("done", "left out")}
     assert code == 0 and not wrong, wrong
-    assert (tmp_path / "profile" / "trace.json").exists() and "top1" in parts["cifar10_linear"]["numbers"]
+    assert (out / "profile" / "trace.json").exists() and "top1" in parts["cifar10_linear"]["numbers"]
     capsys.readouterr()
     assert exit_code(gpu_day.main, flags) == 0
     assert "at most" not in capsys.readouterr().out

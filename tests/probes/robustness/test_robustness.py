@@ -345,8 +345,8 @@ def test_clean_lies_above_corrupted_and_mild_above_severe(layouts: Path, tmp_pat
 
 @pytest.mark.parametrize("flags", [(), ("--same-for-batch",)])
 def test_dropping_and_shuffling_start_at_the_untouched_pictures(flags: Sequence[str], layouts: Path, tmp_path: Path) -> None:
-    data = ("--data", str(layouts / "plain"), "--saliency", "itself", "--saliency-head", "0", *flags)
-    occluded = run(tmp_path, "--suite", "occlusion", *data)
+    data = ("--data", str(layouts / "plain"), *flags)
+    occluded = run(tmp_path, "--suite", "occlusion", "--saliency", "itself", "--saliency-head", "0", *data)
     by_chance = json.loads((tmp_path / "record_random.json").read_text())
     assert by_chance["table"] == "F9_random_drop"
     clean = by_chance["metrics"]["random_0.0"]
