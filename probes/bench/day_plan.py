@@ -93,7 +93,8 @@ def _dense(folder: Path, data: str | None, tiny: bool) -> list[Part]:
     lacking = "" if importlib.util.find_spec("mmseg") else "the extra `transfer` is not installed: tools/setup.sh transfer"
     short = TINY_RUN if tiny else "--steps 100 --knn-every 0"
     options = [f"train_cfg.max_iters={2 if tiny else 100}", *(["test_dataloader.dataset.indices=4"] if tiny else [])]
-    own = ("--data", data) if data else ()
+    config = Path(ROOT) / "transfer" / "configs" / "ade20k" / "sample_upernet.py"  # for the small backbone, whatever the data
+    own = ("--data", data, "--config", str(config)) if data else ()
     dense = ("--ckpt", run, "--out", str(folder / "dense"), *own, "--cfg-options", *options)
     return [
         _part("backbone", 45, f"pretrain.train --recipe sample --report false {short}", folder, "--out", run, lacking=lacking),

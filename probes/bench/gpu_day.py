@@ -47,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         if data is not None and not Path(data).exists():
             raise UserError(f"{flag} {data}: there is nothing of that name")
     places.tried(chosen.out / "gpu_day.json")
+    chosen.out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     day = Day(chosen, device)
     for number, part in enumerate(day.parts):
