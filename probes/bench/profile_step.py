@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from checkpoints import places, store, terminal
-from checkpoints.cli import parse, run_command
+from checkpoints.cli import WorkError, parse, run_command
 from probes.bench import step as bench_step
 
 WARM = 3
@@ -56,8 +56,11 @@ def main(arguments: Sequence[str]) -> None:
         bench_step.required_clone(chosen)
     trace = chosen.out / "trace.json"
     places.tried(trace)
+    chosen.out.mkdir(parents=True, exist_ok=True)  # the profiler makes none, and only logs that it could not write
     found, seconds = profiled(bench_step.prepare(bench_step.of_variant(chosen, variant), device), chosen.steps, device)
     found.export_chrome_trace(os.fspath(trace))
+    if not trace.is_file():
+        raise WorkError(f"{trace} was not written: see what the profiler says above")
     averages, on = found.key_averages(), "device" if device.type == "cuda" else "cpu"
     table = averages.table(sort_by=f"self_{on}_time_total", row_limit=ROWS)
     store.write_bytes(chosen.out / "top_kernels.txt", table.encode())
