@@ -188,9 +188,8 @@ class Swin(SwinTransformer):
         """Yields the output of every block."""
         stage: Any
         compiled = self.compiled if self.training else None
-        depths = iter(
-            self._depths(len(x), x.device) if self.training else [None] * len(self.blocks)
-        )  # sizes may be symbols, exported
+        # sizes may be symbols while a graph is exported, which never trains
+        depths = iter(self._depths(len(x), x.device) if self.training else [None] * len(self.blocks))
         for stage in self.layers:
             x = stream(stage.downsample(x), self.residual if self.training else None)
             for block in stage.blocks:
@@ -203,10 +202,8 @@ class Swin(SwinTransformer):
                 yield x
 
     def _depths(self, images: int, device: torch.device) -> Sequence[Any]:
-        """As `ViT._depths`, for crops of one size."""
-        return stochastic_depth.depths(
-            self.blocks, [images], device, training=self.training, as_factors=self.compiled is not None
-        )
+        """As `ViT._depths`, for crops of one size, in training."""
+        return stochastic_depth.depths(self.blocks, [images], device, training=True, as_factors=self.compiled is not None)
 
     def last_blocks(self, images: Float[Tensor, "b ch y x"], count: int) -> list[Float[Tensor, "b _ _"]]:
         """Tokens after each of the last `count` blocks, their mean first, the very last block last.

@@ -77,6 +77,8 @@ class AnyViT(nn.Module):
     def leave_uncompiled(self) -> None:
         """Undo `compile_blocks`; rates stay tensors."""
         self.compiled = False
+        for block in self.blocks:
+            block._compiled_call_impl = None  # torch has no public way back from `Module.compile`
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
@@ -89,7 +91,8 @@ class AnyViT(nn.Module):
     def forward(self, images: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b gh gw"] | None = None) -> Float[Tensor, "b t d"]:
         """Tokens after the final norm, [CLS] first, registers left out."""
         # torch has no other switch that leaves compiled modules as they are for one call
-        stance = contextlib.nullcontext() if self.training and self.compiled else torch.compiler.set_stance("force_eager")
+        eager = self.compiled and not self.training
+        stance = torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
         with self._masked(mask), stance:
             return self._without_registers(self.model.forward_features(images))
 
