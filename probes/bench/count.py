@@ -1,6 +1,6 @@
-"""What a training step asks of a GPU, without one: `tools/bench.sh count`.
+"""What a training step and its crops ask of a GPU, without one: `tools/bench.sh count`.
 
-The step of training runs on a pretended GPU (`probes/bench/pretended_gpu.py`), which counts. Times are estimates from the counts
+The code of training runs on a pretended GPU (`probes/bench/pretended_gpu.py`), which counts. Times are estimates from the counts
 and the constants of a named card: a lower bound for what the step takes, not a measurement.
 """
 
@@ -29,9 +29,12 @@ from pretrain.options.command_line import read_command_line
 from pretrain.setup.networks import build
 from pretrain.setup.plan import Plan, plan_of
 from pretrain.train import train_step
+from probes.bench.crops import crops_on
 from probes.bench.fusion import pretend_compiled
-from probes.bench.kernels import CARDS, LAUNCH, Card, Kernel, seconds
+from probes.bench.host import python_milliseconds
+from probes.bench.kernels import CARDS, Card, Kernel, seconds
 from probes.bench.pretended_gpu import GPU, PretendedGpu, Upload, Wait, pretended
+from probes.bench.roofline import roofline
 from probes.bench.step import RECIPES
 
 PHASES = ("teacher", "student", "losses", "backward", "update")
@@ -39,7 +42,7 @@ PHASES = ("teacher", "student", "losses", "backward", "update")
 
 @dataclass(frozen=True)
 class BenchCountOptions:
-    """One training step, 2 x 224 + 10 x 96 crops, counted on a GPU that is not there."""
+    """One training step with its crops, 2 x 224 + 10 x 96, counted on a GPU that is not there."""
 
     arch: Literal["vit_small", "vit_base", "vit_large", "swin_tiny"] = "vit_small"
     """Architecture, with the recipe of that name."""
@@ -114,6 +117,11 @@ class PhasedGuard(Guard):
         return super().accepts(losses, norms)
 
 
+def plan_for(arch: str, batch_size: int, flags: Sequence[str] = ()) -> Plan:
+    """The plan of the recipe of this architecture and further flags."""
+    return plan_of(read_command_line(["--recipe", RECIPES[arch], "--batch-size-per-gpu", str(batch_size), "--data", "x", *flags]))
+
+
 def step_on(
     gpu: PretendedGpu,
     *,
@@ -124,8 +132,7 @@ def step_on(
     flags: Sequence[str] = (),
 ) -> Callable[[], None]:
     """The step of training with the recipe of this architecture and further flags; calling it takes one."""
-    words = ["--recipe", RECIPES[arch], "--batch-size-per-gpu", str(batch_size), "--data", "x", *flags]
-    plan = plan_of(read_command_line(words))
+    plan = plan_for(arch, batch_size, flags)
     numbers = Precision(precision, GPU)
     student, teacher = build(plan, plan.architecture, fused=numbers.fused_attention)
     for network in (student.train(), teacher.train()):
@@ -216,22 +223,26 @@ def main(arguments: Sequence[str]) -> None:
     with pretended() as gpu:
         step = step_on(gpu, arch=chosen.arch, batch_size=chosen.batch_size, precision=chosen.precision, compiled=chosen.compile)
         found = counted(step, gpu)
-    rows = rows_of(found, card)
-    console, whole = terminal.Console(width=120), rows["step"]
+    with pretended() as gpu:
+        crops = counted(crops_on(gpu, plan_for(chosen.arch, chosen.batch_size), chosen.batch_size), gpu)
+    rows = rows_of(found, card) | {"crops": row_of(crops.kernels, card)}
+    rows["step and crops"] = row_of([*found.kernels, *crops.kernels], card)
+    console, both = terminal.Console(width=120), rows["step and crops"]
     how = f"{chosen.precision}, {'compiled' if chosen.compile else 'not compiled'}"
     title = f"{chosen.arch}, {chosen.batch_size} images, {how}: counted; times estimated for {card.name}"
     console.print(table_of(list(rows.items()), title))
     if chosen.largest:
         console.print(table_of(longest(found, card, chosen.largest), "Longest"))
-    host = 1e3 * LAUNCH * whole.launches
-    slow = max(whole.milliseconds, host)
-    late = sum(upload.waits for upload in found.uploads)
+    python = python_milliseconds(chosen.arch)
+    bound = roofline(chosen.batch_size, both.milliseconds, both.launches, sum(python))
+    waits, uploads = [*found.waits, *crops.waits], [*found.uploads, *crops.uploads]
+    late = sum(upload.waits for upload in uploads)
     console.print(
-        f"peak of memory {found.peak / 2**30:.1f} GiB; {len(found.waits)} waits; {len(found.uploads)} uploads, {late} that wait; "
-        f"device {whole.milliseconds:.1f} ms, launches {host:.1f} ms of the host: "
-        f"at most {1e3 * chosen.batch_size / slow:.0f} images/s without crops"
+        f"peak of memory {found.peak / 2**30:.1f} GiB; {len(waits)} waits; {len(uploads)} uploads, {late} that wait; "
+        f"device {bound.device_ms:.1f} ms; host {bound.host_ms:.1f} ms, of which Python, measured here, "
+        f"{sum(python):.1f} at most ({python[1]:.1f} for crops): at most {bound.images_per_second:.0f} images/s"
     )
-    for wait in found.waits:
+    for wait in waits:
         console.print(f"wait: {wait.name} in {wait.place} ({wait.phase})")
     if chosen.json is not None:
         numbers = {name: row._asdict() for name, row in rows.items()}
@@ -245,9 +256,11 @@ def main(arguments: Sequence[str]) -> None:
         counts = {
             "graphs": found.graphs,
             "peak_bytes": found.peak,
-            "waits": len(found.waits),
-            "uploads": len(found.uploads),
+            "waits": len(waits),
+            "uploads": len(uploads),
             "late_uploads": late,
+            "python_ms": sum(python),
+            **bound._asdict(),
         }
         chosen.json.write_text(json.dumps({**about, **counts, "rows": numbers}, indent=1) + "\n")
 

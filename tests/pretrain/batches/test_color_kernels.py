@@ -5,11 +5,10 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+import triton
 
 from pretrain.batches import augment, color_ops, color_table, loader
 from tests.support.commands import program
-
-triton = pytest.importorskip("triton")
 
 
 def test_interpreted_kernels_change_colours_as_the_plain_operations_do() -> None:

@@ -9,13 +9,18 @@ import pytest
 import torch
 
 from pretrain.engine import optim
-from probes.bench.count import Counted, counted, step_on
+from probes.bench.count import Counted, counted, plan_for, row_of, step_on
+from probes.bench.crops import crops_on
+from probes.bench.kernels import CARDS
 from probes.bench.pretended_gpu import GPU, pretended
+from probes.bench.roofline import roofline
 from tests.support.gpu_budget import Budget, faults
 
 COMPILED = Budget(launches=1550, other_gigabytes=118.0, peak_gibibytes=18.5)
 EAGER = Budget(launches=1620, other_gigabytes=143.0, peak_gibibytes=15.3)
 """Where the blocks are not compiled."""
+AT_LEAST = {"H100": 1650.0, "H200": 2150.0}
+"""Images/s that the roofline of step and crops allows, the host's Python apart."""
 TINY = ("--depth", "1", "--width", "64", "--drop-path", "0")
 
 
@@ -42,6 +47,15 @@ def test_a_smaller_budget_is_overrun(compiled: Counted) -> None:
         "GB outside",
         "peak",
     ]
+
+
+def test_the_roofline_of_step_and_crops_together_keeps_its_bound(compiled: Counted) -> None:
+    """46c01a2: 990 images/s of an H100, 1,370 of an H200."""
+    with pretended() as gpu:
+        crops = counted(crops_on(gpu, plan_for("vit_small", 128), 128), gpu)
+    for name, least in AT_LEAST.items():
+        both = row_of([*compiled.kernels, *crops.kernels], CARDS[name])
+        assert roofline(128, both.milliseconds, both.launches, 0.0).images_per_second >= least
 
 
 def waits(gradients: list[torch.Tensor]) -> float:
