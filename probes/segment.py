@@ -69,7 +69,7 @@ class SegmentOptions:
     seed: int = 0
     """Seed of the head, the order of images and the untrained backbone."""
     out: Path | None = None
-    """The record (default: results/segment_HEAD.json beside the checkpoint)."""
+    """The record (default: in results/ beside the checkpoint, under a name of its own)."""
 
 
 class Labelled(NamedTuple):
@@ -313,7 +313,7 @@ def main(arguments: Sequence[str]) -> None:
     began = time.perf_counter()
     subject = open_frozen(Frozen(ckpt=options.ckpt, key=options.key))
     loaded, stride = subject.loaded, subject.backbone.shape.stride
-    out = results.place(options.out, loaded, f"segment_{options.head}")
+    out = results.place(options.out, loaded, f"segment_{options.head}", options)
     data = open_data(options)
     if data.size % stride:
         raise UserError(f"--size {data.size} is not divisible by {stride}, the pixels of a token's side")

@@ -117,7 +117,7 @@ class FinetuneOptions:
     allow_foreign_files: bool = False
     """Begin in a --folder that holds other files than a run's; without this it is refused."""
     out: Path | None = None
-    """The record (default: results/finetune-NAME.json beside the checkpoint); per-class accuracy and confusion go beside it."""
+    """The record (default: results/finetune-NAME_... beside the checkpoint); per-class accuracy and confusion go beside it."""
 
 
 OPEN: dict[str, Any] = {"lr": (), "epochs": 1, "warmup_epochs": 0, "layer_decay": 1.0, "drop_path": 0.0, "erasing": 0.0}

@@ -121,7 +121,7 @@ def write(
 
 def place(options: FinetuneOptions, loaded: Loaded) -> Path:
     """Path of the record, tested before the work. Raises UserError if it cannot be written."""
-    return results.place(options.out, loaded, f"finetune-{name_of(options)}")
+    return results.place(options.out, loaded, f"finetune-{name_of(options)}", options)
 
 
 def metrics(runs: list[Measured], best: Measured) -> dict[str, float]:

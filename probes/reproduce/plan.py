@@ -169,7 +169,7 @@ def kept_head(asked: Asked, loaded: Loaded) -> tuple[KeptHead | None, str]:
     """A linear head of this very backbone by Table 1's protocol, from an earlier call or beside the checkpoint; or why not."""
     earlier = asked.out / f"{record_name('linear', asked.key)}_head.safetensors"
     reasons = []
-    for path in (earlier, results.default_path(loaded, "linear_head", ".safetensors")):
+    for path in (earlier, *results.left(loaded, "linear", "_head.safetensors")):
         if path.is_file():
             found = _by_protocol(path, loaded)
             if isinstance(found, KeptHead):

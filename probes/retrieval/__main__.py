@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
     began = time.perf_counter()
     subject = open_frozen(options)
     loaded = subject.loaded
-    out = record.place(options.out, loaded, f"retrieval_{options.suite}")
+    out = record.place(options.out, loaded, f"retrieval_{options.suite}", options)
     task, others = open_task(options, loaded.backbone), strangers(options)
     rows = {"this checkpoint": measure(loaded.backbone, task, others, options.whiten)}
     if options.baselines:

@@ -61,13 +61,16 @@ def head_for(options: RobustnessOptions, subject: Subject, crop: int) -> Found:
     """The head that --head names, the one that `probes.linear` kept of this very backbone, or one trained now."""
     if options.head is not None:
         return Found(read_head(options.head, subject.backbone, class_maps.imagenet()), str(options.head))
-    kept = record.default_path(subject.loaded, "linear_head", ".safetensors")
     own_classes = options.data == "sample" and options.suite == "in9"
-    if options.train is None and not own_classes and kept.is_file():
+    kept = [] if options.train is not None or own_classes else record.left(subject.loaded, "linear", "_head.safetensors")
+    reasons = []
+    for path in kept:
         try:
-            return Found(read_head(kept, subject.backbone, class_maps.imagenet()), str(kept))
+            return Found(read_head(path, subject.backbone, class_maps.imagenet()), str(path))
         except UserError as error:
-            terminal.say(f"note: {error}")
+            reasons.append(f"note: {error}")
+    if reasons:
+        terminal.say(reasons[0])
     images = suites.training_images(options)
     head = linear_head(subject.backbone, images, View(evaluation_resize(crop), crop), options.batch_size, options.seed)
     return Found(head, ON_THE_SPOT)
@@ -78,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
     check(options)
     began = time.perf_counter()
     subject = open_frozen(options)
-    path = record.place(options.out, subject.loaded, f"robustness_{options.suite}")
+    path = record.place(options.out, subject.loaded, f"robustness_{options.suite}", options)
     crop, stride = options.crop or subject.backbone.shape.image_size, subject.backbone.shape.stride
     if crop % stride:
         raise UserError(f"--crop {crop} is not divisible by {stride}, the pixels of a token's side")

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from checkpoints import checked, escape, places, reading, store, terminal
 from checkpoints.cli import UserError, WorkError
 from pretrain.engine import distributed
 from pretrain.models.backbone import Loaded
+from probes.shared import record_name
 
 SCHEMA = 1
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "scikit-learn")
@@ -36,7 +37,7 @@ def write(
 
     `metrics` are plain numbers; raises WorkError, and writes nothing, where one is not finite. `table` names the paper's table
     (`probes/paper/paper.json`). `beside` writes what belongs to it, by the ending that its name has in place of `.json`. A record
-    of another checkpoint, data set or protocol that has this name is kept under another (`_make_way`).
+    of another checkpoint, data set or protocol, or with other numbers, that has this name is kept under another (`_make_way`).
     """
     if not distributed.is_main():
         return path
@@ -49,7 +50,8 @@ def write(
         "table": table,
         "checkpoint": {
             "path": str(loaded.path),
-            "sha256": store.sha256(loaded.path) if loaded.path.is_file() else None,  # timm's own weights are no one file
+            "sha256": record_name.identity(loaded) if loaded.path.is_file() else None,  # timm's own weights are no one file
+            "weights": None if loaded.path.is_file() else record_name.identity(loaded),
             "arch": loaded.backbone.shape.arch,
             "patch_size": loaded.backbone.shape.patch_size,
             "window": loaded.backbone.shape.window or None,
@@ -75,19 +77,19 @@ def write(
 
 
 def _make_way(path: Path, record: Mapping[str, Any], beside: tuple[str, ...]) -> Path:
-    """Path for a record. A record of something else in its place is renamed, with its companions, to `NAME-1.json` and so on.
+    """Path for a record. A record of other content in its place is renamed, with its companions, to `NAME-1.json` and so on.
 
     A file that is no record stays, and the new one gets such a name. Raises OSError.
     """
     if not os.path.lexists(path):
         return path
     there = _whole(path)
-    if there is not None and _identity(there) == _identity(record):
+    if there is not None and _same(there, record):
         return path
     wanted, number = there or record, 1
     while os.path.lexists(other := path.with_name(f"{path.stem}-{number}{path.suffix}")):
         found = _whole(other)
-        if found is not None and _identity(found) == _identity(wanted):
+        if found is not None and _same(found, wanted):
             break
         number += 1
     if there is None:
@@ -97,7 +99,7 @@ def _make_way(path: Path, record: Mapping[str, Any], beside: tuple[str, ...]) ->
         with contextlib.suppress(FileNotFoundError):
             os.replace(_companion(path, suffix), _companion(other, suffix))
     os.replace(path, other)
-    terminal.say(f"note: {path} was of {_difference(there, record)}: kept as {other.name}")
+    terminal.say(f"note: {path} {_difference(there, record)}: kept as {other.name}")
     return path
 
 
@@ -161,25 +163,36 @@ def _whole(path: Path) -> dict[str, Any] | None:
 def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """Whose numbers they are: two records with the same are of the same measurement."""
     checkpoint = record["checkpoint"]
-    who = checkpoint.get("sha256") or checkpoint.get("path")
+    weights = checkpoint.get("sha256") or checkpoint.get("weights") or checkpoint.get("path")
+    who = weights, checkpoint.get("arch")  # timm:A@FILE and timm:B@FILE have one file
     return {"probe": record.get("probe"), "checkpoint": who, "data set": record["data"], "protocol": record["protocol"]}
 
 
+def _same(there: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether nothing is lost where one replaces the other: the same measurement, and each of the old numbers."""
+    if _identity(there) != _identity(record):
+        return False
+    return all(name in record["metrics"] and record["metrics"][name] == value for name, value in there["metrics"].items())
+
+
 def _difference(there: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """What the one is beside the other."""
     before, now = _identity(there), _identity(record)
-    return " and ".join(f"another {part}" for part in now if before[part] != now[part])
+    parts = " and ".join(f"another {part}" for part in now if before[part] != now[part])
+    return f"was of {parts}" if parts else "had other numbers"
 
 
 def _companion(path: Path, suffix: str) -> Path:
     return path.with_name(path.stem + suffix)
 
 
-def place(out: Path | None, loaded: Loaded, name: str) -> Path:
-    """Path of a record, `out` or `default_path`, tested before the work.
+def place(out: Path | None, loaded: Loaded, name: str, options: Any) -> Path:
+    """Path of a record, `out` or one in `results/` that no other measurement has (`record_name`), tested before the work.
 
     Raises UserError if it cannot be written, or if `out` names a file that is not a record: only records are replaced.
     """
-    path = out or default_path(loaded, name)
+    usual = f"{record_name.stem(name, loaded, options)}.json"
+    path = places.below(record_name.folder(loaded), usual) if out is None else out
     if not distributed.is_main():
         return path
     if out is not None and out.is_file() and out.stat().st_size and _whole(out) is None:
@@ -187,12 +200,17 @@ def place(out: Path | None, loaded: Loaded, name: str) -> Path:
     return places.tried(path)
 
 
-def default_path(loaded: Loaded, name: str, suffix: str = ".json") -> Path:
-    """Default path of a record, or of another output of a probe: in `results/` beside the checkpoint file.
+def left(loaded: Loaded, probe: str, ending: str = ".json") -> list[Path]:
+    """Files that a probe has left in `results/`, the newest first: of any data set and checkpoint, also by their older names.
 
-    Raises UserError where that is a link.
+    Raises UserError where the folder is a link.
     """
-    return places.below(loaded.path.parent, "results", f"{name}{suffix}")
+    return newest_first(record_name.folder(loaded).glob(f"{probe}*{ending}"))
+
+
+def newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Plain files by the time of their last change."""
+    return sorted((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def versions() -> dict[str, str]:

@@ -54,7 +54,7 @@ class Common(Frozen):
     batch_size: int = 256
     """Images a forward, in each process."""
     out: Path | None = None
-    """The record (default: results/PROBE.json beside the checkpoint, PROBE_untrained.json with --untrained)."""
+    """The record (default: in results/ beside the checkpoint, under a name of its own: probe, data, checkpoint, options)."""
     val: str | None = None
     """The test images where --data has no such part."""
     crop: int | None = None
@@ -143,7 +143,7 @@ def untrained(subject: AnySubject, seed: int) -> AnySubject:
 
 def record_path(options: Common, subject: Subject, name: str) -> Path:
     """Path of the record, tested before the work. Raises UserError if it cannot be written."""
-    return record.place(options.out, subject.loaded, f"{name}_untrained" if options.untrained else name)
+    return record.place(options.out, subject.loaded, f"{name}_untrained" if options.untrained else name, options)
 
 
 def named_device(name: str) -> torch.device:

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> None:
     clips = davis.open_clips(options.data, options.limit)
     subject = open_frozen(options)
     loaded = subject.loaded
-    out = record.place(options.out, loaded, "video")
+    out = record.place(options.out, loaded, "video", options)
     size = options.size or (sample_clips.SIZE if options.data == "sample" else 480)
     protocol = Protocol(size, options.context, options.radius, options.top_k)
     rows = {"this checkpoint": score(clips, lambda clip: segment(loaded.backbone, clip, protocol), "clips", options.masks)}

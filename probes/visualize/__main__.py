@@ -10,7 +10,7 @@ from typing import Any
 
 from checkpoints import places, terminal
 from checkpoints.cli import UserError, parse, run_command
-from probes.shared import record
+from probes.shared import record_name
 from probes.shared.subject import Subject, open_frozen
 from probes.visualize import attention_maps, correspondence, gallery, pca, prototypes, tsne
 from probes.visualize.gallery import Shown
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     options_of, draw = KINDS[kind]
     options: Any = parse(options_of, arguments[1:], prog=f"python -m probes.visualize {kind}")
     subject = open_frozen(options, full=kind == "patterns")
-    out = options.out or record.default_path(subject.loaded, kind, "")
+    out = options.out or places.below(record_name.folder(subject.loaded), f"{kind}_{record_name.checkpoint(subject.loaded)}")
     places.tried(out / "index.html")
     notes = [f"Checkpoint: {subject.loaded.path}, {options.key}. Images: {options.data}."]
     pictures = list(draw(options, subject))

@@ -120,6 +120,8 @@ PLACES: dict[str, dict[str, str]] = {
         "a deletion": "its own mark of a step whose files are gone",
     },
     "probes/tables.py": {"glob": "records below the folders that were named"},
+    "probes/shared/record.py": {"glob": "files by a probe's name in results/ beside the checkpoint; each name is a path"},
+    "transfer/exports/card.py": {"glob": "records of k-NN in results/ beside the checkpoint; each name is a path"},
     "tools/draw_imports.py": {"glob": "lists the code", "a whole file": "the code and the page that it draws"},
     "transfer/hooks.py": {"Image.open": "a test image that was decoded before, through the same door (transfer/pictures.py)"},
     "transfer/resume.py": {"code from text": "mmengine's modules by names that stand in this code"},

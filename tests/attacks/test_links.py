@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from checkpoints import export, flat, inspect, places, store, zoo
-from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
+from checkpoints.cli import DONE, WRONG_COMMAND, UserError, parse, run_command
 from pretrain import config as recipes
 from pretrain import curves, train
 from pretrain.engine import provenance, run_folder
 from pretrain.engine.run_folder import RunFolder
 from pretrain.images import hubs
 from pretrain.images.open import open_images
+from pretrain.models.backbone import load_backbone
 from pretrain.options.groups import Config
 from pretrain.run import replay
 from pretrain.sample import __main__ as sample
@@ -40,11 +41,11 @@ from probes.retrieval import __main__ as retrieval
 from probes.retrieval.tasks import RetrievalOptions
 from probes.robustness import __main__ as robustness
 from probes.robustness.suites import RobustnessOptions
-from probes.shared import record, subject, subprocesses
+from probes.shared import record, record_name, subject, subprocesses
 from probes.video import __main__ as video
 from probes.visualize import __main__ as visualize
 from probes.visualize import attention_maps, gallery
-from tests.support import networks
+from tests.support import networks, records
 from tests.support.pictures import noise, write_flat
 from transfer import train as transfer
 
@@ -124,8 +125,8 @@ PROBES: dict[str, tuple[Callable[..., Any], str, str]] = {
     "logistic": (logistic.main, "results", "--limit 24 --workers 0"),
     "linear": (linear.main, "results", "--limit 24 --workers 0 --epochs 1"),
     "pictures": (visualize.main, "results", "pca --limit 2"),
-    "pictures' own folder": (visualize.main, "results/pca", "pca --limit 2"),
-    "record": (knn.main, "results/knn.json", "--limit 24 --workers 0"),
+    "pictures' own folder": (visualize.main, "results/pca_{checkpoint}", "pca --limit 2"),
+    "record": (knn.main, "results/{record}.json", "--limit 24 --workers 0"),
     "fine-tuning": (finetune.main, "finetune", "--recipe small --limit 16 --epochs 1 --warmup-epochs 0 --workers 0"),
     "reproduce": (reproduce.main, "reproduced", "--table T1"),
 }
@@ -139,9 +140,13 @@ def test_what_is_measured_of_a_run_stays_in_its_folder(
     main, planted, flags = PROBES[name]
     monkeypatch.setattr(reproduce, "CALIBRATION", 0.01)
     networks.write(Path("run") / store.BACKBONE)
+    words = [*flags.split(), "--ckpt", "run/backbone.safetensors"]
+    loaded = load_backbone(Path("run"))
+    names = {"checkpoint": record_name.checkpoint(loaded)}
+    names["record"] = record_name.stem("knn", loaded, parse(knn.KnnOptions, words)) if main is knn.main else ""
+    planted = planted.format(**names)
     link(Path("run") / planted, outside / "file" if planted.endswith(".json") else outside)
-    first, *rest = flags.split()
-    assert run_command(main, [first, *rest, "--ckpt", "run/backbone.safetensors"]) == WRONG_COMMAND
+    assert run_command(main, words) == WRONG_COMMAND
     assert f"error: run/{planted} is a link to" in capsys.readouterr().err
 
 
@@ -152,7 +157,7 @@ def test_links_that_the_user_has_typed_are_the_users(outside: Path, tmp_path: Pa
     (tmp_path / "disk" / "records").mkdir()
     link(Path("records"), tmp_path / "disk" / "records")
     flags = ["--limit", "24", "--workers", "0", "--ckpt", "run"]
-    assert run_command(knn.main, flags) == DONE and (tmp_path / "disk/run/results/knn.json").is_file()
+    assert run_command(knn.main, flags) == DONE and records.only(tmp_path / "disk/run/results", "knn").is_file()
     assert run_command(knn.main, [*flags, "--out", "records/knn.json"]) == DONE
     assert (tmp_path / "disk/records/knn.json").is_file()
 

@@ -21,6 +21,7 @@ from checkpoints.cli import DONE, INTERRUPTED, WRONG_COMMAND, run_command
 from pretrain import train
 from pretrain.models.backbone import load_backbone
 from probes import knn
+from tests.support import records
 from tests.support.commands import ROOT, SMALL, command, exit_code, program
 from tests.support.trainings import trained
 
@@ -57,7 +58,7 @@ def test_knn_prints_a_table_and_writes_a_record(run: Path, folders: Path, capsys
     assert run_command(knn.main, ["--ckpt", str(run), "--data", str(folders), "--baselines", "--k", "1", "5"]) == DONE
     printed = capsys.readouterr().out
     assert "this checkpoint" in printed and "raw pixels" in printed and "k=5" in printed
-    record = json.loads((run / "results" / "knn.json").read_text())
+    record = json.loads(records.only(run / "results", "knn").read_text())
     assert record["schema"] == 1 and record["probe"] == "knn" and record["checkpoint"]["epoch"] == 2
     assert record["checkpoint"]["sha256"] == store.sha256(run / store.BACKBONE)
     numbers = record["metrics"]

@@ -10,6 +10,7 @@ from checkpoints.cli import DONE, run_command
 from pretrain import train
 from probes import cluster, logistic
 from probes.linear import __main__ as linear
+from tests.support import records
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,6 @@ def test_frozen_probes_find_the_trained_backbone_above_the_untrained_one(
     found = {}
     for more in ("", "--untrained"):
         assert run_command(main, ["--ckpt", str(run), *flags.split(), *more.split()]) == DONE
-        record = run / "results" / f"{name}{'_untrained' if more else ''}.json"
+        record = records.only(run / "results", f"{name}{'_untrained' if more else ''}")
         found[more] = json.loads(record.read_text())["metrics"][metric]
     assert found[""] > found["--untrained"] + margin

@@ -42,6 +42,7 @@ from probes.shared import subject as common
 from probes.shared.subject import Common, View
 from probes.video import propagate
 from probes.visualize import inputs
+from tests.support import records
 from tests.support.commands import command
 from tests.support.trainings import trained
 
@@ -661,7 +662,7 @@ def test_every_probe_runs_on_class_folders_and_leaves_a_record(
     shutil.copytree(run, copy)
     flags = ["--ckpt", str(copy), "--data", str(folders), "--limit", "60", "--batch-size", "16", "--device", "cpu"]
     assert run_command(main, [*flags, *more.split()]) == DONE
-    content = json.loads((copy / "results" / f"{record}.json").read_text())
+    content = json.loads(records.only(copy / "results", record).read_text())
     assert 0 <= content["metrics"][metric] <= 100 and content["data"]["val_images"] == 60
     assert "record written to" in capsys.readouterr().out
 

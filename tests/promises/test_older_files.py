@@ -19,6 +19,7 @@ from probes import knn, live, tables
 from probes.features import cache
 from probes.report import __main__ as report
 from probes.report import run as page
+from tests.support import records
 
 FLAGS = (
     "--arch vit_tiny --width 64 --depth 1 --patch-size 8 --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 "
@@ -53,7 +54,7 @@ def test_features_and_a_record_of_the_first_build_are_used(left: Path, monkeypat
     seen: list[Any] = []
     monkeypatch.setattr(cache, "_forward", lambda *given: seen.append(given))
     assert run_command(knn.main, "--ckpt run --limit 40 --workers 0".split()) == DONE
-    after = json.loads(Path("run/results/knn.json").read_text())
+    after = json.loads(records.only(Path("run/results"), "knn").read_text())
     assert not seen and after["metrics"] == before["metrics"] and after["checkpoint"]["sha256"] == before["checkpoint"]["sha256"]
 
 

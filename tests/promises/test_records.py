@@ -40,49 +40,73 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def measure(*flags: str) -> dict[str, Any]:
+def measure(*flags: str) -> None:
     assert run_command(knn.main, ["--workers", "0", "--k", "3", *flags]) == DONE
-    return json.loads(Path("results/knn.json").read_text())
 
 
-def records() -> list[tuple[str, str, int]]:
+def kept() -> list[tuple[str, str, int]]:
     """Checkpoint, data set and crop of all records, by name."""
     found = [json.loads(path.read_text()) for path in sorted(Path("results").glob("*.json"))]
     return sorted((one["checkpoint"]["path"], one["data"]["train"], one["protocol"]["crop"]) for one in found)
 
 
-def test_no_record_replaces_one_of_another_checkpoint_data_set_or_protocol(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_checkpoint_data_set_and_protocol_has_a_record_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """46c01a2 had one path for all of them, and each replaced the one before it in silence."""
-    measure("--ckpt", "a.safetensors", "--data", "one")
+    crop = ["--crop", "24", "--resize", "32"]
+    for _ in range(2):  # the same again: replaced
+        for name in "ab":
+            for data in ("one", "two"):
+                for more in ([], crop):
+                    measure("--ckpt", f"{name}.safetensors", "--data", data, *more)
+    assert len(kept()) == len(set(kept())) == 8
+    assert len({path.name for path in Path("results").iterdir()}) == 8 and "kept as" not in capsys.readouterr().out
+
+
+def test_a_record_that_out_names_is_set_aside_by_one_of_other_content(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """46c01a2 replaced it in silence. A measurement that is repeated with the same numbers replaces its record."""
+    out = ["--out", "results/r.json"]
+    measure("--ckpt", "a.safetensors", "--data", "one", *out)
     assert "kept as" not in capsys.readouterr().out
-    measure("--ckpt", "b.safetensors", "--data", "one")
-    assert "results/knn.json was of another checkpoint: kept as knn-1.json" in capsys.readouterr().out
-    measure("--ckpt", "b.safetensors", "--data", "two")
-    assert "was of another data set: kept as knn-2.json" in capsys.readouterr().out
-    measure("--ckpt", "b.safetensors", "--data", "two", "--crop", "24", "--resize", "32")
-    assert "was of another protocol: kept as knn-3.json" in capsys.readouterr().out
-    assert [one[0][0] + one[1][:3] + str(one[2]) for one in records()] == ["aone32", "bone32", "btwo24", "btwo32"]
-    measure("--ckpt", "b.safetensors", "--data", "two", "--crop", "24", "--resize", "32")  # the same again: replaced
-    assert len(records()) == 4
-    measure("--ckpt", "a.safetensors", "--data", "one")
-    measure("--ckpt", "b.safetensors", "--data", "one")
-    assert len(records()) == 5 and len(set(records())) == 4
+    measure("--ckpt", "b.safetensors", "--data", "one", *out)
+    assert "results/r.json was of another checkpoint: kept as r-1.json" in capsys.readouterr().out
+    measure("--ckpt", "b.safetensors", "--data", "two", *out)
+    assert "was of another data set: kept as r-2.json" in capsys.readouterr().out
+    measure("--ckpt", "b.safetensors", "--data", "two", "--crop", "24", "--resize", "32", *out)
+    assert "was of another protocol: kept as r-3.json" in capsys.readouterr().out
+    measure("--ckpt", "b.safetensors", "--data", "two", "--crop", "24", "--resize", "32", *out)
+    assert len(kept()) == len(set(kept())) == 4
     for _ in range(2):
-        measure("--ckpt", "a.safetensors", "--data", "one")
-        measure("--ckpt", "b.safetensors", "--data", "one")
-    assert len(records()) == 5, "what is set aside twice replaces its like"
+        measure("--ckpt", "a.safetensors", "--data", "one", *out)
+        measure("--ckpt", "b.safetensors", "--data", "one", *out)
+    assert len(kept()) == 5, "what is set aside twice replaces its like"
+    content = json.loads(Path("results/r.json").read_text())
+    content["metrics"]["top1"] += 1.0  # the same measurement with another number, as of images that have changed
+    Path("results/r.json").write_text(json.dumps(content))
+    capsys.readouterr()
+    measure("--ckpt", "b.safetensors", "--data", "one", *out)
+    assert "results/r.json had other numbers: kept as" in capsys.readouterr().out and len(kept()) == 6
+
+
+def test_one_file_read_as_two_of_timm_s_models_has_two_identities() -> None:
+    """46c01a2 knew a checkpoint by its path; its digest alone is the same for `timm:A@FILE` and `timm:B@FILE`."""
+    about = {"probe": "knn", "data": {}, "protocol": {}, "metrics": {"top1": 1.0}}
+    a, b = (about | {"checkpoint": {"path": "f.pth", "sha256": "0" * 64, "arch": arch}} for arch in "ab")
+    assert record._same(a, a) and not record._same(a, b)
 
 
 def test_a_head_is_kept_with_its_record(folder: Path) -> None:
     flags = "--mode cached --epochs 1 --workers 0 --data one --lr 0.1".split()
-    assert run_command(linear.main, [*flags, "--ckpt", "a.safetensors"]) == DONE
-    head = Path("results/linear_head.safetensors").read_bytes()
-    assert run_command(linear.main, [*flags, "--ckpt", "b.safetensors"]) == DONE
-    assert Path("results/linear-1_head.safetensors").read_bytes() == head
-    assert Path("results/linear_head.safetensors").read_bytes() != head
-    assert json.loads(Path("results/linear-1.json").read_text())["checkpoint"]["path"] == "a.safetensors"
+    for name in "ab":
+        assert run_command(linear.main, [*flags, "--ckpt", f"{name}.safetensors"]) == DONE
+    heads = sorted(Path("results").glob("linear_one_*_head.safetensors"))
+    assert [head.name.split("_")[2][0] for head in heads] == ["a", "b"]
+    assert heads[0].read_bytes() != heads[1].read_bytes()
+    assert all(Path("results", head.name.replace("_head.safetensors", ".json")).is_file() for head in heads)
+    out = ["--out", "results/r.json"]
+    assert run_command(linear.main, [*flags, *out, "--ckpt", "a.safetensors"]) == DONE
+    assert run_command(linear.main, [*flags, *out, "--ckpt", "b.safetensors"]) == DONE
+    assert Path("results/r-1_head.safetensors").read_bytes() == heads[0].read_bytes()
+    assert Path("results/r_head.safetensors").read_bytes() == heads[1].read_bytes()
 
 
 @pytest.mark.parametrize("content", ["my notes", "{}", "[1, 2]", '{"probe": "knn"}', '{"checkpoint": 1, "data": 2}'])
@@ -98,11 +122,13 @@ def test_somebody_s_own_file_is_not_replaced_by_a_record(
 
 
 def test_what_appears_in_the_place_of_a_record_meanwhile_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("results").mkdir()
-    Path("results/knn.json").write_text("mine")
-    assert run_command(knn.main, "--ckpt a.safetensors --data one --workers 0 --k 3".split()) == DONE
-    assert "results/knn.json is no record and stays; this one is called knn-1.json" in capsys.readouterr().out
-    assert Path("results/knn.json").read_text() == "mine" and record.read(Path("results/knn-1.json"))
+    measure("--ckpt", "a.safetensors", "--data", "one")
+    (path,) = Path("results").iterdir()
+    path.write_text("mine")
+    measure("--ckpt", "a.safetensors", "--data", "one")
+    other = path.with_name(f"{path.stem}-1.json")
+    assert f"{path} is no record and stays; this one is called {other.name}" in capsys.readouterr().out
+    assert path.read_text() == "mine" and record.read(other)
 
 
 COMMANDS: dict[str, tuple[Callable[..., Any], str]] = PROBES | {"export": (export.main, "--to timm")}
@@ -174,7 +200,7 @@ def test_names_of_any_bytes_go_through_from_pretraining_to_the_page(tmp_path: Pa
     assert run_command(finetune.main, [*common, *tuned]) == DONE
     assert run_command(report.main, [str(run), "--data", str(data)]) == DONE
     results = run / "results"
-    assert {"knn.json", "linear.json"} <= {path.name for path in results.iterdir()}
+    assert {"knn", "linear"} <= {path.name.partition("_")[0] for path in results.glob("*.json")}
     (tuned_record,) = results.glob("finetune-*.json")
     assert json.loads(tuned_record.read_text())["probe"] == "finetune"
     assert "caf\\xe9 [/b] \\xff" in (run / "report.html").read_text()

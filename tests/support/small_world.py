@@ -83,7 +83,8 @@ def make_runs(root: Path, named: set[str]) -> None:
     assert run_command(train.main, [*flags, *cells]) == DONE
     assert run_command(knn.main, [*PROBE.split(), "--ckpt", "runs/NAME", "--out", "RECORDS/knn.json"]) == DONE
     assert run_command(linear.main, [*PROBE.split(), "--epochs", "2", "--ckpt", "runs/NAME"]) == DONE
-    shutil.copy("runs/NAME/results/linear_head.safetensors", "HEAD")
+    (head,) = (root / "runs/NAME/results").glob("linear_*_head.safetensors")
+    shutil.copy(head, "HEAD")
     shutil.copy("runs/NAME/last.pt", "F")
     for name in sorted(named - {"NAME", "cells"}):
         (root / "runs" / name).symlink_to(root / "runs" / ("cells" if name.startswith("cells") else "NAME"))

@@ -6,6 +6,7 @@ from typing import Any
 
 from checkpoints import escape, reading, store
 from checkpoints.published import Contents
+from probes.shared.record import newest_first
 from transfer.exports import reload
 
 OURS = (store.LAST, store.PREVIOUS, store.BACKBONE)
@@ -56,7 +57,7 @@ def numbers(values: Any) -> str:
 def origin(contents: Contents, path: Path, key: str) -> dict[str, str]:
     """Facts on the training."""
     options = contents.args or _options_beside(path)
-    rows = {"from": f"{path.name}, {contents.layout}", "sha256": store.sha256(path) if path.is_file() else "not a file"}
+    rows = {"from": f"{path.name}, {contents.layout}", "sha256": _digest(path)}
     if len(contents.networks) > 1 or "only" not in contents.networks:
         rows["network"] = key
     rows |= trained_on(options)
@@ -83,12 +84,22 @@ def _options_beside(path: Path) -> dict[str, Any]:
 
 
 def _knn_beside(path: Path) -> str:
-    """Results of `probes.knn` for a run."""
-    try:
-        record = reading.values(path.parent / "results" / "knn.json")
-        return f"{record['metrics']['top1']:.1f} on {record['data']['val']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    """The newest result of `probes.knn` for this file, or for another file of the same run."""
+    for record in newest_first((path.parent / "results").glob("knn*.json")):
+        try:
+            found = reading.values(record)
+            of = found.get("checkpoint", {"path": path})
+            if of.get("sha256") != _digest(path) and not (path.name in OURS and Path(of["path"]).name in OURS):
+                continue
+            if not found.get("protocol", {}).get("untrained"):
+                return f"{found['metrics']['top1']:.1f} on {found['data']['val']}"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return ""
+
+
+def _digest(path: Path) -> str:
+    return store.sha256(path) if path.is_file() else "not a file"
 
 
 def loading(shape: Mapping[str, Any], target: str, file: str) -> str:

@@ -38,6 +38,7 @@ from probes.report import records as report_records
 from probes.report import run as report_run
 from probes.report.plots import Line, Mark, Plot
 from probes.shared.subject import Common, open_subject
+from tests.support import records
 from tests.support.commands import SMALL, command
 from tests.support.trainings import trained
 
@@ -61,7 +62,7 @@ def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = trained(tmp_path_factory.mktemp("runs") / "small", "--data", folders, "--epochs", 2)
     flags = ["--ckpt", str(out), "--data", str(folders), "--k", "1", "5", "20", "--temperature", "0.1"]
     assert run_command(knn.main, [*flags, "--baselines"]) == DONE
-    record = json.loads((out / "results" / "knn.json").read_text())
+    record = json.loads(records.only(out / "results", "knn").read_text())
     curve = {f"salient_{x}": 90 - 80 * x for x in (0.1, 0.5, 0.9)} | {f"salient_{x}_loss": x / 2 for x in (0.1, 0.5, 0.9)}
     robust = record | {"probe": "robustness", "table": "T8_robustness", "metrics": curve, "protocol": {"suite": "occlusion"}}
     (out / "results" / "robustness_occlusion.json").write_text(json.dumps(robust))
@@ -166,7 +167,7 @@ def test_colours_stand_out_from_their_ground_in_both_themes() -> None:
 
 
 def test_numbers_on_the_page_are_those_of_the_records(run: Path, text: str) -> None:
-    numbers = json.loads((run / "results" / "knn.json").read_text())["metrics"]
+    numbers = json.loads(records.only(run / "results", "knn").read_text())["metrics"]
     words = " ".join(Reader(text).words)
     assert f"<b>{numbers['top1']:.1f}</b>" in text
     assert f"untrained {numbers['untrained_top1']:.1f}; raw pixels {numbers['pixels_top1']:.1f}" in words
@@ -245,7 +246,7 @@ def test_the_commands_on_the_page_mean_what_was_run(run: Path) -> None:
     line = shlex.split(commands.training(found))
     assert line[0] == "tools/pretrain.sh"
     assert differences(as_values(read_command_line(line[1:])), found.config) == {}
-    record = json.loads((run / "results" / "knn.json").read_text())
+    record = json.loads(records.only(run / "results", "knn").read_text())
     words = shlex.split(commands.measuring(record))
     assert words[:3] == ["python", "-m", "probes.knn"]
     asked = parse(knn.KnnOptions, words[3:])

@@ -16,7 +16,7 @@ from checkpoints.cli import DONE, WRONG_COMMAND, run_command
 from pretrain.sample import retrieval as sample_pairs
 from probes.retrieval import __main__ as retrieval
 from probes.retrieval import copydays, descriptors, revisited
-from tests.support import networks
+from tests.support import networks, records
 
 
 def test_average_precision_of_small_cases_reckoned_by_hand() -> None:
@@ -169,12 +169,12 @@ def test_the_commands_read_both_layouts_and_name_what_is_missing(tmp_path: Path,
     common = ["--ckpt", str(checkpoint)]
     oxford = [*common, "--data", str(tmp_path)]
     assert run_command(retrieval.main, [*oxford, "--baselines", "--whiten", str(tmp_path / "copies/original")]) == DONE
-    record = json.loads((tmp_path / "run/results/retrieval_roxford5k.json").read_text())
+    record = json.loads(records.only(tmp_path / "run/results", "retrieval_roxford5k").read_text())
     assert record["data"]["val_images"] == 4 and record["data"]["database"] == 4 * 10 + 20
     assert {"roxford5k_medium_map", "roxford5k_hard_mp10", "untrained_roxford5k_medium_map"} <= record["metrics"].keys()
     copies = [*common, "--suite", "copydays", "--data", str(tmp_path / "copies"), "--size", "32"]
     assert run_command(retrieval.main, [*copies, "--distractors", str(tmp_path / "roxford5k/jpg")]) == DONE
-    record = json.loads((tmp_path / "run/results/retrieval_copydays.json").read_text())
+    record = json.loads(records.only(tmp_path / "run/results", "retrieval_copydays").read_text())
     assert record["metrics"]["map_original"] == 100.0 and record["data"]["database"] == 4 + 64
     next((tmp_path / "roxford5k/jpg").glob("query*")).unlink()
     next((tmp_path / "copies/strong").iterdir()).rename(tmp_path / "copies/strong/999901.jpg")

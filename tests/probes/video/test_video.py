@@ -15,7 +15,7 @@ from pretrain.sample import clips
 from probes.video import __main__ as video
 from probes.video import davis, propagate
 from probes.video import scores as video_scores
-from tests.support import networks
+from tests.support import networks, records
 
 
 def square(top: int, left: int, side: int, size: tuple[int, int] = (20, 20)) -> np.ndarray:
@@ -158,7 +158,7 @@ def test_the_command_reads_the_layout_of_davis_and_writes_a_record_and_masks(tmp
     checkpoint = networks.write(tmp_path / "run" / "backbone.safetensors")
     flags = ["--ckpt", str(checkpoint), "--data", str(tmp_path / "davis"), "--size", "64", "--limit", "2"]
     assert run_command(video.main, [*flags, "--baselines", "--masks", str(tmp_path / "masks")]) == DONE
-    record = json.loads((tmp_path / "run" / "results" / "video.json").read_text())
+    record = json.loads(records.only(tmp_path / "run" / "results", "video").read_text())
     assert record["table"] == "T16_retrieval_vos" and record["data"]["val_images"] == 2
     assert {"jf_m", "j_m", "f_m", "kept_j_m", "untrained_f_m"} <= record["metrics"].keys()
     clip = davis.open_clips(str(tmp_path / "davis"), 1)[0]
