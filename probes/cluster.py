@@ -9,9 +9,8 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from sklearn.metrics import adjusted_rand_score, fowlkes_mallows_score, normaliz
 from sklearn.metrics.cluster import contingency_matrix
 
 from checkpoints.cli import UserError, parse, run_command
-from pretrain.evaluate import finite
+from pretrain.evaluate import faiss_library, finite, kmeans
 from pretrain.images import values
 from pretrain.images.open import open_images, part_or_all
 from pretrain.images.source import Images
@@ -92,10 +91,8 @@ def by_kmeans(subject: Viewed, images: Images, options: ClusterOptions) -> Int[n
     count = options.clusters or int(np.max(images.labels)) + 1  # type: ignore[arg-type]
     if count > len(features):
         raise UserError(f"{count} clusters need at least as many images: {images.name} has {len(features)}")
-    arguments: Any = {"niter": 30, "nredo": 3, "seed": options.seed, "min_points_per_centroid": 1, "spherical": True}
-    kmeans = faiss.Kmeans(features.shape[1], count, **arguments)
-    kmeans.train(features)
-    return kmeans.index.search(features, 1)[1][:, 0]
+    settings = {"niter": 30, "nredo": 3, "seed": options.seed, "min_points_per_centroid": 1, "spherical": True}
+    return kmeans.fit(features, count, subject.device, **settings).nearest
 
 
 def methods(options: ClusterOptions, loaded: Loaded) -> list[str]:
@@ -120,6 +117,8 @@ def check(options: ClusterOptions) -> None:
         raise UserError("--part is of --data, and --val names other images: give one of them")
     if options.clusters and options.method == "head":
         raise UserError("--clusters is for k-means, and --method head has as many as prototypes: leave one of them out")
+    if options.method != "head":
+        faiss_library.load("--method kmeans")  # before the work
 
 
 def main(arguments: Sequence[str]) -> None:

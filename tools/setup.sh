@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Make the environment: .venv beside this folder with pinned packages. Run it again at any time; what is there stays.
 #
-#   tools/setup.sh [EXTRA ...]      extras: dev export hub robustness transfer gpu
+#   tools/setup.sh [EXTRA ...]      extras: dev export hub robustness transfer cpu gpu gpu-cuda12
 #
+# cpu, gpu (CUDA 13) and gpu-cuda12 choose the package of faiss; without them the machine's driver does.
 # An active environment (or `PYTHON`) that already has the packages is used as it is.
 # The other tools source this file and then have "$PYTHON" "$START" MODULE in place of python -m MODULE: nothing is imported
 # from the folder that they are called in (see checkpoints/start.py).
@@ -13,6 +14,7 @@ START="$ROOT/checkpoints/start.py"
 BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile matplotlib tyro rich tensorboard jaxtyping sklearn scipy faiss"
 EXPORT_MODULES="transformers onnx onnxscript onnxruntime"
 ROBUSTNESS_MODULES="imagecorruptions"
+FAISS_PACKAGES="faiss-cpu faiss-gpu faiss-gpu-cuvs faiss-gpu-cu12 faiss-gpu-cu11"
 TRANSFER_MODULES="mmengine mmcv mmpretrain mmdet mmseg pycocotools"
 DEV_MODULES="datasets $EXPORT_MODULES $ROBUSTNESS_MODULES $TRANSFER_MODULES pytest xdist beartype hypothesis playwright ruff mypy"
 
@@ -44,6 +46,35 @@ has_modules() { # has_modules PYTHON MODULE...
     in_root "$1" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "${@:2}" 2>/dev/null
 }
 
+faiss_packages() { # faiss_packages PYTHON: those that are installed and provide the module faiss
+    # shellcheck disable=SC2086
+    in_root "$1" -c '
+import importlib.metadata as metadata, sys
+for name in sys.argv[1:]:
+    try:
+        metadata.version(name)
+        print(name)
+    except metadata.PackageNotFoundError:
+        pass' $FAISS_PACKAGES
+}
+
+faiss_extra() { # cpu, gpu or gpu-cuda12, as the machine's driver is
+    local cuda
+    cuda="$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p' | head -n 1)" || true
+    if [ "${cuda:-0}" -ge 13 ]; then echo gpu; elif [ "${cuda:-0}" -ge 12 ]; then echo gpu-cuda12; else echo cpu; fi
+}
+
+one_faiss() { # one_faiss PYTHON EXTRA: fails where two packages of faiss are there, or another than the extra (if it is not empty) wants
+    local there wanted="$2" names
+    there="$(faiss_packages "$1")"
+    names="$(echo $there)"
+    case "$wanted:$names" in
+        *:*" "*) echo "error: $names are both installed, and each has overwritten files of the other: $1 -m pip uninstall $names, then start again" >&2; return 2 ;;
+        cpu:faiss-gpu* | gpu:faiss-cpu | gpu-cuda12:faiss-cpu | gpu-cuda12:faiss-gpu-cuvs)
+            echo "error: $1 has $names, which the extra $wanted cannot stand beside: $1 -m pip uninstall $names, then start again" >&2; return 2 ;;
+    esac
+}
+
 supported() { # supported PYTHON
     in_root "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
 }
@@ -61,7 +92,7 @@ find_python() {
 }
 
 setup() { # setup EXTRA...: sets PYTHON
-    local modules="$BASE_MODULES" extras="" extra current
+    local modules="$BASE_MODULES" extras="" extra current faiss=""
     for extra in "$@"; do
         case "$extra" in
             dev) modules="$modules $DEV_MODULES" ;;
@@ -69,8 +100,12 @@ setup() { # setup EXTRA...: sets PYTHON
             transfer) modules="$modules $TRANSFER_MODULES" ;;
             robustness) modules="$modules $ROBUSTNESS_MODULES" ;;
             hub) modules="$modules datasets" ;;
-            gpu) ;;
-            *) echo "error: unknown extra $extra: choose from dev export hub robustness transfer gpu" >&2; return 2 ;;
+            cpu | gpu | gpu-cuda12)
+                [ -z "$faiss" ] || { echo "error: $faiss and $extra cannot stand beside each other: give one of them" >&2; return 2; }
+                faiss="$extra"
+                continue
+                ;;
+            *) echo "error: unknown extra $extra: choose from dev export hub robustness transfer cpu gpu gpu-cuda12" >&2; return 2 ;;
         esac
         extras="${extras:+$extras,}$extra"
     done
@@ -78,6 +113,7 @@ setup() { # setup EXTRA...: sets PYTHON
         case "$current" in /*) ;; */*) current="$PWD/$current" ;; esac
         # shellcheck disable=SC2086
         if [ -n "$current" ] && has_modules "$current" $modules; then
+            one_faiss "$current" "$faiss" || return 2
             PYTHON="$current"
             export PYTHON
             return
@@ -88,6 +124,8 @@ setup() { # setup EXTRA...: sets PYTHON
     [ -x "$ROOT/.venv/bin/python" ] || in_root "$current" -m venv "$ROOT/.venv"
     PYTHON="$ROOT/.venv/bin/python"
     export PYTHON
+    one_faiss "$PYTHON" "$faiss" || return 2
+    [ -n "$(faiss_packages "$PYTHON")" ] || extras="${extras:+$extras,}${faiss:-$(faiss_extra)}"
     : >"$ROOT/.venv/setup.log"
     quietly "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$ROOT/constraints.txt" --editable "$ROOT${extras:+[$extras]}"
     # Pictures are only read here: where the machine has no libraries for windows, the build without them does the same.

@@ -18,6 +18,7 @@ import tyro
 from checkpoints import hold, places, terminal
 from checkpoints.architecture import MEAN, STD
 from checkpoints.cli import UserError, parse, run_command
+from pretrain.evaluate import faiss_library
 from pretrain.images.open import open_images
 from pretrain.images.source import Images, subset
 from pretrain.models.backbone import load_backbone
@@ -123,9 +124,10 @@ def _alone(out: Path) -> contextlib.AbstractContextManager[None]:
 
 def _write(options: Tokens | Patches, images: Images, look: Look, about: kmeans.About, backbone: Any) -> None:
     """Gather, cluster, write, and say what has come of it."""
+    faiss_library.load("making codes")  # before the work
     with _alone(options.out):
         points = kmeans_fit.gather(images, look, options.codes, options.seed)
-        found = kmeans_fit.cluster(points, options.codes, options.seed)
+        found = kmeans_fit.cluster(points, options.codes, options.seed, look.device)
         said = kmeans_fit.summary(points, found)
         made = about.made | {"data": options.data, "seed": options.seed, "size": look.size, "summary": said}
         kmeans.save(options.out, about._replace(made=made), torch.from_numpy(found.centroids), backbone)

@@ -4,15 +4,15 @@ x crops, c channels, h w pixels, n patches of a crop, p patches gathered, d widt
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import faiss
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from checkpoints.cli import UserError
+from pretrain.evaluate import kmeans
 from pretrain.evaluate.views import evaluation_resize, evaluation_view
 from pretrain.images.decode import BadImage
 from pretrain.images.source import Images
@@ -94,12 +94,11 @@ def _batches(images: Images, look: Look) -> Iterator[tuple[list[int], Float[Tens
             yield list(views), torch.stack(list(views.values()))
 
 
-def cluster(points: Points, codes: int, seed: int) -> Codes:
+def cluster(points: Points, codes: int, seed: int, device: torch.device) -> Codes:
     """Lloyd's algorithm, begun with patches drawn from the seed."""
-    arguments: Any = {"niter": ROUNDS, "seed": seed, "min_points_per_centroid": 1, "max_points_per_centroid": len(points.values)}
-    kmeans = faiss.Kmeans(points.values.shape[1], codes, **arguments)
-    kmeans.train(points.values)
-    return Codes(np.asarray(kmeans.centroids).reshape(codes, -1), kmeans.index.search(points.values, 1)[1][:, 0])
+    settings = {"niter": ROUNDS, "seed": seed, "min_points_per_centroid": 1, "max_points_per_centroid": len(points.values)}
+    found = kmeans.fit(points.values, codes, device, **settings)
+    return Codes(found.centroids, found.nearest)
 
 
 def summary(points: Points, found: Codes) -> str:

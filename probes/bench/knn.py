@@ -46,8 +46,8 @@ class BenchKnnOptions:
     """Share of ImageNet's bank and queries each: 1 is the whole."""
     queries: int | None = None
     """So many queries instead."""
-    ways: tuple[Literal["product", "faiss", "plain"], ...] = ("product", "faiss", "plain")
-    """Implementations to measure."""
+    ways: tuple[Literal["product", "faiss", "faiss_gpu", "plain"], ...] = ("product", "faiss", "plain")
+    """Implementations to measure (faiss_gpu: an index on --device cuda, with tools/setup.sh gpu)."""
     device: str = "cpu"
     """Or cuda."""
     json: Path | None = None

@@ -19,7 +19,7 @@ from pretrain.images.open import open_images
 from pretrain.images.source import Images, InMemory
 from pretrain.models.backbone import Backbone
 from pretrain.sample import retrieval
-from probes.features.search import by_faiss
+from probes.features.search import WAYS, quickest
 from probes.retrieval import copydays, descriptors, revisited
 from probes.retrieval.revisited import Truth
 from probes.retrieval.tasks import RetrievalOptions, Task, open_task
@@ -52,9 +52,11 @@ def measure(backbone: Backbone, task: Task, others: Images | None, whiten: str |
     if isinstance(task.truth, Truth):
         scores = landmark_scores(database, queries["queries"], task.truth)
         return {f"{task.suite}_{name}": value for name, value in scores.items()}
+    device = next(backbone.parameters()).device
+    found = {name: search(vectors, database, device) for name, vectors in queries.items()}
     return {
-        f"map_{name.replace('/', '_')}": 100 * copydays.mean_average_precision(search(vectors, database), task.truth[name])
-        for name, vectors in queries.items()
+        f"map_{name.replace('/', '_')}": 100 * copydays.mean_average_precision(ranking, task.truth[name])
+        for name, ranking in found.items()
     }
 
 
@@ -70,10 +72,11 @@ def landmark_scores(database: Float[Tensor, "t d"], queries: Float[Tensor, "q d"
     return found
 
 
-def search(queries: Float[Tensor, "q d"], database: Float[Tensor, "t d"]) -> Int[np.ndarray, "q top"]:
-    """Numbers of the most similar images by cosine, best first, by faiss."""
-    found = by_faiss(F.normalize(queries, dim=1), F.normalize(database, dim=1), min(copydays.TOP, len(database)))
-    return found.row.numpy()
+def search(queries: Float[Tensor, "q d"], database: Float[Tensor, "t d"], device: torch.device) -> Int[np.ndarray, "q top"]:
+    """Numbers of the most similar images by cosine, best first, searched on the device."""
+    queries, database = (F.normalize(vectors.to(device), dim=1) for vectors in (queries, database))
+    count = min(copydays.TOP, len(database))
+    return WAYS[quickest(queries, database, count)](queries, database, count).row.cpu().numpy()
 
 
 def main(arguments: Sequence[str]) -> None:

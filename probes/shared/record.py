@@ -13,11 +13,12 @@ from typing import Any
 from checkpoints import checked, escape, places, reading, store, terminal
 from checkpoints.cli import UserError, WorkError
 from pretrain.engine import distributed
+from pretrain.evaluate import faiss_library
 from pretrain.models.backbone import Loaded
 from probes.shared import record_name
 
 SCHEMA = 1
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "scikit-learn")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn")
 
 
 def write(
@@ -214,8 +215,9 @@ def newest_first(paths: Iterable[Path]) -> list[Path]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers may depend on."""
-    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    """Versions of Python and of the packages that numbers may depend on; of faiss the package that is installed."""
+    faiss = faiss_library.installed() or {"faiss": "not installed"}
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES} | faiss
 
 
 def _version(package: str) -> str:

@@ -158,8 +158,8 @@ def test_the_nearest_are_found_piece_by_piece_and_by_every_way(monkeypatch: pyte
     slow = (queries @ F.normalize(bank, dim=1).T).topk(20, dim=1)
     monkeypatch.setattr(neighbours, "PIECE", 17)
     monkeypatch.setattr(neighbours, "BLOCK", 4)
-    for way in search.WAYS.values():
-        found = neighbours.nearest(queries, bank.numpy(), 20, within=way, unit=True)
+    for way in search.possible(queries.device, 20):
+        found = neighbours.nearest(queries, bank.numpy(), 20, within=search.WAYS[way], unit=True)
         assert_close(found.similarity, slow.values)
         assert torch.equal(found.row, slow.indices)
     assert neighbours.nearest(queries, bank, 200).row.shape == (9, 103)

@@ -356,7 +356,7 @@ def test_centroids_are_means_of_their_patches(folder: Path) -> None:
     student_forward = kmeans_fit.Look(lambda x: kmeans.patches(x, 8), 32, 4, 192, MEAN, STD, torch.device("cpu"))
     points = kmeans_fit.gather(open_images(str(folder)), student_forward, 5, 0)
     assert points.values.shape == (192, 192) and np.bincount(points.image).tolist()[:3] == [16, 16, 16]
-    found = kmeans_fit.cluster(points, 5, 0)
+    found = kmeans_fit.cluster(points, 5, 0, torch.device("cpu"))
     assert found.nearest.tolist() == brute(points.values, found.centroids)
     for code in range(5):
         assert_close(found.centroids[code], points.values[found.nearest == code].mean(axis=0), rtol=1e-3, atol=1e-3)

@@ -116,7 +116,7 @@ def test_copies_find_their_originals_among_the_first_twenty() -> None:
     found, wanted = np.array([[7, 1], [3, 8], [1, 2]]), [{7}, {8}, {9}]
     assert_close(copydays.mean_average_precision(found, wanted), (1 + 0.25 + 0) / 3)
     vectors = F.normalize(torch.randn(30, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    numbers = retrieval.search(vectors[:4] * 3, vectors)
+    numbers = retrieval.search(vectors[:4] * 3, vectors, torch.device("cpu"))
     assert numbers.shape == (4, 20)
     assert numbers.tolist() == (vectors[:4] @ vectors.T).topk(20).indices.tolist()
 
