@@ -6,6 +6,7 @@
 #   tools/bench.sh data|step --against original CLONE    and against the original's own code, in a clone of its repository
 #   tools/bench.sh knn [--part 1]            k-NN of ImageNet's size on drawn features: seconds, memory; --part 1 is the whole
 #   tools/bench.sh count [--card H200]       one training step and its crops of a GPU that is not there: launches, bytes, waits, memory, a roofline
+#   tools/bench.sh count --by operator       the operators of each act that move most bytes or launch most kernels
 #   tools/bench.sh data|step|knn|count --help
 set -euo pipefail
 case "${1:-}" in

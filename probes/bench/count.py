@@ -37,6 +37,8 @@ from probes.bench.pretended_gpu import GPU, PretendedGpu, Upload, Wait, pretende
 from probes.bench.roofline import roofline
 from probes.bench.step import RECIPES
 
+OPERATORS, NAME = 25, 60
+"""Rows of a table by operator (as many by bytes as by launches), and letters of an operator's name there."""
 PHASES = ("teacher", "student", "losses", "backward", "update")
 
 
@@ -56,6 +58,8 @@ class BenchCountOptions:
     """GPU whose rates the estimates use."""
     largest: int = 0
     """Show so many of the places in the code that take longest, too."""
+    by: Literal["act", "operator"] = "act"
+    """What the table has a row for: acts of the step, or the operators of each act that move or launch most."""
     json: Path | None = None
     """Write the numbers there, too."""
 
@@ -205,6 +209,17 @@ def longest(found: Counted, card: Card, count: int) -> list[tuple[str, Row]]:
     return sorted(rows, key=lambda named: -named[1].milliseconds)[:count]
 
 
+def by_operator(found: Counted, card: Card, count: int = OPERATORS) -> list[tuple[str, Row]]:
+    """Operators of each act: the first by bytes outside products and attention, and the first by launches."""
+    groups: dict[str, list[Kernel]] = {}
+    for kernel in found.kernels:
+        groups.setdefault(f"{kernel.phase}: {kernel.name[:NAME]}", []).append(kernel)
+    rows = [(name, row_of(kernels, card)) for name, kernels in groups.items()]
+    heavy = sorted(rows, key=lambda named: -named[1].other_bytes)[:count]
+    many = sorted(rows, key=lambda named: -named[1].launches)[:count]
+    return [*heavy, *(row for row in many if row not in heavy)]
+
+
 def table_of(rows: Sequence[tuple[str, Row]], title: str) -> Table:
     """For the screen."""
     table = Table(title=title, title_justify="left")
@@ -230,7 +245,7 @@ def main(arguments: Sequence[str]) -> None:
     console, both = terminal.Console(width=120), rows["step and crops"]
     how = f"{chosen.precision}, {'compiled' if chosen.compile else 'not compiled'}"
     title = f"{chosen.arch}, {chosen.batch_size} images, {how}: counted; times estimated for {card.name}"
-    console.print(table_of(list(rows.items()), title))
+    console.print(table_of(by_operator(found, card) if chosen.by == "operator" else list(rows.items()), title))
     if chosen.largest:
         console.print(table_of(longest(found, card, chosen.largest), "Longest"))
     python = python_milliseconds(chosen.arch)

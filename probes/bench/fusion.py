@@ -119,7 +119,10 @@ class _Graph(fx.Interpreter):
     def __call__(self, args: list[Any]) -> Any:
         for kernel in self._kernels:
             self._gpu.note(kernel)
-        return self.boxed_run(args)
+        try:
+            return self.boxed_run(args)
+        finally:
+            self.env = {}  # a result that is held here would be copied into a parameter's gradient, and its memory not freed
 
     def run_node(self, n: fx.Node) -> Any:
         with self._gpu.inside_graph(made=n in self._kept):
