@@ -10,7 +10,7 @@ from pretrain.engine import distributed
 from pretrain.evaluate import knn, views
 from pretrain.images.decode import REDUCTIONS, BadImage
 from pretrain.images.open import has_part, open_images
-from pretrain.images.source import Images, Subset, aligned, subset
+from pretrain.images.source import Images, Subset, aligned, subset, with_labels
 from pretrain.models.backbone import Backbone
 
 BANK, QUERIES = 2000, 1000
@@ -51,6 +51,7 @@ def online_knn(source: str, images: Images, crop: int, workers: int = 0) -> Onli
     All processes call it together. None where the images have no labels or one class only. Raises UserError where the classes
     differ, and where the test images have no labels or none of either can be used.
     """
+    images = with_labels(images)
     if images.labels is None or len(np.unique(images.labels)) < 2:
         return None
     bank, queries = _bank_and_queries(source, images)
@@ -64,7 +65,7 @@ def online_knn(source: str, images: Images, crop: int, workers: int = 0) -> Onli
 
 def _bank_and_queries(source: str, images: Images) -> tuple[Images, Images]:
     if has_part(source, "val"):
-        queries = aligned(open_images(source, "val", images.channels, images.value_range), images)
+        queries = with_labels(aligned(open_images(source, "val", images.channels, images.value_range), images))
         if queries.labels is None:
             raise UserError(
                 f"{queries.name} has no labels, which the k-NN curve needs: sort its images into class folders as those to train "

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from checkpoints import reading
 from checkpoints.cli import UserError
-from pretrain.images.source import LIST_SUFFIXES, SUFFIXES, Files
+from pretrain.images.formats import SUFFIXES
+from pretrain.images.source import LIST_SUFFIXES, Files
 from pretrain.images.tally import Tally, say
 from pretrain.images.walk import (
     below,

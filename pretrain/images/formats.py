@@ -17,6 +17,8 @@ from PIL import Image
 
 from checkpoints import reading
 
+SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .tif .tiff .bmp .ppm .pgm .pbm .pnm .gif .npy".split())
+"""Suffixes of the formats that are read, and of arrays; a file's first bytes decide its format."""
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
 """Pillow's names. JPEG includes the several pictures (MPO) that cameras put into one file, of which the first is taken."""
 MOST_PIXELS = 1 << 27

@@ -18,6 +18,7 @@ from checkpoints.places import cache_folder
 from checkpoints.store import first_line
 from pretrain.images.digests import digest
 from pretrain.images.formats import BadImage, guarded, reason
+from pretrain.images.labels import Columns, no_columns
 from pretrain.images.source import Content, Images, Parquet
 
 SPLITS = {"train": ("train", "training", "trainval"), "val": ("val", "test", "validation", "valid"), "test": ("test",)}
@@ -26,16 +27,14 @@ SPLITS = {"train": ("train", "training", "trainval"), "val": ("val", "test", "va
 class HuggingFace(Parquet):
     """One split of a Hugging Face data set that has an image column; bytes as they are stored."""
 
-    def __init__(self, name: str, split: Any, below: Sequence[Path]) -> None:
+    def __init__(self, name: str, split: Any, below: Sequence[Path], columns: Columns) -> None:
         self.name, self._below = name, below
         column = next((key for key, feature in split.features.items() if type(feature).__name__ == "Image"), None)
         if column is None:
             raise UserError(f"{name} has no column of images: its columns are {split.column_names}")
         table = split.with_format("arrow")[:] if split._indices is not None else split.data.table
-        self._read(table.rename_columns(["image" if key == column else key for key in table.column_names]))
-        names = next((f.names for key, f in split.features.items() if key == "label" and hasattr(f, "names")), None)
-        if names:
-            self.classes = list(names)
+        names = {key: found for key, feature in split.features.items() if (found := _class_names(feature))}
+        self._read(table.rename_columns(["image" if key == column else key for key in table.column_names]), columns, names)
         self._files = [Path(file["filename"]) for file in split.cache_files]
         self._fingerprint = str(split._fingerprint)
 
@@ -47,7 +46,15 @@ class HuggingFace(Parquet):
         return digest([self._fingerprint.encode(), super().fingerprint().encode()])
 
 
-def open_hugging_face(name: str, part: str | None) -> Images:
+def _class_names(feature: Any) -> list[str]:
+    """The names of a feature's class numbers, also of lists of them."""
+    inner = getattr(feature, "feature", None)
+    if isinstance(feature, list) and len(feature) == 1:
+        inner = feature[0]
+    return list(getattr(inner if inner is not None else feature, "names", None) or [])
+
+
+def open_hugging_face(name: str, part: str | None, columns: Columns) -> Images:
     """`NAME` or `NAME@CONFIGURATION` on the hub, a local folder in its layout, or one written by `save_to_disk`.
 
     Raises UserError where the library is missing or finds no such data set.
@@ -66,9 +73,9 @@ def open_hugging_face(name: str, part: str | None) -> Images:
     kept = datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, datasets.config.HF_CACHE_HOME
     below = [Path(folder) for folder in (*kept, path) if os.path.isdir(folder)]
     if not isinstance(found, Mapping):
-        return HuggingFace(f"hf:{name}", found, below)
+        return HuggingFace(f"hf:{name}", found, below, columns)
     split = choose_split(f"hf:{name}", list(found), part)
-    return HuggingFace(f"hf:{name} ({split})", found[split], below)
+    return HuggingFace(f"hf:{name} ({split})", found[split], below, columns)
 
 
 def choose_split(name: str, splits: list[str], part: str | None) -> str:
@@ -187,10 +194,13 @@ def has_hub_part(source: str, part: str) -> bool:
         return False
 
 
-def open_hub(source: str, part: str | None) -> Images:
-    """`hf:...` or `torchvision:...`."""
+def open_hub(source: str, part: str | None, columns: Columns = Columns()) -> Images:  # noqa: B008  # it cannot change
+    """`hf:...` or `torchvision:...`. Raises UserError for columns of the latter, which have none."""
     kind, _, name = source.partition(":")
-    return (open_hugging_face if kind == "hf" else open_torchvision)(name, part)
+    if kind == "hf":
+        return open_hugging_face(name, part, columns)
+    no_columns(source, columns)
+    return open_torchvision(name, part)
 
 
 def is_hub(source: str) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,24 +17,30 @@ from pretrain.images import path_lists
 from pretrain.images.decode import LazyImage, Pixels
 from pretrain.images.digests import digest, of_files
 from pretrain.images.formats import BadImage, read_file
-from pretrain.images.parquet import Cells, Groups, cells, image_column, label_column, numbered
+from pretrain.images.labels import NONE, Columns, Labels, Unusable, groups_of, number_classes, of_column, of_words, refused
+from pretrain.images.parquet import Cells, Groups, cells, group_column, image_column, label_column
 from pretrain.images.path_lists import Paths
 from pretrain.images.tally import Tally
 from pretrain.images.values import ValueRange
 from pretrain.sample import classification, scene
 
-SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .tif .tiff .bmp .ppm .pgm .pbm .pnm .gif .npy".split())
-"""Suffixes of the formats that are read (`pretrain/images/formats.py`) and of arrays; a file's first bytes decide its format."""
 LIST_SUFFIXES = frozenset({".txt", ".tsv", ".lst"})
+"""Suffixes of lists; where a list is typed also .csv, which in folders are often something else."""
 Content = bytes | np.ndarray | Image.Image
 
 
 class Images(ABC):
-    """Images by number; `labels` [count] where they are known, `classes` their names."""
+    """Images by number; where they are known class numbers `labels` [count] (-1: an image without one), `classes` their names."""
 
     name: str
     labels: np.ndarray | None = None
     classes: Sequence[str] = ()
+    several: np.ndarray | None = None
+    """0 and 1 [count, classes] in place of `labels` where an image may be of several classes; rows of -1 are not known."""
+    targets: np.ndarray | None = None
+    """Values to predict [count] in place of `labels`, NaN where there is none."""
+    groups: np.ndarray | None = None
+    """Group of each image [count], where one was asked for."""
     channels: int = 3
     value_range: ValueRange = ()
     tally: Tally | None = None
@@ -50,6 +56,27 @@ class Images(ABC):
     @abstractmethod
     def where(self, index: int) -> str:
         """The image's description for error messages."""
+
+    def take(self, found: Labels | None) -> None:
+        """Take over labels of whatever kind."""
+        self.labels = self.several = self.targets = None
+        if found is not None:
+            name = {"classes": "labels", "multi-label": "several", "regression": "targets"}[found.task]
+            setattr(self, name, found.values)
+            self.classes = found.classes
+
+    def truth(self) -> Labels | None:
+        """The labels, of whatever kind."""
+        if self.labels is not None:
+            return Labels("classes", np.asarray(self.labels), self.classes)
+        if self.several is not None:
+            return Labels("multi-label", self.several, self.classes)
+        return None if self.targets is None else Labels("regression", self.targets)
+
+    def note(self, what: str) -> None:
+        """Something to say of the source."""
+        self.tally = self.tally or Tally()
+        self.tally.notes.append(what)
 
     def open(self, index: int) -> LazyImage:
         """The image with its size known, not yet decoded. Raises BadImage for what cannot be read."""
@@ -92,7 +119,9 @@ class Subset(Images):
         self._images, self._numbers = images, numbers
         self.name, self.classes, self.channels = f"{images.name}, {len(numbers)} images", images.classes, images.channels
         self.value_range = images.value_range
-        self.labels = None if images.labels is None else images.labels[numbers]
+        self.labels, self.several, self.targets, self.groups = (
+            None if one is None else one[numbers] for one in (images.labels, images.several, images.targets, images.groups)
+        )
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -169,47 +198,89 @@ class Files(Images):
         return self._paths
 
 
-def number_classes(labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Names -> numbers [count] and the names by number: in order of size if all are whole numbers, else of the alphabet."""
-    known = set(labels)
-    whole = all(name.isdecimal() for name in known)
-    names = sorted(known, key=lambda name: (int(name) if whole else 0, name))
-    numbers = {name: number for number, name in enumerate(names)}
-    return np.array([numbers[label] for label in labels]), names
-
-
-def path_list(path: Path, *, inside: bool = False) -> Files:
+def path_list(path: Path, columns: Columns = Columns(), *, inside: bool = False) -> Files:  # noqa: B008  # it cannot change
     """The files that a text file lists (`pretrain.images.path_lists`). Raises UserError for a list that cannot be used."""
-    paths, labels, names = path_lists.listed(path, inside=inside)
-    images = Files(str(path), paths, None)
-    if labels is not None:
-        order, images.classes = number_classes(names)
-        images.labels = order[labels]
+    found = path_lists.listed(path, columns, inside=inside)
+    images = Files(str(path), found.paths, None)
+    images.groups = found.groups
+    if found.words is not None:
+        try:
+            images.take(of_words(found.codes, found.words, columns.task))
+        except Unusable as error:
+            _not_taken(images, found.label, error, columns)
+        _say_task(images, found.label, columns)
     return images
 
 
+def _not_taken(images: Images, column: str, why: Unusable, columns: Columns) -> None:
+    """Say that a column is not used as labels. Raises UserError where it was asked for."""
+    if columns.label or columns.task:
+        raise refused(images.name, column, why) from why
+    images.note(f"column `{column}` is not used as labels ({why})")
+
+
+def _say_task(images: Images, column: str, columns: Columns) -> None:
+    """Say what labels were taken for, where other labels look much the same."""
+    truth = images.truth()
+    if truth is not None and truth.task != "classes" and columns.task is None:
+        images.note(f"column `{column}` is taken for {truth.task} (--task classes takes each entry for a class)")
+
+
 class Parquet(Images):
-    """Rows of parquet files in the layout of Hugging Face data sets: `image` = struct of bytes and path, `label` = integer."""
+    """Rows of parquet files in the layout of Hugging Face data sets: `image` = struct of bytes and path, `label` = integer.
+
+    An image may also be plain bytes or a path, a label anything that `pretrain.images.labels` reads.
+    """
 
     _below: Sequence[Path] = ()
     """Folders of the files that rows may name."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], columns: Columns = Columns()) -> None:  # noqa: B008  # it cannot change
         self.name = str(paths[0].parent) if len(paths) > 1 else str(paths[0])
         self._files, self._below = list(paths), [paths[0].parent]
-        self._rows: Groups | Cells = Groups(self.name, paths)
-        self._count = len(self._rows)
-        if self._rows.labels is not None and self._rows.label is not None:
-            self.labels, self.classes = numbered(self._rows.labels, self.name, self._rows.label)
+        rows = Groups(self.name, paths, columns)
+        self._rows: Groups | Cells = rows
+        self._count = len(rows)
+        try:
+            self._take(rows.table(), rows.label, rows.group, columns)
+        except pa.ArrowException as error:
+            self._take_nothing(rows.label, rows.group, columns, Unusable(first_line(error)))
 
-    def _read(self, table: pa.Table) -> None:
-        """Rows that are there already, mapped into memory by the library that opened them."""
+    def _read(self, table: pa.Table, columns: Columns, names: Mapping[str, Sequence[str]]) -> None:
+        """Rows that are there already, mapped into memory by the library that opened them; `names` of classes by column."""
         if not len(table):
             raise UserError(f"{self.name} has no rows")
         self._count, self._rows = len(table), cells(table.column(image_column(table.schema, self.name)))
-        label = label_column(table.schema)
+        label = label_column(table.column_names, columns.label, self.name)
+        self._take(table, label, group_column(table.column_names, columns.group, self.name), columns, names)
+
+    def _take(
+        self,
+        table: pa.Table,
+        label: str | None,
+        group: str | None,
+        columns: Columns,
+        names: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Labels and groups from their columns."""
+        if group is not None:
+            try:
+                self.groups = groups_of(table.column(group))
+            except Unusable as error:
+                raise UserError(f"--group {group}: {self.name} cannot be divided by it ({error})") from error
         if label is not None:
-            self.labels, self.classes = numbered(table.column(label).to_numpy(), self.name, label)
+            try:
+                self.take(of_column(table.column(label), columns.task, (names or {}).get(label, ())))
+            except Unusable as error:
+                _not_taken(self, label, error, columns)
+            _say_task(self, label, columns)
+
+    def _take_nothing(self, label: str | None, group: str | None, columns: Columns, why: Unusable) -> None:
+        """Where the files' columns do not go together."""
+        if group is not None:
+            raise UserError(f"--group {group}: {self.name} cannot be divided by it ({why})")
+        if label is not None:
+            _not_taken(self, label, why, columns)
 
     def __len__(self) -> int:
         return self._count
@@ -268,12 +339,17 @@ def spread_of(images: Images, count: int = 200) -> Spread:
 
 
 def aligned(images: Images, known: Images) -> Images:
-    """`images` with the class numbers of `known`. Raises UserError where it has classes that `known` lacks.
+    """`images` with the class numbers of `known`. Raises UserError where it has classes that `known` lacks, or other labels.
 
     Sources that number their classes by name (folders, lists) number them anew when one class is missing; comparing such
     numbers would be a silent error.
     """
-    if images.labels is None or known.labels is None or list(images.classes) == list(known.classes):
+    mine, theirs = images.truth(), known.truth()
+    if mine is None or theirs is None:
+        return images
+    if mine.task != theirs.task:
+        raise UserError(f"{images.name} has labels for {mine.task}, {known.name} for {theirs.task}: give --task")
+    if list(images.classes) == list(known.classes):
         return images
     strangers = sorted(set(images.classes) - set(known.classes))
     if strangers:
@@ -281,5 +357,20 @@ def aligned(images: Images, known: Images) -> Images:
         raise UserError(f"{images.name} has classes that {known.name} has not: {', '.join(strangers[:5])}{more}")
     numbers = {name: number for number, name in enumerate(known.classes)}
     translated = np.array([numbers[name] for name in images.classes])
-    images.labels, images.classes = translated[images.labels], known.classes
+    if images.labels is not None:
+        images.labels = np.append(translated, NONE)[images.labels]
+    if images.several is not None:
+        several = np.zeros((len(images), len(known.classes)), np.int8)
+        several[:, translated] = images.several
+        several[~mine.known] = NONE
+        images.several = several
+    images.classes = known.classes
     return images
+
+
+def with_labels(images: Images) -> Images:
+    """Those that have a label: the same where all have one, or none has."""
+    truth = images.truth()
+    if truth is None or truth.known.all():
+        return images
+    return Subset(images, np.flatnonzero(truth.known))

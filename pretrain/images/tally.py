@@ -12,6 +12,7 @@ import numpy as np
 
 from checkpoints import terminal
 from pretrain.engine import distributed
+from pretrain.images.labels import Labels
 
 if TYPE_CHECKING:
     from pretrain.images.source import Images
@@ -96,10 +97,13 @@ def begins_a_picture(start: bytes) -> bool:
 def line(images: "Images") -> str:
     """`DIR: 48 images in 3 classes, 2 ignored (why), 0 links, labels yes`, and what else there is to say."""
     tally = images.tally or Tally()
-    classes = 0 if images.labels is None else len(np.unique(images.labels))
+    truth = images.truth()
+    classes = 0 if truth is None or truth.task == "regression" else len(_classes(truth))
     why = f" ({tally.why()})" if tally.ignored else ""
     found = f"{images.name}: {_count(len(images), 'image')} in {_count(classes, 'class')}, {tally.ignored} ignored{why}"
-    labels = "no" if images.labels is None else "yes"
+    labels = "no" if truth is None else "yes" if truth.task == "classes" else f"yes ({truth.task})"
+    without = 0 if truth is None else int((~truth.known).sum())
+    labels += f", {without} without one" if without else ""
     parts = [f"{found}, {_count(tally.links, 'link')}, labels {labels}", *tally.notes[:MOST]]
     if len(tally.notes) > MOST:
         parts.append(f"and {len(tally.notes) - MOST} more notes of this kind")
@@ -108,6 +112,12 @@ def line(images: "Images") -> str:
         more = len(tally.others) - len(kinds)
         parts.append(f"no images: {', '.join(kinds)}" + (f" and {more} other kinds" if more else ""))
     return "; ".join(parts)
+
+
+def _classes(truth: Labels) -> np.ndarray:
+    """Numbers of the classes that an image has."""
+    known = truth.values[truth.known]
+    return np.flatnonzero(known.any(axis=0)) if truth.task == "multi-label" else np.unique(known)
 
 
 def say(images: "Images") -> None:

@@ -10,7 +10,7 @@ import posixpath
 from collections import Counter
 from typing import NamedTuple
 
-from pretrain.images.source import SUFFIXES
+from pretrain.images.formats import SUFFIXES
 from pretrain.images.tally import MAGIC_BYTES, UNREAD, Tally, begins_a_picture, is_hidden, names_a_picture, suffix_of
 from pretrain.images.tar_headers import Member, members
 

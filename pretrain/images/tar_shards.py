@@ -23,8 +23,9 @@ from checkpoints.cli import UserError, WorkError
 from checkpoints.once import make_once
 from checkpoints.places import cache_folder
 from checkpoints.store import first_line
-from pretrain.images.formats import check_size
-from pretrain.images.source import SUFFIXES, Content, Images, number_classes
+from pretrain.images.formats import SUFFIXES, check_size
+from pretrain.images.labels import number_classes
+from pretrain.images.source import Content, Images
 from pretrain.images.tally import Tally
 from pretrain.images.tar_headers import members
 from pretrain.images.tar_samples import Place, pictures, several

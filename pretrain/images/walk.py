@@ -8,7 +8,7 @@ from pathlib import Path
 
 from checkpoints import reading
 from checkpoints.store import first_line
-from pretrain.images.source import SUFFIXES
+from pretrain.images.formats import SUFFIXES
 from pretrain.images.tally import MAGIC_BYTES, UNREAD, Tally, begins_a_picture, is_hidden, names_a_picture, suffix_of
 
 FEW = 10

@@ -87,7 +87,9 @@ def too_dark(images: Images) -> list[str]:
 def no_curve(plan: Plan, images: Images) -> list[str]:
     """A remark where the k-NN curve would be 100 % whatever is learnt, and so is left out."""
     knn = plan.options.knn
-    if knn.knn_data is not None or not knn.knn_every or images.labels is None or len(np.unique(images.labels)) > 1:
+    if knn.knn_data is not None or not knn.knn_every or images.labels is None:
+        return []
+    if len(np.unique(images.labels[images.labels >= 0])) > 1:
         return []
     return [f"{images.name} has one class only: there is no k-NN curve"]
 
@@ -101,6 +103,6 @@ def online_knn(plan: Plan, images: Images) -> curve.OnlineKnn | None:
     known = open_images(knn.knn_data, "train", chosen.channels, chosen.value_range)
     if known.labels is None:
         raise UserError(f"--knn-data {knn.knn_data} has no labels")
-    if len(np.unique(known.labels)) < 2:
+    if len(np.unique(known.labels[known.labels >= 0])) < 2:
         raise UserError(f"--knn-data {knn.knn_data} has one class only: give images of two classes or more")
     return curve.online_knn(knn.knn_data, known, crop, workers)

@@ -16,9 +16,10 @@ from checkpoints.store import first_line
 from pretrain.images import tally
 from pretrain.images.hubs import is_hub, open_hub
 from pretrain.images.open import open_images
-from pretrain.images.source import Content, Files, Images, aligned, subset
+from pretrain.images.source import Content, Files, Images, aligned, subset, with_labels
 from probes.finetune.options import FinetuneOptions
 from probes.finetune.subsets import Share, part_of, share_of
+from probes.shared.labelled import without_labels
 from probes.shared.subject import of_several_classes
 
 FLOWERS = "torchvision:Flowers102"
@@ -77,7 +78,8 @@ def open_parts(options: FinetuneOptions) -> tuple[Images, Images]:
     test = open_images(options.val, None) if options.val else _open(options.data, "val")
     for images in (train, test):
         if images.labels is None:
-            raise UserError(f"{images.name} has no labels: fine-tuning needs class sub-folders, or a label column")
+            raise UserError(without_labels(images, "fine-tuning"))
+    train, test = with_labels(train), with_labels(test)
     assert train.labels is not None and test.labels is not None
     of_several_classes(train)
     test, classes = aligned(test, train), train.classes

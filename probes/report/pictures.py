@@ -22,7 +22,7 @@ from checkpoints.escape import html as escape
 from pretrain.evaluate import knn, views
 from pretrain.evaluate.knn import Found
 from pretrain.images.open import open_images
-from pretrain.images.source import Images
+from pretrain.images.source import Images, with_labels
 from pretrain.models.vit import ViT
 from probes.features.cache import extract
 from probes.report import page as report_page
@@ -75,12 +75,12 @@ def neighbours_of(subject: Viewed, options: Common, channels: int) -> Seen:
     most = affordable(subject)
     apart = has_two_parts(options)
     kind = channels, subject.loaded.backbone.shape.value_range
-    bank = limited(open_images(options.data, "train", *kind), common_limit(options, most))
+    bank = limited(with_labels(open_images(options.data, "train", *kind)), common_limit(options, most))
     if len(bank) < 2:
         raise UserError(f"{bank.name} has {len(bank)} image: two or more are needed")
     rows = torch.tensor(extract(subject.loaded.backbone, bank, subject.view, options).cls)
     if apart:
-        queries = limited(open_images(options.data, "val", *kind), common_limit(options, max(most // 6, SHOWN)))
+        queries = limited(with_labels(open_images(options.data, "val", *kind)), common_limit(options, max(most // 6, SHOWN)))
         asked = torch.tensor(extract(subject.loaded.backbone, queries, subject.view, options).cls)
     else:
         queries, asked = bank, rows

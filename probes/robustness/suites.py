@@ -12,7 +12,7 @@ from torch import Tensor
 from checkpoints import terminal, zoo
 from checkpoints.cli import UserError, WorkError
 from pretrain.images.open import has_part, open_images
-from pretrain.images.source import Images, InMemory, subset
+from pretrain.images.source import Images, InMemory, subset, with_labels
 from pretrain.models.backbone import Backbone, load_backbone
 from pretrain.sample import classification, scene, shifts
 from pretrain.sample.corruptions import NAMES, SEVERITIES
@@ -118,7 +118,7 @@ def test_images(options: RobustnessOptions) -> Images:
     images = open_images(options.data, "val" if has_part(options.data, "val") else None)
     if images.labels is None:
         raise UserError(f"{images.name} has no labels: this suite needs class sub-folders, or a label column")
-    return limited(images, options)
+    return limited(with_labels(images), options)
 
 
 def _in9(options: RobustnessOptions, subject: Subject) -> Task:

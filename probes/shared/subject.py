@@ -16,9 +16,10 @@ from pretrain.engine import distributed
 from pretrain.evaluate.views import evaluation_resize
 from pretrain.images import values
 from pretrain.images.open import has_part, open_images
-from pretrain.images.source import Images, Subset, aligned, subset
+from pretrain.images.source import Images, Subset, aligned, subset, with_labels
 from pretrain.models.backbone import Backbone, Loaded, load_backbone, make
 from probes.shared import record
+from probes.shared.labelled import without_labels
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,8 @@ def labelled_parts(options: Common, shape: Architecture) -> Parts:
     val = open_images(options.val, None, *seen) if options.val else open_images(options.data, "val", *seen)
     for images in (train, val):
         values.refuse_others(images)
-    val = aligned(labelled(val), of_several_classes(train))
+    train = of_several_classes(train)
+    val = aligned(labelled(val), train)
     return Parts(of_several_classes(limited(train, options)), limited(val, options))
 
 
@@ -182,15 +184,16 @@ def has_two_parts(options: Common) -> bool:
 
 
 def labelled(images: Images) -> Images:
-    """Returns the images. Raises UserError if they have no labels."""
+    """Those that have a label. Raises UserError if none has, or if they are no classes."""
     if images.labels is None:
-        raise UserError(f"{images.name} has no labels: this probe needs class sub-folders, or a label column")
-    return images
+        raise UserError(without_labels(images, "this probe"))
+    return with_labels(images)
 
 
 def of_several_classes(images: Images) -> Images:
-    """Returns the images. Raises UserError if they have no labels, or one class only, with which any result is 100 %."""
-    labels = np.unique(np.asarray(labelled(images).labels))
+    """Those that have a label. Raises UserError if none has, or of one class only, with which any result is 100 %."""
+    images = labelled(images)
+    labels = np.unique(np.asarray(images.labels))
     if len(labels) > 1:
         return images
     cure = "use more of the images" if isinstance(images, Subset) else "give the folder that holds the class folders"

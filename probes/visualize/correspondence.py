@@ -118,8 +118,8 @@ def _pairs(options: Correspondence, backbone: Backbone, size: int, generator: np
     images = inputs.pictures_of(dataclasses.replace(options, limit=None), EVERY)
     if images.labels is None:
         raise UserError(f"{images.name} has no labels: pairs of a class need class sub-folders, or a label column")
-    classes, sizes = np.unique(images.labels, return_counts=True)
-    if sizes.max() < 2:
+    classes, sizes = np.unique(images.labels[images.labels >= 0], return_counts=True)
+    if not len(sizes) or sizes.max() < 2:
         raise UserError(f"no class of {images.name} has two images to make a pair of")
     for number in generator.permutation(classes[sizes > 1])[: options.limit or COUNT]:
         members = np.flatnonzero(images.labels == number)

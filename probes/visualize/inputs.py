@@ -17,8 +17,9 @@ from checkpoints.cli import UserError
 from pretrain.batches.color_ops import normalise
 from pretrain.evaluate import finite, knn
 from pretrain.images import tally
+from pretrain.images.formats import SUFFIXES
 from pretrain.images.open import open_images, part_or_all
-from pretrain.images.source import SUFFIXES, Files, Images, Subset, subset
+from pretrain.images.source import Files, Images, Subset, subset
 from pretrain.models.backbone import Backbone
 from probes.shared.subject import Frozen, Subject
 
@@ -92,7 +93,8 @@ def called(images: Images, number: int) -> str:
     """A short name: the file's, or the source's and the number; the class where it is known."""
     where = images.where(number)
     name = Path(where).name if Path(where).suffix else where
-    return name if images.labels is None else f"{name} ({images.classes[int(images.labels[number])]})"
+    known = images.labels is not None and images.labels[number] >= 0
+    return f"{name} ({images.classes[int(images.labels[number])]})" if known else name  # type: ignore[index]  # known
 
 
 def tokens(backbone: Backbone, crop: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "n d"]:

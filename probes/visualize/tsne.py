@@ -45,6 +45,8 @@ def draw(options: Tsne, subject: Subject) -> Iterator[Shown]:
     places = plane(features, options.perplexity, options.seed)
     labels = np.zeros(len(images), dtype=int) if images.labels is None else np.asarray(images.labels)
     classes = ["images without labels"] if images.labels is None else list(images.classes)
+    if labels.min() < 0:
+        labels, classes = np.where(labels < 0, len(classes), labels), [*classes, "images without labels"]
     title = f"{images.name}\n{source}"
     yield Shown("tsne", chart(places, labels, classes, title), f"t-SNE of [CLS], {len(images)} images of {images.name}. {source}")
 
