@@ -1,5 +1,6 @@
 """Shapes are checked in every test; threads are few, so that processes on one machine do not fight."""
 
+import importlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,6 +13,9 @@ os.environ["PYTHONWARNINGS"] = "ignore"  # for processes that tests start; here 
 
 from jaxtyping import install_import_hook
 
+LIBRARIES = "torch torch._dynamo torch.distributed.tensor torchvision timm matplotlib.pyplot sklearn.linear_model faiss"
+for library in LIBRARIES.split():  # before the hook: what is first imported under it is compiled anew, whatever bytecode there is
+    importlib.import_module(library)
 install_import_hook(["checkpoints", "pretrain", "probes", "transfer"], "beartype.beartype")
 
 import pytest  # noqa: E402
@@ -60,8 +64,35 @@ SLOW = frozenset(
 """Files that start trainings or whole commands, and rooms that do nothing else."""
 
 
+LONG = (
+    "house/test_documented_commands.py",
+    "attacks/test_checkpoints.py",
+    "probes/reproduce/test_data.py",
+    "promises/test_feed.py",
+    "probes/bench/test_gpu_day.py",
+    "pretrain/run/test_lost.py",
+    "attacks/test_pickles.py",
+    "pretrain/engine/test_processes.py",
+    "attacks/test_left_alive.py",
+    "pretrain/test_commands.py",
+    "transfer/test_train.py",
+    "transfer/test_configs.py",
+    "probes/test_probes.py",
+    "probes/finetune/test_finetune.py",
+    "attacks/test_outputs.py",
+    "probes/reproduce/test_steps.py",
+    "promises/test_pixels.py",
+    "promises/test_truth.py",
+    "attacks/test_start.py",
+    "promises/test_files.py",
+)
+"""Files that take longest: begun first, so that no process is alone with one at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `tools/test.sh --fast` leaves out."""
+    """Put LONG files first; mark what `tools/test.sh --fast` leaves out."""
+    order = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.relative_to(Path(__file__).parent).as_posix(), len(order)))
     for item in items:
         file = item.path.relative_to(Path(__file__).parent)
         if SLOW & {file.as_posix(), *(folder.as_posix() for folder in file.parents)}:

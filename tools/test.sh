@@ -4,7 +4,8 @@
 #   tools/test.sh [pytest arguments]      e.g. tools/test.sh -k parity --parity-dir DIR; -n 0: in one process
 #   tools/test.sh --fast [arguments]      without the tests that are marked slow: a few minutes on two cores
 #
-# Tests run in two processes of one thread each ($TEST_PROCESSES of them); the tests of one file stay together.
+# Tests run in two processes of one thread each ($TEST_PROCESSES of them); the tests of one file stay together, and the files that
+# take longest come first (tests/conftest.py says which).
 set -euo pipefail
 arguments=("$@")
 if [ "${1:-}" = "--fast" ]; then
@@ -25,4 +26,5 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-exec "$PYTHON" -m pytest -n "${TEST_PROCESSES:-2}" --dist loadfile ${arguments[@]+"${arguments[@]}"}
+export PYTHONDONTWRITEBYTECODE= # whatever the user has: each program that a test starts would compile all modules anew
+exec "$PYTHON" -m pytest -n "${TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder ${arguments[@]+"${arguments[@]}"}

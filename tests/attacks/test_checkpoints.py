@@ -102,8 +102,17 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
     WATCHED.trap = None
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> Iterator[None]:
+    """What is there before these tests is not gone through at each collection of garbage."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
-def little_room() -> Iterator[None]:
+def little_room(frozen: None) -> Iterator[None]:
     """No test may take more than ROOM bytes of address space."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     gc.collect()
