@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -60,6 +61,8 @@ class BenchCountOptions:
     """Show so many of the places in the code that take longest, too."""
     by: Literal["act", "operator"] = "act"
     """What the table has a row for: acts of the step, or the operators of each act that move or launch most."""
+    markdown: bool = False
+    """Print the table as Markdown, with the command and the day, as docs/performance.md has it."""
     json: Path | None = None
     """Write the numbers there, too."""
 
@@ -220,15 +223,29 @@ def by_operator(found: Counted, card: Card, count: int = OPERATORS) -> list[tupl
     return [*heavy, *(row for row in many if row not in heavy)]
 
 
+HEADINGS = ("", "launches", "TFLOP", "GB, products and attention", "GB, others", "estimated ms")
+
+
+def cells_of(name: str, row: Row) -> list[str]:
+    """Under HEADINGS."""
+    numbers = (f"{row.flops / 1e12:.2f}", f"{row.product_bytes / 1e9:.1f}", f"{row.other_bytes / 1e9:.1f}")
+    return [name, f"{row.launches:,}", *numbers, f"{row.milliseconds:.1f}"]
+
+
 def table_of(rows: Sequence[tuple[str, Row]], title: str) -> Table:
     """For the screen."""
     table = Table(title=title, title_justify="left")
-    for heading in ("", "launches", "TFLOP", "GB, products and attention", "GB, others", "estimated ms"):
+    for heading in HEADINGS:
         table.add_column(heading, justify="right" if heading else "left")
     for name, row in rows:
-        numbers = (f"{row.flops / 1e12:.2f}", f"{row.product_bytes / 1e9:.1f}", f"{row.other_bytes / 1e9:.1f}")
-        table.add_row(name, str(row.launches), *numbers, f"{row.milliseconds:.1f}")
+        table.add_row(*cells_of(name, row))
     return table
+
+
+def markdown_of(rows: Sequence[tuple[str, Row]], title: str) -> list[str]:
+    """Lines for docs/performance.md."""
+    lines = [HEADINGS, ("---",) * len(HEADINGS), *(cells_of(name, row) for name, row in rows)]
+    return [f"{title}:", "", *(f"| {' | '.join(cells)} |" for cells in lines), ""]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -245,7 +262,13 @@ def main(arguments: Sequence[str]) -> None:
     console, both = terminal.Console(width=120), rows["step and crops"]
     how = f"{chosen.precision}, {'compiled' if chosen.compile else 'not compiled'}"
     title = f"{chosen.arch}, {chosen.batch_size} images, {how}: counted; times estimated for {card.name}"
-    console.print(table_of(by_operator(found, card) if chosen.by == "operator" else list(rows.items()), title))
+    shown = by_operator(found, card) if chosen.by == "operator" else list(rows.items())
+    if chosen.markdown:
+        command = " ".join(["tools/bench.sh count", *(word for word in arguments if word != "--markdown")])
+        for line in markdown_of(shown, f"`{command}`, {date.today()}: {title}"):
+            terminal.say(line)
+    else:
+        console.print(table_of(shown, title))
     if chosen.largest:
         console.print(table_of(longest(found, card, chosen.largest), "Longest"))
     python = python_milliseconds(chosen.arch)
