@@ -14,3 +14,10 @@ from checkpoints import elsewhere
 from checkpoints.version import __version__ as __version__
 
 elsewhere.prepare()
+
+from probes import surface
+from probes.surface import compare as compare
+from probes.surface import embed as embed
+from probes.surface import load as load
+
+surface.keep_functions(__name__)

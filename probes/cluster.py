@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, fowlkes_mallows_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
+from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError, parse, run_command
 from pretrain.evaluate import faiss_library, finite, kmeans
 from pretrain.images import values
@@ -27,12 +28,12 @@ from pretrain.images.source import Images
 from pretrain.method.heads import Head, of_weights
 from pretrain.models.backbone import Loaded
 from probes.features.cache import extract
-from probes.shared import console, record
-from probes.shared.subject import Common, Viewed, about_view, labels_of, limited, of_several_classes, open_subject, record_path
+from probes.shared import console, record, stored
+from probes.shared.subject import Probed, Viewed, about_view, labels_of, limited, of_several_classes, open_subject, record_path
 
 
 @dataclass(frozen=True)
-class ClusterOptions(Common):
+class ClusterOptions(Probed):
     """Cluster images without labels and compare with the classes (paper, Table 5)."""
 
     method: Literal["head", "kmeans", "both"] = "both"
@@ -121,6 +122,15 @@ def check(options: ClusterOptions) -> None:
         faiss_library.load("--method kmeans")  # before the work
 
 
+def _opened(options: ClusterOptions, shape: Architecture) -> Images:
+    """The images to cluster."""
+    if options.embeddings is not None:
+        parts = stored.opened(options.embeddings).parts
+        return stored.StoredImages(options.embeddings, options.part or ("val" if "val" in parts else None))
+    part = None if options.val else part_or_all(options.data, options.part)
+    return open_images(options.val or options.data, part, shape.channels, shape.value_range)
+
+
 def main(arguments: Sequence[str]) -> None:
     options = parse(ClusterOptions, arguments, prog="python -m probes.cluster")
     check(options)
@@ -128,8 +138,7 @@ def main(arguments: Sequence[str]) -> None:
     with open_subject(options, full=options.method != "kmeans") as subject:
         out = record_path(options, subject, "cluster")
         shape = subject.loaded.backbone.shape
-        part = None if options.val else part_or_all(options.data, options.part)
-        images = open_images(options.val or options.data, part, shape.channels, shape.value_range)
+        images = _opened(options, shape)
         images = of_several_classes(limited(of_several_classes(images), options))
         values.refuse_others(images)
         ways = {"head": by_head, "kmeans": by_kmeans}

@@ -24,10 +24,10 @@ from pretrain.images.open import open_images
 from pretrain.images.source import Images
 from probes.features import search
 from probes.features.cache import array_of, extract, needed
-from probes.shared import console, record
+from probes.shared import console, record, stored
 from probes.shared.subject import (
-    Common,
     Parts,
+    Probed,
     Viewed,
     about_data,
     about_view,
@@ -43,7 +43,7 @@ from probes.shared.subject import (
 
 
 @dataclass(frozen=True)
-class KnnOptions(Common):
+class KnnOptions(Probed):
     """Classify images by their nearest neighbours among training images (paper, Tables 1, 10, 12, 15)."""
 
     k: tuple[int, ...] = knn.KS
@@ -88,7 +88,9 @@ def open_parts(options: KnnOptions, shape: Architecture) -> Parts:
     """Training and test images; the same ones for `--leave-one-out`."""
     if not options.leave_one_out:
         return labelled_parts(options, shape)
-    every = open_images(options.data, "train", shape.channels, shape.value_range)
+    seen = shape.channels, shape.value_range
+    file = options.embeddings
+    every = open_images(options.data, "train", *seen) if file is None else stored.StoredImages(file, None)
     every = of_several_classes(limited(of_several_classes(every), options))
     values.refuse_others(every)
     if len(every) < 2:

@@ -24,8 +24,8 @@ from pretrain.evaluate import knn
 from probes.features.cache import extract
 from probes.shared import console, record
 from probes.shared.subject import (
-    Common,
     Parts,
+    Probed,
     Viewed,
     about_data,
     about_view,
@@ -43,7 +43,7 @@ BLOCK = 16384
 
 
 @dataclass(frozen=True)
-class LogisticOptions(Common):
+class LogisticOptions(Probed):
     """Logistic regression on frozen features for several strengths of its penalty (paper, Table 12)."""
 
     strength: tuple[float, ...] = STRENGTHS

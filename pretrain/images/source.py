@@ -116,7 +116,7 @@ class Subset(Images):
     """Some of a source's images."""
 
     def __init__(self, images: Images, numbers: np.ndarray) -> None:
-        self._images, self._numbers = images, numbers
+        self.images, self.numbers = images, numbers
         self.name, self.classes, self.channels = f"{images.name}, {len(numbers)} images", images.classes, images.channels
         self.value_range = images.value_range
         self.labels, self.several, self.targets, self.groups = (
@@ -124,16 +124,16 @@ class Subset(Images):
         )
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     def content(self, index: int) -> Content:
-        return self._images.content(int(self._numbers[index]))
+        return self.images.content(int(self.numbers[index]))
 
     def where(self, index: int) -> str:
-        return self._images.where(int(self._numbers[index]))
+        return self.images.where(int(self.numbers[index]))
 
     def fingerprint(self) -> str:
-        return digest([self._images.fingerprint().encode(), np.ascontiguousarray(self._numbers).tobytes()])
+        return digest([self.images.fingerprint().encode(), np.ascontiguousarray(self.numbers).tobytes()])
 
 
 def usable(images: Images) -> Iterator[int]:

@@ -33,7 +33,7 @@ from pretrain.images.source import Images
 from pretrain.models.backbone import Backbone
 from pretrain.models.vit import ViT
 from probes.features import kept
-from probes.shared import console
+from probes.shared import console, stored
 from probes.shared.subject import Common, View
 
 VERSION = 1
@@ -91,6 +91,8 @@ def extract(backbone: Backbone, images: Images, view: View, options: Common, arr
     `arrays` as in `represent`. Raises UserError naming an image that cannot be read, WorkError one whose features are not finite,
     and where there is no room. Kept ones that do not agree with their checksum are computed again, which is said.
     """
+    if (known := stored.features(images)) is not None:
+        return Features({"blocks": known, "mean": known})
     about = description(backbone, images, view, options.precision, arrays)
     folder = (options.cache or cache_folder("IBOT_FEATURES", "features")) / digest([json.dumps(about, sort_keys=True).encode()])
     try:

@@ -40,7 +40,8 @@ def measure(subject: Viewed, parts: Parts, options: LinearOptions, out: Path) ->
     train, chooser = parts if options.select == "test" else split(parts.train, options)
     images = linear_train.Division(train, chooser, parts.val)
     mode = options.mode or default_mode(options.data)
-    kind = array_of(options.features or default_features(subject.loaded.backbone.shape))
+    pooled = options.embeddings is not None
+    kind = "cls" if pooled else array_of(options.features or default_features(subject.loaded.backbone.shape))
     settings = linear_train.Settings(
         tuple(rate * options.batch_size / 256 for rate in options.lr), options.epochs, mode, kind, options.select
     )

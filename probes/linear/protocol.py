@@ -14,7 +14,7 @@ from probes.linear import train as linear_train
 from probes.linear.train import Trained
 from probes.paper import protocols
 from probes.shared import console
-from probes.shared.subject import Common
+from probes.shared.subject import Probed
 
 EPOCHS, BATCH = 100, 1024
 
@@ -24,7 +24,7 @@ HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
-class LinearOptions(Common):
+class LinearOptions(Probed):
     """Train one linear layer on frozen features, for many learning rates at once (paper, Tables 1, 10, 12, 15, 20)."""
 
     batch_size: int = BATCH

@@ -18,7 +18,7 @@ from pretrain.images import values
 from pretrain.images.open import has_part, open_images
 from pretrain.images.source import Images, Subset, aligned, subset, with_labels
 from pretrain.models.backbone import Backbone, Loaded, load_backbone, make
-from probes.shared import record
+from probes.shared import record, stored
 from probes.shared.labelled import without_labels
 
 
@@ -70,6 +70,14 @@ class Common(Frozen):
     """Folder in which features are kept for the next probe (default: $IBOT_FEATURES, else the user's cache folder)."""
     untrained: bool = False
     """Measure the same architecture with random weights from --seed in place of the checkpoint's, as a baseline."""
+
+
+@dataclass(frozen=True)
+class Probed(Common):
+    """The options of probes that read one feature an image, which may lie in a file."""
+
+    embeddings: Path | None = None
+    """Features in a file in place of --ckpt and --data: what probes.embed has written, or Parquet with features and label."""
 
 
 class View(NamedTuple):
@@ -129,10 +137,19 @@ def open_subject(options: Common, full: bool = False) -> Iterator[Viewed]:
     """
     with distributed.processes() as own:
         device = own if options.device is None else named_device(options.device)
+        if (file := embeddings_of(options)) is not None:
+            stored.check(options)
+            yield Viewed(stored.loaded(file), device, View(0, 0))
+            return
         loaded = distributed.main_first(partial(load_backbone, options.ckpt, key=options.key, full=full))
         view = view_of(loaded.backbone.shape, options)
         found = Viewed(loaded._replace(backbone=loaded.backbone.to(device)), device, view)
         yield untrained(found, options.seed) if options.untrained else found
+
+
+def embeddings_of(options: Common) -> Path | None:
+    """The file of `--embeddings`."""
+    return options.embeddings if isinstance(options, Probed) else None
 
 
 def untrained(subject: AnySubject, seed: int) -> AnySubject:
@@ -169,6 +186,9 @@ def view_of(shape: Architecture, options: Common) -> View:
 def labelled_parts(options: Common, shape: Architecture) -> Parts:
     """Training and test images. Raises UserError where labels are missing or the test images have classes of their own."""
     seen = shape.channels, shape.value_range
+    if (file := embeddings_of(options)) is not None:
+        known, tested = stored.parts(file)
+        return Parts(of_several_classes(limited(known, options)), limited(labelled(tested), options))
     train = open_images(options.data, "train", *seen)
     val = open_images(options.val, None, *seen) if options.val else open_images(options.data, "val", *seen)
     for images in (train, val):
@@ -222,5 +242,7 @@ def about_data(parts: Parts) -> dict[str, object]:
 
 def about_view(options: Common, view: View) -> dict[str, object]:
     """Fields of a record that describe the view."""
+    if (file := embeddings_of(options)) is not None:
+        return stored.view(file)
     what: dict[str, object] = {"resize": view.resize, "crop": view.crop, "key": options.key, "precision": options.precision}
     return what | {"untrained": True} if options.untrained else what

@@ -119,6 +119,13 @@ PLACES: dict[str, dict[str, str]] = {
         "a process": "probes.tables and probes.report, through checkpoints.start",
         "a deletion": "its own mark of a step whose files are gone",
     },
+    "probes/compare/plan.py": {"glob": "walks a data set's folder for a digest of its files, opens them as bytes"},
+    "probes/embed.py": {"a deletion": "its own folder of patch tokens beside --out, when they are in the file"},
+    "probes/shared/feature_files.py": {
+        "np.load": "allow_pickle=False, of a typed file of features",
+        "a pickle": "allow_pickle=False",
+        "a deletion": "its own unfinished file",
+    },
     "probes/tables.py": {"glob": "records below the folders that were named"},
     "probes/shared/record.py": {"glob": "files by a probe's name in results/ beside the checkpoint; each name is a path"},
     "transfer/exports/card.py": {"glob": "records of k-NN in results/ beside the checkpoint; each name is a path"},

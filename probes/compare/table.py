@@ -1,0 +1,202 @@
+"""The comparison: a number with its interval for every backbone, data set and probe, ranks and costs, in every form."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from scipy import stats
+
+from checkpoints import escape
+from probes import tables
+from probes.compare.cells import Done
+from probes.compare.costs import Cost
+
+HEADLINES: dict[str, tuple[tuple[str, str], ...]] = {
+    "knn": (("top1", "k-NN, top-1 %"),),
+    "linear": (("top1", "linear, top-1 %"),),
+    "logistic": (("top1", "logistic, top-1 %"),),
+    "cluster": (("kmeans_nmi", "k-means, NMI %"),),
+    "segment": (("miou", "segmentation, mIoU %"),),
+    "retrieval": (
+        ("roxford5k_medium_map", "ROxford medium, mAP %"),
+        ("rparis6k_medium_map", "RParis medium, mAP %"),
+        ("map_strong", "copies, mAP %"),
+    ),
+}
+"""By probe: the number that is compared, the first that a record has."""
+LEVEL = 0.95
+
+
+class Entry(NamedTuple):
+    """One number of the table."""
+
+    value: float
+    """Mean over the seeds."""
+    low: float | None
+    high: float | None
+    """95 % interval over the test images, where it is known."""
+    spread: float | None
+    """Standard deviation over the seeds, where there are several."""
+    seeds: int
+    images: int | None
+    rank: float = math.nan
+    """1 is the best of its column; equals share a rank."""
+
+
+class Column(NamedTuple):
+    """A data set, a probe and what is measured."""
+
+    data: str
+    probe: str
+    name: str
+
+
+class Comparison(NamedTuple):
+    """The finished table."""
+
+    models: Sequence[str]
+    columns: Sequence[Column]
+    entries: Mapping[tuple[str, Column], Entry]
+    costs: Mapping[str, Cost]
+    failed: Sequence[str]
+    """A sentence for each measurement that has no record."""
+    unfit: Sequence[str]
+    about: str
+    """The protocol in words."""
+
+    def ranks(self) -> dict[str, float]:
+        """Mean rank of each model over the columns in which all have a number; NaN where there is none."""
+        whole = [column for column in self.columns if all((model, column) in self.entries for model in self.models)]
+        return {
+            model: sum(self.entries[model, column].rank for column in whole) / len(whole) if whole else math.nan
+            for model in self.models
+        }
+
+    def best(self) -> str | None:
+        """The model of the best mean rank."""
+        known = {model: rank for model, rank in self.ranks().items() if not math.isnan(rank)}
+        return min(known, key=known.__getitem__) if known else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict a number, as for `pandas.DataFrame`."""
+        ranks = self.ranks()
+        return [
+            {"model": model, "data": column.data, "probe": column.probe, "metric": column.name}
+            | self.entries[model, column]._asdict()
+            | {"mean_rank": ranks[model]}
+            | (self.costs[model]._asdict() if model in self.costs else {})
+            for column in self.columns
+            for model in self.models
+            if (model, column) in self.entries
+        ]
+
+    def parts(self) -> list[tuple[str, list[list[str]]]]:
+        """Title and rows, head first: one table a data set, then ranks and costs."""
+        found = []
+        for data in dict.fromkeys(column.data for column in self.columns):
+            columns = [column for column in self.columns if column.data == data]
+            body = [[model, *(self._cell(model, column) for column in columns)] for model in self.models]
+            found.append((data, [["backbone", *(column.name for column in columns)], *body]))
+        ranks = self.ranks()
+        head = ["backbone", "mean rank", "parameters, M", "GFLOPs an image", "images/s"]
+        return [
+            *found,
+            ("ranks and costs", [head, *([model, _number(ranks[model]), *self._cost(model)] for model in self.models)]),
+        ]
+
+    def _cell(self, model: str, column: Column) -> str:
+        entry = self.entries.get((model, column))
+        return "" if entry is None else shown(entry)
+
+    def _cost(self, model: str) -> list[str]:
+        cost = self.costs.get(model)
+        if cost is None:
+            return ["", "", ""]
+        return [f"{cost.parameters / 1e6:.1f}", f"{cost.gflops:.2f}", f"{cost.images_per_second:.0f}"]
+
+    def markdown(self) -> str:
+        """All parts as Markdown, with the protocol and what is missing."""
+        notes = [self.about, *self.failed, *self.unfit]
+        body = "\n".join(tables.as_markdown(title, rows) for title, rows in self.parts())
+        return body + "\n" + "\n".join(f"* {escape.markdown(note)}" for note in notes) + "\n"
+
+    def latex(self) -> str:
+        """The same for a paper (booktabs)."""
+        return "\n".join(tables.as_latex(title, rows).replace("{ll", "{l", 1) for title, rows in self.parts())
+
+    def csv(self) -> str:
+        """A line a number."""
+        rows = self.rows()
+        head = list(dict.fromkeys(name for row in rows for name in row))
+        lines = [["" if row.get(name) is None else row[name] for name in head] for row in rows]
+        return escape.csv_text([head, *lines])
+
+
+def shown(entry: Entry) -> str:
+    """A number with its interval, and its spread over seeds."""
+    interval = "" if entry.low is None or entry.high is None else f" [{entry.low:.1f}, {entry.high:.1f}]"
+    return f"{entry.value:.1f}{'' if entry.spread is None else f' ± {entry.spread:.1f}'}{interval}"
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
+
+
+def build(models: Sequence[str], done: Sequence[Done], costs: Mapping[str, Cost], unfit: Sequence[str], about: str) -> Comparison:
+    """The table of all records."""
+    labels = names(models)
+    records: dict[tuple[str, Column], list[Mapping[str, Any]]] = {}
+    columns: dict[Column, None] = {}
+    for one in done:
+        if one.record is not None:
+            column = Column(one.cell.data, one.cell.probe, headline(one.cell.probe, one.record["metrics"])[1])
+            columns[column] = None
+            records.setdefault((labels[one.cell.model], column), []).append(one.record)
+    found = {place: entry(some, headline(place[1].probe, some[0]["metrics"])[0]) for place, some in records.items()}
+    for column in columns:
+        mine = [(model, found[model, column]) for model in labels.values() if (model, column) in found]
+        order = stats.rankdata([-one.value for _, one in mine])
+        found |= {(model, column): one._replace(rank=float(rank)) for (model, one), rank in zip(mine, order, strict=True)}
+    failed = [f"{one.cell.probe} of {one.cell.model} on {one.cell.data}: {one.reason}" for one in done if one.record is None]
+    costs = {labels[model]: cost for model, cost in costs.items()}
+    return Comparison(list(labels.values()), list(columns), found, costs, failed, unfit, about)
+
+
+def headline(probe: str, metrics: Mapping[str, float]) -> tuple[str, str]:
+    """The metric of a probe that is compared, and its name; the first metric where none of the known is there."""
+    known = [one for one in HEADLINES[probe] if one[0] in metrics]
+    return known[0] if known else (next(iter(metrics)), f"{probe}, {next(iter(metrics))}")
+
+
+def entry(records: Sequence[Mapping[str, Any]], metric: str) -> Entry:
+    """The number of one backbone in one column, from the records of its seeds."""
+    values = [record["metrics"][metric] for record in records]
+    mean = sum(values) / len(values)
+    spread = None if len(values) == 1 else math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    images = records[0]["data"].get("val_images")
+    low, high = interval(records[0], metric, mean)
+    return Entry(mean, low, high, spread, len(values), images)
+
+
+def interval(record: Mapping[str, Any], metric: str, mean: float) -> tuple[float | None, float | None]:
+    """The 95 % interval over test images: the record's own, or for an accuracy that of the bootstrap; else None twice.
+
+    Drawing the test images with replacement gives right answers by the binomial distribution, so that the quantiles of infinitely
+    many bootstrap samples need no drawing.
+    """
+    own = [record["metrics"].get(f"{metric}_{end}") for end in ("low", "high")]
+    if None not in own:
+        return own[0], own[1]
+    images = record["data"].get("val_images")
+    if metric != "top1" or not isinstance(images, int) or images < 1:
+        return None, None
+    share = min(max(mean / 100, 0.0), 1.0)
+    ends = (stats.binom.ppf(level, images, share) for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    low, high = (100 * float(end) / images for end in ends)
+    return low, high
+
+
+def names(models: Sequence[str]) -> dict[str, str]:
+    """Short names that differ: the last part of a path, or the whole where two would be alike."""
+    short = {model: model.rstrip("/").rpartition("/")[2] if "@" not in model else model.partition("@")[0] for model in models}
+    return {model: name if list(short.values()).count(name) == 1 else model for model, name in short.items()}
