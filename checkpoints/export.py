@@ -15,7 +15,7 @@ from checkpoints import places, terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
 from checkpoints.store import first_line
 from pretrain.models.backbone import load_backbone
-from transfer.exports import card
+from transfer.exports import card, push
 from transfer.exports.targets import TARGETS, Source, compare, written
 
 
@@ -33,10 +33,13 @@ class ExportOptions:
     """The folder to write (default: exports/NAME-TO, NAME being the checkpoint's)."""
     key: Literal["teacher", "student"] = "teacher"
     """Network of the checkpoint."""
+    push: str | None = None
+    """OWNER/NAME: also upload it to the Hugging Face Hub, where a new repository is private; needs `hf auth login`."""
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(ExportOptions, arguments, prog="python -m checkpoints.export")
+    push.check(options.push)
     full = options.to == "original"
     loaded = load_backbone(options.ckpt, key=options.key, full=full)
     source = Source(loaded.backbone, loaded.contents, loaded.path)
@@ -64,6 +67,8 @@ def main(arguments: Sequence[str]) -> None:
     sizes = ", ".join(f"{path.name} ({path.stat().st_size / 2**20:.1f} MB)" for path in sorted(out.iterdir()))
     console.print(f"{loaded.path} ({loaded.contents.layout}) for {options.to}: {sizes} in {out}")
     console.print(f"loaded again, its tokens differ from ours by at most {difference:.1e}; how to load it: {out / 'README.md'}")
+    if options.push is not None:
+        console.print(f"pushed to {options.push}: {push.push(out, options.push)}")
 
 
 if __name__ == "__main__":

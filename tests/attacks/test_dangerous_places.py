@@ -25,7 +25,7 @@ WORDS = {
     "Image.open": r"\bImage\.open\b|\bimread\b|\bTiffFile\b|\bdecode_jpeg\b|\bimfrombytes\b",
     "the network": r"\burlopen\b|\burllib\.request\.\w|\bbuild_opener\b|\brequests\.\w|\bload_state_dict_from_url\b|"
     r"\bdownload_url\w*\b|"
-    r"\bhf_hub_download\b|\bsnapshot_download\b|\bload_dataset\b|\bsocket\.\w|\bHTTPServer\b|\bcreate_model\b|\bgopen\b|\bFileCache\b",
+    r"\bHfApi\b|\bhf_hub_download\b|\bsnapshot_download\b|\bload_dataset\b|\bsocket\.\w|\bHTTPServer\b|\bcreate_model\b|\bgopen\b|\bFileCache\b",
     "glob": r"\br?glob(?:\.glob)?\(|\bscandir\b|\blistdir\b|\bos\.walk\b",
     "a link": r"\bsymlink\w*\b|\breadlink\b|\bos\.link\b",
     "a deletion": r"\brmtree\b|\bunlink\(|\bos\.remove\b",
@@ -128,6 +128,7 @@ PLACES: dict[str, dict[str, str]] = {
     },
     "probes/tables.py": {"glob": "records below the folders that were named"},
     "probes/shared/record.py": {"glob": "files by a probe's name in results/ beside the checkpoint; each name is a path"},
+    "transfer/exports/push.py": {"the network": "uploads an export, only to the repository that --push names"},
     "transfer/exports/card.py": {"glob": "records of k-NN in results/ beside the checkpoint; each name is a path"},
     "tools/draw_imports.py": {"glob": "lists the code", "a whole file": "the code and the page that it draws"},
     "transfer/hooks.py": {"Image.open": "a test image that was decoded before, through the same door (transfer/pictures.py)"},

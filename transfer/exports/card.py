@@ -7,7 +7,7 @@ from typing import Any
 from checkpoints import escape, reading, store
 from checkpoints.published import Contents
 from probes.shared.record import newest_first
-from transfer.exports import reload
+from transfer.exports import push, reload
 
 OURS = (store.LAST, store.PREVIOUS, store.BACKBONE)
 
@@ -17,7 +17,7 @@ def text(shape: Mapping[str, Any], contents: Contents, path: Path, target: str, 
     rows = {"architecture": architecture(shape), "images": images(shape)} | origin(contents, path, key)
     rows["check"] = f"loaded again by {target}, tokens of random images differ by at most {difference:.1e}"
     table = "\n".join(f"| {name} | {escape.markdown(value)} |" for name, value in rows.items())
-    return f"""# {escape.markdown(architecture(shape))}
+    return f"""{push.header(shape, target)}# {escape.markdown(architecture(shape))}
 
 A backbone pretrained by iBOT (arXiv 2111.07832), or by a method related to it, exported for {target}.
 
