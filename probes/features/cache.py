@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from checkpoints import once, places, store
@@ -29,16 +29,19 @@ from pretrain.engine import distributed
 from pretrain.evaluate import finite, knn
 from pretrain.evaluate.views import evaluation_view
 from pretrain.images.digests import digest
-from pretrain.images.source import Images
+from pretrain.images.source import Images, Subset
 from pretrain.models.backbone import Backbone
 from pretrain.models.vit import ViT
 from probes.features import kept
 from probes.shared import console, stored
+from probes.shared.stored import StoredBackbone
 from probes.shared.subject import Common, View
 
 VERSION = 1
 """Version of stored features; raise it when the forward pass or the view changes."""
 BLOCKS = 4
+HELD = 1 << 30
+"""Bytes of features of a part of images that are held in memory."""
 FEW = 4000
 """Images that are decoded in this process, as starting others takes longer."""
 
@@ -85,7 +88,9 @@ def needed(kind: str) -> tuple[str, ...]:
     return STANDARD if kind in ("cls", "cls4", "cls+mean", "mean") else (kind,)
 
 
-def extract(backbone: Backbone, images: Images, view: View, options: Common, arrays: tuple[str, ...] = STANDARD) -> Features:
+def extract(
+    backbone: Backbone | StoredBackbone, images: Images, view: View, options: Common, arrays: tuple[str, ...] = STANDARD
+) -> Features:
     """Features of all images, from the cache where they are there. All processes must call it, and all get everything.
 
     `arrays` as in `represent`. Raises UserError naming an image that cannot be read, WorkError one whose features are not finite,
@@ -93,8 +98,11 @@ def extract(backbone: Backbone, images: Images, view: View, options: Common, arr
     """
     if (known := stored.features(images)) is not None:
         return Features({"blocks": known, "mean": known})
+    assert not isinstance(backbone, StoredBackbone)
     about = description(backbone, images, view, options.precision, arrays)
-    folder = (options.cache or cache_folder("IBOT_FEATURES", "features")) / digest([json.dumps(about, sort_keys=True).encode()])
+    folder = _folder(about, options)
+    if isinstance(images, Subset) and (some := _of_whole(backbone, images, view, options, arrays)) is not None:
+        return some
     try:
         if not _kept_by_all(folder, arrays, len(images)):
             with _alone(folder):
@@ -111,6 +119,23 @@ def extract(backbone: Backbone, images: Images, view: View, options: Common, arr
     if found is None:
         raise WorkError(f"{folder} was changed meanwhile: start again")
     return Features(found)
+
+
+def _folder(about: Mapping[str, Any], options: Common) -> Path:
+    """Where features lie that these plain values decide."""
+    return (options.cache or cache_folder("IBOT_FEATURES", "features")) / digest([json.dumps(about, sort_keys=True).encode()])
+
+
+def _of_whole(backbone: Backbone, images: Subset, view: View, options: Common, arrays: Sequence[str]) -> Features | None:
+    """The rows of images whose source's features are kept, where memory holds them; None where they are not."""
+    whole = images.images
+    folder = _folder(description(backbone, whole, view, options.precision, arrays), options)
+    if not folder.is_dir() or not _kept_by_all(folder, arrays, len(whole)):
+        return None
+    found = kept.finished(folder, arrays, len(whole), looked_at=True)
+    if found is None or sum(array[:1].nbytes for array in found.values()) * len(images) > HELD:
+        return None
+    return Features({name: array[images.numbers] for name, array in found.items()})
 
 
 def _kept_by_all(folder: Path, arrays: Sequence[str], rows: int) -> bool:
@@ -137,7 +162,7 @@ def description(backbone: Backbone, images: Images, view: View, precision: str, 
     }
 
 
-def weights_digest(backbone: Backbone) -> str:
+def weights_digest(backbone: nn.Module) -> str:
     """Digest of all that decides a backbone's output for an image."""
     return store.checksum({name: weight for name, weight in backbone.state_dict().items() if name != "masked_embed"})
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checkpoints.cli import parse, run_command
-from probes.features.cache import array_of
+from probes.features.cache import array_of, extract, needed
 from probes.linear import train as linear_train
 from probes.linear.head import default_features
 from probes.linear.protocol import Chosen, LinearOptions, about, check, chosen, default_mode, say_excluded, split
@@ -45,6 +45,8 @@ def measure(subject: Viewed, parts: Parts, options: LinearOptions, out: Path) ->
     settings = linear_train.Settings(
         tuple(rate * options.batch_size / 256 for rate in options.lr), options.epochs, mode, kind, options.select
     )
+    if mode == "cached" and images.train is not parts.train:  # once for all ways to keep a tenth apart
+        extract(subject.loaded.backbone, parts.train, subject.view, options, needed(kind))
     trained = linear_train.train(subject, images, settings, options, out.with_suffix(".state.pt"))
     best, last = chosen(trained, options.lr), chosen(trained, options.lr, last=True)
     seconds = time.perf_counter() - began

@@ -1,8 +1,8 @@
 """Features as a file for other programs: Parquet, or `.npy` with a `.json` beside it.
 
-A row an image: `name`, `part` (train or val), `label` and `class` where there are labels, `features` [d], `patches` [t * d] on
-request. What they are of stands in the file's metadata under the key `ibot`, as JSON: the checkpoint with its digest, the view,
-the images, the classes. Written piece by piece, and under its name only when it is whole.
+A row an image: `name`, `part` (train or val), `label` and `class` where there are classes (null where an image has none),
+`features` [d], `patches` [t * d] on request. What they are of stands in the file's metadata under the key `ibot`, as JSON: the
+checkpoint with its digest, the view, the images, the classes. Written piece by piece, and under its name only when it is whole.
 
 n images, d width, t patch tokens.
 """
@@ -86,7 +86,8 @@ def _columns(part: Part, rows: slice, labelled: bool, schema: pa.Schema) -> list
     columns = [pa.array([_name(part.images, number) for number in numbers]), pa.array([part.name] * len(numbers))]
     if labelled:
         labels = np.asarray(part.images.labels)[rows]
-        columns += [pa.array(labels, pa.int64()), pa.array([_text(part.images.classes[int(label)]) for label in labels])]
+        of = [None if label < 0 else _text(part.images.classes[int(label)]) for label in labels]
+        columns += [pa.array(labels, pa.int64(), mask=labels < 0), pa.array(of, pa.string())]
     for array in (part.features, *(() if part.patches is None else (part.patches,))):
         flat = pa.array(np.asarray(array[rows], dtype=np.float32).reshape(-1))
         columns.append(pa.FixedSizeListArray.from_arrays(flat, int(np.prod(array.shape[1:]))))
@@ -163,7 +164,7 @@ def read(path: Path) -> Rows:
         wrong = np.flatnonzero(~np.isfinite(found.features[start : start + PIECE]).all(axis=1))
         if len(wrong):
             raise UserError(f"{path}: the features of {found.names[start + int(wrong[0])]} are not finite: embed it again")
-    if found.labels is not None and (len(found.labels) != len(found.features) or found.labels.min() < 0):
+    if found.labels is not None and (len(found.labels) != len(found.features) or found.labels.min() < -1):
         raise UserError(f"{path} holds labels that are no numbers of classes, one an image")
     if found.labels is not None and int(found.labels.max()) >= len(found.classes):
         raise UserError(f"{path} has label {int(found.labels.max())} and {len(found.classes)} classes")
@@ -182,7 +183,7 @@ def _read_parquet(path: Path) -> Rows:
     if column.null_count or len(flat) % max(len(column), 1):
         raise UserError(f"{path} holds features of different widths")
     count = len(column)
-    labels = some["label"].to_numpy().astype(np.int64) if "label" in names else None
+    labels = pa.compute.fill_null(some["label"], -1).to_numpy().astype(np.int64) if "label" in names else None
     classes = list(about.get("classes", ()))
     if labels is not None and not classes:
         of = some["class"].to_pylist() if "class" in names else [str(label) for label in labels.tolist()]

@@ -35,11 +35,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate("ab"):
         networks.write(root / f"{name}.safetensors", seed=seed)
     for name, size in (("one", 32), ("two", 40)):
-        for part in ("train", "val"):
-            for number, image in enumerate(noise(24, size)):
-                path = root / name / part / "ab"[number % 2] / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                image.save(path)
+        for number, image in enumerate(noise(48, size)):
+            path = root / name / ("train", "val")[number // 24] / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
     return root
 
 
@@ -240,7 +239,7 @@ def test_names_of_others_do_no_harm_in_any_form() -> None:
     column = Column(odd, "knn", "k-NN")
     found = Comparison([odd], [column], {(odd, column): Entry(1.0, 0.5, 1.5, None, 1, 9, 1.0)}, {}, [odd], [], "about")
     assert "<script" not in page.page(found) and "<script" not in found.markdown()
-    assert "\\input" not in found.latex()
+    assert not any("\\input" in line for line in found.latex().splitlines() if not line.startswith("%"))
 
 
 def test_three_functions_are_the_library(root: Path, tmp_path: Path) -> None:
@@ -273,7 +272,9 @@ import sys, probes
 heavy = [name for name in ("timm", "matplotlib", "sklearn", "pyarrow", "faiss") if name in sys.modules]
 assert not heavy, heavy
 import torch
-assert "ibot_vits16" in torch.hub.list({str(ROOT)!r}, source="local", trust_repo=True)
+sys.path.insert(0, {str(ROOT)!r})
+import hubconf
+assert callable(hubconf.ibot_vits16) and "timm" in hubconf.dependencies
 backbone = torch.hub.load({str(ROOT)!r}, "load", {str(root / "a.safetensors")!r}, source="local")
 print(backbone(torch.zeros(1, 3, 32, 32)).shape[-1])
 """

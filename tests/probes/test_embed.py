@@ -29,11 +29,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint, images of two classes in two parts, and their features as Parquet and as arrays."""
     root = tmp_path_factory.mktemp("embed")
     networks.write(root / "a.safetensors")
-    for part in ("train", "val"):
-        for number, image in enumerate(noise(24, 32)):
-            path = root / "data" / part / "ab"[number % 2] / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
+    for number, image in enumerate(noise(48, 32)):
+        path = root / "data" / ("train", "val")[number // 24] / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
     embedded(root, "f.parquet")
     embedded(root, "f.npy", "--patches")
     return root

@@ -16,6 +16,7 @@ from pretrain import train
 from pretrain.sample import __main__ as sample
 from pretrain.sample import classification, clips, dense, retrieval, shifts
 from probes import knn
+from probes.embed import main as embed_main
 from probes.linear import __main__ as linear
 from probes.reproduce import __main__ as reproduce
 from tests.support.commands import QUICK
@@ -85,6 +86,8 @@ def make_runs(root: Path, named: set[str]) -> None:
     assert run_command(linear.main, [*PROBE.split(), "--epochs", "2", "--ckpt", "runs/NAME"]) == DONE
     (head,) = (root / "runs/NAME/results").glob("linear_*_head.safetensors")
     shutil.copy(head, "HEAD")
+    features = ["--data", "DIR", "--ckpt", "runs/NAME", "--out", "features.parquet"]
+    assert run_command(embed_main, [*PROBE.split(), *features]) == DONE
     shutil.copy("runs/NAME/last.pt", "F")
     for name in sorted(named - {"NAME", "cells"}):
         (root / "runs" / name).symlink_to(root / "runs" / ("cells" if name.startswith("cells") else "NAME"))
