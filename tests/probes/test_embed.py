@@ -105,7 +105,8 @@ def test_a_probe_of_the_file_has_the_numbers_of_the_probe_of_the_images(name: st
 def test_parquet_of_another_program_is_read(root: Path, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     labels = np.arange(40) % 2
-    features = generator.normal(size=(40, 5)).astype(np.float32) + 9 * labels[:, None]
+    features = generator.normal(size=(40, 5)).astype(np.float32)
+    features[np.arange(40), labels] += 20  # a direction for each class
     content = {"features": features.tolist(), "label": labels, "part": ["train", "train", "val", "val"] * 10}
     parquet.write_table(pa.table(content), tmp_path / "theirs.parquet")
     flags = ["--embeddings", str(tmp_path / "theirs.parquet"), "--k", "1"]
