@@ -184,8 +184,8 @@ def interval(record: Mapping[str, Any], metric: str, mean: float) -> tuple[float
     Drawing the test images with replacement gives right answers by the binomial distribution, so that the quantiles of infinitely
     many bootstrap samples need no drawing.
     """
-    own = [record["metrics"].get(f"{metric}_{end}") for end in ("low", "high")]
-    if None not in own:
+    own = (record.get("intervals") or {}).get(metric)
+    if own is not None:
         return own[0], own[1]
     images = record["data"].get("val_images")
     if metric != "top1" or not isinstance(images, int) or images < 1:

@@ -209,7 +209,7 @@ def test_the_interval_of_an_accuracy_is_the_bootstrap_s() -> None:
     drawn = 100 * generator.choice(right, (20_000, 300)).mean(axis=1)
     low, high = compare_table.interval({"metrics": {}, "data": {"val_images": 300}}, "top1", 67.0)
     assert (low, high) == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.4)
-    own = {"metrics": {"top1_low": 1.0, "top1_high": 2.0}, "data": {"val_images": 300}}
+    own = {"metrics": {}, "intervals": {"top1": [1.0, 2.0]}, "data": {"val_images": 300}}
     assert compare_table.interval(own, "top1", 67.0) == (1.0, 2.0)
     assert compare_table.interval({"metrics": {}, "data": {"val_images": 300}}, "miou", 67.0) == (None, None)
 
