@@ -26,7 +26,7 @@ from tests.support.small_world import PROBE
 COMMANDS = documented.commands()
 ONLY_READ = {
     r"(git|cd|source) .*": "the reader's own shell",
-    r"tools/setup\.sh .*": "would change the environment; test_commands.py runs it",
+    r"tools/setup\.sh.*": "would change the environment; test_commands.py runs it",
     r"tools/test\.sh.*": "is what runs this",
     r"torchrun .*|sbatch .*": "several machines, or eight processes; tests/pretrain/engine runs two",
     r".* --push .*": "would upload; tests/transfer/test_push.py has a client that keeps it",
