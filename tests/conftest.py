@@ -1,6 +1,5 @@
 """Shapes are checked in every test; threads are few, so that processes on one machine do not fight."""
 
-import importlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,12 +10,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network for anything
 os.environ["PYTHONWARNINGS"] = "ignore"  # for processes that tests start; here warnings are errors
 
-from jaxtyping import install_import_hook
+from tests.support import shapes
 
-LIBRARIES = "torch torch._dynamo torch.distributed.tensor torchvision timm matplotlib.pyplot sklearn.linear_model faiss"
-for library in LIBRARIES.split():  # before the hook: what is first imported under it is compiled anew, whatever bytecode there is
-    importlib.import_module(library)
-install_import_hook(["checkpoints", "pretrain", "probes", "transfer"], "beartype.beartype")
+shapes.check(["checkpoints", "pretrain", "probes", "transfer"])
 
 import pytest  # noqa: E402
 from safetensors import safe_open  # noqa: E402
