@@ -243,10 +243,12 @@ def test_a_run_keeps_every_second_epoch_for_any_probe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what, code", [("kill one", 1), ("term one", 75), ("term launcher", 75), ("interrupt group", 75)])
-def test_the_end_of_several_processes_is_one_sentence_and_the_right_code(what: str, code: int, tmp_path: Path) -> None:
+def test_the_end_of_several_processes_is_one_sentence_and_the_right_code(
+    what: str, code: int, folders: Path, tmp_path: Path
+) -> None:
     flags = [*QUICK, *"--steps 100000 --log-every 1 --recipe ibot_vits16 --knn-every 0".split()]
     launch = [sys.executable, str(ROOT / "checkpoints" / "start.py"), "torch.distributed.run", "--standalone"]
-    launch += ["--nproc-per-node", "2", "-m", "pretrain.train", *flags, "--data", "sample", "--out", str(tmp_path / "run")]
+    launch += ["--nproc-per-node", "2", "-m", "pretrain.train", *flags, "--data", str(folders), "--out", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(launch, env=environment, text=True, start_new_session=True, **pipes) as process:  # type: ignore[call-overload]
