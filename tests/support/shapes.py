@@ -13,7 +13,7 @@ from typing import Any
 
 import jaxtyping
 
-LIBRARIES = "torch torch._dynamo torch.distributed.tensor torchvision timm matplotlib.pyplot sklearn.linear_model faiss".split()
+LIBRARIES = "torch torch._dynamo torch.distributed.tensor torchvision timm matplotlib.pyplot sklearn.linear_model".split()
 """What our modules import that takes long: what is first imported under the hook is compiled anew, whatever bytecode there is."""
 
 
