@@ -29,7 +29,7 @@ from pretrain.engine import distributed
 from pretrain.engine.verdict import ACCEPTED, Verdict
 from pretrain.method.heads import Head
 from pretrain.method.student_tokens import cls_and_masked, gather_masked
-from pretrain.models.backbone import Backbone
+from pretrain.models.backbone import Trainable
 
 STUDENT_TEMPERATURE = 0.1
 """tau_s and tau_s'."""
@@ -62,7 +62,7 @@ class TeacherOutput(NamedTuple):
 class Network(nn.Module):
     """Backbone and projection head. Names of weights are the original's: `backbone.*`, `head.*`."""
 
-    def __init__(self, backbone: Backbone, head: Head) -> None:
+    def __init__(self, backbone: Trainable, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -100,7 +100,7 @@ class Student(Network):
 class Teacher(Network):
     """g_t: exponential moving average of the student, without gradients. Sees global crops unmasked; holds the centres."""
 
-    def __init__(self, backbone: Backbone, head: Head, patch_centre_momentum: float = CENTRE_MOMENTUM) -> None:
+    def __init__(self, backbone: Trainable, head: Head, patch_centre_momentum: float = CENTRE_MOMENTUM) -> None:
         super().__init__(backbone, head)
         self.centres = Centres(head.out_dim, head.patch_out_dim, patch_centre_momentum)
         self.requires_grad_(False)

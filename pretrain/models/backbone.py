@@ -14,18 +14,21 @@ from checkpoints.cli import UserError
 from checkpoints.published import Contents
 from checkpoints.resolve import _shown_by, _timms_own, arch_of, backbone_part, load_strictly, refuse_misfits
 from checkpoints.store import first_line
+from pretrain.models.measured import Measured
 from pretrain.models.swin import Swin
 from pretrain.models.timm_vit import AnyViT
 from pretrain.models.vit import ViT, of_size
 
-Backbone = ViT | Swin | AnyViT
+Trainable = ViT | Swin | AnyViT
 """All map images [b, c, h, w], with or without a mask [b, gh, gw], to tokens [b, t, d], [CLS] (or the mean token) first."""
+Backbone = Trainable | Measured
+"""What probes measure: also what is never trained here."""
 KINDS: dict[str, type[ViT] | type[Swin] | type[AnyViT]] = {"vit": ViT, "swin": Swin, "timm": AnyViT}
 
 
 def make(
     shape: Architecture, *, maskable: bool, drop_path: float = 0.0, fused: bool = True, checkpointed: bool = False
-) -> Backbone:
+) -> Trainable:
     """A backbone of this shape with fresh weights; see `pretrain.models.vit.ViT` for the arguments."""
     return KINDS[shape.kind](shape, maskable=maskable, drop_path=drop_path, fused=fused, checkpointed=checkpointed)
 
@@ -49,7 +52,7 @@ def load_backbone(checkpoint: Path | None, *, runs: Path = Path("runs"), key: st
     return Loaded(backbone_of(contents, key, path).requires_grad_(False), path, contents.epoch, contents)
 
 
-def backbone_of(contents: Contents, key: str, path: Path) -> Backbone:
+def backbone_of(contents: Contents, key: str, path: Path) -> Trainable:
     """The backbone of one network of a checkpoint, strictly loaded, in evaluation mode. `path` is for messages."""
     weights = backbone_part(contents.network(key, path))
     backbone = make(architecture_of_contents(contents, weights, path), maskable="masked_embed" in weights)
@@ -106,7 +109,7 @@ def agreed(shape: Architecture, weights: dict[str, Tensor], path: Path) -> Archi
     return shape
 
 
-def fitted(weights: dict[str, Tensor], backbone: Backbone, path: Path) -> dict[str, Tensor]:
+def fitted(weights: dict[str, Tensor], backbone: Trainable, path: Path) -> dict[str, Tensor]:
     """Weights in the layout of the backbone's class; timm's own filter for architectures that only timm has."""
     if not isinstance(backbone, AnyViT) or any(name.startswith("model.") for name in weights):
         return weights
@@ -126,6 +129,8 @@ def starting_weights(
     rule. Raises UserError where anything else differs.
     """
     source = other.shape
+    if isinstance(other, Measured):
+        raise UserError(f"{path} is measured as it is, and cannot be trained here: give weights of a ViT or a Swin")
     fields = ["patch_size", "embed_dim", "depth", "num_heads", "depths", "window"]
     if (source.kind, source.kind == "timm" and source.arch) != (shape.kind, shape.kind == "timm" and shape.arch):
         fields = ["arch"]

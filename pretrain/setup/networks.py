@@ -10,13 +10,13 @@ from checkpoints.architecture import Architecture
 from pretrain.engine import distributed
 from pretrain.engine.precision import Precision
 from pretrain.method.ibot import Student, Teacher
-from pretrain.models.backbone import Backbone, make
+from pretrain.models.backbone import Trainable, make
 from pretrain.models.compiling import compile_blocks
 from pretrain.setup.objective import head_of
 from pretrain.setup.plan import Plan
 
 
-def whole_backbone(teacher: Teacher) -> Backbone:
+def whole_backbone(teacher: Teacher) -> Trainable:
     """The teacher's backbone, gathered on every process if it is sharded; all processes must call this together."""
     if not distributed.is_sharded(teacher):
         return teacher.backbone

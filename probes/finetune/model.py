@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from checkpoints import checked
 from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError
-from pretrain.models.backbone import Backbone, Loaded, make, starting_weights
+from pretrain.models.backbone import Loaded, Trainable, make, starting_weights
 from pretrain.models.layer_index import layer_of
 from probes.finetune.options import FinetuneOptions
 
@@ -26,7 +26,7 @@ BACKBONE = "backbone."
 class Classifier(nn.Module):
     """Class scores from [CLS] after the final norm (Swin: the mean token), by a linear layer, maybe behind the layer `kept`."""
 
-    def __init__(self, backbone: Backbone, classes: int, kept: nn.Linear | None = None) -> None:
+    def __init__(self, backbone: Trainable, classes: int, kept: nn.Linear | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.kept = nn.Identity() if kept is None else nn.Sequential(kept, nn.GELU())

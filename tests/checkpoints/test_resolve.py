@@ -15,7 +15,7 @@ from pretrain import train
 from pretrain.batches.masking import as_masks
 from pretrain.method.heads import Head
 from pretrain.method.ibot import Student, Teacher, center_and_sharpen, losses
-from pretrain.models.backbone import Backbone, load_backbone, make, starting_weights
+from pretrain.models.backbone import Trainable, load_backbone, make, starting_weights
 from pretrain.sample import __main__ as sample
 from tests.support import networks
 from tests.support.commands import HEADS, SHORT, SMALL
@@ -61,7 +61,7 @@ def test_sizes_must_be_divisible(size: int, words: str | None) -> None:
             shape_of("swin_tiny", 4, size)
 
 
-def losses_of(backbones: tuple[Backbone, Backbone], shape: Architecture, local: int) -> torch.Tensor:
+def losses_of(backbones: tuple[Trainable, Trainable], shape: Architecture, local: int) -> torch.Tensor:
     head: dict[str, Any] = {
         "out_dim": 12,
         "patch_out_dim": 12,

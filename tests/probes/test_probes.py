@@ -24,6 +24,7 @@ from pretrain.evaluate import knn as neighbours
 from pretrain.images.open import open_images
 from pretrain.images.source import InMemory
 from pretrain.models.backbone import Backbone, load_backbone, make
+from pretrain.models.measured import Measured
 from pretrain.models.vit import ViT
 from probes import cluster, knn, logistic, parts, segment, semi, tables
 from probes.features import attention, search
@@ -280,6 +281,7 @@ def test_an_epoch_has_its_last_step_however_few_images_it_has(
 
 def lose(backbone: Backbone) -> Backbone:
     """A backbone with one weight that is not finite, in its last block."""
+    assert not isinstance(backbone, Measured)
     backbone.get_parameter(f"blocks.{len(backbone.blocks) - 1}.mlp.fc2.bias").data[1] = torch.nan
     return backbone
 

@@ -12,7 +12,7 @@ from pretrain.batches import masking
 from pretrain.batches.dataset import Batch
 from pretrain.method.heads import Head
 from pretrain.method.ibot import Student, Teacher
-from pretrain.models.backbone import Backbone, make
+from pretrain.models.backbone import Trainable, make
 from pretrain.models.vit import ViT
 
 VIT = Architecture("vit", 8, 32, 3, 64, 2, 1)
@@ -27,13 +27,13 @@ SMALL_LAST = swin_shape("swin", SwinSize(16, (2, 2), 2), 4, 24, 4, 3)  # a last 
 SHAPES = [VIT, DEEP, SWIN, SMALL_LAST]
 
 
-def backbone(shape: Architecture = FAN_IN, seed: int = 0) -> Backbone:
+def backbone(shape: Architecture = FAN_IN, seed: int = 0) -> Trainable:
     """As it begins, frozen."""
     torch.manual_seed(seed)
     return make(shape, maskable=False).eval().requires_grad_(False)
 
 
-def moved(shape: Architecture) -> Backbone:
+def moved(shape: Architecture) -> Trainable:
     """With noise on every weight, so that none is at a value that weights begin with."""
     torch.manual_seed(0)
     network = make(shape, maskable=False).eval()
@@ -43,7 +43,7 @@ def moved(shape: Architecture) -> Backbone:
     return network
 
 
-def _write(network: Backbone, path: Path) -> Path:
+def _write(network: Trainable, path: Path) -> Path:
     about = {"method": "iBOT", "key": "teacher", "epoch": 3, "step": 30, "shape": network.shape._asdict()}
     store.save_backbone(path, network.state_dict(), about)
     return path

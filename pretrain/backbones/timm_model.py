@@ -1,0 +1,215 @@
+"""Any model of timm with features, computed by timm: `timm:NAME[.TAG][@FILE]`.
+
+The pooled feature is timm's own (`forward_features`, then `forward_head(pre_logits=True)`); the tag's `pretrained_cfg` decides
+mean, deviation, interpolation, share of the centre crop and size.
+
+b images, n patches, d width of the pooled feature, p width of the patch tokens.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from checkpoints.architecture import MEAN, STD, Architecture
+from checkpoints.cli import UserError
+from checkpoints.store import first_line
+from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, tried
+
+USUAL = 0.875
+"""Share of the resized image that timm's centre crop has where a model does not say it."""
+FLEXIBLE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+"""Arguments with which models take images of several sizes, by family; the first that a model knows is used."""
+
+
+class TimmModel(Measured):
+    """A model of timm. `name` has the tag, if one was named; `build` makes the same with random weights."""
+
+    def __init__(self, name: str, model: nn.Module, build: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.model: Any = model.eval()
+        self._name, self._build = name, build
+        config = pretrained_config(name)
+        self.preprocessing = preprocessing_of(config)
+        self.origin = "timm"
+        self._size = self.preprocessing.crop
+        self._describe()
+
+    def outputs(self, images: Float[Tensor, "b c h w"]) -> Outputs:
+        return tried(self.shape.arch, images.shape[2:], lambda: self._outputs(images, all_of_it=True))
+
+    def pooled(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        return tried(self.shape.arch, images.shape[2:], lambda: self._outputs(images, all_of_it=False).pooled)
+
+    def last_blocks(self, images: Float[Tensor, "b c h w"], count: int) -> list[Float[Tensor, "b t p"]]:
+        """Tokens of the last blocks (stages, of a network without blocks of one grid), each through the final norm."""
+        return tried(self.shape.arch, images.shape[2:], lambda: self._last_blocks(images, count))
+
+    def get_last_selfattention(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads t t"]:
+        """As timm computes it without its fused kernel; registers are left out."""
+        attention, kept = self.model.blocks[-1].attn, list[Tensor]()
+        fused, attention.fused_attn = attention.fused_attn, False
+        hook = attention.attn_drop.register_forward_hook(lambda module, inputs, output: kept.append(inputs[0]))
+        try:
+            tried(self.shape.arch, images.shape[2:], lambda: self.model.forward_features(images))
+        finally:
+            hook.remove()
+            attention.fused_attn = fused
+        prefix = self._prefix()
+        wanted = [0, *range(prefix, kept[0].shape[-1])]
+        return kept[0][:, :, wanted][..., wanted]
+
+    def fit(self, size: int) -> None:
+        """Raises UserError for a size that neither the network nor timm's `set_input_size` takes."""
+        if size == self._size:
+            return
+        try:
+            self._takes(size)
+        except UserError as error:
+            try:
+                self.model.set_input_size(img_size=(size, size))
+                self._takes(size)
+            except Exception:
+                own = self.preprocessing
+                cure = f"give --view own, or --crop {own.crop} --resize {own.resize}"
+                raise UserError(f"timm:{self._name} takes images of {own.crop} pixels only, not {size}: {cure}") from error
+        self._size = size
+        self._describe()
+
+    def fresh(self) -> "TimmModel":
+        device = next(self.parameters()).device
+        found = TimmModel(self._name, self._build(), self._build)
+        found.fit(self._size)
+        return found.to(device).eval().requires_grad_(False)
+
+    def _takes(self, size: int) -> None:
+        images = torch.zeros(1, 3, size, size, device=next(self.parameters()).device)
+        with torch.inference_mode():
+            tried(f"timm:{self._name}", (size, size), lambda: self._outputs(images, all_of_it=True))
+
+    def _describe(self) -> None:
+        """Find out what it has by one image of zeros."""
+        device = next(self.parameters()).device
+        with torch.inference_mode():
+            images = torch.zeros(1, 3, self._size, self._size, device=device)
+            try:
+                found = self._outputs(images, all_of_it=True)
+            except UserError:
+                raise
+            except Exception as error:  # timm has hundreds of architectures
+                raise UserError(f"timm:{self._name} gives no features ({first_line(error)}): give another model") from error
+            self.cls_is_pooled = found.cls is not None and torch.equal(found.cls, found.pooled)
+        abilities: set[Ability] = set()
+        if found.cls is not None:
+            abilities.add("cls")
+        if found.patches is not None:
+            abilities |= {"patches", "blocks"} if hasattr(self.model, "forward_intermediates") else {"patches"}
+        last = getattr(getattr(self.model, "blocks", [None])[-1:][0] if self._has_blocks() else None, "attn", None)
+        if found.cls is not None and hasattr(last, "fused_attn") and hasattr(last, "attn_drop"):
+            abilities.add("attention")
+        self.abilities = frozenset(abilities)
+        side = 1 if found.patches is None else math.isqrt(found.patches.shape[1])
+        blocks = len(self.model.blocks) if self._has_blocks() else 0
+        heads = getattr(last, "num_heads", 0)
+        width, own = found.pooled.shape[1], self.preprocessing
+        self.shape = Architecture(
+            self._name, self._size // side, own.crop, 3, width, blocks, heads, mean=own.mean, std=own.std
+        )
+
+    def _has_blocks(self) -> bool:
+        return isinstance(getattr(self.model, "blocks", None), (nn.Sequential, nn.ModuleList)) and len(self.model.blocks) > 0
+
+    def _prefix(self) -> int:
+        """Number of tokens that are not patches."""
+        return int(getattr(self.model, "num_prefix_tokens", 0))
+
+    def _outputs(self, images: Tensor, *, all_of_it: bool) -> Outputs:
+        features = self.model.forward_features(images)
+        pooled = self.model.forward_head(features, pre_logits=True)
+        if isinstance(pooled, tuple):  # the two heads of a distilled network
+            pooled = sum(pooled) / len(pooled)
+        pooled = pooled.flatten(1)
+        if not all_of_it:
+            return Outputs(pooled, None, None)
+        return Outputs(pooled, *self._tokens(images, features))
+
+    def _tokens(self, images: Tensor, features: Any) -> tuple[Tensor | None, Tensor | None]:
+        """[CLS] and patch tokens of what `forward_features` gave, after the final norm where there is one."""
+        if isinstance(features, Tensor) and features.ndim == 4:
+            last_channels = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+            return None, features.flatten(1, 2) if last_channels else as_patches(features)
+        if isinstance(features, Tensor) and features.ndim == 3 and hasattr(self.model, "num_prefix_tokens"):
+            prefix = self._prefix()
+            has_cls = getattr(self.model, "cls_token", None) is not None
+            patches = features[:, prefix:]
+            if self._is_grid(patches, images):
+                return features[:, 0] if has_cls else None, patches
+        with contextlib.suppress(AttributeError, TypeError, AssertionError, NotImplementedError):
+            (last,) = self.model.forward_intermediates(images, indices=1, output_fmt="NCHW", intermediates_only=True)
+            return None, as_patches(last)
+        return None, None
+
+    @staticmethod
+    def _is_grid(patches: Tensor, images: Tensor) -> bool:
+        """Whether so many tokens are a grid of square patches of images of this size."""
+        height, width = images.shape[2:]
+        area = height * width / patches.shape[1] if patches.shape[1] else 0
+        side = round(math.sqrt(area))
+        return side > 0 and (height // side) * (width // side) == patches.shape[1]
+
+    def _last_blocks(self, images: Tensor, count: int) -> list[Tensor]:
+        if "cls" in self.abilities:
+            with contextlib.suppress(TypeError):
+                layers = self.model.forward_intermediates(
+                    images, indices=count, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+                )
+                return [torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in layers]
+        few = min(count, len(getattr(self.model, "feature_info", [0])) or 1) if not self._has_blocks() else count
+        maps = self.model.forward_intermediates(images, indices=few, norm=True, output_fmt="NCHW", intermediates_only=True)
+        tokens = [as_patches(one) for one in maps]
+        return [torch.cat([one.mean(dim=1, keepdim=True), one], dim=1) for one in tokens]
+
+
+def pretrained_config(name: str) -> Mapping[str, Any]:
+    """timm's `pretrained_cfg` of a name with its tag, or of the architecture's first tag. Raises UserError for a tag it has not."""
+    try:
+        config: Any = timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        arch, _, tag = name.partition(".")
+        tags = ", ".join(one.partition(".")[2] for one in timm.list_pretrained(f"{arch}.*")[:8]) or "none"
+        raise UserError(f"timm has no weights {tag!r} of {arch} (it has: {tags})") from error
+    return {} if config is None else config.to_dict()
+
+
+def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
+    """What timm's own evaluation does to an image (`timm.data.create_transform` with `is_training=False`)."""
+    crop = int(config.get("input_size", (3, 224, 224))[-1])
+    resize = math.floor(crop / (config.get("crop_pct") or USUAL))
+    mean, std = (tuple(map(float, config.get(name) or usual)) for name, usual in (("mean", MEAN), ("std", STD)))
+    interpolation: Any = config.get("interpolation") or "bicubic"
+    mode = config.get("crop_mode") or "center"
+    if mode == "border":
+        raise UserError("timm's crop mode border is not known here: give --crop and --resize")
+    return Preprocessing(mean, std, crop, resize, interpolation, squash=mode == "squash")
+
+
+def built(name: str, **settings: Any) -> nn.Module:
+    """timm's model of that name without a classifier, for images of several sizes where it can be."""
+    for flexible in FLEXIBLE:
+        try:
+            return timm.create_model(name, num_classes=0, **settings, **flexible)
+        except TypeError:
+            if not flexible:
+                raise
+    raise AssertionError("unreachable")
+
+
+def named(path: Path) -> str:
+    """The name with its tag in `timm:NAME[.TAG][@FILE]`."""
+    return str(path).removeprefix("timm:").partition("@")[0]
