@@ -21,7 +21,7 @@ from pretrain.engine import distributed
 from pretrain.images import values
 from pretrain.images.open import has_part, open_images
 from pretrain.images.source import Images
-from probes.features.cache import STANDARD, extract
+from probes.features.cache import extract
 from probes.shared import feature_files as files
 from probes.shared import record_name
 from probes.shared.feature_files import Part
@@ -83,6 +83,8 @@ def main(arguments: Sequence[str]) -> None:
     out, began = options.out or Path("features.parquet"), time.perf_counter()
     files.refuse_other_suffix(out)
     with open_subject(options) as subject:
+        if options.patches:
+            require(subject.backbone, "patches")
         places.tried(out)
         work = places.below(out.parent, f".{out.name}.work") if options.patches else None
         asked = replace(options, cache=work or options.cache)
@@ -100,7 +102,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _part(name: str, images: Images, subject: Viewed, options: EmbedOptions) -> Part:
-    found = extract(subject.backbone, images, subject.view, options, (*STANDARD, "patches") if options.patches else STANDARD)
+    arrays = standard(subject.backbone)
+    found = extract(subject.backbone, images, subject.view, options, (*arrays, "patches") if options.patches else arrays)
     return Part(name, images, found.cls, found.arrays["patches"] if options.patches else None)
 
 

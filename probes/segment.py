@@ -26,11 +26,12 @@ from checkpoints import terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
 from pretrain.evaluate import finite, knn, views
 from pretrain.models.backbone import Backbone
+from pretrain.models.measured import require
 from pretrain.sample import dense as sample_dense
 from probes.shared import label_maps
 from probes.shared import record as results
 from probes.shared.label_maps import NOTHING, Survey, Zero, stored
-from probes.shared.subject import Frozen, open_frozen, untrained
+from probes.shared.subject import Frozen, made_ready, open_frozen, untrained
 
 FOLDERS = {"train": ("images/training", "annotations/training"), "val": ("images/validation", "annotations/validation")}
 BLOCKS = 4
@@ -120,7 +121,7 @@ def _listed(root: Path, part: str, options: SegmentOptions) -> Labelled:
 def view(pixels: Path | np.ndarray, backbone: Backbone, size: int) -> Float[Tensor, "c s s"]:
     """An image as the probes see it, turned by its EXIF orientation as its label map is."""
     array = np.asarray(_turned(pixels).convert("RGB")) if isinstance(pixels, Path) else pixels
-    return views.evaluation_view(array, size, size, backbone.shape.mean, backbone.shape.std)
+    return views.evaluation_view(array, size, size, mean=backbone.shape.mean, std=backbone.shape.std)
 
 
 def _turned(path: Path) -> Image.Image:
@@ -312,11 +313,13 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(SegmentOptions, arguments, prog="python -m probes.segment")
     began = time.perf_counter()
     subject = open_frozen(Frozen(ckpt=options.ckpt, key=options.key))
+    require(subject.backbone, "blocks")
     loaded, stride = subject.loaded, subject.backbone.shape.stride
     out = results.place(options.out, loaded, f"segment_{options.head}", options)
     data = open_data(options)
     if data.size % stride:
         raise UserError(f"--size {data.size} is not divisible by {stride}, the pixels of a token's side")
+    made_ready(subject.backbone, data.size)
     in_maps = look_through(data, options.zero, options.data)
     classes = label_maps.count(in_maps, options.zero)
     names = None if options.data == "sample" else label_maps.class_names(Path(options.data))

@@ -103,7 +103,7 @@ def frozen(subject: Viewed, few: Few, options: SemiOptions, out: Path) -> Measur
     neighbours = knn.KnnOptions(**common_values)
     near = knn.of_backbone(subject, few.parts, neighbours).best()[1]
     grid = linear_protocol.LinearOptions(**common_values | {"batch_size": linear_protocol.BATCH}, epochs=options.epochs)
-    kind = linear_head.default_features(subject.loaded.backbone.shape)
+    kind = linear_head.default_features(subject.backbone)
     lrs = tuple(rate * grid.batch_size / 256 for rate in grid.lr)
     settings = linear_train.Settings(lrs, grid.epochs, options.mode or linear_protocol.default_mode(options.data), kind, "test")
     division = linear_train.Division(few.parts.train, few.parts.val, few.parts.val)

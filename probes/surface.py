@@ -40,11 +40,11 @@ def load(checkpoint: str | Path | None = None, *, key: str = "teacher", device: 
     It maps images [b, c, h, w], normalised by `backbone.shape.mean` and `.std`, to tokens [b, 1 + patches, d], [CLS] first. `key`
     is `teacher` or `student`.
     """
-    from pretrain.models.backbone import load_backbone
+    from pretrain.backbones.open import open_backbone
     from probes.shared.subject import named_device
 
     path = None if checkpoint is None else Path(checkpoint)
-    return load_backbone(path, key=key).backbone.to(named_device(device))
+    return open_backbone(path, key=key).backbone.to(named_device(device))
 
 
 def embed(
@@ -61,12 +61,13 @@ def embed(
 ) -> Embeddings:
     """Features of all images of a data set, or of one `part` (`train`, `val`); whatever --data takes.
 
-    They come from the cache that all probes share where they are there. `crop` and `resize` are in pixels, by default as `python
+    A torch module of one's own by the protocol of docs/backbones.md is a backbone too. Features come from the cache that all probes share where they are there. `crop` and `resize` are in pixels, by default as `python
     -m probes.embed` has them.
     """
+    from pretrain.backbones import own
     from probes.features.embedding import embedded
 
-    network = load(backbone) if isinstance(backbone, (str, Path)) else backbone
+    network = load(backbone) if isinstance(backbone, (str, Path)) else own.known(backbone)
     options = {"crop": crop, "resize": resize, "limit": limit, "batch_size": batch_size, "workers": workers}
     return Embeddings(*embedded(network, str(data), part, Path(cache) if cache else None, **options))
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.models._helpers import clean_state_dict
 from torch import Tensor, nn
 

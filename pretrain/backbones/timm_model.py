@@ -118,9 +118,10 @@ class TimmModel(Measured):
         blocks = len(self.model.blocks) if self._has_blocks() else 0
         heads = getattr(last, "num_heads", 0)
         width, own = found.pooled.shape[1], self.preprocessing
-        self.shape = Architecture(
-            self._name, self._size // side, own.crop, 3, width, blocks, heads, mean=own.mean, std=own.std
-        )
+        self.shape = Architecture(self._name, self._size // side, self._size, 3, width, blocks, heads, mean=own.mean, std=own.std)
+        embedding = getattr(self.model, "patch_embed", None)
+        patch = getattr(embedding, "patch_size", 1)
+        self.multiple = int(patch if isinstance(patch, int) else patch[0])
 
     def _has_blocks(self) -> bool:
         return isinstance(getattr(self.model, "blocks", None), (nn.Sequential, nn.ModuleList)) and len(self.model.blocks) > 0
@@ -177,7 +178,7 @@ class TimmModel(Measured):
 
 
 def pretrained_config(name: str) -> Mapping[str, Any]:
-    """timm's `pretrained_cfg` of a name with its tag, or of the architecture's first tag. Raises UserError for a tag it has not."""
+    """timm's `pretrained_cfg` of a name with its tag, or of the first tag. Raises UserError for a tag that timm has not."""
     try:
         config: Any = timm.models.get_pretrained_cfg(name)
     except RuntimeError as error:

@@ -23,6 +23,7 @@ from pretrain.evaluate.views import evaluation_view
 from pretrain.images.decode import BadImage
 from pretrain.images.source import Images
 from pretrain.models.backbone import Backbone
+from pretrain.models.measured import pooled
 
 TEMPERATURE = 0.07
 KS = (10, 20, 100, 200)
@@ -36,7 +37,7 @@ PIECE = 65536
 def features(
     backbone: Backbone, images: Images, *, resize: int, crop: int, batch_size: int = 256, workers: int = 0, reduced: bool = False
 ) -> Float[Tensor, "q d"]:
-    """Last [CLS] token of every image, of length one, float32 on the CPU, on the probes' centre crop.
+    """Last [CLS] token (or pooled feature) of every image, of length one, float32 on the CPU, on the probes' centre crop.
 
     `workers` processes decode; `reduced`: large JPEGs at a fraction of their size, which moves pixels by about one level of 255.
     Raises WorkError naming an image whose token is not finite.
@@ -48,7 +49,7 @@ def features(
     crops = fed(views, batches, min(workers, len(batches)), collate=torch.stack, ahead=2, pin_memory=device.type == "cuda")
     for numbers, batch in zip(batches, crops, strict=True):
         with torch.inference_mode():
-            tokens = backbone(batch.to(device, non_blocking=True))[:, 0].float()
+            tokens = pooled(backbone, batch.to(device, non_blocking=True)).float()
             finite.checked(tokens, backbone, lambda row, numbers=numbers: images.where(numbers[row]))  # type: ignore[misc]
             blocks.append(F.normalize(tokens, dim=1).cpu())
     return torch.cat(blocks)
@@ -62,7 +63,7 @@ class _Views(Dataset[Any]):
 
     def __getitem__(self, number: int) -> Tensor:
         pixels = read(self._images, number, REDUCTION_MARGIN * self._resize if self._reduced else None)
-        return evaluation_view(pixels, self._resize, self._crop, self._shape.mean, self._shape.std)
+        return evaluation_view(pixels, self._resize, self._crop, mean=self._shape.mean, std=self._shape.std)
 
 
 def read(images: Images, number: int, least: int | None = None) -> np.ndarray:
@@ -83,7 +84,7 @@ def pixels(
     images: Images, mean: Sequence[float] = augment.MEAN, std: Sequence[float] = augment.STD, *, resize: int, crop: int
 ) -> Float[Tensor, "q d"]:
     """The baseline that has learnt nothing: each image's normalised pixels, of length one."""
-    views = [evaluation_view(read(images, n), resize, crop, mean, std).flatten() for n in range(len(images))]
+    views = [evaluation_view(read(images, n), resize, crop, mean=mean, std=std).flatten() for n in range(len(images))]
     return F.normalize(torch.stack(views), dim=1)
 
 

@@ -21,13 +21,23 @@ def evaluation_box(width: int, height: int, resize: int, crop: int) -> tuple[tup
 
 
 def evaluation_view(
-    pixels: Pixels, resize: int, crop: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    pixels: Pixels,
+    resize: int,
+    crop: int,
+    interpolation: str = "bicubic",
+    squash: bool = False,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> Float[Tensor, "c crop crop"]:
-    """The probes' view of an image: shorter side to `resize` (bicubic, antialiased), centre `crop`, normalised."""
+    """The probes' view of an image: shorter side to `resize` (antialiased), centre `crop`, normalised.
+
+    `squash`: both sides to `resize`, whatever the image's proportions.
+    """
     height, width, channels = pixels.shape
-    size, left, upper = evaluation_box(width, height, resize, crop)
+    size, left, upper = evaluation_box(resize if squash else width, resize if squash else height, resize, crop)
     planes = [pixels] if channels == 3 and pixels.dtype == np.uint8 else [pixels[:, :, channel] for channel in range(channels)]
-    resized = [np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC)) for plane in planes]
+    filter_ = Image.Resampling[interpolation.upper()]
+    resized = [np.asarray(Image.fromarray(plane).resize(size, filter_)) for plane in planes]
     whole = resized[0] if resized[0].ndim == 3 else np.stack(resized, axis=-1)
     cut = torch.from_numpy(whole[upper : upper + crop, left : left + crop].copy()).permute(2, 0, 1)[None]
     return color_ops.normalise(cut.float() / 255 if cut.dtype == torch.uint8 else cut, mean, std)[0]

@@ -52,14 +52,16 @@ class Outputs(NamedTuple):
 class Measured(nn.Module):
     """A frozen network of any kind behind one face.
 
-    `shape` describes it as `Architecture` does our own, with `patch_size` as the pixels of a patch token's side (of the whole image
-    where there is no grid). `origin` is what else decides its outputs besides weights and shape: part of the key of kept features.
+    `shape` describes it as `Architecture` does our own; its `patch_size` are the pixels of a patch token's side (of the whole
+    image where there is no grid). `origin` is what decides its outputs besides weights and shape, for the key of kept features.
     """
 
     shape: Architecture
     preprocessing: Preprocessing
     abilities: frozenset[Ability]
     origin: str = ""
+    multiple: int = 1
+    """Sides of images must be multiples of it."""
     cls_is_pooled: bool = False
     """Whether the pooled feature is the [CLS] token of the last block."""
 
@@ -128,7 +130,10 @@ def pooled_and_patches(
         return tokens[:, 0], tokens[:, 1:]
     require(backbone, "patches")
     found = backbone.outputs(images)
-    assert found.patches is not None
+    height, width = images.shape[2:]
+    stride = backbone.shape.stride
+    if found.patches is None or found.patches.shape[1] != (height // stride) * (width // stride):
+        raise UserError(f"{backbone.shape.arch} gives no grid of patches for images of {height} x {width}: give another size")
     return found.pooled, found.patches
 
 

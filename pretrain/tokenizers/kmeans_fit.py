@@ -87,7 +87,7 @@ def _batches(images: Images, look: Look) -> Iterator[tuple[list[int], Float[Tens
         views: dict[int, Tensor] = {}
         for number in range(start, min(start + BATCH, len(images))):
             try:
-                views[number] = evaluation_view(images[number], resize, look.size, look.mean, look.std)
+                views[number] = evaluation_view(images[number], resize, look.size, mean=look.mean, std=look.std)
             except BadImage:
                 continue
         if views:

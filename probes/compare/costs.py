@@ -10,11 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints import checked, escape, reading, store
 from checkpoints.cli import UserError, WorkError
-from pretrain.models.backbone import Backbone, load_backbone
+from pretrain.backbones.open import open_backbone
+from pretrain.models.backbone import Backbone
 from probes.compare.plan import CompareOptions, Protocol, checkpoint_stamp
-from probes.features.cache import STANDARD, represent
+from probes.features.cache import represent, standard
 from probes.shared import record_name
-from probes.shared.subject import named_device
+from probes.shared.subject import made_ready, named_device
 
 LEAST = 2.0
 """Seconds of measuring."""
@@ -41,7 +42,8 @@ def of(model: str, protocol: Protocol, options: CompareOptions) -> Cost | None:
     if kept is not None:
         return kept
     try:
-        backbone = load_backbone(Path(model), key=options.key).backbone.to(device)
+        backbone = open_backbone(Path(model), key=options.key).backbone.to(device)
+        made_ready(backbone, protocol.crop)
         found = measured(backbone, protocol.crop, options.precision)
     except (UserError, WorkError):
         return None
@@ -55,10 +57,10 @@ def measured(backbone: Backbone, crop: int, precision: str) -> Cost:
     images = torch.zeros(BATCH, backbone.shape.channels, crop, crop, device=device)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         with FlopCounterMode(display=False) as counter:
-            represent(backbone, images[:1], STANDARD)
+            represent(backbone, images[:1], standard(backbone))
         done, began = 0, time.perf_counter()
         while time.perf_counter() - began < LEAST:
-            represent(backbone, images, STANDARD)
+            represent(backbone, images, standard(backbone))
             if device.type == "cuda":
                 torch.cuda.synchronize()
             done += BATCH

@@ -31,6 +31,7 @@ from pretrain.evaluate.views import evaluation_view
 from pretrain.images.digests import digest
 from pretrain.images.source import Images, Subset
 from pretrain.models.backbone import Backbone
+from pretrain.models.measured import Measured, pooled_and_patches, require
 from pretrain.models.vit import ViT
 from probes.features import kept
 from probes.shared import console, stored
@@ -66,12 +67,15 @@ class Features(NamedTuple):
 
 
 STANDARD = ("blocks", "mean")
+"""Of our own backbones, by one forward; see `standard`."""
 
 
 def side_by_side(arrays: Mapping[str, Any], kind: str) -> list[Any]:
     """The arrays that a kind of features concatenates: `cls`, `cls4`, `cls+mean`, or an array by its own name."""
     if kind == "cls4":
         return [arrays["blocks"]]
+    if "pooled" in arrays and kind in ("cls", "cls+mean"):
+        return [arrays["pooled"], *([arrays["mean"]] if kind == "cls+mean" else [])]
     if kind in ("cls", "cls+mean"):
         last = arrays["blocks"][:, -arrays["mean"].shape[1] :]
         return [last, arrays["mean"]] if kind == "cls+mean" else [last]
@@ -83,22 +87,39 @@ def array_of(features: str) -> str:
     return {"patches": "raw_mean", "patches_norm": "mean"}.get(features, features)
 
 
-def needed(kind: str) -> tuple[str, ...]:
-    """The arrays behind a kind of features."""
+def needed(kind: str, backbone: Backbone | None = None) -> tuple[str, ...]:
+    """The arrays behind a kind of features of a backbone. Raises UserError where a measured one has no such features."""
+    if isinstance(backbone, Measured):
+        if kind in ("cls", "cls+mean", "mean"):
+            if kind != "cls":
+                require(backbone, "patches")
+            return standard(backbone)
+        if kind == "cls4":
+            require(backbone, "cls", "blocks")
+            return ("blocks",)
     return STANDARD if kind in ("cls", "cls4", "cls+mean", "mean") else (kind,)
 
 
+def standard(backbone: Backbone) -> tuple[str, ...]:
+    """Arrays that most probes need: of a measured backbone the pooled feature, with the mean patch where there are patches."""
+    if not isinstance(backbone, Measured):
+        return STANDARD
+    return ("pooled", "mean") if "patches" in backbone.abilities else ("pooled",)
+
+
 def extract(
-    backbone: Backbone | StoredBackbone, images: Images, view: View, options: Common, arrays: tuple[str, ...] = STANDARD
+    backbone: Backbone | StoredBackbone, images: Images, view: View, options: Common, arrays: tuple[str, ...] = ()
 ) -> Features:
     """Features of all images, from the cache where they are there. All processes must call it, and all get everything.
 
-    `arrays` as in `represent`. Raises UserError naming an image that cannot be read, WorkError one whose features are not finite,
-    and where there is no room. Kept ones that do not agree with their checksum are computed again, which is said.
+    `arrays` as in `represent`, by default those of `standard`. Raises UserError naming an image that cannot be read, WorkError
+    one whose features are not finite, and where there is no room. Kept ones that do not agree with their checksum are computed
+    again, which is said.
     """
     if (known := stored.features(images)) is not None:
         return Features({"blocks": known, "mean": known})
     assert not isinstance(backbone, StoredBackbone)
+    arrays = arrays or standard(backbone)
     about = description(backbone, images, view, options.precision, arrays)
     folder = _folder(about, options)
     if isinstance(images, Subset) and (some := _of_whole(backbone, images, view, options, arrays)) is not None:
@@ -150,13 +171,14 @@ def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 def description(backbone: Backbone, images: Images, view: View, precision: str, arrays: Sequence[str]) -> dict[str, Any]:
     """All that decides the features, as plain values."""
-    return {
+    origin = {"origin": backbone.origin} if isinstance(backbone, Measured) else {}
+    return origin | {
         "version": VERSION,
         "weights": weights_digest(backbone),
         "shape": {name: one for name, one in backbone.shape._asdict().items() if name != "value_range" or one},
         "images": images.fingerprint(),
         "channels": images.channels,
-        "view": list(view),
+        "view": list(view if view[2:] != View(0, 0)[2:] else view[:2]),
         "precision": precision,
         "arrays": list(arrays),
     }
@@ -173,8 +195,10 @@ def represent(backbone: Backbone, crops: Float[Tensor, "b c h w"], arrays: Seque
     `blocks` [b, w]: [CLS] (Swin: mean token) of the last four blocks, side by side, the last one at the end. `mean` [b, d]: mean
     of the last block's patch tokens. `patches` [b, t, d]: those. `raw_mean` [b, d]: their mean before the final norm (the
     original's average pooling, whose norm is the identity). `partsK` [b, d]: mean of the K patch tokens, without the final norm,
-    at which the last [CLS] looks most (paper Figure 5).
+    at which the last [CLS] looks most (paper Figure 5). `pooled` [b, d]: a measured backbone's pooled feature.
     """
+    if isinstance(backbone, Measured):
+        return {name: value.float() for name, value in _of_measured(backbone, crops, arrays).items()}
     found: dict[str, Tensor] = {}
     if {"blocks", "mean", "patches"} & set(arrays):
         outputs = backbone.last_blocks(crops, BLOCKS)
@@ -190,6 +214,23 @@ def represent(backbone: Backbone, crops: Float[Tensor, "b c h w"], arrays: Seque
         ranked = tokens.gather(1, order)
         found |= {name: ranked[:, :count].mean(dim=1) for name, count in counts.items()}
     return {name: found[name].float() for name in arrays}
+
+
+def _of_measured(backbone: Measured, crops: Tensor, arrays: Sequence[str]) -> dict[str, Tensor]:
+    """`represent` of a backbone that is only measured. Raises UserError for what it has not."""
+    if strange := [name for name in arrays if name not in ("pooled", "mean", "patches", "blocks")]:
+        words = "patch tokens before the final norm" if strange[0] == "raw_mean" else "those patches"
+        raise UserError(f"{backbone.shape.arch}: {words} are read of iBOT's own networks only: give other --features")
+    found: dict[str, Tensor] = {}
+    if {"mean", "patches"} & set(arrays):
+        pooled, patches = pooled_and_patches(backbone, crops)
+        found = {"pooled": pooled, "patches": patches, "mean": patches.mean(dim=1)}
+    elif "pooled" in arrays:
+        found["pooled"] = backbone.pooled(crops)
+    if "blocks" in arrays:
+        require(backbone, "cls", "blocks")
+        found["blocks"] = torch.cat([tokens[:, 0] for tokens in backbone.last_blocks(crops, BLOCKS)], dim=1)
+    return {name: found[name] for name in arrays}
 
 
 def _fill(

@@ -22,6 +22,6 @@ def embedded(
     images = open_images(data, whole, shape.channels, shape.value_range)
     values.refuse_others(images)
     images = limited(images, asked)
-    found = np.array(extract(backbone, images, view_of(shape, asked), asked).cls)
+    found = np.array(extract(backbone, images, view_of(backbone, asked), asked).cls)
     labels = None if images.labels is None else np.asarray(images.labels, dtype=np.int64)
     return found, [images.where(number) for number in range(len(images))], labels, [str(name) for name in images.classes]

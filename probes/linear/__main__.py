@@ -41,12 +41,12 @@ def measure(subject: Viewed, parts: Parts, options: LinearOptions, out: Path) ->
     images = linear_train.Division(train, chooser, parts.val)
     mode = options.mode or default_mode(options.data)
     pooled = options.embeddings is not None
-    kind = "cls" if pooled else array_of(options.features or default_features(subject.loaded.backbone.shape))
+    kind = "cls" if pooled else array_of(options.features or default_features(subject.backbone))
     settings = linear_train.Settings(
         tuple(rate * options.batch_size / 256 for rate in options.lr), options.epochs, mode, kind, options.select
     )
     if mode == "cached" and images.train is not parts.train:  # once for all ways to keep a tenth apart
-        extract(subject.loaded.backbone, parts.train, subject.view, options, needed(kind))
+        extract(subject.loaded.backbone, parts.train, subject.view, options, needed(kind, subject.backbone))
     trained = linear_train.train(subject, images, settings, options, out.with_suffix(".state.pt"))
     best, last = chosen(trained, options.lr), chosen(trained, options.lr, last=True)
     seconds = time.perf_counter() - began

@@ -22,6 +22,7 @@ from pretrain.evaluate import finite, knn
 from pretrain.evaluate.views import evaluation_box
 from pretrain.images.source import Images
 from pretrain.models.backbone import Backbone
+from pretrain.models.measured import Measured, pooled, pooled_and_patches
 from probes.features.cache import weights_digest
 from probes.shared.console import steps
 
@@ -75,14 +76,20 @@ def features(backbone: Backbone, crops: Float[Tensor, "b 3 h w"], kind: str) -> 
 def _features(backbone: Backbone, crops: Tensor, kind: str) -> Tensor:
     if kind == FOUR:
         return torch.cat([tokens[:, 0] for tokens in backbone.last_blocks(crops, 4)], dim=1).float()
-    tokens = backbone(crops).float()
     if kind == LAST:
-        return tokens[:, 0]
-    return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
+        return pooled(backbone, crops).float()
+    first, patches = (part.float() for part in pooled_and_patches(backbone, crops))
+    return torch.cat([first, patches.mean(dim=1)], dim=1)
 
 
-def default_features(shape: Architecture) -> str:
-    """Features of the paper's linear probe for such a network (Table 1)."""
+def default_features(backbone: Backbone) -> str:
+    """Features of the paper's linear probe for such a network (Table 1).
+
+    Of a backbone that is only measured its pooled feature, unless that is the last [CLS] token as in the paper's networks.
+    """
+    shape = backbone.shape
+    if isinstance(backbone, Measured) and not (backbone.cls_is_pooled and "blocks" in backbone.abilities):
+        return LAST
     return MEAN if shape.kind != "swin" and shape.embed_dim >= WIDE else FOUR
 
 
@@ -127,7 +134,7 @@ def linear_head(backbone: Backbone, images: Images, view: View, batch_size: int,
     """
     if images.labels is None:
         raise UserError(f"{images.name} has no labels: a linear head needs class sub-folders, or a label column")
-    kind = default_features(backbone.shape)
+    kind = default_features(backbone)
     found = torch.cat(
         [
             features(backbone, crops, kind)

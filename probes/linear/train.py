@@ -140,7 +140,9 @@ class LabelledFeatures(NamedTuple):
 
 def labelled_features(subject: Viewed, images: Images, settings: Settings, options: Common) -> LabelledFeatures:
     """Centre-crop features of these images."""
-    found = extract(subject.loaded.backbone, images, subject.view, options, settings.arrays or needed(settings.kind))
+    found = extract(
+        subject.loaded.backbone, images, subject.view, options, settings.arrays or needed(settings.kind, subject.backbone)
+    )
     return LabelledFeatures(found, labels_of(images), settings.kind, subject.device)
 
 
@@ -192,7 +194,7 @@ def _augmented(
     labels, backbone = labels_of(images), subject.loaded.backbone
     for numbers, crops in zip(steps, crops_of, strict=False):  # the crops of later epochs follow
         with torch.inference_mode(), torch.autocast(subject.device.type, torch.bfloat16):
-            found = represent(backbone, crops.to(subject.device, non_blocking=True), needed(kind))
+            found = represent(backbone, crops.to(subject.device, non_blocking=True), needed(kind, backbone))
             features = torch.cat(side_by_side(found, kind), dim=1)
         finite.checked(features, backbone, lambda row, numbers=numbers: images.where(int(numbers[row])))  # type: ignore[misc]
         yield features.clone(), labels[numbers].to(subject.device)

@@ -107,7 +107,9 @@ def attention(subject: Viewed, images: Images) -> str:
         return report_page.paragraph(f"{backbone.shape.arch} has no [CLS] token whose attention could be read.")
     side = subject.view.crop * FINER
     numbers = chosen(len(images))
-    crops = torch.stack([views.evaluation_view(images[n], side, side, backbone.shape.mean, backbone.shape.std) for n in numbers])
+    crops = torch.stack(
+        [views.evaluation_view(images[n], side, side, mean=backbone.shape.mean, std=backbone.shape.std) for n in numbers]
+    )
     with torch.inference_mode():
         maps = backbone.get_last_selfattention(crops.to(subject.device))[:, :, 0, 1:].float().cpu()
     grid = maps.unflatten(2, (side // backbone.shape.patch_size, -1))

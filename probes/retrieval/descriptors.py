@@ -17,6 +17,7 @@ from pretrain.batches.color_ops import normalise
 from pretrain.evaluate import finite, knn
 from pretrain.images.source import Images
 from pretrain.models.backbone import Backbone
+from pretrain.models.measured import pooled, pooled_and_patches
 from probes.shared.console import steps
 
 SCALES = (1.0, 2**-0.5, 0.5)
@@ -42,7 +43,7 @@ def landmark(backbone: Backbone, pixels: np.ndarray, size: int, scales: tuple[fl
     shrink = min(1.0, size / max(height, width))
     box = max(round(width * shrink), 1), max(round(height * shrink), 1)
     whole = seen(pixels, box, Image.Resampling.LANCZOS, backbone).to(next(backbone.parameters()).device)
-    found = [backbone(_whole_patches(_scaled(whole, scale), backbone.shape.stride))[0, 0].float() for scale in scales]
+    found = [pooled(backbone, _whole_patches(_scaled(whole, scale), backbone.shape.stride))[0].float() for scale in scales]
     return F.normalize(torch.stack(found).mean(dim=0), dim=0)
 
 
@@ -60,9 +61,9 @@ def _whole_patches(image: Float[Tensor, "1 c h w"], stride: int) -> Float[Tensor
 def copy(backbone: Backbone, pixels: np.ndarray, size: int) -> Float[Tensor, " d"]:
     """[CLS] beside the generalised mean of the patch tokens, of the image squeezed into a square."""
     square = seen(pixels, (size, size), Image.Resampling.BICUBIC, backbone).to(next(backbone.parameters()).device)
-    tokens = backbone(square)[0].float()
-    pooled = tokens[1:].clamp(min=LEAST).pow(POWER).mean(dim=0).pow(1 / POWER)
-    return torch.cat([tokens[0], pooled])
+    first, patches = (part[0].float() for part in pooled_and_patches(backbone, square))
+    gem = patches.clamp(min=LEAST).pow(POWER).mean(dim=0).pow(1 / POWER)
+    return torch.cat([first, gem])
 
 
 def describe(backbone: Backbone, images: Images, how: Describe) -> Float[Tensor, "b d"]:

@@ -12,11 +12,12 @@ from checkpoints import places
 from checkpoints.cli import UserError
 from pretrain.images.source import Files, Images, InMemory, Subset
 from pretrain.models.backbone import Backbone
+from pretrain.models.measured import require
 from pretrain.sample import retrieval
 from probes.retrieval import copydays, descriptors, revisited
 from probes.retrieval.descriptors import Describe
 from probes.retrieval.revisited import Truth
-from probes.shared.subject import Frozen
+from probes.shared.subject import Frozen, made_ready, paper_crop
 
 PAPER_SIZE = 512
 """Pixels of the longer side for landmarks."""
@@ -92,9 +93,11 @@ def _files(root: Path, names: Sequence[str], what: str) -> Images:
 
 def _copies(options: RetrievalOptions, backbone: Backbone) -> Task:
     blocks = copydays.open_blocks(options.data)
-    size = options.size or backbone.shape.image_size
+    require(backbone, "patches")
+    size = options.size or paper_crop(backbone)
     if size % backbone.shape.stride:
         raise UserError(f"--size {size} is not divisible by {backbone.shape.stride}, the pixels of a token's side")
+    made_ready(backbone, size)
     originals = blocks[copydays.ORIGINAL]
     truth = {name: copydays.positives(block, originals)[: options.limit] for name, block in blocks.items()}
     queries = {name: Subset(block.images, np.arange(len(truth[name]))) for name, block in blocks.items()}

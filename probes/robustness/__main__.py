@@ -23,7 +23,7 @@ from probes.robustness import class_maps, suites
 from probes.robustness.suites import RobustnessOptions
 from probes.shared import record
 from probes.shared.console import table
-from probes.shared.subject import Subject, open_frozen
+from probes.shared.subject import Subject, made_ready, open_frozen, paper_crop
 from probes.visualize import gallery
 
 TABLES = {"shuffle": "F10_shuffle", "inr": "", "sketch": ""}
@@ -82,9 +82,10 @@ def main(arguments: Sequence[str]) -> None:
     began = time.perf_counter()
     subject = open_frozen(options)
     path = record.place(options.out, subject.loaded, f"robustness_{options.suite}", options)
-    crop, stride = options.crop or subject.backbone.shape.image_size, subject.backbone.shape.stride
+    crop, stride = options.crop or paper_crop(subject.backbone), subject.backbone.shape.stride
     if crop % stride:
         raise UserError(f"--crop {crop} is not divisible by {stride}, the pixels of a token's side")
+    made_ready(subject.backbone, crop)
     task = suites.prepare(options, subject)
     found = head_for(options, subject, crop)
     terminal.say(f"linear head: {found.source}, {len(found.head.classes)} classes")

@@ -22,7 +22,7 @@ from probes.robustness import class_maps, drops, imagenet9, imagenet_c, imagenet
 from probes.robustness.occlusion import Saliency
 from probes.robustness.occlusion_plots import Change
 from probes.shared.console import steps
-from probes.shared.subject import Frozen, Subject, of_several_classes
+from probes.shared.subject import Frozen, Subject, of_several_classes, paper_crop
 from probes.visualize import inputs
 from probes.visualize.gallery import Shown
 
@@ -233,7 +233,7 @@ def open_saliency(options: RobustnessOptions, subject: Subject) -> Saliency:
         raise UserError(
             f"--saliency-head {options.saliency_head}: the saliency network has heads 0 to {network.shape.num_heads - 1}"
         )
-    crop, patch = options.crop or subject.backbone.shape.image_size, network.shape.patch_size
+    crop, patch = options.crop or paper_crop(subject.backbone), network.shape.patch_size
     if crop % patch:
         raise UserError(f"--saliency {name} sees patches of {patch} pixels, which do not divide crops of {crop}")
     return Saliency(network, options.saliency_head, name)

@@ -12,12 +12,14 @@ import torch
 
 from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError
+from pretrain.backbones.open import open_backbone
 from pretrain.engine import distributed
 from pretrain.evaluate.views import evaluation_resize
 from pretrain.images import values
 from pretrain.images.open import has_part, open_images
 from pretrain.images.source import Images, Subset, aligned, subset, with_labels
-from pretrain.models.backbone import Backbone, Loaded, load_backbone, make
+from pretrain.models.backbone import Backbone, Loaded, make
+from pretrain.models.measured import Measured
 from probes.shared import record, stored
 from probes.shared.labelled import without_labels
 
@@ -59,9 +61,13 @@ class Common(Frozen):
     val: str | None = None
     """The test images where --data has no such part."""
     crop: int | None = None
-    """Pixels of the centre crop (default: what the checkpoint was trained on)."""
+    """Pixels of the centre crop (default: the paper's 224 for every backbone; what a checkpoint of crops below 160 was trained
+    on)."""
     resize: int | None = None
     """Pixels of the shorter side before the crop (default: crop x 256 / 224; the crop itself below 160)."""
+    view: Literal["paper", "own"] = "paper"
+    """Where --crop and --resize are not given: the paper's view, or the backbone's own preprocessing (its size, share of the crop
+    and interpolation). Mean and deviation are always its own."""
     workers: int | None = None
     """Processes that decode images (default: one a core, none for few images)."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -81,10 +87,13 @@ class Probed(Common):
 
 
 class View(NamedTuple):
-    """Preprocessing: shorter side to `resize`, bicubic, then the centre `crop`, in pixels."""
+    """Preprocessing: shorter side to `resize`, then the centre `crop`, in pixels."""
 
     resize: int
     crop: int
+    interpolation: str = "bicubic"
+    squash: bool = False
+    """Both sides to `resize`, whatever an image's proportions."""
 
 
 class Parts(NamedTuple):
@@ -113,6 +122,8 @@ class Viewed(Subject):
     view: View
 
 
+PAPER_CROP, SMALL = 224, 160
+"""The paper's centre crop; checkpoints of smaller crops than the second keep their own."""
 AnySubject = TypeVar("AnySubject", bound=Subject)
 
 
@@ -122,7 +133,7 @@ def open_frozen(options: Frozen, *, full: bool = False) -> Subject:
     Raises UserError for a device that is not there, and for a backbone of other images than pictures of three channels.
     """
     device = named_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    loaded = load_backbone(options.ckpt, key=options.key, full=full)
+    loaded = open_backbone(options.ckpt, key=options.key, full=full)
     if loaded.backbone.shape.channels != 3:
         raise UserError(f"{loaded.path} takes {loaded.backbone.shape.channels} channels: this command is for pictures of three")
     values.refuse_range(loaded.backbone.shape, loaded.path)
@@ -141,8 +152,8 @@ def open_subject(options: Common, full: bool = False) -> Iterator[Viewed]:
             stored.check(options)
             yield Viewed(stored.loaded(file), device, View(0, 0))
             return
-        loaded = distributed.main_first(partial(load_backbone, options.ckpt, key=options.key, full=full))
-        view = view_of(loaded.backbone.shape, options)
+        loaded = distributed.main_first(partial(open_backbone, options.ckpt, key=options.key, full=full))
+        view = view_of(loaded.backbone, options)
         found = Viewed(loaded._replace(backbone=loaded.backbone.to(device)), device, view)
         yield untrained(found, options.seed) if options.untrained else found
 
@@ -155,7 +166,10 @@ def embeddings_of(options: Common) -> Path | None:
 def untrained(subject: AnySubject, seed: int) -> AnySubject:
     """A subject of the same architecture with random weights."""
     torch.manual_seed(seed)
-    fresh = make(subject.backbone.shape, maskable=False).to(subject.device).eval().requires_grad_(False)
+    own = subject.backbone
+    if isinstance(own, Measured):
+        return replace(subject, loaded=subject.loaded._replace(backbone=own.fresh()))
+    fresh = make(own.shape, maskable=False).to(subject.device).eval().requires_grad_(False)
     return replace(subject, loaded=subject.loaded._replace(backbone=fresh))
 
 
@@ -174,13 +188,39 @@ def named_device(name: str) -> torch.device:
     return device
 
 
-def view_of(shape: Architecture, options: Common) -> View:
-    """The view of the flags, by default of the checkpoint's training. Raises UserError where patches do not fit."""
-    crop = options.crop or shape.image_size
-    resize = options.resize or evaluation_resize(crop)
-    if crop % shape.patch_size or resize < crop:
-        raise UserError(f"--crop {crop} must be divisible by the patch size {shape.patch_size} and at most --resize {resize}")
-    return View(resize, crop)
+def view_of(backbone: Backbone, options: Common) -> View:
+    """The view of the flags, which the backbone is then made ready for. Raises UserError for one that it cannot take."""
+    own = options.view == "own"
+    if own and (options.crop or options.resize):
+        raise UserError("--view own takes size and crop from the backbone: leave --crop and --resize out")
+    if own and isinstance(backbone, Measured):
+        its = backbone.preprocessing
+        view = View(its.resize, its.crop, its.interpolation, its.squash)
+    else:
+        crop = options.crop or (backbone.shape.image_size if own else paper_crop(backbone))
+        view = View(options.resize or evaluation_resize(crop), crop)
+    patch = backbone.multiple if isinstance(backbone, Measured) else backbone.shape.patch_size
+    if view.crop % patch or view.resize < view.crop:
+        raise UserError(f"--crop {view.crop} must be divisible by the patch size {patch} and at most --resize {view.resize}")
+    made_ready(backbone, view.crop)
+    return view
+
+
+def made_ready(backbone: Backbone, size: int) -> None:
+    """Let a measured backbone take images of `size` pixels. Raises UserError if it cannot."""
+    if isinstance(backbone, Measured):
+        backbone.fit(size)
+
+
+def paper_crop(backbone: Backbone) -> int:
+    """Pixels of the paper's centre crop, 224, or the multiple of the patch size nearest to it.
+
+    A checkpoint that was trained on small crops keeps its own size.
+    """
+    if not isinstance(backbone, Measured) and backbone.shape.image_size < SMALL:
+        return backbone.shape.image_size
+    multiple = backbone.multiple if isinstance(backbone, Measured) else backbone.shape.stride
+    return max(round(PAPER_CROP / multiple), 1) * multiple
 
 
 def labelled_parts(options: Common, shape: Architecture) -> Parts:
@@ -245,4 +285,6 @@ def about_view(options: Common, view: View) -> dict[str, object]:
     if (file := embeddings_of(options)) is not None:
         return stored.view(file)
     what: dict[str, object] = {"resize": view.resize, "crop": view.crop, "key": options.key, "precision": options.precision}
+    if options.view == "own":
+        what |= {"view": "own", "interpolation": view.interpolation, "squash": view.squash}
     return what | {"untrained": True} if options.untrained else what

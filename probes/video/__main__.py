@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from checkpoints import flat, terminal
 from checkpoints.cli import UserError, parse, run_command
 from pretrain.models.backbone import Backbone
+from pretrain.models.measured import require
 from pretrain.sample import clips as sample_clips
 from probes.shared import record
 from probes.shared.console import steps, table
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str]) -> None:
     began = time.perf_counter()
     clips = davis.open_clips(options.data, options.limit)
     subject = open_frozen(options)
+    require(subject.backbone, "patches")
     loaded = subject.loaded
     out = record.place(options.out, loaded, "video", options)
     size = options.size or (sample_clips.SIZE if options.data == "sample" else 480)

@@ -18,6 +18,7 @@ from torch import Tensor
 from pretrain.batches.color_ops import normalise
 from pretrain.evaluate import finite
 from pretrain.models.backbone import Backbone
+from pretrain.models.measured import patch_tokens
 
 TEMPERATURE = 0.1
 """Temperature of the affinity exp(cosine / TEMPERATURE)."""
@@ -59,7 +60,7 @@ def see(frame: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], backbone: Back
 @torch.inference_mode()
 def tokens(backbone: Backbone, seen: Float[Tensor, "1 3 a b"], name: str = "a frame") -> Float[Tensor, "n d"]:
     """Patch tokens after the final norm, of length one. Raises WorkError with the frame's name where they are not finite."""
-    found = backbone(seen.to(next(backbone.parameters()).device))[0, 1:].float()
+    found = patch_tokens(backbone, seen.to(next(backbone.parameters()).device))[0].float()
     return F.normalize(finite.checked(found, backbone, lambda _: name), dim=1)
 
 

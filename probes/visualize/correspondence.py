@@ -143,7 +143,7 @@ def _views(images: Images, number: int, backbone: Backbone, size: int, generator
 
 
 def _whole(images: Images, number: int, backbone: Backbone, size: int) -> View:
-    crop = evaluation_view(knn.read(images, number), size, size, backbone.shape.mean, backbone.shape.std)
+    crop = evaluation_view(knn.read(images, number), size, size, mean=backbone.shape.mean, std=backbone.shape.std)
     return View(inputs.called(images, number), crop[None], _for_the_eye(crop, backbone), None)
 
 

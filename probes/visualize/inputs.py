@@ -21,7 +21,8 @@ from pretrain.images.formats import SUFFIXES
 from pretrain.images.open import open_images, part_or_all
 from pretrain.images.source import Files, Images, Subset, subset
 from pretrain.models.backbone import Backbone
-from probes.shared.subject import Frozen, Subject
+from pretrain.models.measured import Measured, patch_tokens
+from probes.shared.subject import Frozen, Subject, paper_crop
 
 LARGE, TIMES = 480, 3
 """Pixels of the shorter side for networks of full size; small ones see this many times what they were trained on."""
@@ -70,7 +71,7 @@ def pictures_of(options: Drawing, count: int) -> Images:
 
 def side(backbone: Backbone, wanted: int | None) -> int:
     """Pixels of the shorter side. Raises UserError where no patch fits."""
-    trained = backbone.shape.image_size
+    trained = paper_crop(backbone) if isinstance(backbone, Measured) else backbone.shape.image_size
     size = wanted or (LARGE if trained >= LARGE // TIMES else TIMES * trained)
     if size < backbone.shape.stride:
         raise UserError(f"--size {size} is less than one patch of {backbone.shape.stride} pixels")
@@ -100,7 +101,7 @@ def called(images: Images, number: int) -> str:
 def tokens(backbone: Backbone, crop: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "n d"]:
     """Patch tokens after the final norm, on the CPU. Raises WorkError where they are not finite."""
     with torch.inference_mode():
-        found = backbone(crop.to(next(backbone.parameters()).device))[0, 1:].float().cpu()
+        found = patch_tokens(backbone, crop.to(next(backbone.parameters()).device))[0].float().cpu()
     return finite.checked(found, backbone, lambda _: "a picture")
 
 

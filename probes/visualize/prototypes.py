@@ -66,7 +66,9 @@ def assign(options: Patterns, subject: Subject, images: Images, crop: int) -> As
     starts = range(0, len(images), options.batch_size)
     for start in steps("prototypes", starts, len(starts)):
         numbers = range(start, min(start + options.batch_size, len(images)))
-        views = [evaluation_view(knn.read(images, n), evaluation_resize(crop), crop, shape.mean, shape.std) for n in numbers]
+        views = [
+            evaluation_view(knn.read(images, n), evaluation_resize(crop), crop, mean=shape.mean, std=shape.std) for n in numbers
+        ]
         with torch.inference_mode():
             bottleneck = head.bottleneck(subject.backbone(torch.stack(views).to(subject.device)))
             logits: Tensor = head.patches(bottleneck[:, 1:]) if options.level == "patch" else head.cls(bottleneck[:, :1])

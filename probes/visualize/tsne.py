@@ -14,7 +14,7 @@ from checkpoints.cli import UserError
 from checkpoints.figures import Figure
 from pretrain.evaluate import knn
 from pretrain.evaluate.views import evaluation_resize
-from probes.shared.subject import Subject
+from probes.shared.subject import Subject, made_ready, paper_crop
 from probes.visualize import gallery, inputs
 from probes.visualize.gallery import Shown
 from probes.visualize.inputs import Drawing
@@ -37,9 +37,10 @@ def draw(options: Tsne, subject: Subject) -> Iterator[Shown]:
     images, source = inputs.pictures_of(options, COUNT), inputs.whose(subject, options.key)
     if len(images) < LEAST or not 1 <= options.perplexity < len(images):
         raise UserError(f"{images.name} is too few for --perplexity {options.perplexity:g}: give more images, or a smaller one")
-    crop = options.size or subject.backbone.shape.image_size
+    crop = options.size or paper_crop(subject.backbone)
     if crop % subject.backbone.shape.stride:
         raise UserError(f"--size {crop} is not divisible by {subject.backbone.shape.stride}, the pixels of a token's side")
+    made_ready(subject.backbone, crop)
     resize = evaluation_resize(crop)
     features = knn.features(subject.backbone, images, resize=resize, crop=crop, batch_size=options.batch_size).numpy()
     places = plane(features, options.perplexity, options.seed)

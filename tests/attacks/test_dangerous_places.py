@@ -67,6 +67,9 @@ PLACES: dict[str, dict[str, str]] = {
     "checkpoints/zoo.py": {"a whole file": "the list of published checkpoints, which is this project's own"},
     "checkpoints/torch_pickle.py": {"an archive": "reads members of a torch file into memory; nothing is unpacked to disk"},
     "checkpoints/resolve.py": {"the network": "timm's published weights, only for a timm:NAME that was typed"},
+    "pretrain/backbones/timm_model.py": {
+        "the network": "timm.create_model by a name of timm's own list, with what its caller says"
+    },
     "probes/bench/alone.py": {"a process": "a bench again, for each row of its table, with words of its own"},
     "probes/bench/day_process.py": {
         "a process": "parts of the GPU day, modules of this project and pytest, through checkpoints.start"

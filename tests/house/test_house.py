@@ -25,6 +25,7 @@ ROOMS = {
         "options": "recipes engine",
         "method": "tokenizers batches models engine",
         "tokenizers": "evaluate images models",
+        "backbones": "models",
         "evaluate": "batches images models engine",
         "batches": "images engine",
         "images": "sample engine",

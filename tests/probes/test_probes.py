@@ -343,8 +343,8 @@ def test_a_probe_of_a_network_that_is_not_finite_leaves_no_record(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """On 46c01a2 all but k-means, which ended in a traceback, wrote one; linear with 100 %."""
-    real = common.load_backbone
-    monkeypatch.setattr(common, "load_backbone", lambda *a, **k: (found := real(*a, **k))._replace(backbone=lose(found.backbone)))
+    real = common.open_backbone
+    monkeypatch.setattr(common, "open_backbone", lambda *a, **k: (found := real(*a, **k))._replace(backbone=lose(found.backbone)))
     out = tmp_path / "record.json"
     flags = ["--ckpt", str(run), "--data", str(folders), "--limit", "30", "--cache", str(tmp_path), "--out", str(out)]
     assert run_command(main, [*flags, *more.split()]) == FAILED

@@ -211,7 +211,7 @@ def test_the_evaluation_view_is_resize_then_centre_crop() -> None:
     assert_close(evaluation_view(np.asarray(image), 32, 28), color_ops.normalise(expected[None])[0])
     assert (evaluation_resize(224), evaluation_resize(32)) == (256, 32)
     channels = np.dstack([np.asarray(image)] * 2)
-    other = evaluation_view(channels, 32, 28, augment.MEAN * 2, augment.STD * 2)
+    other = evaluation_view(channels, 32, 28, mean=augment.MEAN * 2, std=augment.STD * 2)
     assert_close(other, color_ops.normalise(expected[None])[0].repeat(2, 1, 1))
 
 
