@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     with open_subject(options) as subject:
         backbone = subject.loaded.backbone
         if not isinstance(backbone, ViT):
-            raise UserError(f"{backbone.shape.arch} has no [CLS] token whose attention could be read: give a ViT")
+            raise UserError(f"{backbone.shape.arch} does not show the patches that [CLS] looks at: give a ViT of iBOT's own kind")
         parts = labelled_parts(options, backbone.shape)
         every = counts(options, (subject.view.crop // backbone.shape.patch_size) ** 2)
         arrays, mode = tuple(f"parts{count}" for count in every), options.mode or protocol.default_mode(options.data)

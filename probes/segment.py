@@ -313,7 +313,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(SegmentOptions, arguments, prog="python -m probes.segment")
     began = time.perf_counter()
     subject = open_frozen(Frozen(ckpt=options.ckpt, key=options.key))
-    require(subject.backbone, "blocks")
+    require(subject.backbone, "patches")
     loaded, stride = subject.loaded, subject.backbone.shape.stride
     out = results.place(options.out, loaded, f"segment_{options.head}", options)
     data = open_data(options)

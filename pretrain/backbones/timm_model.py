@@ -7,8 +7,10 @@ b images, n patches, d width of the pooled feature, p width of the patch tokens.
 """
 
 import contextlib
+import inspect
 import math
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +55,29 @@ class TimmModel(Measured):
 
     def get_last_selfattention(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads t t"]:
         """As timm computes it without its fused kernel; registers are left out."""
-        attention, kept = self.model.blocks[-1].attn, list[Tensor]()
-        fused, attention.fused_attn = attention.fused_attn, False
-        hook = attention.attn_drop.register_forward_hook(lambda module, inputs, output: kept.append(inputs[0]))
-        try:
+        with self._attention_read() as kept:
             tried(self.shape.arch, images.shape[2:], lambda: self.model.forward_features(images))
-        finally:
-            hook.remove()
-            attention.fused_attn = fused
         prefix = self._prefix()
         wanted = [0, *range(prefix, kept[0].shape[-1])]
         return kept[0][:, :, wanted][..., wanted]
+
+    @contextlib.contextmanager
+    def _attention_read(self) -> Iterator[list[Tensor]]:
+        """Context in which the last block's attention weights are put into the list; nothing where there are none to read."""
+        attention, kept = self._last_attention(), list[Tensor]()
+        if not (hasattr(attention, "fused_attn") and hasattr(attention, "attn_drop")):
+            yield kept
+            return
+        fused, attention.fused_attn = attention.fused_attn, False
+        hook = attention.attn_drop.register_forward_hook(lambda module, inputs, output: kept.append(inputs[0]))
+        try:
+            yield kept
+        finally:
+            hook.remove()
+            attention.fused_attn = fused
+
+    def _last_attention(self) -> Any:
+        return getattr(self.model.blocks[-1], "attn", None) if self._has_blocks() else None
 
     def fit(self, size: int) -> None:
         """Raises UserError for a size that neither the network nor timm's `set_input_size` takes."""
@@ -73,11 +87,13 @@ class TimmModel(Measured):
             self._takes(size)
         except UserError as error:
             try:
-                self.model.set_input_size(img_size=(size, size))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # tables of positions are interpolated by timm's own code
+                    self.model.set_input_size(img_size=(size, size))
                 self._takes(size)
             except Exception:
                 own = self.preprocessing
-                cure = f"give --view own, or --crop {own.crop} --resize {own.resize}"
+                cure = "give --view own, or that size"
                 raise UserError(f"timm:{self._name} takes images of {own.crop} pixels only, not {size}: {cure}") from error
         self._size = size
         self._describe()
@@ -99,9 +115,8 @@ class TimmModel(Measured):
         with torch.inference_mode():
             images = torch.zeros(1, 3, self._size, self._size, device=device)
             try:
-                found = self._outputs(images, all_of_it=True)
-            except UserError:
-                raise
+                with self._attention_read() as attention:
+                    found = self._outputs(images, all_of_it=True)
             except Exception as error:  # timm has hundreds of architectures
                 raise UserError(f"timm:{self._name} gives no features ({first_line(error)}): give another model") from error
             self.cls_is_pooled = found.cls is not None and torch.equal(found.cls, found.pooled)
@@ -109,19 +124,25 @@ class TimmModel(Measured):
         if found.cls is not None:
             abilities.add("cls")
         if found.patches is not None:
-            abilities |= {"patches", "blocks"} if hasattr(self.model, "forward_intermediates") else {"patches"}
-        last = getattr(getattr(self.model, "blocks", [None])[-1:][0] if self._has_blocks() else None, "attn", None)
-        if found.cls is not None and hasattr(last, "fused_attn") and hasattr(last, "attn_drop"):
-            abilities.add("attention")
+            abilities |= {"patches", "blocks"} if self._shows_blocks(found.cls is not None) else {"patches"}
+        if found.cls is not None and found.patches is not None and len(attention) == 1:
+            tokens = self._prefix() + found.patches.shape[1]
+            if attention[0].shape[-2:] == (tokens, tokens):  # XCiT's is of channels
+                abilities.add("attention")
         self.abilities = frozenset(abilities)
         side = 1 if found.patches is None else math.isqrt(found.patches.shape[1])
         blocks = len(self.model.blocks) if self._has_blocks() else 0
-        heads = getattr(last, "num_heads", 0)
+        heads = getattr(self._last_attention(), "num_heads", 0)
         width, own = found.pooled.shape[1], self.preprocessing
         self.shape = Architecture(self._name, self._size // side, self._size, 3, width, blocks, heads, mean=own.mean, std=own.std)
         embedding = getattr(self.model, "patch_embed", None)
         patch = getattr(embedding, "patch_size", 1)
         self.multiple = int(patch if isinstance(patch, int) else patch[0])
+
+    def _shows_blocks(self, with_cls: bool) -> bool:
+        """Whether timm gives the tokens of earlier blocks, [CLS] among them where there is one."""
+        forward = getattr(self.model, "forward_intermediates", None)
+        return forward is not None and (not with_cls or "return_prefix_tokens" in inspect.signature(forward).parameters)
 
     def _has_blocks(self) -> bool:
         return isinstance(getattr(self.model, "blocks", None), (nn.Sequential, nn.ModuleList)) and len(self.model.blocks) > 0
@@ -165,14 +186,22 @@ class TimmModel(Measured):
         return side > 0 and (height // side) * (width // side) == patches.shape[1]
 
     def _last_blocks(self, images: Tensor, count: int) -> list[Tensor]:
+        if "blocks" not in self.abilities:
+            found = self._outputs(images, all_of_it=True)
+            assert found.patches is not None
+            first = found.patches.mean(dim=1) if found.cls is None else found.cls
+            return [torch.cat([first[:, None], found.patches], dim=1)]
         if "cls" in self.abilities:
-            with contextlib.suppress(TypeError):
-                layers = self.model.forward_intermediates(
-                    images, indices=count, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
-                )
-                return [torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in layers]
+            layers = self.model.forward_intermediates(
+                images, indices=count, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+            )
+            return [torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in layers]
         few = min(count, len(getattr(self.model, "feature_info", [0])) or 1) if not self._has_blocks() else count
-        maps = self.model.forward_intermediates(images, indices=few, norm=True, output_fmt="NCHW", intermediates_only=True)
+        settings = {"indices": few, "output_fmt": "NCHW", "intermediates_only": True}
+        try:
+            maps = self.model.forward_intermediates(images, norm=True, **settings)
+        except AssertionError:  # Hiera and others have no norm that fits all stages
+            maps = self.model.forward_intermediates(images, norm=False, **settings)
         tokens = [as_patches(one) for one in maps]
         return [torch.cat([one.mean(dim=1, keepdim=True), one], dim=1) for one in tokens]
 

@@ -10,11 +10,15 @@ from torch import Tensor
 from checkpoints.cli import UserError
 from pretrain.evaluate import finite
 from pretrain.models.backbone import Backbone
+from pretrain.models.measured import Measured, require
 from pretrain.models.vit import ViT
 
 
-def require_attention(backbone: Backbone) -> ViT:
+def require_attention(backbone: Backbone) -> ViT | Measured:
     """Returns the backbone. Raises UserError if it has no [CLS] attention that can be read."""
+    if isinstance(backbone, Measured):
+        require(backbone, "attention")
+        return backbone
     if not isinstance(backbone, ViT):
         kind = (
             "Swin has no [CLS] token"
@@ -25,7 +29,7 @@ def require_attention(backbone: Backbone) -> ViT:
     return backbone
 
 
-def cls_attention(backbone: ViT, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads n"]:
+def cls_attention(backbone: ViT | Measured, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads n"]:
     """Attention weights of [CLS] to each patch in the last block, without its weight to itself.
 
     Raises WorkError where it is not finite.

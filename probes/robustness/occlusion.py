@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pretrain.images.source import Images
+from pretrain.models.measured import Measured
 from pretrain.models.vit import ViT
 from probes.features.attention import cls_attention, most_of_the_mass
 from probes.linear.head import Classifier, View, batches, columns
@@ -32,7 +33,7 @@ Curve = list[tuple[float, float]]
 class Saliency(NamedTuple):
     """Saliency by the attention of a network."""
 
-    network: ViT
+    network: ViT | Measured
     head: int
     name: str
     """A name of the zoo, a file, or `itself` for the network that is measured."""

@@ -70,6 +70,12 @@ PLACES: dict[str, dict[str, str]] = {
     "pretrain/backbones/timm_model.py": {
         "the network": "timm.create_model by a name of timm's own list, with what its caller says"
     },
+    "pretrain/backbones/hf_file.py": {
+        "the network": "files of hf:OWNER/NAME by their usual names, only where it was typed; nothing in them is run",
+    },
+    "pretrain/backbones/own.py": {
+        "code from text": "the file of python:FILE.py:FUNCTION, only where these words stand on this call's command line",
+    },
     "probes/bench/alone.py": {"a process": "a bench again, for each row of its table, with words of its own"},
     "probes/bench/day_process.py": {
         "a process": "parts of the GPU day, modules of this project and pytest, through checkpoints.start"

@@ -83,8 +83,8 @@ STARTED = {
     "probes/reproduce/steps.py": {"transfer.train"},
 }
 """Modules of a higher floor that are named to be started, as processes of their own or in a command that is printed."""
-LOADED_BY_PATH = {"probes/bench/step.py"}
-"""Files that load another by its path: the bench reads the plain implementation that the tests compare with."""
+LOADED_BY_PATH = {"probes/bench/step.py", "pretrain/backbones/own.py"}
+"""Files that load another by its path: the plain implementation that the tests compare with; a file that was typed as --ckpt."""
 
 
 def sources() -> Iterator[tuple[str, Path]]:
