@@ -21,7 +21,8 @@ from pretrain.engine import distributed
 from pretrain.images import values
 from pretrain.images.open import has_part, open_images
 from pretrain.images.source import Images
-from probes.features.cache import extract
+from pretrain.models.measured import require
+from probes.features.cache import extract, standard
 from probes.shared import feature_files as files
 from probes.shared import record_name
 from probes.shared.feature_files import Part

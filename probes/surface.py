@@ -61,8 +61,8 @@ def embed(
 ) -> Embeddings:
     """Features of all images of a data set, or of one `part` (`train`, `val`); whatever --data takes.
 
-    A torch module of one's own by the protocol of docs/backbones.md is a backbone too. Features come from the cache that all probes share where they are there. `crop` and `resize` are in pixels, by default as `python
-    -m probes.embed` has them.
+    A torch module of one's own by the protocol of docs/backbones.md is a backbone too. Features come from the cache that all
+    probes share where they are there. `crop` and `resize` are in pixels, by default as `python -m probes.embed` has them.
     """
     from pretrain.backbones import own
     from probes.features.embedding import embedded

@@ -24,8 +24,11 @@ from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError
 from checkpoints.published import Contents
 from checkpoints.store import first_line
-from pretrain.models.backbone import Loaded
+from pretrain.models.backbone import Backbone, Loaded
 from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, tried
+from pretrain.models.swin import Swin
+from pretrain.models.timm_vit import AnyViT
+from pretrain.models.vit import ViT
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 MOST = 2**13
@@ -53,6 +56,11 @@ def opened(said: str) -> Loaded:
     name = f"python:{path.name}:{function}"
     backbone = adapted(made, name, hashlib.sha256(reading.content(path)).hexdigest())
     return Loaded(backbone, Path(name), 0, Contents(f"a network of {path.name}", {"only": {}}, arch=name))
+
+
+def known(backbone: Any) -> Backbone:
+    """A backbone of this project as it is, any other module by `adapted`."""
+    return backbone if isinstance(backbone, (ViT, Swin, AnyViT)) else adapted(backbone, type(backbone).__name__)
 
 
 def adapted(module: Any, name: str = "a module", origin: str = "") -> Measured:
