@@ -29,6 +29,17 @@ def arch_of(name: str) -> str:
     return arch
 
 
+def pretrained_config(name: str) -> Mapping[str, Any]:
+    """timm's `pretrained_cfg` of a name with its tag, or of the first tag. Raises UserError for a tag that timm has not."""
+    try:
+        config: Any = timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        arch, _, tag = name.partition(".")
+        tags = ", ".join(one.partition(".")[2] for one in timm.list_pretrained(f"{arch}.*")[:8]) or "none"
+        raise UserError(f"timm has no weights {tag!r} of {arch} (it has: {tags})") from error
+    return {} if config is None else config.to_dict()
+
+
 def _timms_own(name: str, arch: str) -> Contents:
     """timm's published weights, from its cache or the Hugging Face hub."""
     timm.models.set_pretrained_check_hash(True)  # of files whose names end in one; the hub's client compares the others

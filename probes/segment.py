@@ -44,7 +44,8 @@ class SegmentOptions:
     """One number for dense features, in minutes: mIoU of a frozen backbone."""
 
     ckpt: Path | None = None
-    """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json, timm:NAME (default: the newest run)."""
+    """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json, timm:NAME, hf:OWNER/NAME, torchvision:NAME,
+    python:FILE.py:FUNCTION (docs/backbones.md; default: the newest run)."""
     data: str = "sample"
     """`sample`, or a folder in ADE20K's layout: images/training, annotations/training, and the same with validation."""
     zero: Zero = "void"

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from checkpoints import checked, layouts, published, store
 from checkpoints.cli import UserError, WorkError
 from checkpoints.published import Contents
-from checkpoints.resolve import arch_of, refuse_misfits
+from checkpoints.resolve import arch_of, pretrained_config, refuse_misfits
 from checkpoints.store import first_line
-from pretrain.backbones.timm_model import TimmModel, built, pretrained_config
+from pretrain.backbones.timm_model import TimmModel, built
 from pretrain.models.backbone import Loaded
 
 CLASSIFIERS = (*layouts.CLASSIFIERS, "head.fc.", "last_linear.", "fc_aux.", "aux_head.", "aux.")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from checkpoints.architecture import MEAN, STD, Architecture
 from checkpoints.cli import UserError
+from checkpoints.resolve import pretrained_config
 from checkpoints.store import first_line
 from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, tried
 
@@ -204,17 +205,6 @@ class TimmModel(Measured):
             maps = self.model.forward_intermediates(images, norm=False, **settings)
         tokens = [as_patches(one) for one in maps]
         return [torch.cat([one.mean(dim=1, keepdim=True), one], dim=1) for one in tokens]
-
-
-def pretrained_config(name: str) -> Mapping[str, Any]:
-    """timm's `pretrained_cfg` of a name with its tag, or of the first tag. Raises UserError for a tag that timm has not."""
-    try:
-        config: Any = timm.models.get_pretrained_cfg(name)
-    except RuntimeError as error:
-        arch, _, tag = name.partition(".")
-        tags = ", ".join(one.partition(".")[2] for one in timm.list_pretrained(f"{arch}.*")[:8]) or "none"
-        raise UserError(f"timm has no weights {tag!r} of {arch} (it has: {tags})") from error
-    return {} if config is None else config.to_dict()
 
 
 def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:

@@ -12,7 +12,15 @@ from checkpoints import published, zoo
 from checkpoints.architecture import SIZES, Architecture, possible, stored_architecture
 from checkpoints.cli import UserError
 from checkpoints.published import Contents
-from checkpoints.resolve import _shown_by, _timms_own, arch_of, backbone_part, load_strictly, refuse_misfits
+from checkpoints.resolve import (
+    _shown_by,
+    _timms_own,
+    arch_of,
+    backbone_part,
+    load_strictly,
+    pretrained_config,
+    refuse_misfits,
+)
 from checkpoints.store import first_line
 from pretrain.models.measured import Measured
 from pretrain.models.swin import Swin
@@ -23,6 +31,8 @@ Trainable = ViT | Swin | AnyViT
 """All map images [b, c, h, w], with or without a mask [b, gh, gw], to tokens [b, t, d], [CLS] (or the mean token) first."""
 Backbone = Trainable | Measured
 """What probes measure: also what is never trained here."""
+MEASURED_ONLY = ("hf:", "torchvision:", "python:")
+"""Beginnings of --ckpt that `pretrain.backbones` opens, for probes alone."""
 KINDS: dict[str, type[ViT] | type[Swin] | type[AnyViT]] = {"vit": ViT, "swin": Swin, "timm": AnyViT}
 
 
@@ -49,7 +59,18 @@ def load_backbone(checkpoint: Path | None, *, runs: Path = Path("runs"), key: st
     `key` is `teacher` or `student`. Every weight must fit: a missing or surplus key is a UserError that names it.
     """
     path, contents = open_checkpoint(checkpoint, runs=runs, key=key, full=full)
-    return Loaded(backbone_of(contents, key, path).requires_grad_(False), path, contents.epoch, contents)
+    backbone = backbone_of(contents, key, path).requires_grad_(False)
+    if (name := timms_name(checkpoint)) and backbone.shape.channels == 3:  # normalised as timm's weights of that tag want it
+        config, own = pretrained_config(name), backbone.shape
+        backbone.shape = own._replace(mean=tuple(config.get("mean") or own.mean), std=tuple(config.get("std") or own.std))
+    return Loaded(backbone, path, contents.epoch, contents)
+
+
+def timms_name(checkpoint: Path | None) -> str:
+    """NAME[.TAG] of `timm:NAME[.TAG][@FILE]`; empty for anything else, and for a path that exists."""
+    if checkpoint is None or not str(checkpoint).startswith("timm:") or checkpoint.exists():
+        return ""
+    return str(checkpoint).removeprefix("timm:").partition("@")[0]
 
 
 def backbone_of(contents: Contents, key: str, path: Path) -> Trainable:
@@ -69,10 +90,13 @@ def open_checkpoint(
     (`checkpoints/zoo.json`), `timm:NAME` (its published weights) or `timm:NAME@FILE` (a file that holds that architecture). Of a
     run's folder the backbone alone is read, or everything if `full`.
     """
-    if checkpoint is not None and str(checkpoint).startswith("timm:") and not checkpoint.exists():
-        name, _, file = str(checkpoint).removeprefix("timm:").partition("@")
-        arch = arch_of(name)
-        return (Path(file), published.read(Path(file), arch)) if file else (checkpoint, _timms_own(name, arch))
+    if checkpoint is not None and str(checkpoint).startswith(MEASURED_ONLY) and not checkpoint.exists():
+        raise UserError(
+            f"{checkpoint} is a network that probes measure: this command needs a ViT or a Swin of the kinds it trains"
+        )
+    if name := timms_name(checkpoint):
+        file, arch = str(checkpoint).partition("@")[2], arch_of(name)
+        return (Path(file), published.read(Path(file), arch)) if file else (Path(f"timm:{name}"), _timms_own(name, arch))
     path = zoo.find(checkpoint, runs, whole=full or key != "teacher", check=_as_listed)
     return path, published.read(path)
 

@@ -29,7 +29,8 @@ class Frozen:
     """The options of every command that measures a frozen network."""
 
     ckpt: Path | None = None
-    """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json, timm:NAME (default: the newest run)."""
+    """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json, timm:NAME, hf:OWNER/NAME, torchvision:NAME,
+    python:FILE.py:FUNCTION (docs/backbones.md; default: the newest run)."""
     data: str = "sample"
     """`sample`, or a folder in the layout that this command's page describes (docs/robustness-and-pictures.md)."""
     key: Literal["teacher", "student"] = "teacher"

@@ -133,7 +133,7 @@ def test_what_a_command_names_exists(command: Command, world: Path) -> None:
     """Checkpoints by name, configs, data sets, files."""
     following = zip(command.arguments, command.arguments[1:], strict=False)
     for flag, value in following:
-        if flag in ("--ckpt", "--init-from", "--saliency") and not value.startswith("timm:"):
+        if flag in ("--ckpt", "--init-from", "--saliency") and not value.startswith(("timm:", "hf:", "torchvision:", "python:")):
             assert (world / value).exists() or value in zoo.names(), f"{command.where}: there is no checkpoint {value}"
         if flag == "--config":
             assert list((ROOT / "transfer" / "configs").glob(f"*/{value}.py")), f"{command.where}: there is no config {value}"

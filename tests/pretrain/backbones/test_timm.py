@@ -13,8 +13,9 @@ from timm.data import create_transform, resolve_data_config
 from torch.testing import assert_close
 
 from checkpoints.cli import UserError
+from checkpoints.resolve import pretrained_config
 from pretrain.backbones.open import open_backbone
-from pretrain.backbones.timm_model import TimmModel, built, preprocessing_of, pretrained_config
+from pretrain.backbones.timm_model import TimmModel, built, preprocessing_of
 from pretrain.evaluate.views import evaluation_view
 from pretrain.models.measured import Measured, patch_tokens, require
 
