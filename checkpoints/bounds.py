@@ -129,6 +129,7 @@ BOUNDS: dict[str, Bounds] = {
     "save_minutes": Bounds(0, 1e6),
     "keep_every": COUNT,
     "seed": NUMBER,
+    "seeds": Bounds(1, 1000),
     "separate_layers": Bounds(0, 3),
     "serve": Bounds(0, 65535),
     "share": NUMBER,  # the command that has it says the rest in its first lines

@@ -114,6 +114,8 @@ def prototypes(subject: Viewed, options: ClusterOptions) -> int | None:
 
 def check(options: ClusterOptions) -> None:
     """Raise UserError for options of which one leaves another without meaning."""
+    if options.group:
+        raise UserError("--group divides images to learn from and to test on, and clustering learns from none: leave it out")
     if options.val and options.part:
         raise UserError("--part is of --data, and --val names other images: give one of them")
     if options.clusters and options.method == "head":

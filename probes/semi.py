@@ -111,7 +111,7 @@ def frozen(subject: Viewed, few: Few, options: SemiOptions, out: Path) -> Measur
     linear_protocol.say_excluded(trained, grid.lr, f"{few.name}, ")
     strengths = logistic.LogisticOptions(**common_values)
     regressed = logistic.measure(subject, few.parts, strengths)
-    best = max(top1 for top1, _ in regressed.values())
+    best = regressed.scores["top1"].value
     about = {
         "k-NN": knn.about(neighbours),
         "linear": linear_protocol.about(settings, grid.lr, grid.batch_size, trained),
@@ -161,6 +161,8 @@ def protocol(some: Sequence[Few], measured: Mapping[str, Measured]) -> dict[str,
 
 def check(options: SemiOptions) -> None:
     """Raise UserError for values without meaning."""
+    if not options.frozen and (options.group or options.label_column or options.task):
+        raise UserError("fine-tuning takes no --group, --label-column or --task: add --frozen")
     if not options.percent and not options.names:
         raise UserError("give --percent or --names")
 

@@ -30,6 +30,8 @@ KS = (10, 20, 100, 200)
 TOP = 5
 BLOCK = 1024
 """Queries at a time."""
+MOST_VALUES = 1 << 26
+"""Of neighbours at a time: queries x neighbours x what each has."""
 PIECE = 65536
 """Rows of the bank at a time."""
 
@@ -170,14 +172,46 @@ def votes(
     """
     predictions: dict[int, list[Tensor]] = {k: [] for k in ks}
     for similarity, row in zip(neighbours.similarity.split(BLOCK), neighbours.row.split(BLOCK), strict=True):
-        weights, voted = (similarity / temperature).exp(), labels.to(row.device)[row]
-        if not weights.sum(dim=1).isfinite().all():
-            raise UserError(f"a temperature of {temperature:g} makes votes that are not finite: give a greater one")
+        weights, voted = _weights(similarity, temperature), labels.to(row.device)[row]
         for k in ks:
             counted = torch.zeros(len(row), classes, dtype=weights.dtype, device=weights.device)
             counted.scatter_add_(1, voted[:, :k], weights[:, :k])
             predictions[k].append(counted.sort(dim=1, descending=True, stable=True).indices[:, :TOP])
     return {k: torch.cat(blocks) for k, blocks in predictions.items()}
+
+
+def _weights(similarity: Float[Tensor, "b k"], temperature: float) -> Float[Tensor, "b k"]:
+    weights = (similarity / temperature).exp()
+    if not weights.sum(dim=1).isfinite().all():
+        raise UserError(f"a temperature of {temperature:g} makes votes that are not finite: give a greater one")
+    return weights
+
+
+def shares(
+    neighbours: Found, labels: Int[Tensor, " t"], classes: int, k: int, temperature: float = TEMPERATURE
+) -> Float[Tensor, "q classes"]:
+    """Each class's share of the votes of the k nearest, on the CPU. Raises UserError as `votes`."""
+    blocks = []
+    for similarity, row in zip(neighbours.similarity.split(BLOCK), neighbours.row.split(BLOCK), strict=True):
+        weights = _weights(similarity[:, :k], temperature)
+        counted = torch.zeros(len(row), classes, dtype=weights.dtype, device=weights.device)
+        counted.scatter_add_(1, labels.to(row.device)[row[:, :k]], weights)
+        blocks.append((counted / weights.sum(dim=1, keepdim=True)).cpu())
+    return torch.cat(blocks)
+
+
+def means(neighbours: Found, values: Float[Tensor, "t v"], k: int, temperature: float = TEMPERATURE) -> Float[Tensor, "q v"]:
+    """Mean of what the k nearest have, by the same weights as their votes, on the CPU: numbers, or 0 and 1 for each label.
+
+    Raises UserError as `votes`.
+    """
+    blocks, size = [], max(1, MOST_VALUES // (k * values.shape[1]))
+    values = values.to(neighbours.row.device)
+    for similarity, row in zip(neighbours.similarity.split(size), neighbours.row.split(size), strict=True):
+        weights = _weights(similarity[:, :k], temperature)
+        summed = torch.einsum("bk,bkv->bv", weights, values[row[:, :k]])
+        blocks.append((summed / weights.sum(dim=1, keepdim=True)).cpu())
+    return torch.cat(blocks)
 
 
 def accuracy(predictions: Int[Tensor, "q top"], labels: Int[Tensor, " q"], top: int = 1) -> float:

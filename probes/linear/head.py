@@ -178,6 +178,8 @@ def read_head(path: Path, backbone: Backbone, imagenet: Sequence[str]) -> Head:
     about = metadata.get("about", metadata)
     if weights.keys() != {"weight", "bias"} or about.get("features") not in (FOUR, MEAN, LAST):
         raise UserError(f"{path} is no linear head (weight, bias, and features {FOUR}, {MEAN} or {LAST} in its metadata)")
+    if about.get("task", "classes") != "classes":
+        raise UserError(f"{path} is a head for several labels an image: give one for classes")
     count = len(checked.part(weights, "weight", path, None, None))
     checked.part(weights, "bias", path, count)
     named = [checked.text(name, f"{path}: a class") for name in checked.listed(about.get("classes") or [], f"{path}: classes")]

@@ -14,7 +14,8 @@ from probes.linear import train as linear_train
 from probes.linear.train import Trained
 from probes.paper import protocols
 from probes.shared import console
-from probes.shared.subject import Probed
+from probes.shared.labelled import division
+from probes.shared.subject import Repeated
 
 EPOCHS, BATCH = 100, 1024
 
@@ -24,7 +25,7 @@ HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
-class LinearOptions(Probed):
+class LinearOptions(Repeated):
     """Train one linear layer on frozen features, for many learning rates at once (paper, Tables 1, 10, 12, 15, 20)."""
 
     batch_size: int = BATCH
@@ -66,9 +67,16 @@ def check(options: LinearOptions) -> None:
 
 
 def split(images: Images, options: LinearOptions) -> tuple[Images, Images]:
-    """The training images and those on which `--select val-split` chooses, each class divided alike."""
-    labels = np.asarray(images.labels)
+    """The training images and those on which `--select val-split` chooses, each class divided alike, no group on both sides."""
     generator = np.random.default_rng(options.seed)
+    if options.group:
+        learnt, chooser = division(images, options.group, options.seed, HELD_OUT)
+        return Subset(images, learnt), Subset(images, chooser)
+    if images.labels is None:
+        drawn = generator.permutation(len(images))
+        cut = math.ceil(HELD_OUT * len(images))
+        return Subset(images, np.sort(drawn[cut:])), Subset(images, np.sort(drawn[:cut]))
+    labels = np.asarray(images.labels)
     apart = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         numbers = generator.permutation(np.flatnonzero(labels == label))

@@ -38,10 +38,14 @@ class LinearSweep:
         """Logits of every head."""
         return (features @ self.weight.flatten(0, 1).T).unflatten(1, self.bias.shape) + self.bias
 
-    def step(self, features: Float[Tensor, "b d"], labels: Int[Tensor, " b"], factor: float) -> None:
-        """One step on the mean cross-entropy of the batch (of all processes' batches), at `factor` of each learning rate."""
-        slope = self.logits(features).softmax(dim=2)
-        slope -= F.one_hot(labels, slope.shape[2])[:, None]
+    def step(self, features: Float[Tensor, "b d"], labels: Int[Tensor, " b"] | Float[Tensor, "b k"], factor: float) -> None:
+        """One step on the mean cross-entropy of the batch (of all processes' batches), at `factor` of each learning rate.
+
+        Labels of 0 and 1 [b, k]: on the sum of their binary cross-entropies.
+        """
+        logits = self.logits(features)
+        slope = logits.softmax(dim=2) if labels.ndim == 1 else logits.sigmoid()
+        slope -= (F.one_hot(labels, slope.shape[2]) if labels.ndim == 1 else labels)[:, None]
         slope /= len(labels)
         gradients = (slope.flatten(1).T @ features).view_as(self.weight), slope.sum(dim=0)
         for value, speed, gradient in zip((self.weight, self.bias), self.speeds, gradients, strict=True):
@@ -55,6 +59,18 @@ class LinearSweep:
         own = logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
         ahead = (logits > own).sum(dim=2)  # how many classes stand before the right one
         return torch.stack([(ahead < top).sum(dim=0) for top in (1, 5)]) * ~self.lost
+
+    def mean_ap(self, features: Float[Tensor, "n d"], truth: Float[Tensor, "n k"]) -> Float[Tensor, " h"]:
+        """Mean average precision of every head, in percent; 0 for a lost one. To choose by: equal scores count in any order."""
+        used = (truth.sum(dim=0) > 0) & (truth.sum(dim=0) < len(truth))
+        truth, found = truth[:, used], torch.zeros(len(self.lr), device=features.device)
+        ranks = torch.arange(1, len(truth) + 1, device=features.device)[:, None]
+        for head, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
+            logits = (features @ weight.T + bias)[:, used]
+            self.lost[head] |= ~logits.isfinite().all()
+            ranked = truth.gather(0, logits.argsort(dim=0, descending=True))
+            found[head] = 100 * ((ranked.cumsum(dim=0) / ranks * ranked).sum(dim=0) / ranked.sum(dim=0)).mean()
+        return found.masked_fill(self.lost | (used.sum() == 0), 0)
 
     def state(self) -> dict[str, Any]:
         """All that moves, to go on from."""

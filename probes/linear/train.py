@@ -23,6 +23,7 @@ from probes.features.cache import Features, extract, needed, represent, side_by_
 from probes.features.random_crops import random_crops
 from probes.linear.sweep import LinearSweep
 from probes.shared import console
+from probes.shared.answers import several_of
 from probes.shared.subject import Common, Viewed, labels_of
 
 VAL_BATCH = 1024
@@ -86,7 +87,8 @@ def train(
     """
     choosing = labelled_features(subject, images.chooser, settings, options)
     testing = choosing if images.test is images.chooser else labelled_features(subject, images.test, settings, options)
-    classes = 1 + max(int(labels_of(part).max()) for part in images)
+    learnt = truth_of(images.train)
+    classes = learnt.shape[1] if learnt.ndim == 2 else 1 + max(int(labels_of(part).max()) for part in images)
     heads = LinearSweep(settings.lrs, classes, choosing.features.width(settings.kind), options.seed, subject.device)
     task = _task(subject, images, settings, options)
     kept = _taken_up(state_path, task, heads)
@@ -140,14 +142,33 @@ class LabelledFeatures(NamedTuple):
 
 def labelled_features(subject: Viewed, images: Images, settings: Settings, options: Common) -> LabelledFeatures:
     """Centre-crop features of these images."""
-    found = extract(
-        subject.loaded.backbone, images, subject.view, options, settings.arrays or needed(settings.kind, subject.backbone)
-    )
-    return LabelledFeatures(found, labels_of(images), settings.kind, subject.device)
+    found = centre_features(subject, images, settings, options)
+    return LabelledFeatures(found, truth_of(images), settings.kind, subject.device)
+
+
+def centre_features(subject: Viewed, images: Images, settings: Settings, options: Common) -> Features:
+    """Features alone."""
+    arrays = settings.arrays or needed(settings.kind, subject.backbone)
+    return extract(subject.loaded.backbone, images, subject.view, options, arrays)
+
+
+def truth_of(images: Images) -> Tensor:
+    """Class numbers [n], or 0 and 1 for each of several labels [n, k]."""
+    return labels_of(images) if images.several is None else several_of(images)
+
+
+def logits_of(trained: Trained, part: LabelledFeatures) -> Float[Tensor, "n k"]:
+    """The best head's logits of all images, on the CPU."""
+    weight, bias = trained.weight.to(part.device), trained.bias.to(part.device)
+    starts = range(0, len(part.labels), VAL_BATCH)
+    return torch.cat([(part.rows(slice(start, start + VAL_BATCH))[0] @ weight.T + bias).cpu() for start in starts])
 
 
 def percent(heads: LinearSweep, part: LabelledFeatures) -> Float[np.ndarray, "2 h"]:
-    """Top-1 and top-5 of every head; each process counts its share."""
+    """Top-1 and top-5 of every head, each process counts its share; of several labels an image mean AP, twice."""
+    if part.labels.ndim == 2:
+        precision = heads.mean_ap(*part.rows(slice(None)))
+        return precision.expand(2, -1).double().cpu().numpy()
     right = torch.zeros(2, len(heads.lr), dtype=torch.long, device=part.device)
     starts = range(0, len(part.labels), VAL_BATCH)[distributed.rank() :: distributed.world_size()]
     for start in starts:
@@ -191,7 +212,7 @@ def _augmented(
     subject: Viewed, images: Images, kind: str, steps: list[np.ndarray], crops_of: Iterator[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features of random resized crops, by a forward in bfloat16. Raises WorkError naming an image whose are not finite."""
-    labels, backbone = labels_of(images), subject.loaded.backbone
+    labels, backbone = truth_of(images), subject.loaded.backbone
     for numbers, crops in zip(steps, crops_of, strict=False):  # the crops of later epochs follow
         with torch.inference_mode(), torch.autocast(subject.device.type, torch.bfloat16):
             found = represent(backbone, crops.to(subject.device, non_blocking=True), needed(kind, backbone))
@@ -203,7 +224,7 @@ def _augmented(
 def _task(subject: Viewed, images: Division, settings: Settings, options: Common) -> str:
     """Digest of everything that the training depends on: a state of another task is not taken up."""
     weights = weights_digest(subject.loaded.backbone)
-    pictures = [part.fingerprint() for part in images] + [labels_of(part) for part in images]
+    pictures = [part.fingerprint() for part in images] + [truth_of(part) for part in images]
     processes = distributed.world_size()
     about = [weights, pictures, list(settings), list(subject.view), options.batch_size, options.seed, processes, VERSION]
     return store.checksum(about)
@@ -255,6 +276,7 @@ def keep(path: Path, trained: Trained, subject: Viewed, settings: Settings, imag
         "weights": weights_digest(subject.loaded.backbone),
         "view": list(subject.view),
         "classes": list(images.classes),
+        "task": "classes" if images.several is None else "multi-label",
         "protocol": dict(protocol),
     }
     store.save_backbone(path, {"weight": trained.weight, "bias": trained.bias}, about)

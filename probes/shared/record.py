@@ -32,13 +32,15 @@ def write(
     metrics: Mapping[str, float],
     seconds: float,
     device: str,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
     beside: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> Path:
     """Write one record and say so; where it is. Only the main process writes. Raises UserError if it cannot.
 
     `metrics` are plain numbers; raises WorkError, and writes nothing, where one is not finite. `table` names the paper's table
-    (`probes/paper/paper.json`). `beside` writes what belongs to it, by the ending that its name has in place of `.json`. A record
-    of another checkpoint, data set or protocol, or with other numbers, that has this name is kept under another (`_make_way`).
+    (`probes/paper/paper.json`), `intervals` the 95 % of those that have one (`probes/shared/metrics.py`). `beside` writes what
+    belongs to it, by the ending that its name has in place of `.json`. A record of another checkpoint, data set or protocol, or
+    with other numbers, that has this name is kept under another (`_make_way`).
     """
     if not distributed.is_main():
         return path
@@ -61,6 +63,7 @@ def write(
         "data": dict(data),
         "protocol": dict(protocol),
         "metrics": {name: round(value, 4) for name, value in metrics.items()},
+        "intervals": {name: [round(low, 4), round(high, 4)] for name, (low, high) in (intervals or {}).items()},
         "seconds": round(seconds, 2),
         "device": device,
         "versions": versions(),
@@ -106,7 +109,15 @@ def _make_way(path: Path, record: Mapping[str, Any], beside: tuple[str, ...]) ->
 
 NEEDED = ("schema", "probe", "checkpoint", "metrics")
 """Fields that every record has, and other JSON does not."""
-LATER: dict[str, Any] = {"table": "", "data": {}, "protocol": {}, "seconds": 0.0, "device": "unknown", "versions": {}}
+LATER: dict[str, Any] = {
+    "table": "",
+    "data": {},
+    "protocol": {},
+    "intervals": {},
+    "seconds": 0.0,
+    "device": "unknown",
+    "versions": {},
+}
 """Fields that older records lack, and their defaults."""
 
 
@@ -143,6 +154,9 @@ def validated(content: Any, where: str) -> dict[str, Any]:
             checked.text(images[name], f"{where}: data: {name}")
     for name, version_ in checked.mapping(found["versions"], f"{where}: versions").items():
         checked.text(version_, f"{where}: versions: {name}")
+    for name, ends in checked.mapping(found["intervals"], f"{where}: intervals").items():
+        for end in (*checked.listed(ends, f"{where}: intervals: {name}"), None)[:2]:
+            checked.number(end, f"{where}: intervals: {name}")
     metrics = checked.mapping(found["metrics"], f"{where}: metrics")
     known = {name: value for name, value in metrics.items() if not _not_finite(value)}
     found["metrics"] = {name: checked.number(value, f"{where}: metrics: {name}") for name, value in known.items()}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from checkpoints import store
+from checkpoints import flat, store
 from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError
 from checkpoints.published import Contents
@@ -65,9 +65,9 @@ def opened(path: Path) -> Rows:
 
 def check(options: Any) -> None:
     """Raise UserError for options that features in a file leave without meaning."""
-    for name in ("ckpt", "val", "crop", "resize", "untrained"):
+    for name in ("ckpt", "val", "crop", "resize", "untrained", "group", "label_column", "task"):
         if getattr(options, name, None):
-            raise UserError(f"--{name} and --embeddings do not go together: the features have been computed")
+            raise UserError(f"{flat.flag(name)} and --embeddings do not go together: the features have been computed")
     if options.data != "sample":
         raise UserError("--data and --embeddings do not go together: the file has names and labels of its own")
     if getattr(options, "features", None) not in POOLED:

@@ -1,7 +1,7 @@
 """Shared by commands that measure a frozen network: options, the backbone on its device, labelled images and their view."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,13 @@ from pretrain.backbones.open import open_backbone
 from pretrain.engine import distributed
 from pretrain.evaluate.views import evaluation_resize
 from pretrain.images import values
+from pretrain.images.labels import Columns
 from pretrain.images.open import has_part, open_images
-from pretrain.images.source import Images, Subset, aligned, subset, with_labels
+from pretrain.images.source import Images, aligned, subset, with_labels
 from pretrain.models.backbone import Backbone, Loaded, make
 from pretrain.models.measured import Measured
-from probes.shared import record, stored
-from probes.shared.labelled import without_labels
+from probes.shared import console, record, stored
+from probes.shared.labelled import CLASSES, divided, of_tasks, refuse_shared, untested, without_labels
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ class Common(Frozen):
     """Number format of the backbone's forward pass; the paper's is float32."""
     cache: Path | None = None
     """Folder in which features are kept for the next probe (default: $IBOT_FEATURES, else the user's cache folder)."""
+    label_column: str | None = None
+    """Column of the labels in parquet files, hf:NAME, or a list with a first line of names (default: label, labels, ...)."""
+    task: Literal["classes", "multi-label", "regression"] | None = None
+    """What labels are for (default: numbers and words are classes, lists several labels, decimals values to predict)."""
+    group: str | None = None
+    """Column of groups (patients, sites): none may be in both parts. Data without a part to test on is divided by it, 4 to 1."""
     untrained: bool = False
     """Measure the same architecture with random weights from --seed in place of the checkpoint's, as a baseline."""
 
@@ -85,6 +92,14 @@ class Probed(Common):
 
     embeddings: Path | None = None
     """Features in a file in place of --ckpt and --data: what probes.embed has written, or Parquet with features and label."""
+
+
+@dataclass(frozen=True)
+class Repeated(Probed):
+    """The options of probes in which something is drawn."""
+
+    seeds: int = 1
+    """Measure with so many seeds, from --seed on: mean and standard deviation of what is drawn."""
 
 
 class View(NamedTuple):
@@ -224,19 +239,67 @@ def paper_crop(backbone: Backbone) -> int:
     return max(round(PAPER_CROP / multiple), 1) * multiple
 
 
-def labelled_parts(options: Common, shape: Architecture) -> Parts:
+def labelled_parts(options: Common, shape: Architecture, tasks: Sequence[str] = CLASSES) -> Parts:
     """Training and test images. Raises UserError where labels are missing or the test images have classes of their own."""
-    seen = shape.channels, shape.value_range
+    return drawn_parts(opened_parts(options, shape, tasks), options, tasks)
+
+
+def opened_parts(options: Common, shape: Architecture, tasks: Sequence[str] = CLASSES) -> Parts:
+    """All labelled images; both parts are the same where --group is to divide them (`drawn_parts`). Raises UserError as there."""
     if (file := embeddings_of(options)) is not None:
         known, tested = stored.parts(file)
-        return Parts(of_several_classes(limited(known, options)), limited(labelled(tested), options))
-    train = open_images(options.data, "train", *seen)
-    val = open_images(options.val, None, *seen) if options.val else open_images(options.data, "val", *seen)
-    for images in (train, val):
-        values.refuse_others(images)
-    train = of_several_classes(train)
-    val = aligned(labelled(val), train)
-    return Parts(of_several_classes(limited(train, options)), limited(val, options))
+        return Parts(of_tasks(known, tasks), of_tasks(tested, tasks))
+    train = open_labelled(options, options.data, "train", shape)
+    values.refuse_others(train)
+    train = of_tasks(train, tasks)
+    if options.group and not has_two_parts(options):
+        return Parts(train, train)
+    source, part = (options.val, None) if options.val else (options.data, "val")
+    val = open_labelled(options, source, part, shape)
+    values.refuse_others(val)
+    val = of_tasks(aligned(val, train), tasks)
+    if options.group:
+        refuse_shared(train, val, options.group)
+    return Parts(train, val)
+
+
+def drawn_parts(parts: Parts, options: Common, tasks: Sequence[str] = CLASSES) -> Parts:
+    """What --group, --limit and --seed make of them. Says which classes have no test image. Raises UserError as `of_tasks`."""
+    train, val = parts
+    if options.group and train is val:
+        train, val = divided(train, options.group, options.seed)
+    found = Parts(of_tasks(limited(train, options), tasks), of_tasks(limited(val, options), tasks))
+    if said := untested(*found):
+        console.say(f"note: {said}")
+    return found
+
+
+def open_labelled(options: Common, source: str, part: str | None, shape: Architecture) -> Images:
+    """Images with the columns that the options name."""
+    columns = Columns(options.label_column, options.group, options.task)
+    return open_images(source, part, shape.channels, shape.value_range, columns)
+
+
+def seeds_of(options: Repeated, *, drawn: bool = True) -> list[int]:
+    """The seeds to measure with: one where nothing is `drawn`, which is said."""
+    if options.seeds > 1 and not drawn:
+        console.say(f"--seeds {options.seeds}: nothing is drawn here without --limit, so that one measurement is all")
+    return [options.seed + number for number in range(options.seeds if drawn else 1)]
+
+
+def about_seeds(several: Sequence[object]) -> dict[str, int]:
+    """A field of a record's protocol, where there is more than one."""
+    return {"seeds": len(several)} if len(several) > 1 else {}
+
+
+def reseeded(subject: AnySubject, options: Common, seed: int) -> AnySubject:
+    """The subject of another seed: other random weights with --untrained."""
+    return untrained(subject, seed) if options.untrained else subject
+
+
+def draws_parts(options: Common) -> bool:
+    """Whether the images, or the weights, depend on the seed."""
+    return options.limit is not None or options.untrained or (options.group is not None and not has_two_parts(options))
 
 
 def has_two_parts(options: Common) -> bool:
@@ -245,7 +308,7 @@ def has_two_parts(options: Common) -> bool:
 
 
 def labelled(images: Images) -> Images:
-    """Those that have a label. Raises UserError if none has, or if they are no classes."""
+    """Those that have a class. Raises UserError if none has."""
     if images.labels is None:
         raise UserError(without_labels(images, "this probe"))
     return with_labels(images)
@@ -253,12 +316,7 @@ def labelled(images: Images) -> Images:
 
 def of_several_classes(images: Images) -> Images:
     """Those that have a label. Raises UserError if none has, or of one class only, with which any result is 100 %."""
-    images = labelled(images)
-    labels = np.unique(np.asarray(images.labels))
-    if len(labels) > 1:
-        return images
-    cure = "use more of the images" if isinstance(images, Subset) else "give the folder that holds the class folders"
-    raise UserError(f"{images.name} has one class only ({images.classes[int(labels[0])]}), and a probe needs two or more: {cure}")
+    return of_tasks(images, CLASSES)
 
 
 def limited(images: Images, options: Common) -> Images:
@@ -278,7 +336,16 @@ def class_count(parts: Parts) -> int:
 
 def about_data(parts: Parts) -> dict[str, object]:
     """Fields of a record that describe the images."""
-    return {"train": parts.train.name, "val": parts.val.name, "train_images": len(parts.train), "val_images": len(parts.val)}
+    about: dict[str, object] = {"train": parts.train.name, "val": parts.val.name}
+    about |= {"train_images": len(parts.train), "val_images": len(parts.val)}
+    return about if parts.train.labels is not None else about | {"task": task_of(parts)}
+
+
+def task_of(parts: Parts) -> str:
+    """What the labels are for."""
+    truth = parts.train.truth()
+    assert truth is not None
+    return truth.task
 
 
 def about_view(options: Common, view: View) -> dict[str, object]:
@@ -288,4 +355,5 @@ def about_view(options: Common, view: View) -> dict[str, object]:
     what: dict[str, object] = {"resize": view.resize, "crop": view.crop, "key": options.key, "precision": options.precision}
     if options.view == "own":
         what |= {"view": "own", "interpolation": view.interpolation, "squash": view.squash}
-    return what | {"untrained": True} if options.untrained else what
+    given = {name: getattr(options, name) for name in ("label_column", "task", "group", "untrained")}
+    return what | {name: value for name, value in given.items() if value}
