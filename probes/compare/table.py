@@ -12,9 +12,9 @@ from probes.compare.cells import Done
 from probes.compare.costs import Cost
 
 HEADLINES: dict[str, tuple[tuple[str, str], ...]] = {
-    "knn": (("top1", "k-NN, top-1 %"),),
-    "linear": (("top1", "linear, top-1 %"),),
-    "logistic": (("top1", "logistic, top-1 %"),),
+    "knn": (("top1", "k-NN, top-1 %"), ("mean_ap", "k-NN, mean AP %"), ("r2", "k-NN, R2")),
+    "linear": (("top1", "linear, top-1 %"), ("mean_ap", "linear, mean AP %"), ("r2", "linear, R2")),
+    "logistic": (("top1", "logistic, top-1 %"), ("mean_ap", "logistic, mean AP %"), ("r2", "ridge, R2")),
     "cluster": (("kmeans_nmi", "k-means, NMI %"),),
     "segment": (("miou", "segmentation, mIoU %"),),
     "retrieval": (
@@ -106,7 +106,7 @@ class Comparison(NamedTuple):
 
     def _cell(self, model: str, column: Column) -> str:
         entry = self.entries.get((model, column))
-        return "" if entry is None else shown(entry)
+        return "" if entry is None else shown(entry, 1 if column.name.endswith("%") else 3)
 
     def _cost(self, model: str) -> list[str]:
         cost = self.costs.get(model)
@@ -122,7 +122,7 @@ class Comparison(NamedTuple):
 
     def latex(self) -> str:
         """The same for a paper (booktabs)."""
-        return "\n".join(tables.as_latex(title, rows).replace("{ll", "{l", 1) for title, rows in self.parts())
+        return "\n".join(tables.as_latex(title, rows).replace("{ll", "{lr", 1) for title, rows in self.parts())
 
     def csv(self) -> str:
         """A line a number."""
@@ -132,10 +132,10 @@ class Comparison(NamedTuple):
         return escape.csv_text([head, *lines])
 
 
-def shown(entry: Entry) -> str:
+def shown(entry: Entry, digits: int = 1) -> str:
     """A number with its interval, and its spread over seeds."""
-    interval = "" if entry.low is None or entry.high is None else f" [{entry.low:.1f}, {entry.high:.1f}]"
-    return f"{entry.value:.1f}{'' if entry.spread is None else f' ± {entry.spread:.1f}'}{interval}"
+    interval = "" if entry.low is None or entry.high is None else f" [{entry.low:.{digits}f}, {entry.high:.{digits}f}]"
+    return f"{entry.value:.{digits}f}{'' if entry.spread is None else f' ± {entry.spread:.{digits}f}'}{interval}"
 
 
 def _number(value: float) -> str:
