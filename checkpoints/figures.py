@@ -7,10 +7,12 @@ from checkpoints.elsewhere import elsewhere
 
 with elsewhere():
     import matplotlib as mpl
+    from matplotlib import font_manager
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
+    from matplotlib.ft2font import FT2Font
     from matplotlib.patches import ConnectionPatch
 
-__all__ = ["Axes", "ConnectionPatch", "Figure", "FigureCanvasAgg", "PowerNorm", "mpl"]
+__all__ = ["Axes", "ConnectionPatch", "FT2Font", "Figure", "FigureCanvasAgg", "PowerNorm", "font_manager", "mpl"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints import escape, store, terminal
+from checkpoints import fonts, store, terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
 from checkpoints.figures import Figure, mpl
 from pretrain.engine import logs
@@ -53,7 +53,7 @@ def draw(logs: dict[str, list[dict[str, Any]]]) -> Figure:
     figure = Figure(figsize=(3.2 * len(panels), 2.6 * len(logs)), layout="constrained")
     axes = figure.subplots(len(logs), len(panels), squeeze=False, sharey="col")
     for row, (run, lines) in zip(axes, logs.items(), strict=True):
-        row[0].set_ylabel(escape.plot(run))
+        row[0].set_ylabel(fonts.label(run))
         for panel, (title, names) in zip(row, panels, strict=True):
             panel.set_title(title, fontsize=9)
             for name in names:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from rich.table import Table
 from torch import Tensor
 
-from checkpoints import escape, store, terminal
+from checkpoints import escape, fonts, store, terminal
 from checkpoints.architecture import Architecture
 from checkpoints.figures import Figure, FigureCanvasAgg, PowerNorm
 from pretrain.engine import distributed
@@ -192,14 +192,14 @@ def picture(shares: Float[np.ndarray, "k k"], classes: list[str]) -> bytes:
         _write_in(axes, shares, classes)
     figure.colorbar(drawn, ax=axes, shrink=0.8, ticks=[0, 1, 5, 20, 50, 100])
     beside.axis("off")
-    beside.text(0, 1, escape.plot("\n".join(["most often taken for another:", *_pairs(shares, classes)])), va="top", fontsize=9)
+    beside.text(0, 1, fonts.label("\n".join(["most often taken for another:", *_pairs(shares, classes)])), va="top", fontsize=9)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)
     return stream.getvalue()
 
 
 def _write_in(axes: Any, shares: np.ndarray, classes: list[str]) -> None:
-    names = [escape.plot(name[:LONGEST_NAME]) for name in classes]
+    names = [fonts.label(name[:LONGEST_NAME]) for name in classes]
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
     for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.5), strict=True):

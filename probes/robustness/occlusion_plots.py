@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from checkpoints import escape
+from checkpoints import fonts
 from checkpoints.architecture import Architecture
 from checkpoints.figures import Figure
 from pretrain.images.source import Images
@@ -37,7 +37,7 @@ def draw_curves(curves: Mapping[str, Curve], title: str) -> Figure:
     panel.set_xlabel("share of the picture that is lost")
     panel.set_ylabel("top-1, %")
     panel.legend(fontsize=8)
-    figure.suptitle(escape.plot(title), fontsize=8)
+    figure.suptitle(fonts.label(title), fontsize=8)
     return figure
 
 
@@ -50,7 +50,7 @@ def draw_grids(numbers: Mapping[str, float], title: str) -> Figure:
     )
     panel.set_xlabel("cells that were shuffled")
     panel.set_ylabel("top-1, %")
-    figure.suptitle(escape.plot(title), fontsize=8)
+    figure.suptitle(fonts.label(title), fontsize=8)
     return figure
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from checkpoints import escape, places, store
+from checkpoints import escape, fonts, places, store
 from checkpoints.cli import UserError
 from checkpoints.figures import Axes, Figure, mpl
 from pretrain.sample.palette import COLOURS
@@ -80,14 +80,14 @@ def panels(count: int, title: str, columns: int = 8, side: float = 1.6) -> tuple
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in axes:
         panel.set_axis_off()
-    figure.suptitle(escape.plot(title), fontsize=8)
+    figure.suptitle(fonts.label(title), fontsize=8)
     return figure, axes
 
 
 def picture(panel: Axes, image: np.ndarray, title: str = "", **how: Any) -> None:
     """An image [h, w, 3], or a map [h, w] in colours of quantity."""
     panel.imshow(image, **({"cmap": MAP} | how if image.ndim == 2 else how))
-    panel.set_title(escape.plot(title), fontsize=7)
+    panel.set_title(fonts.label(title), fontsize=7)
 
 
 def blown_up(small: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from checkpoints import escape
+from checkpoints import fonts
 from checkpoints.cli import UserError
 from checkpoints.figures import Figure
 from pretrain.evaluate import knn
@@ -72,7 +72,7 @@ def chart(places: Float[np.ndarray, "b 2"], labels: Int[np.ndarray, " b"], class
             s=14,
             color=colours[number],
             marker=MARKERS[number % len(MARKERS)],
-            label=escape.plot(name),
+            label=fonts.label(name),
             linewidths=0,
         )
     rest = places[labels >= CLASSES]
@@ -83,5 +83,5 @@ def chart(places: Float[np.ndarray, "b 2"], labels: Int[np.ndarray, " b"], class
     panel.set_xticks([])
     panel.set_yticks([])
     panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(escape.plot(title), fontsize=8)
+    figure.suptitle(fonts.label(title), fontsize=8)
     return figure

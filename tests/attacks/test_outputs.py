@@ -617,5 +617,5 @@ def test_every_text_of_a_picture_is_ours_or_escaped() -> None:
                 words = ast.unparse(text)
                 seen += 1
                 ours = isinstance(text, ast.Constant) or words in OURS_IN_PICTURES
-                assert ours or "escape.plot" in words, f"{path}:{node.lineno}: {words}"
+                assert ours or "fonts.label" in words, f"{path}:{node.lineno}: {words}"
     assert seen > 10
