@@ -203,6 +203,7 @@ def train(plan: Plan, device: torch.device) -> int:
         stop_requested() as stop,
         report_process.live(run.folder, options.run.serve, progress.say),
         progress,
+        contextlib.closing(loader),
         saved_if_starved(lambda: save(done, *state), lambda: done, run.step, stop),
     ):
         loader.stop = stop

@@ -5,6 +5,7 @@ Workers decode and cut out; colours are changed by them on a CPU, and on the dev
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from checkpoints import parent, terminal
+from pretrain.batches.ahead import Ahead, SideStream
 from pretrain.batches.dataset import Batch, Change, Cut, StepDataset, make_batch
 from pretrain.batches.feeding import fed
 
@@ -41,9 +43,12 @@ class NumberedLoader:
             pin_memory=self.device.type == "cuda",
             prepare=prepare_worker,
             generator=torch.Generator(),  # its own: the global one belongs to the networks
-            asked_to_stop=lambda: bool(self.stop),
+            asked_to_stop=self._stopping,
             on_wait=self._count,
         )
+
+    def _stopping(self) -> bool:
+        return bool(self.stop)
 
     def _count(self, seconds: float) -> None:
         self.waited += seconds
@@ -52,41 +57,50 @@ class NumberedLoader:
 class Loader(NumberedLoader):
     """A pretraining's batches on their device.
 
-    On a GPU the next batch is copied and its crops are made on a side stream while the loop works on the present one.
+    On a GPU a thread copies the next batch and makes its crops on a stream of its own while the loop works on the present one
+    (`pretrain/batches/ahead.py`); `in_thread` decides otherwise. `close` when no further batch is wanted.
     """
 
-    def __init__(self, steps: StepDataset, first: int, last: int, workers: int, device: torch.device) -> None:
+    def __init__(
+        self, steps: StepDataset, first: int, last: int, workers: int, device: torch.device, *, in_thread: bool | None = None
+    ) -> None:
         super().__init__(steps, first, last, workers, device)
         self._steps = steps
         self._kernels = color_change(device)
+        self._in_thread = device.type == "cuda" if in_thread is None else in_thread
+        self._ahead: Ahead | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = self._received()
-        return self._ahead(batches) if self.device.type == "cuda" else batches
+        batches = map(self._to_device, self.made())
+        return self._from_thread(batches) if self._in_thread else batches
 
-    def _received(self) -> Iterator[Batch]:
-        """Batches on the device, with their crops made."""
-        return map(self._to_device, self.made())
+    def close(self) -> None:
+        """End the thread, if there is one."""
+        if self._ahead is not None:
+            self._ahead.close()
 
     def _to_device(self, batch: Batch | Cut) -> Batch:
         there = batch.to(self.device)
         return make_batch(there, self._steps.mean, self._steps.std, self._kernels) if isinstance(there, Cut) else there
 
-    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Each batch is asked for on a side stream before the one ahead of it is given out."""
-        side = torch.cuda.Stream(self.device)
-        ready: Batch | None = None
+    def _from_thread(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """What the loop waits for is the thread, not what the thread waits for."""
+        self._ahead = Ahead(batches, SideStream(self.device) if self.device.type == "cuda" else None)
+        found = iter(self._ahead)
         while True:
-            with torch.cuda.stream(side):
-                coming = next(batches, None)
-            if ready is not None:
-                yield ready
-            if coming is None:
+            began = time.perf_counter()
+            batch = next(found, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
                 return
-            torch.cuda.current_stream(self.device).wait_stream(side)
-            for tensor in coming.tensors():
-                tensor.record_stream(torch.cuda.current_stream(self.device))
-            ready = coming
+            yield batch
+
+    def _stopping(self) -> bool:
+        return super()._stopping() or (self._ahead is not None and self._ahead.ended.is_set())
+
+    def _count(self, seconds: float) -> None:
+        if not self._in_thread:
+            super()._count(seconds)
 
 
 def color_change(device: torch.device) -> Change | None:
