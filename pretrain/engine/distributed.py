@@ -1,6 +1,7 @@
 """Data parallelism: code above this file is the same for one process and for many."""
 
 import contextlib
+import gc
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,7 +64,17 @@ def processes() -> Iterator[torch.device]:
             "the same command goes on from the last checkpoint"
         ) from error
     finally:
-        dist.destroy_process_group()
+        _leave()
+
+
+def _leave() -> None:
+    """Close all groups, and collect what still holds one.
+
+    Gloo joins a group's threads when its last holder goes. One in a cycle (a wrapper of `parallel`, a sharded network) would go
+    at the interpreter's end or never, and a thread that is not joined then aborts the process.
+    """
+    dist.destroy_process_group()
+    gc.collect()
 
 
 def parallel(module: nn.Module, device: torch.device, *, some_unused: bool = False) -> nn.Module:

@@ -37,7 +37,7 @@ def expected(table: Table, row: Row) -> str:
 
 def _recipe(table: Table, row: Row) -> Recipe:
     settings = table.settings(row)
-    machine = "--accumulate 4" if row.arch == "ViT-B/16" else "--accumulate 2"
+    machine = "--accumulate 4" if row.arch == "ViT-B/16" else "--batch-size-per-gpu 128"
     if row.tokenizer:
         machine += f" {TOKENIZERS[row.tokenizer]}"
     if row.needs:

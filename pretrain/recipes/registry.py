@@ -30,30 +30,34 @@ NAMED: dict[str, Recipe] = {
         VITS | {"epochs": 800},
         "k-NN 75.2, linear 77.9 (Table 1)",
         "193.4 h on 16 V100, 19.5 GB each (Table 19)",
-        "--accumulate 2",
+        "--batch-size-per-gpu 128",
     ),
     "ibot_vits16_300": Recipe(
-        "ViT-S/16, 300 epochs", VITS | {"epochs": 300}, "linear 77.4 (Table 19)", "73.3 h on 16 V100 (Table 19)", "--accumulate 2"
+        "ViT-S/16, 300 epochs",
+        VITS | {"epochs": 300},
+        "linear 77.4 (Table 19)",
+        "73.3 h on 16 V100 (Table 19)",
+        "--batch-size-per-gpu 128",
     ),
     "ibot_vits16_2crops_800": Recipe(
         "ViT-S/16 without local crops, 800 epochs",
         VITS | TWO_CROPS | {"epochs": 800},
         "k-NN 72.4, linear 76.2 (Table 10)",
         "126.4 h on 16 V100, 13.1 GB each (Table 19)",
-        "--accumulate 2",
+        "--batch-size-per-gpu 128",
     ),
     "ibot_vits16_2crops_300": Recipe(
         "ViT-S/16 without local crops, 300 epochs",
         VITS | TWO_CROPS | {"epochs": 300},
         "k-NN 70.3, linear 74.8 (Tables 19, 20; Table 9 has 69.1 and 74.2)",
         "47.0 h on 16 V100, 13.1 GB each (Table 19)",
-        "--accumulate 2",
+        "--batch-size-per-gpu 128",
     ),
     "ibot_vits16_out1000_800": Recipe(
         "ViT-S/16 with 1000 prototypes, to be used as clusters, 800 epochs",
         VITS | {"out_dim": 1000, "patch_out_dim": 1000, "epochs": 800},
         "ACC 43.4, ARI 32.8, NMI 78.6, FMI 35.6 (Table 5: python -m probes.cluster)",
-        machine="--accumulate 2",
+        machine="--batch-size-per-gpu 128",
     ),
     "ibot_vitb16_400": Recipe(
         "ViT-B/16, block masks, 400 epochs",
@@ -89,7 +93,7 @@ NAMED: dict[str, Recipe] = {
         "ViT-S/16 on ImageNet-22K, 160 epochs",
         VITS | {"epochs": 160},
         "k-NN 69.3, linear 76.5 (Table 15), of the student (--key student)",
-        machine="--accumulate 2",
+        machine="--batch-size-per-gpu 128",
         data="IMAGENET22K",
     ),
     "ibot_vitb16_in22k_80": Recipe(

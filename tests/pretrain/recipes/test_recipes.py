@@ -25,6 +25,17 @@ def test_the_command_of_a_recipe_makes_the_papers_step_on_eight_gpus(name: str) 
     assert name.endswith(f"_{plan.options.optimisation.epochs}")
 
 
+@pytest.mark.parametrize("name", [name for name in registry.NAMED if name.startswith("ibot_vits16")])
+def test_eight_gpus_of_80_gb_take_a_vit_s_step_at_once_with_the_same_learning_rate(name: str) -> None:
+    """46c01a2 advised two micro-batches of 64: the same step, in twice the launches."""
+    flags = ["--recipe", name, "--data", "x"]
+    whole = plan_of(read_command_line([*flags, *registry.NAMED[name].machine.split()]))
+    parts = plan_of(read_command_line([*flags, "--accumulate", "2"]))
+    steps = whole.options.optimisation
+    assert (steps.batch_size_per_gpu, steps.accumulate) == (128, 1)
+    assert whole.schedule(100, 8) == parts.schedule(100, 8) and whole.schedule(100, 8).lr == steps.lr * 1024 / 256
+
+
 def test_expected_numbers_are_the_tables_own() -> None:
     """Those of Table 1, by architecture."""
     rows = {row.arch: row.cells for row in published.tables()["T1_knn_linear_in1k"].rows if row.method == "iBOT"}
