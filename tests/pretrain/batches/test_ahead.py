@@ -5,15 +5,30 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from checkpoints.cli import WorkError
-from pretrain.batches import ahead, masking
+from pretrain.batches import ahead, augment, masking
 from pretrain.batches.ahead import Ahead, SideStream
-from pretrain.batches.dataset import Batch
+from pretrain.batches.dataset import Batch, StepDataset
 from pretrain.batches.loader import Loader
-from tests.pretrain.batches.test_loader import CPU, equal, steps
+from pretrain.images.source import InMemory
+
+CPU = torch.device("cpu")
+VIEW = augment.View(16, (0.3, 1.0), 0.5, 0.5)
+VIEWS = augment.MultiCrop((VIEW, VIEW), augment.View(8, (0.1, 0.3), 0.5, 0.0), 3)
+
+
+def steps(**more: Any) -> StepDataset:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 20, 20, 3), dtype=np.uint8)
+    masks = masking.MaskSettings((0.0, 0.3), (0.0, 0.2), "block")
+    return StepDataset(InMemory("few", list(pixels)), VIEWS, masks, (4, 4), 4, 0, **more)
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(mine, theirs) for mine, theirs in zip(one.tensors(), other.tensors(), strict=True))
 
 
 def batch(number: int) -> Batch:
