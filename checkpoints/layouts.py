@@ -3,21 +3,23 @@
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from timm.models.swin_transformer import get_relative_position_index
 from torch import Tensor
 
-from checkpoints import checked, reading
-from checkpoints.cli import UserError
-
 Weights = dict[str, Tensor]
 
 CLASSIFIERS = ("head.", "head_dist.", "fc.", "pre_logits.", "classifier.", "linear.")
+LEFT_OUT = re.compile(
+    r"(dino_head|ibot_head|student_head|teacher_head|decoder|norms|\w*projectors?|\w*projection_head|\w*predictor|local_cls_norm)\..*"
+    r"|decoder_\w+(\..*)?|rope_embed\.periods|.*\.bias_mask"
+)
+"""What trainings keep beside a backbone, besides classifiers: heads, decoders, what is used on local crops alone, constants."""
+CHUNK = re.compile(r"^blocks\.\d{1,4}\.(\d{1,4})\.")
+"""A block in a chunk of blocks, as DINOv2 and DINOv3 train: its own number is the second one."""
 COMPUTED = ("relative_position_index", "attn_mask")
 """Buffers that follow from the sizes; the original's Swin files carry them."""
-DINOV2 = {384: "vit_small_patch14", 768: "vit_base_patch14", 1024: "vit_large_patch14", 1536: "vit_giant_patch14"}
 
 
 class SwinStages(NamedTuple):
@@ -36,15 +38,21 @@ def swin_stages(shape: Mapping[str, Any]) -> SwinStages:
 
 def to_ours(weights: Mapping[str, Tensor]) -> tuple[Weights, tuple[str, ...]]:
     """A backbone's weights under our names, and the names of those that are not a backbone's."""
-    ignored = tuple(name for name in weights if name.startswith(CLASSIFIERS))
+    classifiers = ("head.fc.",) if is_convnext(weights) else CLASSIFIERS  # its last norm is called head.norm
+    ignored = [name for name in weights if name.startswith(classifiers) or LEFT_OUT.fullmatch(name)]
     kept = {name: w for name, w in weights.items() if name not in ignored and not name.endswith(COMPUTED)}
     for name in ("weight", "bias"):  # timm's name of the last norm where it stands behind the pooling
         pooled = kept.pop(f"fc_norm.{name}", None)
         if pooled is not None and f"norm.{name}" not in kept:
             kept[f"norm.{name}"] = pooled
+    if "patch_embed.proj.weight" in kept and "blocks.0.0.norm1.weight" in kept:
+        kept = {CHUNK.sub(r"blocks.\1.", name): weight for name, weight in kept.items()}
+    without = {name: weight for name, weight in kept.items() if name != "mask_token"}
+    if len(without) < len(kept) and is_plain(without):  # MAE's, of its decoder
+        kept, ignored = without, [*ignored, "mask_token"]
     if is_swin(kept) and "layers.0.downsample.norm.weight" in kept:
         kept = {_moved(name, 1): weight for name, weight in kept.items()}
-    return kept, ignored
+    return kept, tuple(ignored)
 
 
 def to_original(weights: Mapping[str, Tensor]) -> Weights:
@@ -80,35 +88,13 @@ PLAIN = re.compile(
 """Names of a ViT's weights as iBOT and DINO have it; any other name means another kind of ViT."""
 
 
+def is_convnext(weights: Mapping[str, Tensor]) -> bool:
+    """Whether these are a ConvNeXt's, under Meta's names or timm's."""
+    return any(name in weights for name in ("stages.0.0.dwconv.weight", "stages.0.blocks.0.conv_dw.weight"))
+
+
 def is_plain(weights: Mapping[str, Tensor]) -> bool:
     """Whether these are a ViT's as iBOT and DINO have it, its positions a square and one for [CLS]."""
     if "pos_embed" not in weights or weights["pos_embed"].ndim != 3 or not all(PLAIN.fullmatch(name) for name in weights):
         return False
     return round((weights["pos_embed"].shape[1] - 1) ** 0.5) ** 2 == weights["pos_embed"].shape[1] - 1
-
-
-def whose(weights: Mapping[str, Tensor], arch: str, path: Path) -> tuple[str, str]:
-    """The family of a backbone, and timm's name of its architecture where it needs one."""
-    if is_swin(weights):
-        return "a Swin backbone (the original iBOT's, EsViT's or timm's)", ""
-    if is_plain(weights):
-        return "a ViT backbone (the original iBOT's, DINO's or timm's)", arch
-    width = checked.part(weights, "cls_token", path, 1, 1, None).shape[-1] if "cls_token" in weights else 0
-    if "mask_token" in weights and "blocks.0.ls1.gamma" in weights and width in DINOV2:
-        registers = checked.part(weights, "register_tokens", path, 1, None, width) if "register_tokens" in weights else None
-        return "a backbone of DINOv2", DINOV2[width] + ("_dinov2" if registers is None else f"_reg{registers.shape[1]}_dinov2")
-    arch = arch or _named_beside(path)
-    if not arch:
-        raise UserError(
-            f"{path} is a ViT that its weights alone do not name: give timm's name of it, --ckpt timm:NAME@{path} (names: "
-            "python -c \"import timm; print(timm.list_models('vit*'))\")"
-        )
-    return f"a backbone of timm's {arch}", arch
-
-
-def _named_beside(path: Path) -> str:
-    """The architecture that a `config.json` in the file's folder names, as on Hugging Face."""
-    try:
-        return str(reading.values(path.parent / "config.json").get("architecture", ""))
-    except (OSError, ValueError, AttributeError):
-        return ""

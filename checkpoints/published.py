@@ -1,17 +1,18 @@
-"""Converts checkpoints to our layout: the original iBOT's, DINO's, DINOv2's, timm's and our own, recognised by their content.
+"""Converts checkpoints to our layout: our own, the original iBOT's and DINO's whole ones, and backbones of any (`others`).
 
 Nothing in a file is ever run. The original's files carry an `argparse.Namespace` and a few numpy numbers next to their tensors:
 these, and nothing else, are allowed through torch's safe reader.
 """
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from checkpoints import checked, layouts, plain_numpy, store
+from checkpoints import checked, layouts, nests, others, plain_numpy, store, terminal
 from checkpoints.cli import UserError
 
 ALLOWED: list[Any] = [
@@ -21,10 +22,6 @@ ALLOWED: list[Any] = [
     (plain_numpy.scalar, "numpy.core.multiarray.scalar"),
 ]
 """Globals allowed in a published file besides tensors and plain values: scalars of numpy 1 and 2, made by ours."""
-
-WRAPPERS = ("state_dict", "model", "teacher", "student")
-"""Names under which files of one network keep it."""
-
 
 LOSSES = {"ibot_loss", "dino_loss"}
 """One of which full checkpoints of the original have."""
@@ -48,6 +45,8 @@ class Contents(NamedTuple):
     """The backbone's, where the file says it."""
     arch: str = ""
     """timm's name of it, where neither shape nor weights say it alone."""
+    heads: int = 0
+    """Attention heads, where neither shape nor weights nor `arch` show them."""
     ignored: tuple[str, ...] = ()
     """Weights that are not part of a backbone or its head: a classifier's, say."""
 
@@ -80,8 +79,10 @@ def read(path: Path, arch: str = "") -> Contents:
         weights, metadata = store.read_safetensors(path)
         if "about" in metadata:
             return _whole(_our_backbone(weights, metadata["about"], path), path)
-        return _whole(_one_network(weights, path, arch or metadata.get("architecture", "")), path)
-    return from_content(store.read_torch(path, ALLOWED), path, arch)
+        found = _whole(_of_others(weights, path, arch or metadata.get("architecture", "")), path)
+    else:
+        found = from_content(store.read_torch(path, ALLOWED), path, arch)
+    return _say_left_out(found, path)
 
 
 def from_content(content: dict[str, Any], path: Path, arch: str = "") -> Contents:
@@ -92,15 +93,12 @@ def from_content(content: dict[str, Any], path: Path, arch: str = "") -> Content
 def _recognised(content: dict[str, Any], path: Path, arch: str) -> Contents:
     if content.get("format") == store.FORMAT:
         return _our_run(content, path)
-    if "student" in content and "teacher" in content:
-        return _full(content, path)
-    if LOSSES & content.keys():
-        missing = [name for name in ("student", "teacher") if name not in content]
+    if not LOSSES & content.keys():
+        return _of_others(content, path, arch)
+    missing = [name for name in ("student", "teacher") if name not in content]
+    if missing:
         raise UserError(f"{path} is a full checkpoint that lacks its {missing[0]}: take another copy")
-    for name in WRAPPERS:
-        if isinstance(content.get(name), Mapping):
-            return _one_network(checked.mapping(content[name], f"{path}: {name}"), path, arch, content)
-    return _one_network(content, path, arch)
+    return _full(content, path)
 
 
 def _whole(contents: Contents, path: Path) -> Contents:
@@ -144,9 +142,7 @@ def _our_backbone(weights: dict[str, Tensor], about: dict[str, Any], path: Path)
 
 def _full(content: dict[str, Any], path: Path) -> Contents:
     """The original iBOT's or DINO's."""
-    name = next((name for name in ("ibot_loss", "dino_loss") if name in content), None)
-    if name is None:
-        raise UserError(f"{path} has a student and a teacher, but neither ibot_loss nor dino_loss: it is of another method")
+    name = "ibot_loss" if "ibot_loss" in content else "dino_loss"
     missing = sorted({"optimizer", "epoch", "args"} - content.keys())
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}")
@@ -181,21 +177,26 @@ def _centres(state: Mapping[str, Tensor], path: Path, name: str) -> dict[str, Te
     return {ours: state[theirs] for theirs, ours in wanted.items()}
 
 
-def _one_network(state: Mapping[str, Any], path: Path, arch: str, around: Mapping[str, Any] | None = None) -> Contents:
-    """A backbone alone: the original's, DINO's, DINOv2's, timm's."""
-    weights = {name: weight for name, weight in state.items() if isinstance(weight, Tensor)}
-    for prefix in ("module.", "backbone.", "model."):
-        if weights and all(name.startswith((prefix, "head.")) for name in weights):
-            weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
-    if not any(name.startswith(("blocks.", "layers.")) for name in weights):
-        raise UserError(f"{path} holds no ViT or Swin that is known here: its keys are {', '.join(list(state)[:4]) or 'none'}")
-    ours, ignored = layouts.to_ours(weights)
-    layout, arch = layouts.whose(ours, arch, path)
-    epoch = (around or {}).get("epoch", 0)
+_said: set[Path] = set()
+
+
+def _say_left_out(contents: Contents, path: Path) -> Contents:
+    """Returns the contents. Says once, in one of several processes, which weights of the file are not used."""
+    if contents.ignored and path not in _said and os.environ.get("RANK", "0") == "0":
+        terminal.say(f"{path}: {contents.layout}; left out: {nests.summary(contents.ignored)}", error=True)
+    _said.add(path)
+    return contents
+
+
+def _of_others(content: Mapping[str, Any], path: Path, arch: str) -> Contents:
+    """Backbones alone, or beside heads and optimizers of any framework."""
+    found = others.find(content, path, arch)
+    epoch = content.get("epoch", 0)
     return Contents(
-        layout,
-        {"only": {f"backbone.{name}": weight for name, weight in ours.items()}},
-        epoch=epoch if isinstance(epoch, int) else 0,
-        arch=arch,
-        ignored=ignored,
+        found.family.words,
+        {key: {f"backbone.{name}": weight for name, weight in weights.items()} for key, weights in found.networks.items()},
+        epoch=epoch if isinstance(epoch, int) and not isinstance(epoch, bool) and 0 <= epoch < checked.MOST else 0,
+        arch=found.family.arch,
+        heads=found.heads,
+        ignored=found.ignored,
     )

@@ -9,12 +9,24 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from checkpoints import checked, layouts
-from checkpoints.architecture import MOST_STAGES, SIZES, SWIN_SIZES, Architecture, SwinSize, is_timms, swin_shape, timm_shape
+from checkpoints import checked, families, layouts
+from checkpoints.architecture import (
+    MOST,
+    MOST_STAGES,
+    SIZES,
+    SWIN_SIZES,
+    Architecture,
+    SwinSize,
+    is_timms,
+    swin_shape,
+    timm_shape,
+)
 from checkpoints.cli import UserError, WorkError
 from checkpoints.published import Contents
 from checkpoints.store import first_line
 
+FIRST = ("patch_embed.proj.weight", "downsample_layers.0.0.weight", "stem.0.weight", "conv1.weight")
+"""First convolution: of ViTs and Swins, of ConvNeXts under Meta's and timm's names, of ResNets."""
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -49,25 +61,28 @@ def _timms_own(name: str, arch: str) -> Contents:
         cure = f"give a file with --ckpt timm:{name}@FILE"
         raise WorkError(f"timm's weights of {name} could not be fetched ({first_line(error)}): {cure}") from error
     weights, _ = layouts.to_ours(model.state_dict())
-    layout, arch = layouts.whose(weights, arch, Path(name))
+    layout, arch = families.whose(weights, arch, Path(name))
     return Contents(f"{layout}, {name}", {"only": {f"backbone.{key}": weight for key, weight in weights.items()}}, arch=arch)
 
 
-def _shown_by(weights: dict[str, Tensor], arch: str, path: Path) -> Architecture:
-    """The shape that weights show, of timm's architecture `arch` where they alone do not."""
+def _shown_by(weights: dict[str, Tensor], arch: str, path: Path, heads: int = 0) -> Architecture:
+    """The shape that weights show, of timm's architecture `arch` where they alone do not, with so many heads if that is known."""
     if layouts.is_swin(weights):
         return _swin_of(weights, path)
     if layouts.is_plain(weights) and _heads_are_64(arch):
-        return _vit_of(weights, path)
+        return _vit_of(weights, path, heads)
     if not arch:
         raise UserError(f"{path} holds no ViT or Swin that is known here")
     if not is_timms(arch):
         raise UserError(f"{path}: its architecture {arch[:100]!r} is not in timm's list: it is not looked for anywhere else")
     tokens = checked.part(weights, "pos_embed", path, 1, None, None).shape[1] if "pos_embed" in weights else 0
-    patch = timm_shape(arch, 224, 3).patch_size
-    channels = checked.part(weights, "patch_embed.proj.weight", path, None, None, None, None).shape[1]
+    first = next((name for name in FIRST if name in weights), FIRST[0])
+    _, channels, patch, _ = checked.part(weights, first, path, None, None, None, None).shape
     checked.count(channels, f"{path}: channels", 1, 4096)
-    return timm_shape(arch, _side(tokens) * patch or timm_size(arch), channels)
+    if first != FIRST[0]:
+        return timm_shape(arch, timm_size(arch), channels)
+    checked.count(patch, f"{path}: patch size", 1, MOST["patch_size"])
+    return timm_shape(arch, _side(tokens) * patch or timm_size(arch), channels)._replace(patch_size=patch)
 
 
 def _heads_are_64(arch: str) -> bool:
@@ -89,13 +104,13 @@ def timm_size(arch: str) -> int:
     return int(timm.models.get_pretrained_cfg(arch).input_size[-1])  # type: ignore[union-attr]
 
 
-def _vit_of(weights: dict[str, Tensor], path: Path) -> Architecture:
-    """Heads are 64 wide in every ViT of iBOT and DINO."""
+def _vit_of(weights: dict[str, Tensor], path: Path, heads: int) -> Architecture:
+    """Heads are 64 wide in every ViT of iBOT and DINO, unless `heads` says how many there are."""
     width, channels, patch, _ = checked.part(weights, "patch_embed.proj.weight", path, None, None, None, None).shape
     side = round((weights["pos_embed"].shape[1] - 1) ** 0.5)
     depth = 1 + max((int(name.split(".")[1]) for name in weights if name.startswith("blocks.")), default=0)
     sizes = (name for name, size in SIZES.items() if (size.embed_dim, size.depth) == (width, depth))
-    return Architecture(next(sizes, "vit"), patch, side * patch, channels, width, depth, max(width // 64, 1))
+    return Architecture(next(sizes, "vit"), patch, side * patch, channels, width, depth, heads or max(width // 64, 1))
 
 
 def _swin_of(weights: dict[str, Tensor], path: Path) -> Architecture:

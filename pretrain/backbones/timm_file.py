@@ -1,16 +1,15 @@
 """`timm:NAME[.TAG][@FILE]`: timm's published weights of a model, or a file that holds them, loaded strictly."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models._helpers import clean_state_dict
 from torch import Tensor, nn
 
-from checkpoints import checked, layouts, published, store
+from checkpoints import checked, layouts, nests, published, store
 from checkpoints.cli import UserError, WorkError
 from checkpoints.published import Contents
 from checkpoints.resolve import arch_of, pretrained_config, refuse_misfits
@@ -60,12 +59,12 @@ def fill(model: nn.Module, file: Path, name: str) -> tuple[str, ...]:
 
     Raises UserError where a weight is missing, left over or of another shape.
     """
-    weights = weights_of(file)
+    wanted = model.state_dict()
+    weights = weights_of(file, wanted.keys())
     try:
         weights = _filtered(weights, model)
     except Exception as error:  # a filter trusts the weights to be what it is for
         raise UserError(f"{file} does not fit: timm cannot read it as {name} ({first_line(error)})") from error
-    wanted = model.state_dict()
     ignored = tuple(one for one in weights if one not in wanted and one.startswith(CLASSIFIERS))
     kept = {one: weight for one, weight in weights.items() if one not in ignored and not one.endswith(COMPUTED)}
     computed = {one: value for one, value in wanted.items() if one.endswith(COMPUTED)}
@@ -81,21 +80,15 @@ def _filtered(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]
     return dict(convert(dict(weights), model)) if convert is not None else weights
 
 
-def weights_of(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file of one network, without the prefixes of wrappers. Raises UserError for a file without any."""
+def weights_of(file: Path, known: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of a file below the prefix of most `known` names. Raises UserError for a file without any."""
     if file.suffix == ".safetensors":
         content: Mapping[str, Any] = store.read_safetensors(file)[0]
     else:
         content = store.read_torch(file, published.ALLOWED)
-    for wrapper in published.WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            content = checked.mapping(content[wrapper], f"{file}: {wrapper}")
-            break
-    found = {name: value for name, value in content.items() if isinstance(value, Tensor) and not name.endswith(COMPUTED)}
-    found = clean_state_dict(found)
-    for prefix in ("backbone.", "model.", "encoder."):
-        if found and all(name.startswith((prefix, "head.", "fc.")) for name in found):
-            found = {name.removeprefix(prefix): value for name, value in found.items()}
+    every = nests.joined(content)
+    below = nests.under(nests.root_of(every, known), every, file)
+    found = {name: every[theirs] for name, theirs in below.items() if not name.endswith(COMPUTED)}
     if not found:
         raise UserError(f"{file} holds no weights: its keys are {', '.join(list(content)[:4]) or 'none'}")
     return checked.network(found, f"{file}: the weights")

@@ -56,7 +56,7 @@ def _fetched(arch: str, weights: Any, said: str) -> nn.Module:
 
 
 def _filled(model: nn.Module, file: Path, arch: str) -> nn.Module:
-    weights = weights_of(file)
+    weights = weights_of(file, model.state_dict().keys())
     counters = {name: one for name, one in model.state_dict().items() if name.endswith("num_batches_tracked")}
     refuse_misfits(model, counters | weights, file, f" as torchvision's {arch}")
     model.load_state_dict(weights, strict=False)

@@ -122,7 +122,7 @@ def architecture_of_contents(contents: Contents, weights: dict[str, Tensor], pat
     """
     if contents.shape is not None:
         return agreed(stored_architecture(contents.shape, str(path)), weights, path)
-    return agreed(possible(_shown_by(weights, contents.arch, path), str(path)), weights, path)
+    return agreed(possible(_shown_by(weights, contents.arch, path, contents.heads), str(path)), weights, path)
 
 
 def agreed(shape: Architecture, weights: dict[str, Tensor], path: Path) -> Architecture:

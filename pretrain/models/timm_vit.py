@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from checkpoints.architecture import Architecture, timm_model
+from checkpoints.architecture import Architecture, timm_model, timm_shape
 from checkpoints.cli import UserError
 from checkpoints.store import first_line
 
@@ -49,6 +49,8 @@ class AnyViT(nn.Module):
         self.compiled = False
         settings: dict[str, Any] = {"in_chans": shape.channels, "drop_path_rate": drop_path, "dynamic_img_size": True}
         settings["global_pool"] = "token"  # else the last norm of some would stand behind a pooling that nobody asks for
+        if shape.patch_size != timm_shape(shape.arch, shape.image_size, shape.channels).patch_size:
+            settings["patch_size"] = shape.patch_size  # DINOv2 trained on with other patches, as Phikon-v2
         try:
             model: Any = timm_model(shape.arch, img_size=shape.image_size, **settings)
         except UserError:

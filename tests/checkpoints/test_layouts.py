@@ -182,10 +182,26 @@ def spoiled(root: Path) -> dict[str, tuple[Path, str]]:
     torch.save({"state_dict": {"a": Bomb()}}, root / "bomb.pth")
     torch.save({"fc.weight": torch.zeros(2, 2), "conv1.weight": torch.zeros(2, 2)}, root / "resnet.pth")
     torch.save({"student": {}, "teacher": {}, "loss": 1}, root / "method.pth")
+    vit = original_names(VIT)
+    inside = {f"backbone.{name}": weight for name, weight in vit.items()}
+    torch.save({"state_dict": inside | {"rpn_head.rpn_conv.weight": torch.zeros(1)}}, root / "detector.pth")
+    torch.save({"state_dict": inside | {"decode_head.conv_seg.weight": torch.zeros(1)}}, root / "segmenter.pth")
+    torch.save({"state_dict": vit | {"norm.bias": torch.full((64,), float("nan"))}}, root / "nan.pth")
+    torch.save({"a": vit, "b": vit}, root / "two.pth")
     found["bomb.pth"] = (root / "bomb.pth", "holds code")
-    found["resnet.pth"] = (root / "resnet.pth", "no ViT or Swin that is known here: its keys are fc.weight, conv1.weight")
-    found["method.pth"] = (root / "method.pth", "of another method")
-    found["one"] = (root / "one.safetensors", "no ViT or Swin that is known here")
+    found["resnet.pth"] = (
+        root / "resnet.pth",
+        "no backbone that is known here: its weights begin with fc.weight, conv1.weight (2 in all)",
+    )
+    found["method.pth"] = (root / "method.pth", "it has no weights at all")
+    found["detector.pth"] = (
+        root / "detector.pth",
+        "is a detector (rpn_head), trained on from a backbone: give the backbone's own",
+    )
+    found["segmenter.pth"] = (root / "segmenter.pth", "is a segmentation network (decode_head), trained on from a backbone")
+    found["nan.pth"] = (root / "nan.pth", "norm.bias is a tensor with NaN or infinite numbers")
+    found["two.pth"] = (root / "two.pth", "holds several backbones, and none is named a teacher beside one other: a., b.")
+    found["one"] = (root / "one.safetensors", "no backbone that is known here: its weights begin with a (1 in all)")
     found["nowhere"] = (root / "nowhere.pth", "there is no checkpoint at")
     return found
 

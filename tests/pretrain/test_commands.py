@@ -190,7 +190,7 @@ KNN_MISTAKES = (
     ("--ckpt junk.pt", "junk.pt is a text file, not a checkpoint"),
     ("--ckpt junk.safetensors", "junk.safetensors is a text file, not a checkpoint"),
     ("--ckpt list.pt", "list.pt holds a list, not a checkpoint"),
-    ("--ckpt other.pt", "other.pt holds no ViT or Swin that is known here: its keys are weights"),
+    ("--ckpt other.pt", "other.pt holds no backbone that is known here: it"),
     ("--ckpt RUN --data flat", "no part named val, test, validation, valid to test on: name one with --val"),
     ("--ckpt RUN --data flat --val flat", "flat has no labels"),
     ("--ckpt RUN --crop 30", "--crop 30 must be divisible by the patch size 8"),
