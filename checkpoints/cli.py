@@ -8,9 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tyro
-
-from checkpoints import bounds, flat, neighbours, original, parent, terminal
+from checkpoints import bounds, config_file, flat, neighbours, original, parent, placeholders, sections, terminal
 
 Options = TypeVar("Options")
 
@@ -60,20 +58,27 @@ def parse(
     number that makes no sense (`checkpoints/bounds.py`).
 
     `--a_b` and `--a-b` are the same flag; a bool takes `--x`, `--no-x`, `--x true` and `--x false`. Dataclasses in the dataclass
-    are sections of --help, their fields flags like the others. `description` stands above --help in place of the class's own.
-    Exits with 2 when a flag is unknown or its value has the wrong type.
+    are sections of --help, their fields flags like the others; else `checkpoints/sections.py` says the sections. --config FILE
+    adds flags (`checkpoints/config_file.py`). `description` stands above --help in place of the class's own. Exits with 2 when a
+    flag is unknown or its value has the wrong type.
     """
-    fields = list(flat.fields(options))
-    words = _plain_words(arguments, {flat.flag(field.name) for field in fields if field.type in (bool, "bool")})
-    try:
-        words = original.translated(words, set[str]().union(*map(flat.names, fields)))
-    except original.Replaced as error:
-        raise UserError(str(error)) from None
-    plain = (tyro.conf.OmitArgPrefixes,)
-    found: Any = tyro.cli(options, args=words, default=default, prog=prog, description=description, config=plain)
+    found: Options = sections.parsed(options, expanded(options, arguments), default, prog, description)
+    placeholders.leave()  # --help has been printed, or was another flag's value
     for sentence in bounds.wrong(found):
         raise UserError(sentence)
     return found
+
+
+def expanded(options: type, arguments: Sequence[str]) -> list[str]:
+    """The words of a command line in plain form, with those of its --config. Raises UserError as `parse`."""
+    fields = list(flat.fields(options))
+    bools = {flat.flag(field.name) for field in fields if field.type in (bool, "bool")}
+    words = _plain_words(arguments, bools)
+    try:
+        words = original.translated(words, set[str]().union(*map(flat.names, fields)))
+        return _plain_words(config_file.with_file(words, options), bools)
+    except (original.Replaced, config_file.Wrong) as error:
+        raise UserError(str(error)) from None
 
 
 def at_least(least: int, options: Any, *names: str) -> None:

@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from checkpoints import placeholders
+
 
 @contextlib.contextmanager
 def elsewhere() -> Iterator[None]:
@@ -37,6 +39,7 @@ def prepare() -> None:
     """Before a package of ours imports anything: torch is there, and for commands the path has no part of the current folder."""
     if sys.argv[:1] == ["-m"]:  # so Python says while it looks for the module that it is to run
         sys.path[:] = absolute(sys.path)
+    placeholders.install(os.path.join(os.path.dirname(os.path.realpath(__file__)), "start.py"))
     imported("torch")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from checkpoints.cli import FALSE_WORDS, TRUE_WORDS, UserError, parse
+from checkpoints.cli import FALSE_WORDS, TRUE_WORDS, UserError, expanded, parse
 from pretrain.options.groups import Config, original
 from pretrain.options.stored import from_values
 from pretrain.recipes import registry
@@ -27,7 +27,7 @@ class Chosen:
 
 def read_command_line(arguments: Sequence[str]) -> Config:
     """Flags -> options: first the recipe's values, then what was given. Raises UserError for an unknown recipe."""
-    words = _as_precision(arguments)
+    words = expanded(Config, _as_precision(arguments))
     recipe = _recipe(words)
     if recipe is not None and recipe not in RECIPES:
         raise UserError(f"unknown --recipe {recipe}: choose from {registry.CHOICE}")

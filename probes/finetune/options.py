@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from checkpoints import flat
-from checkpoints.cli import UserError, at_least, parse
+from checkpoints.cli import UserError, at_least, expanded, parse
 from pretrain.engine import options as engine_options
 from probes.finetune.recipes import DATA_SETS, RECIPES, described, values
 
@@ -131,6 +131,7 @@ SPELT = {"CIFAR10": "cifar10", "CIFAR100": "cifar100", "Flowers102": "flowers", 
 
 def read_command_line(arguments: Sequence[str]) -> FinetuneOptions:
     """Flags -> options; what depends on the checkpoint is left open for `settled`. Raises UserError for an unknown recipe."""
+    arguments = expanded(FinetuneOptions, arguments)
     given = [word.partition("=") for word in arguments]
     following = [*arguments, "", ""][1:]
     asked = [value or after for (name, _, value), after in zip(given, following, strict=False) if name == "--recipe"]

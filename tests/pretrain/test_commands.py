@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -228,7 +229,9 @@ def test_the_shell_tools_use_an_environment_that_has_the_packages() -> None:
 COMMANDS = (
     "pretrain.train pretrain.sample pretrain.config probes.knn probes.segment probes.report probes.live probes.linear "
     "probes.logistic probes.semi probes.cluster probes.parts probes.tables probes.bench.knn probes.finetune probes.video "
-    "probes.retrieval probes.visualize probes.robustness checkpoints.export checkpoints.inspect transfer.train"
+    "probes.retrieval probes.visualize probes.robustness checkpoints.export checkpoints.inspect transfer.train pretrain.curves "
+    "pretrain.tokenizers probes.ablate probes.reproduce probes.bench.step probes.bench.count probes.bench.data "
+    "probes.bench.gpu_day probes.bench.profile_step"
 ).split()
 
 
@@ -245,6 +248,36 @@ def test_every_command_has_help(module: str, helps: dict[str, tuple[int, str]]) 
     code, text = helps[module]
     assert code == 0, text
     assert "usage" in text.lower()
+
+
+def test_help_is_the_same_without_the_heavy_libraries(helps: dict[str, tuple[int, str]]) -> None:
+    """46c01a2 imported torch, timm, scikit-learn and faiss, five seconds, for the --help of every command."""
+    done = subprocess.run(**program("help_of", "--quick", *COMMANDS), check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for module, (code, text) in json.loads(done.stdout).items():
+        printed, _, loaded = text.rpartition("loaded: ")
+        assert (code, printed, loaded.strip()) == (*helps[module], ""), module
+
+
+def test_help_says_each_default_once_and_has_sections(helps: dict[str, tuple[int, str]]) -> None:
+    """46c01a2 ended 45 texts with "(default: X). (default: None)"."""
+    for module, (_, text) in helps.items():
+        assert "(default: None)" not in text, module
+        assert not re.search(r"\(default: [^)]*\)\.?\s*\(default", " ".join(text.replace("│", " ").split())), module
+    assert [
+        section
+        for section in ("input", "protocol", "output", "machine")
+        if f"─ {section} options ─" not in helps["probes.knn"][1]
+    ] == []
+    assert all("--config FILE" in text or module in WITH_OTHERS for module, (_, text) in helps.items())
+
+
+WITH_OTHERS = {
+    "pretrain.tokenizers": "has commands with flags of their own",
+    "probes.visualize": "likewise",
+    "transfer.train": "--options",
+}
+"""Commands whose --help has no --config for a file of flags."""
 
 
 @pytest.mark.gpu

@@ -1,8 +1,9 @@
 """Ask commands for their --help, each in a fork of this process, so that torch is imported once.
 
-    python -m tests.support.programs.help_of MODULE...
+    python -m tests.support.programs.help_of [--quick] MODULE...
 
-Prints a JSON object: by module, its exit code and what it printed on both outputs.
+Prints a JSON object: by module, its exit code and what it printed on both outputs. With --quick as the commands themselves do it,
+without heavy libraries; those that are loaded all the same are named in a last line of what was printed.
 """
 
 import json
@@ -13,7 +14,14 @@ import tempfile
 import traceback
 from typing import IO
 
-import torch  # noqa: F401 (what takes long)
+QUICK = sys.argv[1:2] == ["--quick"]
+if QUICK:
+    words, sys.argv = sys.argv, ["-m", "--help"]
+    from checkpoints import placeholders
+
+    sys.argv = words[1:]
+else:
+    import torch  # noqa: F401 (what takes long)
 
 
 def child(module: str, output: IO[bytes]) -> None:
@@ -29,6 +37,9 @@ def child(module: str, output: IO[bytes]) -> None:
     except BaseException:
         traceback.print_exc()
         code = 1
+    if QUICK:
+        heavy = [name for name in sorted(placeholders.HEAVY) if hasattr(sys.modules.get(name), "__file__")]
+        print(f"loaded: {' '.join(heavy)}")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 1)
