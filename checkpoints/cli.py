@@ -63,7 +63,8 @@ def parse(
     flag is unknown or its value has the wrong type.
     """
     found: Options = sections.parsed(options, expanded(options, arguments), default, prog, description)
-    placeholders.leave()  # --help has been printed, or was another flag's value
+    if placeholders.are_here():  # --help ends the process: here it was the value of another flag
+        raise UserError("--help stands where a value should be: give it by itself")
     for sentence in bounds.wrong(found):
         raise UserError(sentence)
     return found

@@ -2,7 +2,7 @@
 
 A command's options stand in modules that import torch and others for the work. Where --help (or -h) is typed, nothing is
 computed: these libraries are then modules whose every name is one class that can be subclassed, called, indexed and used as a
-decorator, and does nothing. A process that goes on all the same is started anew with the libraries themselves (`leave`).
+decorator, and does nothing. Such a process never goes on (`checkpoints/cli.py`).
 """
 
 import importlib.machinery
@@ -18,8 +18,6 @@ HEAVY = frozenset(
     "cv2 skimage pandas numba".split()
 )
 WORDS = ("-h", "--help")
-WITHOUT = "IBOT_NO_PLACEHOLDERS"
-"""Set for a process that is started anew."""
 
 
 class _Kind(type(Protocol)):  # type: ignore[misc]  # of all bases that classes have beside one of a library
@@ -100,11 +98,5 @@ def install(start: str) -> None:
     """In a command that was typed with --help, before anything is imported: placeholders. `start` is `checkpoints/start.py`."""
     first = sys.argv[:1]
     command = first == ["-m"] or (bool(first) and os.path.realpath(first[0]) == start and "torch.distributed.run" not in sys.argv)
-    if command and WITHOUT not in os.environ and any(word in WORDS for word in sys.argv[1:]) and "torch" not in sys.modules:
+    if command and any(word in WORDS for word in sys.argv[1:]) and "torch" not in sys.modules:
         sys.meta_path.insert(0, _Finder)
-
-
-def leave() -> None:
-    """If this process has placeholders, start it anew with the libraries; does not return then."""
-    if are_here():
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {WITHOUT: "1"})

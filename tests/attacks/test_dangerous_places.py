@@ -34,6 +34,9 @@ WORDS = {
 }
 
 PLACES: dict[str, dict[str, str]] = {
+    "checkpoints/config_file.py": {
+        "a pickle": "yaml.load by a reader below BaseLoader: texts, lists and mappings; tags are refused"
+    },
     "checkpoints/download.py": {
         "the network": "the one place of ours that fetches: addresses of zoo.json or typed ones, https alone",
         "a deletion": "its own .part and the note beside it",
