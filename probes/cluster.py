@@ -29,7 +29,17 @@ from pretrain.method.heads import Head, of_weights
 from pretrain.models.backbone import Loaded
 from probes.features.cache import extract
 from probes.shared import console, record, stored
-from probes.shared.subject import Probed, Viewed, about_view, labels_of, limited, of_several_classes, open_subject, record_path
+from probes.shared.subject import (
+    Probed,
+    Viewed,
+    about_view,
+    in_words,
+    labels_of,
+    limited,
+    of_several_classes,
+    open_subject,
+    record_path,
+)
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,7 @@ def main(arguments: Sequence[str]) -> None:
         ways = {"head": by_head, "kmeans": by_kmeans}
         labels = labels_of(images).numpy()
         found = {name: agreement(ways[name](subject, images, options), labels) for name in methods(options, subject.loaded)}
-        title = f"clusters and classes of {images.name}, %: {subject.loaded.path}"
+        title = f"clusters and classes of {images.name}, %: {subject.loaded.path}{in_words(subject.view)}"
         rows = [[name, *(f"{value:.1f}" for value in row[:4]), str(row.used)] for name, row in found.items()]
         console.table(title, ["clusters by", "ACC", "ARI", "NMI", "FMI", "used"], rows)
         record.write(

@@ -37,6 +37,7 @@ from probes.shared.subject import (
     class_count,
     drawn_parts,
     draws_parts,
+    in_words,
     labels_of,
     limited,
     open_labelled,
@@ -249,7 +250,7 @@ def show_rows(rows: dict[str, Measured], parts: Parts, subject: Viewed, seconds:
     mine = rows["this checkpoint"]
     name = metrics_of.MAIN[mine.task]
     digits, unit = metrics_of.digits(name), "" if mine.task == "regression" else " %"
-    title = f"k-NN {metrics_of.NAMES[name]}{unit} on {parts.val.name}, bank of {len(parts.train)}: {subject.loaded.path}"
+    title = f"k-NN {metrics_of.NAMES[name]}{unit} on {parts.val.name}, bank of {len(parts.train)}: {subject.loaded.path}{in_words(subject.view)}"
     lines = []
     for who, row in rows.items():
         k = row.best()[0]

@@ -36,6 +36,7 @@ from probes.shared.subject import (
     class_count,
     drawn_parts,
     draws_parts,
+    in_words,
     labels_of,
     open_subject,
     opened_parts,
@@ -162,7 +163,9 @@ def main(arguments: Sequence[str]) -> None:
         ]
         what = "ridge regression" if task_of(parts) == "regression" else "logistic regression, %"
         console.table(
-            f"{what} on {parts.val.name}: {subject.loaded.path}", ["strength", *(metrics_of.NAMES[n] for n in names)], rows
+            f"{what} on {parts.val.name}: {subject.loaded.path}{in_words(subject.view)}",
+            ["strength", *(metrics_of.NAMES[n] for n in names)],
+            rows,
         )
         seconds = time.perf_counter() - began
         best = found.scores[name]

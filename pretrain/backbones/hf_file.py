@@ -16,7 +16,7 @@ from checkpoints import checked, elsewhere, published, reading, store
 from checkpoints.cli import UserError, WorkError
 from checkpoints.published import Contents
 from checkpoints.store import first_line
-from pretrain.backbones import hf_processor
+from pretrain.backbones import hf_processor, timm_folder
 from pretrain.backbones.hf_model import KINDS, HuggingFaceModel, Kind
 from pretrain.models.backbone import Loaded
 
@@ -40,17 +40,13 @@ HEADS += ("embeddings.mask_token", "mask_token")
 MOST, MOST_TOKENS = 2**16, 2**14
 
 
-def is_folder(folder: Path) -> bool:
-    """Whether a folder holds a model type that is read here."""
-    return model_type(folder) in KINDS
-
-
-def model_type(folder: Path) -> str:
-    """That of a folder's `config.json`; empty where there is none."""
+def is_folder(path: Path) -> bool:
+    """Whether a folder, or a file in one, is of a model type that is read here; timm's layout for the hub counts as a folder."""
     try:
-        return str(reading.values(folder / CONFIG).get("model_type", ""))
-    except (OSError, ValueError, AttributeError):
-        return ""
+        values = reading.values((path if path.is_dir() else path.parent) / CONFIG)
+        return values.get("model_type") in KINDS or (path.is_dir() and isinstance(values.get("architecture"), str))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
 
 
 def opened(said: str) -> Loaded:
@@ -85,6 +81,8 @@ def fetched(name: str) -> Path:
 def of_folder(folder: Path, path: Path, file: Path | None = None, named: str = "") -> Loaded:
     """The model of a folder, from `file` where one is named. `path` is what records say. Raises UserError."""
     values = _values(folder / CONFIG)
+    if "architecture" in values and "model_type" not in values:
+        return timm_folder.of_folder(folder, values, path, weights_file(folder, file), named)
     kind = KINDS.get(str(values.get("model_type")))
     if kind is None:
         said = str(values.get("model_type"))[:80]
@@ -145,11 +143,17 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) < 64)
 
 
-def weights_of(folder: Path, file: Path | None) -> tuple[dict[str, Tensor], Path]:
-    """Weights by name, and the file (of several, their index). Raises UserError."""
+def weights_file(folder: Path, file: Path | None) -> Path:
+    """The file of weights, or their index. Raises UserError where there is none."""
     path = file or next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"{folder} holds no weights ({' or '.join(WEIGHTS[::2])}): give a model's whole folder")
+    return path
+
+
+def weights_of(folder: Path, file: Path | None) -> tuple[dict[str, Tensor], Path]:
+    """Weights by name, and the file (of several, their index). Raises UserError."""
+    path = weights_file(folder, file)
     if path.suffix != ".json":
         return _read(path), path
     parts = checked.mapping(_values(path).get("weight_map"), f"{path}: weight_map")

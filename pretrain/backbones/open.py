@@ -28,6 +28,6 @@ def open_backbone(checkpoint: Path | None, *, runs: Path = Path("runs"), key: st
         for scheme, opened in SCHEMES.items():
             if str(checkpoint).startswith(scheme):
                 return opened(str(checkpoint))
-    elif hf_file.is_folder(checkpoint if checkpoint.is_dir() else checkpoint.parent):
+    elif hf_file.is_folder(checkpoint):
         return hf_file.opened(f"hf:{checkpoint}")
     return load_backbone(checkpoint, runs=runs, key=key, full=full)

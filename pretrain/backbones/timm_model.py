@@ -34,12 +34,14 @@ FLEXIBLE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img
 class TimmModel(Measured):
     """A model of timm. `name` has the tag, if one was named; `build` makes the same with random weights."""
 
-    def __init__(self, name: str, model: nn.Module, build: Callable[[], nn.Module]) -> None:
+    def __init__(
+        self, name: str, model: nn.Module, build: Callable[[], nn.Module], preprocessing: Preprocessing | None = None
+    ) -> None:
+        """`preprocessing`: in place of that of timm's `pretrained_cfg` of the name."""
         super().__init__()
         self.model: Any = model.eval()
         self._name, self._build = name, build
-        config = pretrained_config(name)
-        self.preprocessing = preprocessing_of(config)
+        self.preprocessing = preprocessing or preprocessing_of(pretrained_config(name))
         self.origin = "timm"
         self._size = self.preprocessing.crop
         self._describe()
@@ -101,7 +103,7 @@ class TimmModel(Measured):
 
     def fresh(self) -> "TimmModel":
         device = next(self.parameters()).device
-        found = TimmModel(self._name, self._build(), self._build)
+        found = TimmModel(self._name, self._build(), self._build, self.preprocessing)
         found.fit(self._size)
         return found.to(device).eval().requires_grad_(False)
 

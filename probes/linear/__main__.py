@@ -32,6 +32,7 @@ from probes.shared.subject import (
     about_view,
     drawn_parts,
     draws_parts,
+    in_words,
     open_subject,
     opened_parts,
     record_path,
@@ -185,7 +186,7 @@ def tell(run: Run, options: LinearOptions, parts: Parts, subject: Viewed, second
         [f"{options.lr[head]:g}", f"{trained.test[-1, 0, head]:.1f}", f"{trained.test[:, 0, head].max():.1f}"]
         for head in sorted(order)
     ]
-    title = f"linear {metrics.NAMES[name]} % on {parts.val.name}: {subject.loaded.path}"
+    title = f"linear {metrics.NAMES[name]} % on {parts.val.name}: {subject.loaded.path}{in_words(subject.view)}"
     console.table(title, ["learning rate", "last epoch", "best epoch"], rows)
     say_excluded(trained, options.lr)
     on = "the test images themselves" if options.select == "test" else "training images kept apart"

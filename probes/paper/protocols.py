@@ -28,7 +28,15 @@ MODEL = {"vit_small": "vits16", "vit_base": "vitb16", "swin_tiny": "swint", "vit
 """Names of architectures in the dense configs."""
 
 MEASURED: Parts = {"protocol.key": "teacher", "protocol.untrained": None}
-VIEW: Parts = {**MEASURED, "protocol.resize": 256, "protocol.crop": 224, "protocol.precision": "float32"}
+VIEW: Parts = {
+    **MEASURED,
+    "protocol.resize": 256,
+    "protocol.crop": 224,
+    "protocol.interpolation": None,
+    "protocol.squash": None,
+    "protocol.precision": "float32",
+}
+"""Bicubic and in proportion is not stated in records."""
 IMAGENET_VAL: Parts = {"data.val_images": 50_000}
 IMAGENET: Parts = {**IMAGENET_VAL, "data.train_images": 1_281_167}
 

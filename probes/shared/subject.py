@@ -348,12 +348,22 @@ def task_of(parts: Parts) -> str:
     return truth.task
 
 
+def in_words(view: View) -> str:
+    """The view for the title of a table; empty where features come from a file."""
+    if not view.crop:
+        return ""
+    more = "" if view.interpolation == View(0, 0).interpolation else f" {view.interpolation}"
+    return f", {view.crop} of {view.resize} pixels{more}{' squashed' if view.squash else ''}"
+
+
 def about_view(options: Common, view: View) -> dict[str, object]:
     """Fields of a record that describe the view."""
     if (file := embeddings_of(options)) is not None:
         return stored.view(file)
     what: dict[str, object] = {"resize": view.resize, "crop": view.crop, "key": options.key, "precision": options.precision}
     if options.view == "own":
-        what |= {"view": "own", "interpolation": view.interpolation, "squash": view.squash}
+        what |= {"view": "own"}
+        what |= {"interpolation": view.interpolation} if view.interpolation != View(0, 0).interpolation else {}
+        what |= {"squash": True} if view.squash else {}
     given = {name: getattr(options, name) for name in ("label_column", "task", "group", "untrained")}
     return what | {name: value for name, value in given.items() if value}

@@ -99,7 +99,7 @@ def test_the_view_is_the_papers_for_all_and_the_backbones_own_where_asked(world:
         assert run_command(knn.main, flags.split()) == DONE
         seen[view] = json.loads(out.read_text())["protocol"]
     assert (seen["paper"]["resize"], seen["paper"]["crop"]) == (256, 224) and "view" not in seen["paper"]
-    assert (seen["own"]["resize"], seen["own"]["crop"], seen["own"]["interpolation"]) == (168, 160, "bicubic")
+    assert (seen["own"]["resize"], seen["own"]["crop"], seen["own"]["view"]) == (168, 160, "own")
 
 
 def test_attention_of_a_vit_of_timm_is_drawn(world: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Any model of timm: pooled features are timm's own, by timm's own preprocessing of the tag; files load strictly."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
+from timm.models._hub import save_for_hf
 from torch.testing import assert_close
 
 from checkpoints.cli import UserError
@@ -125,3 +127,24 @@ def test_a_size_that_a_network_cannot_take_is_one_sentence() -> None:
     beit = TimmModel("beit_base_patch16_224", built("beit_base_patch16_224", depth=2), lambda: built("beit_base_patch16_224"))
     beit.fit(96)
     assert beit.shape.image_size == 96 and patch_tokens(beit, torch.rand(1, 3, 96, 96)).shape[1] == 36
+
+
+def test_a_folder_of_timm_for_the_hub_is_read_with_its_own_numbers(tmp_path: Path) -> None:
+    """As timm itself writes it; an architecture that timm has not, or numbers that cannot be, are one sentence."""
+    torch.manual_seed(0)
+    model: Any = timm.create_model("test_vit", num_classes=0, reg_tokens=2).eval()
+    args, config = {"reg_tokens": 2}, dict(model.pretrained_cfg) | {"mean": (0.1, 0.2, 0.3), "crop_pct": 1.0}
+    save_for_hf(model, str(tmp_path), model_config={"pretrained_cfg": config, "model_args": args}, safe_serialization=True)
+    found = open_backbone(Path(f"hf:{tmp_path}")).backbone
+    assert isinstance(found, TimmModel) and found.shape.mean == (0.1, 0.2, 0.3) and found.preprocessing.resize == 160
+    images = torch.rand(1, 3, 160, 160)
+    with torch.inference_mode():
+        assert_close(found.pooled(images), model(images))
+    content = json.loads((tmp_path / "config.json").read_text())
+    for change, words in (
+        ({"architecture": "hf-hub:evil/else"}, "not one of timm's own"),
+        ({"model_args": {"depth": 9999}}, "depth"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(content | change))
+        with pytest.raises(UserError, match=words):
+            open_backbone(Path(f"hf:{tmp_path}"))
