@@ -93,6 +93,8 @@ class OwnModel(Measured):
         super().__init__()
         self.preprocessing = preprocessing_of(getattr(module, "preprocessing", None), name)
         self.model: Any = module.eval()
+        if next(self.parameters(), None) is None:  # which says where the network lies
+            self.place = nn.Parameter(torch.zeros(1), requires_grad=False)
         self._name, self.origin, self._size = name, f"own {origin}", self.preprocessing.crop
         self._describe()
 
@@ -131,7 +133,7 @@ class OwnModel(Measured):
 
     def _describe(self) -> None:
         """Find out what it has by two images of zeros."""
-        device = next((one.device for one in self.model.parameters()), torch.device("cpu"))
+        device = next(self.parameters()).device
         with torch.inference_mode():
             found = self.outputs(torch.zeros(2, 3, self._size, self._size, device=device))
         side = 1
