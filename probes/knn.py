@@ -250,7 +250,8 @@ def show_rows(rows: dict[str, Measured], parts: Parts, subject: Viewed, seconds:
     mine = rows["this checkpoint"]
     name = metrics_of.MAIN[mine.task]
     digits, unit = metrics_of.digits(name), "" if mine.task == "regression" else " %"
-    title = f"k-NN {metrics_of.NAMES[name]}{unit} on {parts.val.name}, bank of {len(parts.train)}: {subject.loaded.path}{in_words(subject.view)}"
+    who = f"{subject.loaded.path}{in_words(subject.view)}"
+    title = f"k-NN {metrics_of.NAMES[name]}{unit} on {parts.val.name}, bank of {len(parts.train)}: {who}"
     lines = []
     for who, row in rows.items():
         k = row.best()[0]
