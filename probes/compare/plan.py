@@ -175,8 +175,9 @@ def _by_probe(probe: str, data: str, protocol: Protocol) -> dict[str, Any]:
 @functools.cache
 def checkpoint_stamp(model: str) -> str:
     """Changes when the file behind a --ckpt does; a name that means no local file stands for itself."""
-    named = model.partition("@")[2] or model.removeprefix("python:").rpartition(":")[0] or model
-    path = next((path for path in (Path(model), Path(named)) if path.exists()), None)
+    rest = model.partition(":")[2]  # hf:FOLDER, python:FILE.py:FUNCTION
+    named = (model, model.partition("@")[2], rest, rest.rpartition(":")[0])
+    path = next((Path(one) for one in named if one and Path(one).exists()), None)
     if path is None:
         return model
     if path.is_dir():

@@ -128,6 +128,13 @@ def test_a_changed_checkpoint_or_image_is_measured_again(root: Path, tmp_path: P
     networks.write(tmp_path / "c.safetensors", seed=4)
     plan.checkpoint_stamp.cache_clear()
     assert plan.make(options).cells[0].name != before
+    own = tmp_path / "own.py"
+    own.write_text("a = 1")
+    prefixed = [f"timm:resnet18@{own}", f"python:{own}:build", f"hf:{tmp_path}"]
+    stamps = [plan.checkpoint_stamp(one) for one in prefixed]
+    own.write_text("a = 2")
+    plan.checkpoint_stamp.cache_clear()
+    assert all(plan.checkpoint_stamp(one) != stamp for one, stamp in zip(prefixed, stamps, strict=True))
     stamp = plan.data_stamp(str(root / "two"))
     image = next((root / "two").rglob("*.png"))
     image.write_bytes(image.read_bytes() + b"\0")
