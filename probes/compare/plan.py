@@ -47,6 +47,8 @@ class CompareOptions:
     """Pixels of the centre crop, the same for all (default: 224)."""
     resize: int | None = None
     """Pixels of the shorter side before the crop (default: crop x 256 / 224)."""
+    view: Literal["paper", "own"] = "paper"
+    """`own`: each backbone's own size, crop and interpolation in the probes of labelled images, in place of one view for all."""
     limit: int | None = None
     """Use at most this many images of each part."""
     key: Literal["teacher", "student"] = "teacher"
@@ -121,6 +123,8 @@ def make(options: CompareOptions) -> Plan:
 
 def protocol_of(options: CompareOptions, suite: Suite) -> Protocol:
     """The command line's, else the suite's, else the paper's view."""
+    if options.view == "own" and (options.crop or options.resize):
+        raise UserError("--view own takes size and crop from each backbone: leave --crop and --resize out")
     crop = options.crop or suite.protocol.get("crop") or CROP
     resize = options.resize or (suite.protocol.get("resize") if options.crop is None else None) or evaluation_resize(crop)
     if resize < crop:
@@ -151,7 +155,8 @@ def _cell(
     chosen = USUAL.get(probe, {}) | _by_probe(probe, data, protocol) | dict(given)
     words = ["--ckpt", model, "--data", data, "--key", options.key, "--seed", str(seed), *suites.words(chosen)]
     if probe not in ("retrieval", "segment"):
-        words += ["--crop", str(protocol.crop), "--resize", str(protocol.resize), "--precision", options.precision]
+        one = ["--crop", str(protocol.crop), "--resize", str(protocol.resize)]
+        words += ["--precision", options.precision, *(["--view", "own"] if options.view == "own" else one)]
     if protocol.limit and probe != "segment":
         words += ["--limit", str(protocol.limit)]
     decides = json.dumps([probe, words, checkpoint_stamp(model), data_stamp(data), __version__])

@@ -31,7 +31,8 @@ def compare(options: CompareOptions) -> Comparison:
 def about(plan: Plan, options: CompareOptions) -> str:
     """The protocol in words."""
     view = plan.protocol
-    parts = [f"Shorter side {view.resize}, centre crop {view.crop} for all; {options.precision}; the {options.key}."]
+    seen = "Each backbone's own view" if options.view == "own" else f"Shorter side {view.resize}, centre crop {view.crop} for all"
+    parts = [f"{seen}; {options.precision}; the {options.key}."]
     if view.limit:
         parts.append(f"At most {view.limit} images of each part.")
     if view.seeds > 1:
