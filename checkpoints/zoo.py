@@ -11,6 +11,8 @@ from checkpoints.cli import UserError
 from checkpoints.places import cache_folder
 
 LIST = Path(__file__).with_name("zoo.json")
+EXPORTED = ("model.safetensors", "pytorch_model.bin")
+"""Names of weights in folders that `--to timm` and `--to huggingface` write, and in those of the Hugging Face Hub."""
 THEIRS = "checkpoint.pth"
 """Name of checkpoints in the original's output folders."""
 Check = Callable[[Path], str]
@@ -45,7 +47,7 @@ def find(checkpoint: Path | None, runs: Path, *, whole: bool, check: Callable[[d
 
 def _in_folder(folder: Path, whole: bool) -> Path:
     candidates = [store.LAST, store.PREVIOUS, THEIRS] if whole else [store.BACKBONE, store.LAST, store.PREVIOUS, THEIRS]
-    for name in candidates:
+    for name in (*candidates, *EXPORTED):
         if (folder / name).exists():
             return folder / name
     raise UserError(f"{folder} holds no checkpoint ({' or '.join(candidates)}): give a run's folder or a checkpoint file")

@@ -5,6 +5,7 @@ import os
 import re
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,13 +63,17 @@ def test_timm_loads_it_strictly_by_the_lines_of_the_card(
     shape: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, images = exported(shape, "timm", tmp_path), torch.randn(2, 3, shape.image_size, shape.image_size)
-    assert sorted(path.name for path in out.iterdir()) == ["README.md", "model.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     found, ours = run_card(out, images, monkeypatch), tokens_of(shape, images)
     if shape.depths:
         assert_close(found.flatten(1, 2), ours[:, 1:], rtol=0, atol=1e-4)
     else:
         assert_close(found, ours, rtol=0, atol=1e-4)
-    loaded = load_backbone(out / "model.safetensors")
+    by_folder: Any = timm.create_model(f"local-dir:{out}", pretrained=True)
+    with torch.no_grad():
+        assert_close(by_folder.eval().forward_features(images), found, rtol=0, atol=1e-2 if shape.depths else 1e-5)
+    assert tuple(by_folder.pretrained_cfg["mean"]) == shape.mean
+    loaded = load_backbone(out)
     assert torch.equal(loaded.backbone(images), ours) and loaded.backbone.shape._replace(arch=shape.arch) == shape
 
 
@@ -83,6 +88,8 @@ def test_transformers_loads_it_whole_with_its_image_processor(
     found, ours = run_card(out, images, monkeypatch), tokens_of(shape, images)
     start = 0 if shape.depths else 1
     assert_close(found[:, -(ours.shape[1] - 1) :], ours[:, 1:], rtol=0, atol=1e-4)
+    with torch.no_grad():  # and we read what transformers does
+        assert_close(load_backbone(out).backbone(images), ours, rtol=0, atol=1e-4)
     import transformers  # noqa: PLC0415 (heavy)
 
     model = transformers.AutoModel.from_pretrained(out)

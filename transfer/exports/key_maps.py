@@ -12,6 +12,7 @@ from torch import Tensor
 
 from checkpoints import layouts
 from checkpoints.cli import UserError
+from transfer.exports import reload
 
 Weights = dict[str, Tensor]
 Rules = Sequence[tuple[str, str]]
@@ -214,4 +215,30 @@ def huggingface_processor(shape: Mapping[str, Any], resize: int) -> dict[str, An
         "do_normalize": True,
         "image_mean": list(shape["mean"]),
         "image_std": list(shape["std"]),
+    }
+
+
+def timm_config(shape: Mapping[str, Any], resize: int) -> dict[str, Any]:
+    """`config.json` of timm: the architecture, its arguments, and the probes' own view of an image.
+
+    It cannot state the epsilon of a Swin's norms, which is 1e-5 there and 1e-6 in the original: the card's lines do.
+    """
+    size = shape["image_size"]
+    return {
+        "architecture": reload.timm_name(shape),
+        "num_classes": 0,
+        "num_features": shape["embed_dim"],
+        "model_args": reload.timm_arguments(shape),
+        "pretrained_cfg": {
+            "tag": "ibot",
+            "num_classes": 0,
+            "input_size": [shape["channels"], size, size],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": size / resize,
+            "mean": list(shape["mean"]),
+            "std": list(shape["std"]),
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
     }

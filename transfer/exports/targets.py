@@ -45,8 +45,9 @@ class Source(NamedTuple):
 
 
 def to_timm(source: Source, folder: Path) -> str:
-    """`model.safetensors`."""
+    """`model.safetensors`, and `config.json` for `timm.create_model("local-dir:...")`."""
     store.write_bytes(folder / "model.safetensors", save(source.weights(), metadata={"format": "pt"}))
+    _write_json(folder / "config.json", key_maps.timm_config(source.shape, evaluation_resize(source.shape["image_size"])))
     return "model.safetensors"
 
 
