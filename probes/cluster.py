@@ -7,8 +7,8 @@ matched one to one so that most images agree (ACC); ARI, NMI and FMI need no mat
 
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,27 +23,33 @@ from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError, parse, run_command
 from pretrain.evaluate import faiss_library, finite, kmeans
 from pretrain.images import values
-from pretrain.images.open import open_images, part_or_all
+from pretrain.images.open import part_or_all
 from pretrain.images.source import Images
 from pretrain.method.heads import Head, of_weights
 from pretrain.models.backbone import Loaded
 from probes.features.cache import extract
 from probes.shared import console, record, stored
+from probes.shared.metrics import Score, intervals, of_share, over_seeds
 from probes.shared.subject import (
-    Probed,
+    Repeated,
     Viewed,
+    about_seeds,
     about_view,
+    draws_parts,
     in_words,
     labels_of,
     limited,
     of_several_classes,
+    open_labelled,
     open_subject,
     record_path,
+    reseeded,
+    seeds_of,
 )
 
 
 @dataclass(frozen=True)
-class ClusterOptions(Probed):
+class ClusterOptions(Repeated):
     """Cluster images without labels and compare with the classes (paper, Table 5)."""
 
     method: Literal["head", "kmeans", "both"] = "both"
@@ -140,7 +146,20 @@ def _opened(options: ClusterOptions, shape: Architecture) -> Images:
         parts = stored.opened(options.embeddings).parts
         return stored.StoredImages(options.embeddings, options.part or ("val" if "val" in parts else None))
     part = None if options.val else part_or_all(options.data, options.part)
-    return open_images(options.val or options.data, part, shape.channels, shape.value_range)
+    return open_labelled(options, options.val or options.data, part, shape)
+
+
+def clustered(subject: Viewed, images: Images, options: ClusterOptions, names: Sequence[str]) -> dict[str, Agreement]:
+    """Agreement of each clustering with the classes."""
+    ways = {"head": by_head, "kmeans": by_kmeans}
+    labels = labels_of(images).numpy()
+    return {name: agreement(ways[name](subject, images, options), labels) for name in names}
+
+
+def scores_of(found: Mapping[str, Agreement], images: int) -> dict[str, Score]:
+    """The numbers for a record. ACC has an interval, by the matching of all images; the others are not means over images."""
+    numbers = {f"{name}_{key}": Score(float(value)) for name, row in found.items() for key, value in row._asdict().items()}
+    return numbers | {f"{name}_acc": of_share(row.acc, images) for name, row in found.items()}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -150,23 +169,34 @@ def main(arguments: Sequence[str]) -> None:
     with open_subject(options, full=options.method != "kmeans") as subject:
         out = record_path(options, subject, "cluster")
         shape = subject.loaded.backbone.shape
-        images = _opened(options, shape)
-        images = of_several_classes(limited(of_several_classes(images), options))
-        values.refuse_others(images)
-        ways = {"head": by_head, "kmeans": by_kmeans}
-        labels = labels_of(images).numpy()
-        found = {name: agreement(ways[name](subject, images, options), labels) for name in methods(options, subject.loaded)}
+        every, names = of_several_classes(_opened(options, shape)), methods(options, subject.loaded)
+        values.refuse_others(every)
+        several: list[dict[str, Agreement]] = []
+        for seed in seeds_of(options, drawn="kmeans" in names or draws_parts(options)):
+            images = of_several_classes(limited(every, replace(options, seed=seed)))
+            own = reseeded(subject, options, seed) if several else subject
+            several.append(clustered(own, images, replace(options, seed=seed), names))
+        found = several[0]
         title = f"clusters and classes of {images.name}, %: {subject.loaded.path}{in_words(subject.view)}"
-        rows = [[name, *(f"{value:.1f}" for value in row[:4]), str(row.used)] for name, row in found.items()]
+        accuracy = {name: of_share(row.acc, len(images)) for name, row in found.items()}
+        rows = [
+            [name, accuracy[name].shown(), *(f"{value:.1f}" for value in row[1:4]), str(row.used)] for name, row in found.items()
+        ]
         console.table(title, ["clusters by", "ACC", "ARI", "NMI", "FMI", "used"], rows)
+        repeats = over_seeds([scores_of(one, len(images)) for one in several])
+        if len(several) > 1:
+            console.say(f"mean of {len(several)} seeds: {repeats.line()}")
         record.write(
             out,
             probe="cluster",
             table="T5_unsupervised",
             loaded=subject.loaded,
             data={"val": images.name, "val_images": len(images)},
-            protocol=about_view(options, subject.view) | {"methods": list(found), "prototypes": prototypes(subject, options)},
-            metrics={f"{name}_{key}": float(value) for name, row in found.items() for key, value in row._asdict().items()},
+            protocol=about_view(options, subject.view)
+            | {"methods": list(found), "prototypes": prototypes(subject, options)}
+            | about_seeds(several),
+            metrics=repeats.record(),
+            intervals=intervals(repeats.scores),
             seconds=time.perf_counter() - began,
             device=subject.device.type,
         )

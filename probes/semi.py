@@ -10,7 +10,7 @@ projection head, which needs a full checkpoint. `--frozen` leaves fine-tuning ou
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,17 +24,20 @@ from probes.finetune.recipes import RECIPES
 from probes.linear import head as linear_head
 from probes.linear import protocol as linear_protocol
 from probes.linear import train as linear_train
-from probes.shared import console, record
+from probes.shared import console, metrics, record
 from probes.shared.subject import (
     Common,
     Parts,
     Viewed,
     about_data,
+    about_seeds,
     about_view,
-    labelled_parts,
+    drawn_parts,
     of_several_classes,
     open_subject,
+    opened_parts,
     record_path,
+    reseeded,
 )
 
 TUNED = {"fine-tuned": False, "fine-tuned, head layer kept": True}
@@ -56,6 +59,8 @@ class SemiOptions(Common):
     """Epochs of the linear probe."""
     frozen: bool = False
     """Leave the fine-tuned rows out."""
+    seeds: int = 1
+    """Measure with so many seeds, from --seed on: mean and standard deviation over shares, heads and fine-tunings that differ."""
     tuned_epochs: int | None = None
     """Epochs of fine-tuning (default: the recipe's, `semi`; for the sample `small` with 40)."""
 
@@ -95,6 +100,11 @@ def few_labels(parts: Parts, options: SemiOptions) -> list[Few]:
 def state_path(out: Path, few: Few) -> Path:
     """Path of the linear probe's state for this share, beside the record `out`."""
     return out.with_suffix(f".{few.name}.state.pt")
+
+
+def beside(out: Path, options: SemiOptions, seed: int) -> Path:
+    """A path beside the record that a seed's own files are named after: the record's for the first seed."""
+    return out if seed == options.seed else out.with_name(f"{out.stem}_seed{seed}{out.suffix}")
 
 
 def frozen(subject: Viewed, few: Few, options: SemiOptions, out: Path) -> Measured:
@@ -173,28 +183,68 @@ def main(arguments: Sequence[str]) -> None:
     began = time.perf_counter()
     with open_subject(options, full=not options.frozen) as subject:
         out = record_path(options, subject, "semi")
-        parts = labelled_parts(options, subject.loaded.backbone.shape)
-        some = few_labels(parts, options)
-        measured = {few.name: frozen(subject, few, options, out) for few in some}
-        found = {name: one.top1 for name, one in measured.items()}
-        if not options.frozen:
-            found = {few.name: found[few.name] | tuned(subject, few, options, out) for few in some}
-        title = f"few labels, top-1 % on {parts.val.name}: {subject.loaded.path}"
-        protocols = list(next(iter(found.values())))
-        rows = [[protocol, *(f"{numbers[protocol]:.1f}" for numbers in found.values())] for protocol in protocols]
-        console.table(title, ["protocol", *(f"{few.name} ({len(few.parts.train)})" for few in some)], rows)
+        every = opened_parts(options, subject.loaded.backbone.shape)
+        runs: list[Run] = []
+        for number in range(options.seeds):
+            own = replace(options, seed=options.seed + number)
+            place = beside(out, options, own.seed)
+            runs.append(one_seed(reseeded(subject, own, own.seed) if runs else subject, every, own, place))
+        first = runs[0]
+        repeats = metrics.over_seeds([run.scores for run in runs])
+        protocols = list(next(iter(first.found.values())))
+        rows = [[one, *(_cell(repeats, f"{one}_{name}") for name in first.found)] for one in protocols]
+        of_seeds = f", mean of {len(runs)} seeds" if len(runs) > 1 else ""
+        title = f"few labels, top-1 %{of_seeds} on {first.parts.val.name}: {subject.loaded.path}"
+        console.table(title, ["protocol", *(f"{few.name} ({len(few.parts.train)})" for few in first.some)], rows)
         record.write(
             out,
             probe="semi",
             table="T12_semi_protocols",
             loaded=subject.loaded,
-            data=about_data(parts) | {few.name: len(few.parts.train) for few in some},
-            protocol=about_view(options, subject.view) | protocol(some, measured),
-            metrics={f"{protocol}_{name}": value for name, numbers in found.items() for protocol, value in numbers.items()},
+            data=about_data(first.parts) | {few.name: len(few.parts.train) for few in first.some},
+            protocol=about_view(options, subject.view) | protocol(first.some, first.measured) | about_seeds(runs),
+            metrics=repeats.record(),
+            intervals=metrics.intervals(repeats.scores),
             seconds=time.perf_counter() - began,
             device=subject.device.type,
         )
-        linear_train.forget([state_path(out, few) for few in some])
+        places = [beside(out, options, options.seed + number) for number in range(options.seeds)]
+        linear_train.forget([state_path(place, few) for place, run in zip(places, runs, strict=True) for few in run.some])
+
+
+class Run(NamedTuple):
+    """One seed's shares and what was measured of each."""
+
+    parts: Parts
+    some: list[Few]
+    measured: dict[str, Measured]
+    found: dict[str, dict[str, float]]
+
+    @property
+    def scores(self) -> dict[str, metrics.Score]:
+        """Top-1 percent by protocol and share."""
+        images = len(self.parts.val)
+        return {
+            f"{protocol}_{name}": metrics.of_share(value, images)
+            for name, numbers in self.found.items()
+            for protocol, value in numbers.items()
+        }
+
+
+def one_seed(subject: Viewed, every: Parts, options: SemiOptions, out: Path) -> Run:
+    """Draw the shares and measure each."""
+    parts = drawn_parts(every, options)
+    some = few_labels(parts, options)
+    measured = {few.name: frozen(subject, few, options, out) for few in some}
+    found = {name: one.top1 for name, one in measured.items()}
+    if not options.frozen:
+        found = {few.name: found[few.name] | tuned(subject, few, options, out) for few in some}
+    return Run(parts, some, measured, found)
+
+
+def _cell(repeats: metrics.Repeats, name: str) -> str:
+    spread = f" \N{PLUS-MINUS SIGN} {repeats.spread[name]:.1f}" if name in repeats.spread else ""
+    return repeats.scores[name].shown() + spread
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from probes.finetune.options import FinetuneOptions
 from probes.finetune.recipes import RECIPES, table_of
 from probes.shared import record as results
 from probes.shared.confusion import counts_of
+from probes.shared.metrics import intervals, line, of_classes, values
 
 NAMED_UP_TO = 25
 """Classes: more have no room for their names and numbers in the picture."""
@@ -93,7 +94,10 @@ def write(
     summary = Summary(metrics(runs, best), out)
     if not distributed.is_main():
         return summary
+    scores = of_classes(best.answers["best"].numpy(), np.asarray(data.test.labels), None)
+    summary = summary._replace(metrics=values(scores) | summary.metrics)
     show(runs, data, seconds)
+    terminal.say(line(scores))
     labels, classes = np.asarray(data.test.labels), [str(name) for name in data.classes]
     first, last = (best.answers[which][:, 0].numpy() for which in ("best", "last"))
 
@@ -111,6 +115,7 @@ def write(
         data={"train": data.train.name, "val": data.test.name, "train_images": len(data.train), "val_images": len(data.test)},
         protocol=protocol(options, loaded.backbone.shape, diverged) | {"share": data.share.name, "labels": data.share.about},
         metrics=summary.metrics,
+        intervals=intervals(scores),
         seconds=seconds,
         device=device,
         beside={".csv": classes_as_csv, ".png": confusion_as_png},

@@ -182,6 +182,12 @@ def test_several_seeds_give_mean_and_spread(ckpt: Path, data: Path, tmp_path: Pa
     assert "nothing is drawn here" in capsys.readouterr().out and "top1_std" not in once["metrics"]
     trained = measured(linear.main, ckpt, tmp_path / "linear.json", *flags[:4], "--epochs", 1, "--seeds", 2, "--mode", "cached")
     assert trained["metrics"]["top1_std"] >= 0 and trained["protocol"]["seeds"] == 2
+    few = ("--frozen", "--percent", 40, "--epochs", 1, "--mode", "cached", "--seeds", 2)
+    found = measured(semi.main, ckpt, tmp_path / "semi.json", *flags[:4], *few)
+    assert found["metrics"].keys() >= {"k-NN_40%", "k-NN_40%_std"} and not list(tmp_path.glob("*.state.pt"))
+    assert found["intervals"].keys() == {"k-NN_40%", "linear_40%", "logistic_40%"}
+    found = measured(cluster.main, ckpt, tmp_path / "cluster.json", *flags[:4], "--method", "kmeans", "--seeds", 2)
+    assert found["metrics"].keys() >= {"kmeans_acc", "kmeans_acc_std"} and found["intervals"].keys() == {"kmeans_acc"}
 
 
 def test_a_class_without_a_test_image_is_said(ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
