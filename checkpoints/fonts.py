@@ -10,9 +10,15 @@ BOXES = "Last Resort"
 """A font that comes with matplotlib and has a box for every character."""
 
 
-def label(text: object) -> str:
-    """`escape.plot` of a text, with other letters in place of those that no font has. Fonts that are found are drawn with."""
-    return "".join(one if one.isspace() or _drawn(one) else written(one) for one in escape.plot(text))
+def label(text: object, longest: int | None = None) -> str:
+    """`escape.plot` of a text, of its first `longest` letters, with others in place of those that no font has."""
+    return escape.plot(legible(text)[:longest])
+
+
+def legible(text: object) -> str:
+    """A text with other letters in place of those that no font has. Fonts that are found are drawn with from now on."""
+    kept = (one if one.isspace() or not one.isprintable() or _drawn(one) else written(one) for one in str(text))
+    return "".join(kept).rstrip(" ")
 
 
 def written(character: str) -> str:

@@ -19,7 +19,7 @@ from checkpoints.cli import UserError, parse, run_command
 from checkpoints.store import first_line
 from pretrain.engine import distributed
 from pretrain.images import values
-from pretrain.images.open import has_part, open_images
+from pretrain.images.open import has_part
 from pretrain.images.source import Images
 from pretrain.models.measured import require
 from probes.features.cache import extract, standard
@@ -27,7 +27,7 @@ from probes.shared import feature_files as files
 from probes.shared import record_name
 from probes.shared.feature_files import Part
 from probes.shared.record import versions
-from probes.shared.subject import Common, Viewed, about_view, limited, open_subject
+from probes.shared.subject import Common, Viewed, about_view, limited, open_labelled, open_subject
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,16 @@ class EmbedOptions(Common):
 
 def open_parts(options: EmbedOptions, subject: Viewed) -> dict[str, Images]:
     """The images by the names of their parts. Raises UserError where there are none."""
-    seen = subject.backbone.shape.channels, subject.backbone.shape.value_range
+    if options.group:
+        raise UserError("--group divides images to learn from and to test on: give it to the probe, and leave it out here")
+    shape = subject.backbone.shape
     if options.part == "all" or not (has_part(options.data, "val") or options.val or options.part):
-        found = {"train": open_images(options.data, None, *seen)}
+        found = {"train": open_labelled(options, options.data, None, shape)}
     else:
         names = [options.part] if options.part else ["train", "val"]
-        found = {name: open_images(options.data, name, *seen) for name in names if name == "train" or not options.val}
+        found = {name: open_labelled(options, options.data, name, shape) for name in names if name == "train" or not options.val}
         if options.val and options.part != "train":
-            found["val"] = open_images(options.val, None, *seen)
+            found["val"] = open_labelled(options, options.val, None, shape)
     for images in found.values():
         values.refuse_others(images)
     if len(found) == 2 and list(found["train"].classes) != list(found["val"].classes):

@@ -204,7 +204,7 @@ def picture(shares: Float[np.ndarray, "k k"], classes: list[str]) -> bytes:
 
 
 def _write_in(axes: Any, shares: np.ndarray, classes: list[str]) -> None:
-    names = [fonts.label(name[:LONGEST_NAME]) for name in classes]
+    names = [fonts.label(name, LONGEST_NAME) for name in classes]
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
     for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.5), strict=True):
@@ -217,5 +217,5 @@ def _pairs(shares: np.ndarray, classes: list[str]) -> list[str]:
     np.fill_diagonal(others, 0)
     order = np.argsort(-others, axis=None, kind="stable")[:PAIRS]
     rows, columns = np.unravel_index(order, others.shape)
-    found, short = zip(rows, columns, strict=True), [escape.terminal(name[:LONGEST_NAME]) for name in classes]
+    found, short = zip(rows, columns, strict=True), [escape.terminal(fonts.legible(name)[:LONGEST_NAME]) for name in classes]
     return [f"{others[row, column]:3.0f} %  {short[row]} > {short[column]}" for row, column in found if others[row, column] > 0]

@@ -138,8 +138,9 @@ def everything(records: Sequence[Mapping[str, Any]]) -> Section:
     parts = []
     for record in records:
         fresh = _fresh(record)
-        rows = [Row([name, f"{value:g}"]) for name, value in record["metrics"].items()]
-        table = report_page.table(f"{record['probe']}{fresh}: the numbers", ["name", "value"], rows)
+        ends = {name: " to ".join(f"{end:g}" for end in both) for name, both in record.get("intervals", {}).items()}
+        rows = [Row([name, f"{value:g}", ends.get(name, "")]) for name, value in record["metrics"].items()]
+        table = report_page.table(f"{record['probe']}{fresh}: the numbers", ["name", "value", "95 % interval"], rows)
         protocol = [(name, _short(value)) for name, value in (*record["data"].items(), *record["protocol"].items())]
         protocol.append(("seconds, device", f"{record['seconds']}, {record['device']}"))
         about = report_page.facts("data and protocol", protocol)
