@@ -139,7 +139,7 @@ def images_a_step(recipe: str, few: Few) -> int:
     return min(usual, most)
 
 
-def tuned(subject: Viewed, few: Few, options: SemiOptions, out: Path) -> dict[str, float]:
+def tuned(subject: Viewed, few: Few, options: SemiOptions, out: Path) -> dict[str, metrics.Score]:
     """Top-1 percent of end-to-end fine-tuning, without and with the head's first layer where the checkpoint has it."""
     recipe = "small" if options.data == "sample" else "semi"
     epochs = options.tuned_epochs or (SAMPLE_EPOCHS if recipe == "small" else None)
@@ -157,7 +157,7 @@ def tuned(subject: Viewed, few: Few, options: SemiOptions, out: Path) -> dict[st
         summary = finetune_train.measure(asked, subject.device)
         if summary is None:
             raise WorkError("stopped and saved: the same command goes on")
-        found[name] = summary.metrics["top1"]
+        found[name] = metrics.of_share(summary.metrics["top1"], summary.images)
     return found
 
 
@@ -218,17 +218,12 @@ class Run(NamedTuple):
     parts: Parts
     some: list[Few]
     measured: dict[str, Measured]
-    found: dict[str, dict[str, float]]
+    found: dict[str, dict[str, metrics.Score]]
 
     @property
     def scores(self) -> dict[str, metrics.Score]:
         """Top-1 percent by protocol and share."""
-        images = len(self.parts.val)
-        return {
-            f"{protocol}_{name}": metrics.of_share(value, images)
-            for name, numbers in self.found.items()
-            for protocol, value in numbers.items()
-        }
+        return {f"{protocol}_{name}": one for name, numbers in self.found.items() for protocol, one in numbers.items()}
 
 
 def one_seed(subject: Viewed, every: Parts, options: SemiOptions, out: Path) -> Run:
@@ -236,7 +231,10 @@ def one_seed(subject: Viewed, every: Parts, options: SemiOptions, out: Path) -> 
     parts = drawn_parts(every, options)
     some = few_labels(parts, options)
     measured = {few.name: frozen(subject, few, options, out) for few in some}
-    found = {name: one.top1 for name, one in measured.items()}
+    found = {
+        name: {protocol: metrics.of_share(value, len(parts.val)) for protocol, value in one.top1.items()}
+        for name, one in measured.items()
+    }
     if not options.frozen:
         found = {few.name: found[few.name] | tuned(subject, few, options, out) for few in some}
     return Run(parts, some, measured, found)

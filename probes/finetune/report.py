@@ -49,10 +49,11 @@ class Measured(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Results in percent, and the path of their record."""
+    """Results in percent, the path of their record, and the number of test images."""
 
     metrics: dict[str, float]
     record: Path
+    images: int
 
 
 def name_of(options: FinetuneOptions) -> str:
@@ -91,7 +92,7 @@ def write(
     """Print a table, write the record and what goes beside it. Raises UserError where that cannot be."""
     best = max(runs, key=lambda run: run.best().top1)
     out = place(options, loaded)
-    summary = Summary(metrics(runs, best), out)
+    summary = Summary(metrics(runs, best), out, len(data.test))
     if not distributed.is_main():
         return summary
     scores = of_classes(best.answers["best"].numpy(), np.asarray(data.test.labels), None)
