@@ -132,7 +132,8 @@ class HuggingFaceModel(Measured):
         first = last[:, 0] if self._kind.cls else None
         patches = last[:, self._before() :]
         if pooled is None:
-            pooled = first if first is not None else patches.mean(dim=1)
+            by_mean = first is None or getattr(self.model.config, "use_mean_pooling", False)
+            pooled = patches.mean(dim=1) if by_mean else first
         return Outputs(pooled.flatten(1), first, patches)
 
     def _before(self) -> int:

@@ -19,7 +19,7 @@ from checkpoints.cli import UserError, WorkError
 from checkpoints.published import Contents
 from checkpoints.resolve import refuse_misfits
 from checkpoints.store import first_line
-from pretrain.backbones.timm_file import weights_of
+from pretrain.backbones.timm_file import COMPUTED, weights_of
 from pretrain.models.backbone import Loaded
 from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, tried
 
@@ -57,8 +57,8 @@ def _fetched(arch: str, weights: Any, said: str) -> nn.Module:
 
 def _filled(model: nn.Module, file: Path, arch: str) -> nn.Module:
     weights = weights_of(file, model.state_dict().keys())
-    counters = {name: one for name, one in model.state_dict().items() if name.endswith("num_batches_tracked")}
-    refuse_misfits(model, counters | weights, file, f" as torchvision's {arch}")
+    computed = {name: one for name, one in model.state_dict().items() if name.endswith(COMPUTED)}
+    refuse_misfits(model, computed | weights, file, f" as torchvision's {arch}")
     model.load_state_dict(weights, strict=False)
     return model
 

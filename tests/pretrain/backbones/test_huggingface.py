@@ -76,7 +76,8 @@ def written(kind: str, folder: Path) -> tuple[Any, Any]:
         whole = getattr(transformers, name.replace("Config", "Model"))(config).eval()
         model = whole.vision_model
     else:
-        whole = model = getattr(transformers, known.model)(getattr(transformers, known.config)(**SETTINGS[kind])).eval()
+        more = {"add_pooling_layer": True} if known.pooler else {}
+        whole = model = getattr(transformers, known.model)(getattr(transformers, known.config)(**SETTINGS[kind]), **more).eval()
     with torch.no_grad():
         for parameter in whole.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

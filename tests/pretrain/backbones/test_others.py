@@ -15,12 +15,13 @@ from torchvision import models
 from checkpoints.cli import UserError
 from pretrain.backbones.open import open_backbone
 from pretrain.backbones.own import adapted, known
+from pretrain.backbones.torchvision_model import TorchvisionModel
 from pretrain.evaluate.views import evaluation_view
-from pretrain.models.measured import Measured, patch_tokens
+from pretrain.models.measured import Measured, Preprocessing, patch_tokens
 from tests.support import networks
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "swin_t", "vit_b_16"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "swin_t"])
 def test_pooled_features_are_what_torchvisions_last_layer_reads(name: str, tmp_path: Path) -> None:
     """On 46c01a2 there was no way to name such a model."""
     torch.manual_seed(0)
@@ -41,6 +42,18 @@ def test_pooled_features_are_what_torchvisions_last_layer_reads(name: str, tmp_p
         assert_close(found.pooled(view[None]), read[0], rtol=1e-4, atol=1e-4)
         side = its.crop // found.shape.stride
         assert patch_tokens(found, view[None]).shape[1] == side * side
+
+
+def test_a_vit_of_torchvision_has_a_class_token_and_patches() -> None:
+    torch.manual_seed(0)
+    model = models.VisionTransformer(32, 8, 2, 2, 32, 64).eval()
+    how = Preprocessing((0.5,) * 3, (0.5,) * 3, 32, 32)
+    images = torch.rand(2, 3, 32, 32)
+    found = TorchvisionModel("vit", model, how, lambda: model)
+    assert found.abilities == {"cls", "patches"} and found.cls_is_pooled and found.multiple == 8
+    assert found.outputs(images).pooled.shape == (2, 32) and patch_tokens(found, images).shape == (2, 16, 32)
+    with pytest.raises(UserError, match="torchvision:vit does not take images of 40 x 40 pixels"):
+        found.fit(40)
 
 
 def test_names_that_torchvision_has_not_are_one_sentence(tmp_path: Path) -> None:
