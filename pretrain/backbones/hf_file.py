@@ -41,7 +41,9 @@ MOST, MOST_TOKENS = 2**16, 2**14
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder, or a file in one, is of a model type that is read here; timm's layout for the hub counts as a folder."""
+    """Whether a folder, or its file of weights, is of a model type that is read here; timm's layout counts as a folder."""
+    if path.is_file() and path.name not in WEIGHTS:
+        return False
     try:
         values = reading.values((path if path.is_dir() else path.parent) / CONFIG)
         return values.get("model_type") in KINDS or (path.is_dir() and isinstance(values.get("architecture"), str))

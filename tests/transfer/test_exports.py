@@ -18,8 +18,10 @@ from torch.testing import assert_close
 from checkpoints import export, published, store
 from checkpoints.architecture import Architecture, SwinSize, shape_of, swin_shape
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, run_command
+from pretrain.backbones.open import open_backbone
 from pretrain.evaluate import views
 from pretrain.models.backbone import load_backbone
+from pretrain.models.measured import pooled
 from tests.support.networks import DEEP, SMALL_LAST, SWIN, VIT, moved, write_moved
 from tests.support.trainings import trained
 from transfer.exports import key_maps, targets
@@ -97,6 +99,8 @@ def test_transformers_loads_it_whole_with_its_image_processor(
         with torch.no_grad():
             assert_close(model(images).pooler_output, ours[:, 0], rtol=0, atol=1e-4)
     assert start in (0, 1)
+    with torch.inference_mode():  # 46c01a2 could not read it back
+        assert_close(pooled(open_backbone(out).backbone, images), ours[:, 0], rtol=0, atol=1e-4)
     pixels = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
     processed = transformers.AutoImageProcessor.from_pretrained(out)(images=Image.fromarray(pixels), return_tensors="pt")[
         "pixel_values"
