@@ -164,7 +164,7 @@ class HuggingFaceModel(Measured):
         self.cls_is_pooled = found.cls is not None and torch.equal(found.cls, found.pooled)
         abilities: set[Ability] = {"patches", "blocks"}
         if found.cls is not None:
-            abilities |= {"cls", "attention"}
+            abilities |= {"cls"} if self._kind.model.startswith("Data2Vec") else {"cls", "attention"}  # whose sdpa keeps it
         self.abilities = frozenset(abilities)
         side, blocks, config = math.isqrt(found.patches.shape[1]), self._blocks(), self.model.config
         heads = config.num_attention_heads if blocks is not None else 0
