@@ -174,7 +174,8 @@ def entry(records: Sequence[Mapping[str, Any]], metric: str) -> Entry:
     mean = sum(values) / len(values)
     spread = None if len(values) == 1 else math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
     images = records[0]["data"].get("val_images")
-    low, high = interval(records[0], metric, mean)
+    ends = [interval(record, metric, mean) for record in records]
+    low, high = ((None if None in some else sum(some) / len(some)) for some in zip(*ends, strict=True))
     return Entry(mean, low, high, spread, len(values), images)
 
 
@@ -184,7 +185,7 @@ def interval(record: Mapping[str, Any], metric: str, mean: float) -> tuple[float
     Drawing the test images with replacement gives right answers by the binomial distribution, so that the quantiles of infinitely
     many bootstrap samples need no drawing.
     """
-    own = (record.get("intervals") or {}).get(metric)
+    own = record.get("intervals", {}).get(metric)
     if own is not None:
         return own[0], own[1]
     images = record["data"].get("val_images")
