@@ -35,7 +35,6 @@ from pretrain.models.measured import Measured, pooled_and_patches, require
 from pretrain.models.vit import ViT
 from probes.features import kept
 from probes.shared import console, stored
-from probes.shared.stored import StoredBackbone
 from probes.shared.subject import Common, View
 
 VERSION = 1
@@ -107,9 +106,7 @@ def standard(backbone: Backbone) -> tuple[str, ...]:
     return ("pooled", "mean") if "patches" in backbone.abilities else ("pooled",)
 
 
-def extract(
-    backbone: Backbone | StoredBackbone, images: Images, view: View, options: Common, arrays: tuple[str, ...] = ()
-) -> Features:
+def extract(backbone: Backbone, images: Images, view: View, options: Common, arrays: tuple[str, ...] = ()) -> Features:
     """Features of all images, from the cache where they are there. All processes must call it, and all get everything.
 
     `arrays` as in `represent`, by default those of `standard`. Raises UserError naming an image that cannot be read, WorkError
@@ -117,8 +114,7 @@ def extract(
     again, which is said.
     """
     if (known := stored.features(images)) is not None:
-        return Features({"blocks": known, "mean": known})
-    assert not isinstance(backbone, StoredBackbone)
+        return Features({"pooled": known})
     arrays = arrays or standard(backbone)
     about = description(backbone, images, view, options.precision, arrays)
     folder = _folder(about, options)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from checkpoints import flat, store
 from checkpoints.architecture import Architecture
@@ -15,6 +15,7 @@ from checkpoints.published import Contents
 from pretrain.images.formats import BadImage
 from pretrain.images.source import Content, Images, Subset
 from pretrain.models.backbone import Loaded
+from pretrain.models.measured import Measured, Preprocessing
 from probes.shared import feature_files
 from probes.shared.feature_files import Rows
 
@@ -22,14 +23,15 @@ POOLED = (None, "cls")
 """Values of --features that a file of pooled features answers for."""
 
 
-class StoredBackbone(nn.Module):
+class StoredBackbone(Measured):
     """Stands for the backbone whose features a file holds. It has no weights but the file's digest, and computes nothing."""
 
     digest: Tensor
 
     def __init__(self, shape: Architecture, digest: str) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.abilities = shape, frozenset()
+        self.preprocessing = Preprocessing(shape.mean, shape.std, shape.image_size, shape.image_size)
         self.register_buffer("digest", torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8))
 
 
@@ -88,8 +90,7 @@ def loaded(path: Path) -> Loaded:
     if not (isinstance(arch, str) and all(isinstance(one, int) and one >= 0 for one in (patch, epoch))):
         raise UserError(f"{path} says of its checkpoint what can be of none: write it again with probes.embed")
     shape = Architecture(arch, max(patch, 1), max(patch, 1), 3, rows.features.shape[1], 0, 1)
-    backbone: Any = StoredBackbone(shape, store.sha256(path))
-    return Loaded(backbone, path, epoch, Contents("features", {"only": {}}))
+    return Loaded(StoredBackbone(shape, store.sha256(path)), path, epoch, Contents("features", {"only": {}}))
 
 
 def view(path: Path) -> dict[str, Any]:
