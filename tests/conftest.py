@@ -47,6 +47,7 @@ SLOW = frozenset(
         "probes/reproduce/test_steps.py",
         "probes/retrieval/test_retrieval.py",
         "probes/robustness/test_robustness.py",
+        "probes/test_metrics.py",
         "probes/test_probes.py",
         "probes/video/test_video.py",
         "probes/visualize/test_pictures.py",
