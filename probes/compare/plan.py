@@ -51,6 +51,12 @@ class CompareOptions:
     """`own`: each backbone's own size, crop and interpolation in the probes of labelled images, in place of one view for all."""
     limit: int | None = None
     """Use at most this many images of each part."""
+    label_column: str | None = None
+    """Column of the labels of every data set, as of any probe."""
+    task: Literal["classes", "multi-label", "regression"] | None = None
+    """What labels are for, as of any probe."""
+    group: str | None = None
+    """Column of groups (patients, sites), none of which may be in both parts, as of any probe."""
     key: Literal["teacher", "student"] = "teacher"
     """Network of the checkpoints."""
     device: str | None = None
@@ -156,6 +162,8 @@ def _cell(
     words = ["--ckpt", model, "--data", data, "--key", options.key, "--seed", str(seed), *suites.words(chosen)]
     if probe not in ("retrieval", "segment"):
         one = ["--crop", str(protocol.crop), "--resize", str(protocol.resize)]
+        for name, column in (("label-column", options.label_column), ("task", options.task), ("group", options.group)):
+            words += [f"--{name}", column] if column else []
         words += ["--precision", options.precision, *(["--view", "own"] if options.view == "own" else one)]
     if protocol.limit and probe != "segment":
         words += ["--limit", str(protocol.limit)]

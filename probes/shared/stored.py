@@ -70,6 +70,8 @@ def check(options: Any) -> None:
     for name in ("ckpt", "val", "crop", "resize", "untrained", "group", "label_column", "task"):
         if getattr(options, name, None):
             raise UserError(f"{flat.flag(name)} and --embeddings do not go together: the features have been computed")
+    if getattr(options, "view", "paper") != "paper":
+        raise UserError("--view and --embeddings do not go together: the features have been computed")
     if options.data != "sample":
         raise UserError("--data and --embeddings do not go together: the file has names and labels of its own")
     if getattr(options, "features", None) not in POOLED:

@@ -154,7 +154,7 @@ def test_each_cell_s_words_are_a_command_line_of_its_probe() -> None:
     for options in (
         CompareOptions(ckpt=("x",), device="cpu", workers=0, cache=Path("c"), limit=9, seeds=2),
         CompareOptions(ckpt=("x",), suite="sample"),
-        CompareOptions(ckpt=("x",), view="own"),
+        CompareOptions(ckpt=("x",), view="own", label_column="kind", task="classes", group="site"),
     ):
         found = plan.make(options)
         assert {cell.probe for cell in found.cells} == set(classes)

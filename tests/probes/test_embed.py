@@ -136,6 +136,7 @@ def test_wrong_files_and_flags_are_one_sentence(root: Path, tmp_path: Path, caps
         ([whole, "--ckpt", str(root / "a.safetensors")], "--ckpt and --embeddings do not go together"),
         ([whole, "--data", str(root / "data")], "--data and --embeddings do not go together"),
         ([whole, "--features", "patches"], "holds the pooled feature"),
+        ([whole, "--group", "site"], "--group and --embeddings do not go together"),
     ]
     for words, said in cases:
         assert run_command(knn.main, ["--embeddings", *words, "--out", str(tmp_path / "r.json")]) == WRONG_COMMAND
