@@ -65,12 +65,11 @@ class Comparison(NamedTuple):
     """The protocol in words."""
 
     def ranks(self) -> dict[str, float]:
-        """Mean rank of each model over the columns in which all have a number; NaN where there is none."""
-        whole = [column for column in self.columns if all((model, column) in self.entries for model in self.models)]
-        return {
-            model: sum(self.entries[model, column].rank for column in whole) / len(whole) if whole else math.nan
-            for model in self.models
-        }
+        """Mean rank of each model over the columns in which all have a number that have any; NaN where there is none."""
+        known = [model for model in self.models if any((model, column) in self.entries for column in self.columns)]
+        whole = [column for column in self.columns if all((model, column) in self.entries for model in known)]
+        found = {model: [self.entries[model, column].rank for column in whole] for model in known}
+        return {model: sum(ranks) / len(ranks) if (ranks := found.get(model)) else math.nan for model in self.models}
 
     def best(self) -> str | None:
         """The model of the best mean rank."""

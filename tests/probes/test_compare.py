@@ -235,8 +235,13 @@ def test_ranks_are_of_columns_that_all_have_and_equals_share_them() -> None:
 
     done = [Done(cell(model, "x"), record(value)) for model, value in (("a", 50.0), ("b", 60.0), ("c", 60.0))]
     done += [Done(cell("a", "y"), record(90.0)), Done(cell("b", "y"), None, "failed: why"), Done(cell("c", "y"), record(1.0))]
-    found = compare_table.build(["a", "b", "c"], done, {}, [], "about")
-    assert found.ranks() == {"a": 3.0, "b": 1.5, "c": 1.5} and found.failed == ["knn of b on y: failed: why"]
+    done.append(Done(cell("d", "x"), None, "error: there is no such file"))
+    found = compare_table.build(["a", "b", "c", "d"], done, {}, [], "about")
+    ranks = found.ranks()
+    assert np.isnan(ranks.pop("d")) and ranks == {"a": 3.0, "b": 1.5, "c": 1.5} and found.best() == "b"
+    assert found.failed[1:] == ["knn of d on x: error: there is no such file"] and found.failed[:1] == [
+        "knn of b on y: failed: why"
+    ]
     assert found.entries["a", Column("y", "knn", "k-NN, top-1 %")].rank == 1.0
 
 
