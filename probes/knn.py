@@ -216,7 +216,9 @@ def about(options: KnnOptions) -> dict[str, Any]:
 def of_backbone(subject: Viewed, parts: Parts, options: KnnOptions) -> Measured:
     """Accuracies with features of the subject's backbone."""
     kind = array_of(options.features)
-    found = (extract(subject.loaded.backbone, images, subject.view, options, needed(kind, subject.backbone)) for images in parts)
+    found = (
+        extract(subject.loaded.backbone, images, subject.view, options, needed(kind, subject.loaded.backbone)) for images in parts
+    )
     bank, queries = (one.cls if kind == "cls" else one.arrays[kind] for one in found)
     return measure(bank, queries, parts, options, subject.device)
 

@@ -148,7 +148,7 @@ def labelled_features(subject: Viewed, images: Images, settings: Settings, optio
 
 def centre_features(subject: Viewed, images: Images, settings: Settings, options: Common) -> Features:
     """Features alone."""
-    arrays = settings.arrays or needed(settings.kind, subject.backbone)
+    arrays = settings.arrays or needed(settings.kind, subject.loaded.backbone)
     return extract(subject.loaded.backbone, images, subject.view, options, arrays)
 
 
