@@ -1,8 +1,10 @@
 """What a compiler makes of a function on the pretended GPU: graphs for forward and backward, operations joined into kernels.
 
-torch's own tracer and partitioner decide what is kept for the backward, as with `torch.compile`. Kernels are estimated by one
-rule: everything between matrix products and attention that hangs together is one kernel, which reads its inputs once and writes
-what others need; sums over rows (gradients of biases and of norms) read their inputs once more.
+torch's own tracer and partitioner decide what is kept for the backward, as with `torch.compile`. Kernels are estimated by the
+rules of its compiler (compared with the kernels that it makes of a block, docs/performance.md): everything between matrix products
+and attention that hangs together is one kernel, which reads its inputs once and writes what others need; what is computed from few
+inputs is computed again by each kernel that needs it; sums over rows (gradients of biases and of norms) read their inputs once
+more, unless a kernel that reduces each row of the same reads them anyway.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from functorch.compile import aot_function, min_cut_rematerialization_partition
 from torch import Tensor, fx, nn
+from torch._inductor import config as inductor
 from torch._inductor.decomposition import select_decomp_table
 from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._python_dispatch import _disable_current_modes
@@ -28,6 +31,10 @@ ONE_PASS = 1024
 """Values of a row that one block holds: a longer row is read a second time after its reduction."""
 UNREAD = {"drop_prob"}
 """Settings that no compiled block reads: stochastic depth comes as a tensor."""
+INLINED = 4
+"""Tensors from which a value may be computed in each kernel that needs it, in place of being written once."""
+MIXED = bool(getattr(inductor.triton, "mix_order_reduction", False))
+"""Whether this version of torch makes one kernel of sums over rows and reductions of each row."""
 FEWER = 64
 """A sum over rows has a result so many times smaller than its input."""
 
@@ -136,6 +143,14 @@ class _Value(NamedTuple):
     node: fx.Node
 
 
+class _Made(NamedTuple):
+    """A kernel, the nodes in it, and the tensors that it reads and writes."""
+
+    kernel: Kernel
+    members: list[fx.Node]
+    seen: set[fx.Node]
+
+
 def fused(graph: fx.GraphModule) -> tuple[list[Kernel], set[fx.Node]]:
     """The kernels of a graph of ATen operations, and the nodes whose results are written to memory."""
     return _Fusion(graph).result()
@@ -186,13 +201,30 @@ class _Fusion:
                 self.group[self._root(maker)] = self._root(node)
 
     def result(self) -> tuple[list[Kernel], set[fx.Node]]:
-        groups: dict[fx.Node, list[fx.Node]] = {}
+        every: dict[fx.Node, list[fx.Node]] = {}
         for node in self.nodes:
-            groups.setdefault(self._root(node), []).append(node)
-        written = {value.node for members in groups.values() for value in self._written(members)}
-        kernels = [self._kernel(members, written) for members in self._shared(list(groups.values()), written)]
+            every.setdefault(self._root(node), []).append(node)
+        groups = list(every.values())
+        written = {value.node for members in groups for value in self._written(members)}
+        for members in groups:
+            if self._is_inlined(members, written):
+                written -= {value.node for value in self._written(members)}
+        groups = [members for members in groups if not written.isdisjoint(value.node for value in self._written(members))]
+        kernels = [self._kernel(members, written) for members in self._shared(groups, written)]
+        if MIXED:
+            kernels = self._mixed(kernels)
         kept = written | {self.values[node].maker for node in written}
-        return [kernel for kernel in kernels if kernel.bytes or kernel.flops], kept
+        return [kernel for kernel, _, _ in kernels if kernel.bytes or kernel.flops], kept
+
+    def _is_inlined(self, members: list[fx.Node], written: set[fx.Node]) -> bool:
+        """Whether what a group computes is computed inside the kernels that need it: it reduces nothing, and reads little."""
+        if any(_alone(node) or _over_rows(node) or _row_length(node) for node in members):
+            return False
+        inside = set(members)
+        users = {user for value in self._written(members) for user in self.users.get(value.node, set()) - inside}
+        if any(user.op != "call_function" or _alone(user) for user in users):
+            return False
+        return len(users) == 1 or len(self._reads(members, written)) <= INLINED
 
     def _shared(self, groups: list[list[fx.Node]], written: set[fx.Node]) -> list[list[fx.Node]]:
         """The same, with sums over rows of one level that read the same joined."""
@@ -223,16 +255,30 @@ class _Fusion:
     def _needs(user: fx.Node, again: bool) -> bool:
         return not (again and user.op == "call_function" and _over_rows(user))
 
-    def _kernel(self, members: list[fx.Node], written: set[fx.Node]) -> Kernel:
+    def _kernel(self, members: list[fx.Node], written: set[fx.Node]) -> "_Made":
         first = members[0]
         if len(members) == 1 and _alone(first):
-            return _own_kernel(first)
+            return _Made(_own_kernel(first), members, set())
         reads = self._reads(members, written)
         wide = any(_row_length(node) > ONE_PASS for node in members)
-        outputs = self._written(members)
+        outputs = [value for value in self._written(members) if value.node in written]
         moved = sum(reads.values()) * (2 if wide else 1) + sum(map(_size, (value.node for value in outputs)))
         name = "fused " + " ".join(sorted({_name(node) for node in members}))
-        return Kernel(name, "other", 0, moved, 2 if _over_rows(first) else 1, None)
+        made = Kernel(name, "other", 0, moved, 2 if _over_rows(first) else 1, None)
+        return _Made(made, members, {*reads, *(value.node for value in outputs)})
+
+    @staticmethod
+    def _mixed(kernels: list["_Made"]) -> list["_Made"]:
+        """The same, with sums over rows taken by the kernels that go through these rows anyway; their parts are added up after."""
+        through = [made for made in kernels if any(_row_length(node) for node in made.members)]
+        found = []
+        for made in kernels:
+            large = {node for node in made.seen if _size(node) > 2**20}
+            if _over_rows(made.members[0]) and any(large <= other.seen for other in through):
+                results = sum(_size(node) for node in made.members)
+                made = made._replace(kernel=made.kernel._replace(bytes=min(made.kernel.bytes, results), launches=1))
+            found.append(made)
+        return found
 
     def _reads(self, members: list[fx.Node], written: set[fx.Node]) -> dict[fx.Node, int]:
         """Bytes that a kernel reads of each tensor."""
