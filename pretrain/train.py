@@ -160,7 +160,13 @@ def train(plan: Plan, device: torch.device) -> int:
     images, shape, steps, schedule = data.open_data(plan, device)
     precision = Precision(options.machine.precision, device)
     objective = objective_of(plan, shape, device)
-    student, teacher = build(plan, shape, fused=precision.fused_attention, patch_prototypes=objective.patch_prototypes)
+    student, teacher = build(
+        plan,
+        shape,
+        fused=precision.fused_attention,
+        residual=plan.residual(precision.name, device),
+        patch_prototypes=objective.patch_prototypes,
+    )
     run = Run(plan, steps.steps_per_epoch, objective.digest, data.identity_of(images))
     notes = [*values.check(images, options.images.value_range, begun=run.begun())]
     start = None

@@ -23,10 +23,14 @@ class Precision:
         if device.type == "cuda":
             set_tf32(self.name != "fp32")
 
+    @property
+    def low(self) -> torch.dtype | None:
+        """The 16-bit type of products, if they have one."""
+        return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.name)
+
     def autocast(self) -> torch.autocast:
         """A context for the two forward passes only."""
-        dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
-        return torch.autocast(self._device, dtype, enabled=self.name in ("bf16", "fp16"), cache_enabled=False)
+        return torch.autocast(self._device, self.low or torch.bfloat16, enabled=self.low is not None, cache_enabled=False)
 
 
 def set_tf32(allowed: bool) -> None:

@@ -1,4 +1,5 @@
-"""Blocks through torch.compile: one graph for all blocks of one shape, tried before the first step, eager where it fails.
+"""Blocks as a GPU computes them fastest, tried before the first step: a ViT's by kernels of this project where it trains in 16 bits
+(`fused_blocks`), others through torch.compile, one graph for all blocks of one shape; as they are where both fail.
 
 Only training is compiled: in evaluation mode backbones run as they are, so that no other batch size makes another graph.
 """
@@ -48,38 +49,70 @@ def graphs_made() -> int:
     return counters["stats"]["unique_graphs"]
 
 
-def compile_blocks(network: nn.Module, trial: Callable[[], torch.Tensor]) -> str:
-    """Compile the blocks of `network.backbone` and run `trial` once, with its backward where the network learns.
+def compile_blocks(network: nn.Module, trial: Callable[[], torch.Tensor], kind: torch.dtype | None = None) -> str:
+    """Make the blocks of `network.backbone` fast and run `trial` once, with its backward where the network learns.
 
-    `trial` is a forward as training does it (shapes, autocast); torch's generators are left as they were, gradients at None.
-    Gives a line that says what was compiled and how long it took, or why nothing was; then the blocks are as before.
+    `trial` is a forward as training does it (shapes, autocast); torch's generators are left as they were, gradients at None. `kind`:
+    the 16-bit type of products on a GPU. Gives a line that says what was done and how long it took, or why nothing was; then the
+    blocks are as before.
     """
     backbone: Any = network.backbone
-    learns = any(parameter.requires_grad for parameter in network.parameters())
+    note = ""
+    if kind is not None and hasattr(backbone, "kernels"):
+        began = time.perf_counter()
+        why = _with_kernels(network, backbone, trial, kind)
+        if not why:
+            return f"{len(backbone.blocks)} blocks by this project's kernels, tried in {time.perf_counter() - began:.0f} s"
+        note = f"; not by this project's kernels ({why})"
     before, began = graphs_made(), time.perf_counter()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(places.cache_folder("IBOT_COMPILED", "compiled")))
     backbone.compile_blocks()
-    devices = [parameter.device for parameter in network.parameters() if parameter.is_cuda][:1]
     try:
-        with (
-            torch.random.fork_rng([device.index or 0 for device in devices]),
-            torch.set_grad_enabled(learns),
-            _many_graphs(),
-            warnings.catch_warnings(),
-        ):
+        with _many_graphs():
+            _tried(network, trial)
+    except Exception as error:
+        backbone.leave_uncompiled()
+        return f"the blocks are not compiled ({_why(error)}){note}"
+    if isinstance(backbone.compiled, CompiledBlock):
+        backbone.compiled.tried = True
+    made, seconds = graphs_made() - before, time.perf_counter() - began
+    return f"{len(backbone.blocks)} blocks compiled as {made} graph{'s' if made != 1 else ''} in {seconds:.0f} s{note}"
+
+
+def _with_kernels(network: nn.Module, backbone: Any, trial: Callable[[], torch.Tensor], kind: torch.dtype) -> str:
+    """Let this project's kernels compute a ViT's blocks; why they do not, or nothing."""
+    try:
+        from pretrain.models import fused_blocks  # noqa: PLC0415  # only there does it need Triton
+
+        if not all(map(fused_blocks.fits, backbone.blocks)):
+            return "they are for plain blocks on one device"
+        with torch.random.fork_rng(_devices(network)), torch.enable_grad():
+            fused_blocks.compare(backbone.blocks[0], kind)
+        backbone.kernels = fused_blocks
+        _tried(network, trial)
+    except Exception as error:
+        backbone.kernels = None
+        network.zero_grad(set_to_none=True)
+        return _why(error)
+    return ""
+
+
+def _tried(network: nn.Module, trial: Callable[[], torch.Tensor]) -> None:
+    """Run it, and its backward where the network learns; generators and gradients are left as they were."""
+    learns = any(parameter.requires_grad for parameter in network.parameters())
+    try:
+        with torch.random.fork_rng(_devices(network)), torch.set_grad_enabled(learns), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's remarks on itself
             tokens = trial()
             if learns:
                 tokens.float().sum().backward()
+    finally:
         network.zero_grad(set_to_none=True)
-    except Exception as error:
-        backbone.leave_uncompiled()
-        network.zero_grad(set_to_none=True)
-        return f"the blocks are not compiled ({_why(error)})"
-    if isinstance(backbone.compiled, CompiledBlock):
-        backbone.compiled.tried = True
-    made, seconds = graphs_made() - before, time.perf_counter() - began
-    return f"{len(backbone.blocks)} blocks compiled as {made} graph{'s' if made != 1 else ''} in {seconds:.0f} s"
+
+
+def _devices(network: nn.Module) -> list[int]:
+    """Numbers of the GPUs whose generators a trial may move."""
+    return [parameter.device.index or 0 for parameter in network.parameters() if parameter.is_cuda][:1]
 
 
 def _why(error: Exception) -> str:

@@ -39,11 +39,24 @@ def depths(
 
     `images`: how many each group has. Factors where asked for and on a GPU, else the draw itself.
     """
-    rates = [getattr(getattr(block, "drop_path1", None), "drop_prob", 0.0) or 0.0 for block in blocks] if training else []
-    if not any(rates):
-        return [None] * len(blocks)
-    drawn = draw(rates, images)
-    return factors(drawn, sum(images), device).unbind(0) if as_factors or device.type == "cuda" else drawn
+    if as_factors or device.type == "cuda":
+        whole = drawn_factors(blocks, images, device, training=training)
+        return [None] * len(blocks) if whole is None else whole.unbind(0)
+    rates = rates_of(blocks) if training else []
+    return draw(rates, images) if any(rates) else [None] * len(blocks)
+
+
+def rates_of(blocks: Sequence[object]) -> list[float]:
+    """Of blocks of timm's."""
+    return [getattr(getattr(block, "drop_path1", None), "drop_prob", 0.0) or 0.0 for block in blocks]
+
+
+def drawn_factors(
+    blocks: Sequence[object], images: Sequence[int], device: torch.device, *, training: bool
+) -> Float[Tensor, "blocks 2 b"] | None:
+    """Factors of all blocks, drawn now; None where nothing is dropped."""
+    rates = rates_of(blocks) if training else []
+    return factors(draw(rates, images), sum(images), device) if any(rates) else None
 
 
 def draw(rates: Sequence[float], images: Sequence[int]) -> list[Kept | None]:
@@ -63,6 +76,23 @@ def factors(drawn: Sequence[Kept | None], images: int, device: torch.device) -> 
     rows = [torch.ones(2, images) if one is None else torch.stack(one[1:]) / (1 - one.rate) for one in drawn]
     whole = torch.stack(rows)
     return whole.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else whole.to(device)
+
+
+def add_branches(
+    x: Tensor,
+    branches: Sequence[Branch],
+    depth: Kept | Float[Tensor, "2 b"] | None,
+    groups: Sequence[Group],
+    spread: Callable[[Float[Tensor, " b"]], Tensor],
+) -> Tensor:
+    """x + attention branch, and that + MLP branch, under one block's draw. `spread`: factors in the shape of tokens."""
+    for number, branch in enumerate(branches):
+        if isinstance(depth, Kept):
+            x = subset(x, branch, groups, depth[1 + number], depth.rate)
+            continue
+        added = branch(x, groups)
+        x = x + (added if depth is None else added * spread(depth[number].to(added.dtype)))
+    return x
 
 
 def per_token(factor: Float[Tensor, " b"], groups: Sequence[Group]) -> Float[Tensor, "x 1"]:

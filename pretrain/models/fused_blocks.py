@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pretrain.models import block_kernels as kernels
 from pretrain.models import packed_blocks
@@ -110,17 +111,22 @@ def through(
     depths: Float[Tensor, "blocks 2 b"] | None,
     rows: Int[Tensor, " r"] | None = None,
     kind: torch.dtype = torch.bfloat16,
+    *,
+    recompute: bool = False,
 ) -> Float[Tensor, "_ d"]:
     """Tokens through all blocks and the final norm, of type `kind`; with `rows`, the last block computes only those for its output.
 
-    `depths`: stochastic depth as factors of each image (`drop_path.factors`).
+    `depths`: stochastic depth as factors of each image (`drop_path.factors`). `recompute`: keep each block's input only, and compute
+    it again in the backward.
     """
     where = sequences(groups, x.device)
     factors = None if depths is None else depths.index_select(2, _images(where.groups, x.device))  # [blocks, 2, x]
     pending = Pending(x)
     for number, (block, low) in enumerate(zip(blocks, low_weights(blocks, kind), strict=True)):
         last = rows if number == len(blocks) - 1 else None
-        pending = run(block, low, pending, where, None if factors is None else factors[number], last)
+        given = (block, low, pending, where, None if factors is None else factors[number], last)
+        again = recompute and torch.is_grad_enabled()
+        pending = checkpoint(run, *given, use_reentrant=False) if again else run(*given)
     (normed,) = AddNorm.apply(*pending, norm.weight, norm.bias, norm.eps, kind)
     return normed
 
@@ -154,6 +160,38 @@ def weight_gradient(grad: Float[Tensor, "x m"], x: Float[Tensor, "x d"]) -> Floa
     if grad.is_cuda and grad.dtype != torch.float32:
         return torch.mm(grad.t(), x, out_dtype=torch.float32)
     return (grad.t() @ x).float()
+
+
+TRIAL = (Group(3, 50), Group(5, 17))
+MOST_APART = 0.05
+"""Of a trial: how far tokens and gradients may be from the plain blocks', as a share of the largest value (16 bits have 0.004)."""
+
+
+def compare(block: Any, kind: torch.dtype) -> None:
+    """Compute one block both ways on drawn tokens, with gradients. Raises RuntimeError where they differ."""
+    device, width = block.norm1.weight.device, len(block.norm1.weight)
+    given = torch.randn(sum(images * tokens for images, tokens in TRIAL), width, device=device)
+    factors = torch.tensor([0.0, 1.0, 1.25] * 6, device=device)[:16].view(1, 2, 8)
+    learns = [parameter.requires_grad for parameter in block.parameters()]
+    block.requires_grad_(True)
+    norm, found = nn.LayerNorm(width, device=device), []
+    try:
+        for fused in (True, False):
+            x = given.clone().requires_grad_()
+            with torch.autocast(device.type, kind):
+                made = through([block], norm, x, TRIAL, factors, None, kind) if fused else norm(
+                    packed_blocks.run(block, x, TRIAL, factors[0], recompute_activations=False)
+                )  # fmt: skip
+            gradients = torch.autograd.grad(made.float().square().sum(), [x, *block.parameters()])
+            found.append([made, *gradients])
+    finally:
+        for parameter, wanted in zip(block.parameters(), learns, strict=True):
+            parameter.requires_grad_(wanted)
+    pairs = zip(*found, strict=True)
+    apart = torch.stack([(ours - plain).abs().max() / plain.abs().max().clamp(min=1e-9) for ours, plain in pairs])
+    most = float(apart.max())
+    if not most <= MOST_APART:
+        raise RuntimeError(f"they are {100 * most:.1f} % of the largest value away from the plain blocks")
 
 
 class AddNorm(torch.autograd.Function):

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pretrain.models.drop_path import Group, Kept, per_token, subset
+from pretrain.models.drop_path import Group, Kept, add_branches, per_token
 
 
 class PackedBlock(Block):
@@ -52,13 +52,7 @@ def run(
     def mlp_branch(tokens: Tensor, kept: Sequence[Group]) -> Tensor:
         return block.ls2(mlp(block.mlp, block.norm2(tokens), recompute_activations=recompute_activations))
 
-    if isinstance(depth, Kept):
-        x = subset(x, attention_branch, groups, depth.attention, depth.rate)
-        return subset(x, mlp_branch, groups, depth.mlp, depth.rate)
-    for number, branch in enumerate((attention_branch, mlp_branch)):
-        added = branch(x, groups)
-        x = x + (added if depth is None else added * per_token(depth[number].to(added.dtype), groups))
-    return x
+    return add_branches(x, (attention_branch, mlp_branch), depth, groups, functools.partial(per_token, groups=groups))
 
 
 def run_rows(

@@ -21,7 +21,7 @@ from checkpoints import layouts
 from checkpoints.architecture import Architecture
 from pretrain.models import drop_path as stochastic_depth
 from pretrain.models.compiling import CompiledBlock
-from pretrain.models.drop_path import Group, Kept, subset
+from pretrain.models.drop_path import Group, Kept, add_branches
 from pretrain.models.init import initialise_linear_, whiten_
 from pretrain.models.packed_blocks import mlp, recompute, stream
 
@@ -54,14 +54,13 @@ def run(
     def mlp_branch(some: Tensor, kept: Sequence[Group]) -> Tensor:
         return mlp(block.mlp, block.norm2(some), recompute_activations=recompute_activations)
 
-    if isinstance(depth, Kept):
-        whole = [Group(len(x), 1)]  # whole images are kept or dropped
-        x = subset(x, attention_branch, whole, depth.attention, depth.rate)
-        return subset(x, mlp_branch, whole, depth.mlp, depth.rate)
-    for number, branch in enumerate((attention_branch, mlp_branch)):
-        added = branch(x, ())
-        x = x + (added if depth is None else added * depth[number][:, None, None, None].to(added.dtype))
-    return x
+    whole = [Group(len(x), 1)]  # whole images are kept or dropped
+    return add_branches(x, (attention_branch, mlp_branch), depth, whole, per_image)
+
+
+def per_image(factor: Float[Tensor, " b"]) -> Float[Tensor, "b 1 1 1"]:
+    """A factor per image in the shape of patches."""
+    return factor[:, None, None, None]
 
 
 def windows(block: Any, x: Float[Tensor, "b h w c"], *, recompute_activations: bool) -> Float[Tensor, "b h w c"]:

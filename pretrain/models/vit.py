@@ -77,6 +77,8 @@ class ViT(VisionTransformer):
         """In what the blocks' sums are kept while the network trains under autocast; None: as the embedding gives them."""
         self.compiled: CompiledBlock | None = None
         """What computes a block while it trains, where blocks are compiled."""
+        self.kernels: Any = None
+        """What computes all blocks while the network trains in 16 bits on a GPU, where that was asked for (`fused_blocks`)."""
         self.grid: tuple[int, int] = (self.patch_embed.grid_size[0],) * 2
         block: Any
         for block in self.blocks:
@@ -109,12 +111,8 @@ class ViT(VisionTransformer):
 
     def forward_multi(self, groups: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
         """`forward` for crops of several sizes in one pass, (images, mask) each: tokens are packed without padding."""
-        embedded = [self.embed(images, mask) for images, mask in groups]
-        sizes = tuple(Group(len(x), x.shape[1]) for x in embedded)
-        x = stream(torch.cat([x.flatten(0, 1) for x in embedded]), self.residual if self.training else None)
-        for block, depth in zip(self.blocks, self._depths(sizes, x.device), strict=True):
-            x = self._through(block, x, sizes, depth)
-        parts = self.norm(x).split([size.images * size.tokens for size in sizes])
+        x, sizes = self._packed(groups)
+        parts = self._through(x, sizes).split([size.images * size.tokens for size in sizes])
         return [part.unflatten(0, size) for part, size in zip(parts, sizes, strict=True)]
 
     def forward_rows(
@@ -124,22 +122,39 @@ class ViT(VisionTransformer):
 
         `rows_of` gives them, `[r]` on the device, for the sizes of the groups.
         """
+        x, sizes = self._packed(groups)
+        return self._through(x, sizes, rows_of(sizes))
+
+    def _packed(self, groups: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Float[Tensor, "x d"], tuple[Group, ...]]:
+        """Tokens that enter the first block, one group after the other, and the groups' sizes."""
         embedded = [self.embed(images, mask) for images, mask in groups]
-        sizes = tuple(Group(len(x), x.shape[1]) for x in embedded)
         x = stream(torch.cat([x.flatten(0, 1) for x in embedded]), self.residual if self.training else None)
-        *depths, last = self._depths(sizes, x.device)
-        for block, depth in zip(self.blocks[:-1], depths, strict=True):
-            x = self._through(block, x, sizes, depth)
-        if isinstance(last, stochastic_depth.Kept):
-            last = stochastic_depth.factors([last], sum(size.images for size in sizes), x.device)[0]
-        return self.norm(packed_blocks.run_rows(self.blocks[-1], x, sizes, rows_of(sizes), last, self.recompute_activations))
+        return x, tuple(Group(len(x), x.shape[1]) for x in embedded)
+
+    def _through(self, x: Tensor, sizes: tuple[Group, ...], rows: Tensor | None = None) -> Float[Tensor, "_ d"]:
+        """Packed tokens through all blocks and the final norm; with `rows`, the last block computes only those."""
+        device = x.device.type
+        if self.kernels is not None and self.training and torch.is_autocast_enabled(device):
+            images, kind = [size.images for size in sizes], torch.get_autocast_dtype(device)
+            factors = stochastic_depth.drawn_factors(list(self.blocks), images, x.device, training=True)
+            return self.kernels.through(list(self.blocks), self.norm, x, sizes, factors, rows, kind, recompute=self.checkpointed)
+        depths = list(self._depths(sizes, x.device))
+        whole = self.blocks if rows is None else self.blocks[:-1]
+        for block, depth in zip(whole, depths, strict=False):
+            x = self._block(block, x, sizes, depth)
+        if rows is not None:
+            last = depths[-1]
+            if isinstance(last, stochastic_depth.Kept):
+                last = stochastic_depth.factors([last], sum(size.images for size in sizes), x.device)[0]
+            x = packed_blocks.run_rows(self.blocks[-1], x, sizes, rows, last, self.recompute_activations)
+        return self.norm(x)
 
     def _depths(self, sizes: Sequence[Group], device: torch.device) -> Sequence[Any]:
         """Stochastic depth of each block for this forward (`drop_path.depths`)."""
         images, factors = [size.images for size in sizes], self.compiled is not None
         return stochastic_depth.depths(list(self.blocks), images, device, training=self.training, as_factors=factors)
 
-    def _through(self, block: nn.Module, x: Tensor, sizes: Sequence[Group], depth: Any) -> Tensor:
+    def _block(self, block: nn.Module, x: Tensor, sizes: Sequence[Group], depth: Any) -> Tensor:
         """One block, compiled where it trains (`compiled`), its inside kept for the backward unless `checkpointed`."""
         compiled = self.compiled if self.training else None
         run: Callable[..., Tensor] = partial(compiled, block) if compiled else block  # with its hooks, where it is sharded

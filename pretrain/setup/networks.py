@@ -25,8 +25,16 @@ def whole_backbone(teacher: Teacher) -> Trainable:
     return backbone.to(teacher.centres.cls.device)
 
 
-def build(plan: Plan, shape: Architecture, *, fused: bool = True, patch_prototypes: int | None = None) -> tuple[Student, Teacher]:
-    """Student and teacher with the same initial weights, drawn from the seed. `patch_prototypes`: see `head_of`."""
+def build(
+    plan: Plan,
+    shape: Architecture,
+    *,
+    fused: bool = True,
+    residual: torch.dtype | None = None,
+    patch_prototypes: int | None = None,
+) -> tuple[Student, Teacher]:
+    """Student and teacher with the same initial weights, drawn from the seed. `patch_prototypes`: see `head_of`. `residual`: the type
+    of the blocks' sums while they train under autocast."""
     options = plan.options
     head = partial(head_of, in_dim=shape.embed_dim, patch_prototypes=patch_prototypes)
     checkpointed = options.machine.checkpoint_activations
@@ -38,9 +46,8 @@ def build(plan: Plan, shape: Architecture, *, fused: bool = True, patch_prototyp
     plain = make(shape, maskable=False, fused=fused)
     teacher = Teacher(plain, head(plan.teacher_head), options.loss.patch_centre_momentum)
     teacher.copy(student)
-    if options.machine.residual == "bf16":
-        for network in (student, teacher):
-            network.backbone.residual = torch.bfloat16
+    for network in (student, teacher):
+        network.backbone.residual = residual
     return student, teacher
 
 
@@ -50,10 +57,11 @@ def compile_networks(plan: Plan, device: torch.device, precision: Precision, stu
         return []
     crops, count, channels = plan.options.crops, plan.options.optimisation.batch_size_per_gpu, plan.architecture.channels
     kinds = ((crops.global_crops_number, crops.global_crops_size), (crops.local_crops_number, crops.local_crops_size))
+    kind = precision.low if device.type == "cuda" else None
     samples = [torch.zeros(views * count, channels, size, size, device=device) for views, size in kinds if views]
     seen = (("student", student, samples), ("teacher", teacher, samples[:1]))
     return [
-        f"{name}: {compile_blocks(network, partial(forward_as_trained, network, inputs, precision))}"
+        f"{name}: {compile_blocks(network, partial(forward_as_trained, network, inputs, precision), kind)}"
         for name, network, inputs in seen
     ]
 

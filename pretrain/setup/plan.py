@@ -83,6 +83,12 @@ class Plan(NamedTuple):
         machine = self.options.machine
         return machine.compile == "on" or (machine.compile == "auto" and device.type != "cpu" and not machine.shard)
 
+    def residual(self, precision: str, device: torch.device) -> torch.dtype | None:
+        """The type of the blocks' sums under this precision; None: as the embedding gives them."""
+        wanted, ours = self.options.machine.residual, self.architecture.kind != "timm"
+        low = wanted == "bf16" or (wanted == "auto" and device.type == "cuda" and ours)
+        return torch.bfloat16 if low and precision == "bf16" else None
+
     def refuses_late(self, device: torch.device) -> bool:
         """Whether the device itself can refuse a step, so that none waits for its verdict (on a CPU nothing is late)."""
         return device.type == "cuda" and self.options.optimisation.optimizer == "adamw" and not self.options.machine.shard

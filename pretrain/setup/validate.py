@@ -41,7 +41,7 @@ def check(config: Config) -> None:
 
 def _check_residual(config: Config) -> None:
     machine, arch = config.machine, config.model.arch
-    if machine.residual == "fp32":
+    if machine.residual != "bf16":
         return
     if machine.precision not in ("auto", machine.residual):
         raise UserError(f"--residual bf16 goes with --precision bf16, not with {machine.precision}: leave one of them out")

@@ -26,6 +26,8 @@ from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
 from pretrain.method.ibot import Losses, StudentOutput, Targets, TeacherOutput
 from pretrain.method.objective import LossWeights, Objective
+from pretrain.models import fused_blocks
+from pretrain.models.vit import ViT
 from pretrain.options.command_line import read_command_line
 from pretrain.setup.networks import build
 from pretrain.setup.plan import Plan, plan_of
@@ -136,16 +138,17 @@ def step_on(
     batch_size: int = 128,
     precision: str = "bf16",
     compiled: bool = True,
+    kernels: bool = True,
     flags: Sequence[str] = (),
 ) -> Callable[[], None]:
     """The step of training with the recipe of this architecture and further flags; calling it takes one."""
     plan = plan_for(arch, batch_size, flags)
     numbers = Precision(precision, GPU)
-    student, teacher = build(plan, plan.architecture, fused=numbers.fused_attention)
+    student, teacher = build(plan, plan.architecture, fused=numbers.fused_attention, residual=plan.residual(numbers.name, GPU))
     for network in (student.train(), teacher.train()):
         gpu.move_(network)
     if compiled:
-        compile_(gpu, student.backbone, teacher.backbone)
+        compile_(gpu, student.backbone, teacher.backbone, kernels=kernels and numbers.low is not None)
     optimizer, now = optim.build_optimizer("adamw", student), plan.schedule(1000, 1).at(60_000)
     batch, guard, objective = batch_on(gpu, plan, batch_size), PhasedGuard(gpu), Phased(gpu)
     weights = LossWeights(clip_grad=plan.loss_weights.clip_grad)
@@ -157,10 +160,13 @@ def step_on(
     return step
 
 
-def compile_(gpu: PretendedGpu, *backbones: Any) -> None:
+def compile_(gpu: PretendedGpu, *backbones: Any, kernels: bool = True) -> None:
     """What `compile_blocks` does, for a GPU that is not there; both networks share their graphs."""
     run = None
     for backbone in backbones:
+        if kernels and isinstance(backbone, ViT):
+            backbone.kernels = fused_blocks
+            continue
         backbone.compile_blocks()
         run = run or pretend_compiled(backbone.compiled.plain, gpu)
         backbone.compiled = run

@@ -40,7 +40,7 @@ class Kernel(NamedTuple):
     """Read and written."""
     launches: int
     dtype: torch.dtype | None
-    """Of the result."""
+    """Of the result; of a product, of its factors."""
     phase: str = ""
     place: str = ""
     """The line of this project that called it."""
@@ -84,7 +84,8 @@ def kernel_of(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], res
     packet = function.overloadpacket
     flops = flop_registry[packet](*args, **kwargs, out_val=result) if packet in flop_registry else 0
     moved = _moved(name, args, given, results, fresh, written)
-    return Kernel(name, kind_of(name), flops, moved, _launches(name, args, kwargs), results[0].dtype if results else None)
+    shown = given if kind_of(name) == "product" else results
+    return Kernel(name, kind_of(name), flops, moved, _launches(name, args, kwargs), shown[-1].dtype if shown else None)
 
 
 def kind_of(name: str) -> Kind:

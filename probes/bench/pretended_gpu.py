@@ -24,7 +24,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from probes.bench.kernels import Kernel, kernel_of, tensors
+from pretrain.models import fused_blocks
+from probes.bench.kernels import Kernel, bytes_of, kernel_of, tensors
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -317,6 +318,30 @@ def _attention(
     return efficient(query, key, value, None, kept, dropout_p, is_causal, scale=scale)[0]
 
 
+def _attend(gpu: "PretendedGpu", q: Tensor, k: Tensor, v: Tensor, where: fused_blocks.Sequences) -> tuple[Tensor, ...]:
+    """`fused_blocks.attend`: one kernel, of sequences whose lengths the host knows and the operator does not show."""
+    made, sums = torch.empty_like(q), q.new_empty(q.shape[1], len(q), dtype=torch.float32)
+    _note_attention(gpu, (q, k, v, made, sums), q, where, products=2, launches=1)
+    return made, sums
+
+
+def _attend_backward(
+    gpu: "PretendedGpu", grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, rest: Any, where: fused_blocks.Sequences
+) -> tuple[Tensor, ...]:
+    """`fused_blocks.attend_backward`."""
+    grads = tuple(torch.empty_like(out) for _ in range(3))
+    _note_attention(gpu, (grad, q, k, v, out, *rest, *grads), q, where, products=5, launches=3)
+    return grads
+
+
+def _note_attention(
+    gpu: "PretendedGpu", moved: tuple[Tensor, ...], q: Tensor, where: fused_blocks.Sequences, *, products: int, launches: int
+) -> None:
+    pairs = sum(images * tokens**2 for images, tokens in where.groups)
+    flops = 2 * products * pairs * q.shape[1] * q.shape[2]
+    gpu.note(Kernel("attention of variable length", "attention", flops, sum(map(bytes_of, moved)), launches, q.dtype))
+
+
 _real_run_backward = torch.autograd._engine_run_backward
 _real_make_subclass = torch.Tensor._make_subclass
 _real_attention = F.scaled_dot_product_attention
@@ -382,6 +407,8 @@ def pretended() -> Iterator[PretendedGpu]:
         (FakeTensor, "is_cuda", property(_on_gpu)),
         (Tensor, "pin_memory", lambda tensor, device=None: gpu.pin(tensor.clone())),
         (F, "scaled_dot_product_attention", _attention),
+        (fused_blocks, "attend", partial(_attend, gpu)),
+        (fused_blocks, "attend_backward", partial(_attend_backward, gpu)),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     rounding = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32

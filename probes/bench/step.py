@@ -108,7 +108,9 @@ def prepare(chosen: BenchStepOptions, device: torch.device) -> Prepared:
     if chosen.variant == "original":
         assert chosen.against is not None
         return Prepared(*original.step(chosen.against[1], plan, batch, now, precision, device), [])
-    student, teacher = build(plan, plan.architecture, fused=precision.fused_attention)
+    student, teacher = build(
+        plan, plan.architecture, fused=precision.fused_attention, residual=plan.residual(precision.name, device)
+    )
     student.backbone.recompute_activations = chosen.variant == "ours"
     student.to(device).train()
     teacher.to(device).train()

@@ -85,7 +85,9 @@ def main() -> None:
     torch.compile = functools.partial(torch.compile, backend=chosen)
     device, plan = torch.device("cpu"), plan_of(read_command_line(["--data", "x", *flags]))
     precision = Precision(plan.options.machine.precision, device)
-    student, teacher = build(plan, plan.architecture, fused=precision.fused_attention)
+    student, teacher = build(
+        plan, plan.architecture, fused=precision.fused_attention, residual=plan.residual(precision.name, device)
+    )
     student.train()
     teacher.train()
     optimizer, guard, now = optim.build_optimizer("adamw", student), Guard(), plan.schedule(1000, 1).at(60_000)
