@@ -22,6 +22,7 @@ ELEMENTS = 4096
 """Values that a program holds at once."""
 COLUMNS = 128
 """Columns of a program that sums over tokens without reducing rows."""
+OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
 HALF_SQRT = tl.constexpr(math.sqrt(0.5))
 DENSITY = tl.constexpr(1 / math.sqrt(2 * math.pi))
 
@@ -181,7 +182,7 @@ def launch_add_norm(
     given = (x if one is None else one for one in (y, factor, bias))
     add_norm_kernel[(triton.cdiv(n, rows),)](
         x, *given, weight, shift, made, normed, mean, scale, n, d, epsilon, ADDED=y is not None, SCALED=factor is not None,
-        ROWS=rows, WIDTH=columns,
+        ROWS=rows, WIDTH=columns, **OPTIONS,
     )  # fmt: skip
     return made, normed, mean, scale
 
@@ -205,7 +206,7 @@ def launch_add_norm_backward(
     tiles = triton.cdiv(n, rows)
     add_norm_backward_kernel[(len(made[3]),)](
         grad, x if above is None else above, x, mean, scale, x if factor is None else factor, weight, shift, *made, n, d, tiles,
-        PASSED=above is not None, ADDED=added, SCALED=factor is not None, ROWS=rows, WIDTH=columns,
+        PASSED=above is not None, ADDED=added, SCALED=factor is not None, ROWS=rows, WIDTH=columns, **OPTIONS,
     )  # fmt: skip
     return made
 
@@ -221,7 +222,7 @@ def add_norm_backward_as(
 def launch_gelu(hidden: Tensor, bias: Tensor) -> Tensor:
     made = torch.empty_like(hidden)
     blocks = triton.cdiv(hidden.numel(), ELEMENTS)
-    gelu_kernel[(blocks,)](hidden, bias, made, hidden.numel(), hidden.shape[1], BLOCK=ELEMENTS, num_warps=8)
+    gelu_kernel[(blocks,)](hidden, bias, made, hidden.numel(), hidden.shape[1], BLOCK=ELEMENTS, num_warps=8, **OPTIONS)
     return made
 
 
@@ -234,7 +235,7 @@ def launch_gelu_backward(grad: Tensor, hidden: Tensor, bias: Tensor) -> tuple[Te
     n, m = hidden.shape
     rows = ELEMENTS // COLUMNS
     gelu_backward_kernel[(len(made[2]), triton.cdiv(m, COLUMNS))](
-        grad, hidden, bias, *made, n, m, triton.cdiv(n, rows), ROWS=rows, WIDTH=COLUMNS
+        grad, hidden, bias, *made, n, m, triton.cdiv(n, rows), ROWS=rows, WIDTH=COLUMNS, **OPTIONS
     )
     return made
 
@@ -254,7 +255,7 @@ def launch_stack(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     n, d = q.shape
     rows = ELEMENTS // COLUMNS
     stack_kernel[(len(parts), 3 * triton.cdiv(d, COLUMNS))](
-        q, k, v, made, parts, n, d, triton.cdiv(n, rows), ROWS=rows, WIDTH=COLUMNS
+        q, k, v, made, parts, n, d, triton.cdiv(n, rows), ROWS=rows, WIDTH=COLUMNS, **OPTIONS
     )
     return made, parts
 

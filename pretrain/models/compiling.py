@@ -1,5 +1,7 @@
-"""Blocks as a GPU computes them fastest, tried before the first step: a ViT's by kernels of this project where it trains in 16 bits
-(`fused_blocks`), others through torch.compile, one graph for all blocks of one shape; as they are where both fail.
+"""Blocks as a GPU computes them fastest, tried before the first step.
+
+A ViT's by kernels of this project where it trains in 16 bits (`fused_blocks`); others through torch.compile, one graph for all
+blocks of one shape; as they are where both fail.
 
 Only training is compiled: in evaluation mode backbones run as they are, so that no other batch size makes another graph.
 """
@@ -52,9 +54,9 @@ def graphs_made() -> int:
 def compile_blocks(network: nn.Module, trial: Callable[[], torch.Tensor], kind: torch.dtype | None = None) -> str:
     """Make the blocks of `network.backbone` fast and run `trial` once, with its backward where the network learns.
 
-    `trial` is a forward as training does it (shapes, autocast); torch's generators are left as they were, gradients at None. `kind`:
-    the 16-bit type of products on a GPU. Gives a line that says what was done and how long it took, or why nothing was; then the
-    blocks are as before.
+    `trial` is a forward as training does it (shapes, autocast); torch's generators are left as they were, gradients at None.
+    `kind`: the 16-bit type of products on a GPU. Gives a line that says what was done and how long it took, or why nothing was;
+    then the blocks are as before.
     """
     backbone: Any = network.backbone
     note = ""

@@ -86,10 +86,11 @@ def add_branches(
     spread: Callable[[Float[Tensor, " b"]], Tensor],
 ) -> Tensor:
     """x + attention branch, and that + MLP branch, under one block's draw. `spread`: factors in the shape of tokens."""
+    if isinstance(depth, Kept):
+        for branch, kept in zip(branches, (depth.attention, depth.mlp), strict=True):
+            x = subset(x, branch, groups, kept, depth.rate)
+        return x
     for number, branch in enumerate(branches):
-        if isinstance(depth, Kept):
-            x = subset(x, branch, groups, depth[1 + number], depth.rate)
-            continue
         added = branch(x, groups)
         x = x + (added if depth is None else added * spread(depth[number].to(added.dtype)))
     return x

@@ -1,4 +1,4 @@
-"""A ViT's blocks on packed tokens as a GPU computes them while it trains: products, attention of variable length, few passes else.
+"""A ViT's blocks on packed tokens as a GPU computes them in training: products, attention of variable length, few passes else.
 
 Equal to `packed_blocks.run` up to the order of additions and roundings. A block leaves its last sum to the next one (`Pending`),
 so that sum and norm are one pass over memory. For the backward are kept: sums, queries, keys, values, attention's output and the
@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -58,18 +57,26 @@ def sequences(groups: Sequence[Group], device: torch.device) -> Sequences:
 
 
 @lru_cache(maxsize=16)
-def _starts(groups: tuple[Group, ...], device: torch.device) -> Tensor:
+def _starts(groups: tuple[Group, ...], device: torch.device) -> Int[Tensor, " images_1"]:
+    found, start = [], 0
     with torch.inference_mode(False):  # an inference tensor in the cache could not be trained with
-        lengths = torch.cat([torch.full((images,), tokens) for images, tokens in groups])
-        return F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32).to(device, non_blocking=True)
+        for images, tokens in groups:
+            end = start + images * tokens
+            found.append(torch.arange(start, end, tokens, device=device, dtype=torch.int32))
+            start = end
+        return torch.cat([*found, torch.full((1,), start, device=device, dtype=torch.int32)])
 
 
 @lru_cache(maxsize=16)
 def _images(groups: tuple[Group, ...], device: torch.device) -> Int[Tensor, " x"]:
     """The image of each token."""
+    found, start = [], 0
     with torch.inference_mode(False):
-        tokens = torch.cat([torch.full((images,), tokens) for images, tokens in groups])
-        return torch.arange(len(tokens)).repeat_interleave(tokens).to(torch.int32).to(device, non_blocking=True)
+        for images, tokens in groups:
+            numbers = torch.arange(start, start + images, device=device, dtype=torch.int32)
+            found.append(numbers[:, None].expand(-1, tokens).reshape(-1))
+            start += images
+        return torch.cat(found)
 
 
 def low_weights(blocks: Sequence[Any], kind: torch.dtype) -> Iterator[LowWeights]:
@@ -114,10 +121,10 @@ def through(
     *,
     recompute: bool = False,
 ) -> Float[Tensor, "_ d"]:
-    """Tokens through all blocks and the final norm, of type `kind`; with `rows`, the last block computes only those for its output.
+    """Tokens through all blocks and the final norm, of type `kind`; with `rows`, the last block computes only those.
 
-    `depths`: stochastic depth as factors of each image (`drop_path.factors`). `recompute`: keep each block's input only, and compute
-    it again in the backward.
+    `depths`: stochastic depth as factors of each image (`drop_path.factors`). `recompute`: keep each block's input only, and
+    compute it again in the backward.
     """
     where = sequences(groups, x.device)
     factors = None if depths is None else depths.index_select(2, _images(where.groups, x.device))  # [blocks, 2, x]
@@ -164,7 +171,7 @@ def weight_gradient(grad: Float[Tensor, "x m"], x: Float[Tensor, "x d"]) -> Floa
 
 TRIAL = (Group(3, 50), Group(5, 17))
 MOST_APART = 0.05
-"""Of a trial: how far tokens and gradients may be from the plain blocks', as a share of the largest value (16 bits have 0.004)."""
+"""Of a trial: how far tokens and gradients may be from the plain blocks', as a share of the largest value (16 bits: 0.004)."""
 
 
 def compare(block: Any, kind: torch.dtype) -> None:
@@ -220,7 +227,7 @@ def _of_sum(ctx: Any, grad_x: Tensor, grad_added: Tensor, parts: Tensor) -> tupl
 
 
 class NormLinear(torch.autograd.Function):
-    """Pending tokens summed, and a linear layer of their norm. Its bias is added here, its gradient comes from `Attention`."""
+    """Pending tokens summed, and a linear layer of their norm. Its bias is added here; `Attention` gives that its gradient."""
 
     @staticmethod
     def forward(

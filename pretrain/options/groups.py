@@ -97,13 +97,14 @@ class MachineOptions:
     """bf16 and fp16 are autocast of the two forwards, fp16 with a scaled loss; auto takes bf16 where the device is fast at it,
     fp16 on GPUs without bf16. tf32 is float32 with a GPU's rounded products, fp32 without them. [original: use_fp16]"""
     residual: Literal["auto", "fp32", "bf16"] = "auto"
-    """In what the sums of the blocks are kept: bf16 halves what a GPU reads and writes for them; the paper's numbers were made with
-    fp32. auto: bf16 on a GPU with --precision bf16, else fp32 (docs/performance.md)."""
+    """In what the sums of the blocks are kept: bf16 halves what a GPU reads and writes for them; the paper's numbers were made
+    with fp32. auto: bf16 on a GPU with --precision bf16, else fp32 (docs/performance.md)."""
     workers: Annotated[int | None, original("--num-workers")] = None
     """Processes that prepare batches (default: the cores divided by the machine's processes, less one)."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Make the blocks fast: a ViT's in 16 bits on a GPU by this project's kernels (Triton), others by torch.compile; auto on a GPU.
-    The run says which, or that it goes on without. Compiled code is kept for the next run in $IBOT_COMPILED (default: ~/.cache/ibot/compiled)."""
+    """Make the blocks fast: a ViT's in 16 bits on a GPU by this project's kernels (Triton), others by torch.compile; auto on a
+    GPU. The run says which, or that it goes on without. Compiled code is kept for the next run in $IBOT_COMPILED (default:
+    ~/.cache/ibot/compiled)."""
     checkpoint_activations: bool = False
     """Compute blocks twice to keep less: for large networks on small GPUs."""
     shard: bool = False

@@ -33,8 +33,8 @@ def build(
     residual: torch.dtype | None = None,
     patch_prototypes: int | None = None,
 ) -> tuple[Student, Teacher]:
-    """Student and teacher with the same initial weights, drawn from the seed. `patch_prototypes`: see `head_of`. `residual`: the type
-    of the blocks' sums while they train under autocast."""
+    """Student and teacher with the same initial weights, drawn from the seed. `patch_prototypes`: see `head_of`. `residual`: the
+    type of the blocks' sums while they train under autocast."""
     options = plan.options
     head = partial(head_of, in_dim=shape.embed_dim, patch_prototypes=patch_prototypes)
     checkpointed = options.machine.checkpoint_activations

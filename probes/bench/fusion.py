@@ -1,10 +1,10 @@
 """What a compiler makes of a function on the pretended GPU: graphs for forward and backward, operations joined into kernels.
 
 torch's own tracer and partitioner decide what is kept for the backward, as with `torch.compile`. Kernels are estimated by the
-rules of its compiler (compared with the kernels that it makes of a block, docs/performance.md): everything between matrix products
-and attention that hangs together is one kernel, which reads its inputs once and writes what others need; what is computed from few
-inputs is computed again by each kernel that needs it; sums over rows (gradients of biases and of norms) read their inputs once
-more, unless a kernel that reduces each row of the same reads them anyway.
+rules of its compiler (compared with the kernels that it makes of a block, docs/performance.md): everything between matrix
+products and attention that hangs together is one kernel, which reads its inputs once and writes what others need; what is
+computed from few inputs is computed again by each kernel that needs it; sums over rows (gradients of biases and of norms) read
+their inputs once more, unless a kernel that reduces each row of the same reads them anyway.
 """
 
 import contextlib
@@ -269,10 +269,11 @@ class _Fusion:
 
     @staticmethod
     def _mixed(kernels: list["_Made"]) -> list["_Made"]:
-        """The same, with sums over rows taken by the kernels that go through these rows anyway; their parts are added up after."""
+        """The same, with sums over rows taken by kernels that go through these rows anyway; their parts are added up after."""
         through = [made for made in kernels if any(_row_length(node) for node in made.members)]
         found = []
-        for made in kernels:
+        for one in kernels:
+            made = one
             large = {node for node in made.seen if _size(node) > 2**20}
             if _over_rows(made.members[0]) and any(large <= other.seen for other in through):
                 results = sum(_size(node) for node in made.members)

@@ -4,6 +4,7 @@ Prints the largest difference of tokens and of each gradient, as a share of the 
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,18 +24,18 @@ WIDTH, HEADS, DEPTH = 96, 4, 2
 def attend(q: Tensor, k: Tensor, v: Tensor, where: Sequences) -> tuple[Tensor, ...]:
     """Image by image."""
     ends = where.starts.tolist()
-    images = [[one[start:end].transpose(0, 1) for one in (q, k, v)] for start, end in zip(ends, ends[1:], strict=False)]
-    return (torch.cat([F.scaled_dot_product_attention(*one).transpose(0, 1) for one in images]),)
+    images = [[one[start:end].transpose(0, 1) for one in (q, k, v)] for start, end in pairwise(ends)]
+    return (torch.cat([F.scaled_dot_product_attention(q, k, v).transpose(0, 1) for q, k, v in images]),)
 
 
 def attend_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, rest: Sequence[Tensor], where: Sequences
 ) -> tuple[Tensor, ...]:
-    inputs = [one.detach().requires_grad_() for one in (q, k, v)]
+    q, k, v = (one.detach().requires_grad_() for one in (q, k, v))
     with torch.enable_grad():
-        again = attend(*inputs, where)[0]
+        again = attend(q, k, v, where)[0]
     assert torch.equal(again, out)
-    return torch.autograd.grad(again, inputs, grad)
+    return torch.autograd.grad(again, (q, k, v), grad)
 
 
 def replace() -> None:
