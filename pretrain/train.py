@@ -194,7 +194,7 @@ def train(plan: Plan, device: torch.device) -> int:
     provenance.note(run.folder, run.step, device, precision.name)
     if knn_every and run.step == 0:
         measure_knn(knn, teacher, progress, 0)
-    for note in compile_networks(plan, device, precision, student, teacher):
+    for note in compile_networks(plan, device, precision, student, teacher, objective):
         progress.say(note)
     guard = Guard(replay.Capture(run, precision.name, student, teacher), late=plan.refuses_late(device))
     parallel = distributed.parallel(student, device, some_unused=plan.some_unused)

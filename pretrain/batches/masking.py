@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from checkpoints.cli import UserError
 
 MIN_ASPECT = 0.3
 MAX_TRIES = 10
+STEADY, ROUNDED = 4.0, 128
+"""Standard deviations and multiple of `bound`."""
 
 
 class Masks(NamedTuple):
@@ -28,6 +31,11 @@ class Masks(NamedTuple):
 
     def to(self, device: torch.device) -> "Masks":
         return Masks(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+    def padded(self, count: int) -> "Masks":
+        """With `count` positions: those beyond the masked patches are the first patch with weight zero. As it is if longer."""
+        more = count - len(self.indices)
+        return self if more <= 0 else Masks(self.grid, F.pad(self.indices, (0, more)), F.pad(self.weight, (0, more)))
 
 
 class MaskSettings(NamedTuple):
@@ -53,6 +61,19 @@ def check(settings: MaskSettings, rows: int, columns: int) -> None:
             f"a grid of {rows} x {columns} patches has no room for block masks: use a smaller --patch-size, larger crops, "
             "or --pred-shape rand"
         )
+
+
+def bound(settings: MaskSettings, crops: int, patches: int) -> int:
+    """Masked patches that batches of so many crops stay below: the mean and STEADY standard deviations, in steps of ROUNDED.
+
+    Where more are drawn, less often than once in 30,000 batches of many crops, a batch is not padded. Never more than all crops
+    at the largest ratio.
+    """
+    ratio, spread = np.asarray(settings.ratio), np.asarray(settings.spread)
+    mean, square = ratio.mean(), (ratio**2 + spread**2 / 3).mean()
+    likely = crops * mean + STEADY * math.sqrt(crops * max(square - mean**2, 0.0))
+    most = crops * (ratio + spread).max()
+    return math.ceil(min(likely, most) * patches / ROUNDED) * ROUNDED
 
 
 def draw(generator: np.random.Generator, settings: MaskSettings, views: int, images: int, rows: int, columns: int) -> Masks:

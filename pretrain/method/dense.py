@@ -62,7 +62,7 @@ class Dense(Objective):
         if self.by == "position":
             assert batch.placed is not None
             has_match = same_place(batch.placed, side)[1]
-        of_patches = -(targets.patches * F.log_softmax(output.patches / STUDENT_TEMPERATURE, dim=-1)).sum(dim=-1)
+        of_patches = -(targets.patches * F.log_softmax(output.patches.float() / STUDENT_TEMPERATURE, dim=-1)).sum(dim=-1)
         of_patches = of_patches.unflatten(0, (views, images, side * side)) * has_match
         patch = (of_patches.sum(-1) / has_match.sum(-1).clamp(min=1)).mean()
         return with_patch_loss(output, targets, patch, cls_weight, patch_weight)

@@ -25,7 +25,7 @@ class Labels(Objective):
     @torch.no_grad()
     def targets(self, output: TeacherOutput, batch: Batch, masks: Masks | None, centres: Centres, now: ScheduleValues) -> Targets:
         soft = super().targets(output, batch, masks, centres, now)
-        logits = output.patches - centres.patch[0] if self.centred else output.patches
+        logits = output.patches - centres.patch[0] if self.centred else output.patches.float()
         if self.hard:
             return soft._replace(patches=F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype))
         return soft._replace(patches=F.softmax(logits / now.patch_temperature, dim=-1))

@@ -16,8 +16,8 @@ v global views, n local views, s = v + n student views, b images, p patches of a
 d width, z bottleneck, k prototypes.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,14 +41,14 @@ CENTRE_MOMENTUM = 0.9
 
 
 class StudentOutput(NamedTuple):
-    """The student's logits, float32: [CLS] of every view, global ones first, and masked patches."""
+    """The student's logits, as the products give them: [CLS] of every view, global ones first, and masked patches."""
 
     cls: Float[Tensor, "s b k"]
     patches: Float[Tensor, "m k"]
 
 
 class TeacherOutput(NamedTuple):
-    """The teacher's logits, float32: [CLS] of the global views, masked patches, and the mean over **all** patches."""
+    """The teacher's logits, as the products give them: [CLS] of global views, masked patches; the mean over **all** patches."""
 
     cls: Float[Tensor, "v b k"]
     patches: Float[Tensor, "m k"]
@@ -74,6 +74,11 @@ class Student(Network):
     needed_only: bool | None = None
     """Whether the last block computes only the tokens that losses read (None: on a GPU; elsewhere bits stay as they were)."""
 
+    def __init__(self, backbone: Trainable, head: Head) -> None:
+        super().__init__(backbone, head)
+        self.logits: Callable[..., Any] = student_logits
+        """Or what it was compiled to."""
+
     def forward(
         self,
         crops: Float[Tensor, "v b c h w"],
@@ -90,11 +95,8 @@ class Student(Network):
         inputs = [(group.flatten(0, 1), m) for group, m in groups]
         cls_tokens, patches = cls_and_masked(self.backbone, inputs, rows_only=needed_only)
 
-        # the head on [CLS] tokens and masked patches only -> [s b + m, z]
-        bottleneck = self.head.bottleneck(torch.cat([cls_tokens, patches]))
-        cls_logits = self.head.cls(bottleneck[: len(cls_tokens)]).unflatten(0, (views + len(local_crops), images))
-        patch_logits = self.head.patches(bottleneck[len(cls_tokens) :])
-        return StudentOutput(cls_logits.float(), patch_logits.float())
+        cls_logits, patch_logits = self.logits(self.head, cls_tokens, patches)
+        return StudentOutput(cls_logits.unflatten(0, (views + len(local_crops), images)), patch_logits)
 
 
 class Teacher(Network):
@@ -103,23 +105,18 @@ class Teacher(Network):
     def __init__(self, backbone: Trainable, head: Head, patch_centre_momentum: float = CENTRE_MOMENTUM) -> None:
         super().__init__(backbone, head)
         self.centres = Centres(head.out_dim, head.patch_out_dim, patch_centre_momentum)
+        self.logits: Callable[..., Any] = teacher_logits
+        """Or what it was compiled to."""
         self.requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, crops: Float[Tensor, "v b c h w"], masks: Masks | None, *, patch_features: bool = False) -> TeacherOutput:
         """Logits of [CLS] tokens and masked patches; `patch_features`: the backbone's tokens of all patches too."""
         tokens = self.backbone(crops.flatten(0, 1))  # [v b, 1 + p, d]
-        bottleneck = self.head.bottleneck(tokens)  # [v b, 1 + p, z], of all patches for their mean
-        patches = bottleneck[:, 1:].flatten(0, 1)  # [v b p, z]
-        masked = gather_masked(patches, masks)  # [m, z]
-        cls_logits = self.head.cls(bottleneck[:, 0]).unflatten(0, crops.shape[:2])  # [v, b, k]
-
-        # prototypes are linear: the mean of all patch logits is the logits of the mean vector, exact without computing them
-        with torch.autocast(crops.device.type, enabled=False):
-            patch_mean = self.head.patches(patches.mean(dim=0))
+        cls_logits, patch_logits, patch_mean = self.logits(self.head, tokens, masks, crops.device.type)
         features = tokens[:, 0].float().unflatten(0, crops.shape[:2])
         kept = tokens[:, 1:].unflatten(0, crops.shape[:2]) if patch_features else None
-        return TeacherOutput(cls_logits.float(), self.head.patches(masked).float(), patch_mean, features, kept)
+        return TeacherOutput(cls_logits.unflatten(0, crops.shape[:2]), patch_logits, patch_mean, features, kept)
 
     @torch.no_grad()
     def update_ema_(self, student: Network, momentum: float, verdict: Verdict = ACCEPTED) -> None:
@@ -132,6 +129,27 @@ class Teacher(Network):
         """g_t = g_s, before the first step."""
         for teacher_weight, student_weight in shared_weights(self, student):
             teacher_weight.copy_(student_weight)
+
+
+def student_logits(head: Head, cls_tokens: Float[Tensor, "c d"], patches: Float[Tensor, "m d"]) -> tuple[Tensor, Tensor]:
+    """The head on [CLS] tokens of all crops and on masked patches only: logits `[c, k]` and `[m, k]`."""
+    bottleneck = head.bottleneck(torch.cat([cls_tokens, patches]))  # [c + m, z]
+    return head.cls(bottleneck[: len(cls_tokens)]), head.patches(bottleneck[len(cls_tokens) :])
+
+
+def teacher_logits(
+    head: Head, tokens: Float[Tensor, "vb t d"], masks: Masks | None, device: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of [CLS] `[v b, k]` and of masked patches `[m, k]`, and their mean over all patches `[k]`, float32.
+
+    `device`: its type, of whose autocast the mean is no part.
+    """
+    bottleneck = head.bottleneck(tokens)  # [v b, 1 + p, z], of all patches for their mean
+    patches = bottleneck[:, 1:].flatten(0, 1)  # [v b p, z]
+    # prototypes are linear: the mean of all patch logits is the logits of the mean vector, exact without computing them
+    with torch.autocast(device, enabled=False):
+        patch_mean = head.patches(patches.mean(dim=0))
+    return head.cls(bottleneck[:, 0]), head.patches(gather_masked(patches, masks)), patch_mean
 
 
 def shared_weights(teacher: nn.Module, student: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
@@ -159,12 +177,14 @@ class Targets(NamedTuple):
 
 
 @torch.no_grad()
-def center_and_sharpen(teacher: TeacherOutput, centres: "Centres", cls_temperature: float, patch_temperature: float) -> Targets:
+def center_and_sharpen(
+    teacher: TeacherOutput, centres: "Centres", cls_temperature: float | Tensor, patch_temperature: float | Tensor
+) -> Targets:
     """softmax((t - C) / tau_t) of [CLS] and softmax((t - C') / tau_t') of masked patches, in float32."""
     return Targets(
-        cls=F.softmax((teacher.cls - centres.cls) / cls_temperature, dim=-1),
-        patches=F.softmax((teacher.patches - centres.patch[0]) / patch_temperature, dim=-1),
-        cls_mean=teacher.cls.mean(dim=(0, 1)),
+        cls=F.softmax((teacher.cls.float() - centres.cls) / cls_temperature, dim=-1),
+        patches=F.softmax((teacher.patches.float() - centres.patch[0]) / patch_temperature, dim=-1),
+        cls_mean=teacher.cls.float().mean(dim=(0, 1)),
         patch_mean=teacher.patch_mean,
     )
 
@@ -177,7 +197,7 @@ def cls_loss(logits: Float[Tensor, "s b k"], targets: Float[Tensor, "v b k"]) ->
 
     With two views the paper's symmetric loss, with local crops DINO's.
     """
-    log_student = F.log_softmax(logits / STUDENT_TEMPERATURE, dim=-1)
+    log_student = F.log_softmax(logits.float() / STUDENT_TEMPERATURE, dim=-1)
     views = len(targets)
     # for each teacher view the sum over all student views but the same one: targets are multiplied once, not once a pair
     others = log_student.sum(dim=0) - log_student[:views]  # [v, b, k]
@@ -192,7 +212,7 @@ def patch_loss(logits: Float[Tensor, "m k"], targets: Float[Tensor, "m k"], mask
     """
     if masks is None:
         return logits.sum() * 0.0  # zero, and part of the graph
-    log_student = F.log_softmax(logits / STUDENT_TEMPERATURE, dim=-1)
+    log_student = F.log_softmax(logits.float() / STUDENT_TEMPERATURE, dim=-1)
     # weight of a patch: 1 / (masked patches of its image x images x views)
     return -(targets * log_student).sum(dim=-1) @ masks.weight
 
@@ -210,6 +230,21 @@ def losses(student: StudentOutput, targets: Targets, masks: Masks | None, cls_we
     cls = cls_weight * cls_loss(student.cls, targets.cls)
     patch = patch_weight * patch_loss(student.patches, targets.patches, masks)
     return Losses(cls + patch, cls, patch)
+
+
+def targets_and_losses(
+    student: StudentOutput,
+    teacher: TeacherOutput,
+    centres: "Centres",
+    cls_temperature: float | Tensor,
+    patch_temperature: float | Tensor,
+    masks: Masks | None,
+    cls_weight: float,
+    patch_weight: float,
+) -> tuple[Targets, Losses]:
+    """Both halves of H, as one function that can be compiled."""
+    targets = center_and_sharpen(teacher, centres, cls_temperature, patch_temperature)
+    return targets, losses(student, targets, masks, cls_weight, patch_weight)
 
 
 def merge_micro_batches(parts: Sequence[tuple[Losses, Targets]]) -> tuple[Losses, Targets]:

@@ -26,6 +26,8 @@ class EveryCrop(Objective):
     The patch loss is the mean over all crops, the centre's update that over all patches. The paper reports near collapse.
     """
 
+    fixed_shapes = False
+
     def teacher_forward(self, teacher: torch.nn.Module, batch: Batch, masks: Masks | None) -> TeacherOutput:
         """Masked patches of global crops, then those of local crops, and the mean over the patches of both."""
         of_global: TeacherOutput = teacher(batch.crops, masks)

@@ -4,6 +4,7 @@
 in `hard_labels.py`, `targets.py`, `dense.py` and `masked_crops.py` beside this file.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,17 @@ class Objective:
     """Number of patch prototypes where the targets decide it; None: --patch-out-dim does."""
     digest = ""
     """SHA-256 of the file that the targets come from; empty without one."""
+    fixed_shapes = True
+    """Whether all steps have the same shapes once masked patches are padded."""
+    padded_to: int | None = None
+    """To how many masked patches a batch is padded, where heads and losses are compiled (`compiled.py`)."""
+    judge: Callable[..., tuple[Targets, Losses]] | None = None
+    """Targets and losses as one compiled function, where they are."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether targets and losses are iBOT's."""
+        return type(self).targets is Objective.targets and type(self).losses is Objective.losses
 
     def masks(self, batch: Batch) -> Masks:
         """Patches that the student does not see, and patches for which a loss is computed."""
@@ -81,15 +93,27 @@ def forward_and_losses(
     """The body of Algorithm 1 up to `backward`, which `losses.total` waits for."""
     # masks: which patches of the global crops the student does not see; none before --pred-start-epoch
     masks = objective.masks(batch) if now.masking else None
+    count = len(masks.indices) if masks is not None else 0
+    if masks is not None and objective.padded_to is not None:
+        masks = masks.padded(objective.padded_to)
     # teacher: logits of the unmasked global crops; student: logits of masked global crops and of local crops
     with precision.autocast():
         teacher_output = objective.teacher_forward(teacher, batch, masks)
         student_output = objective.student_forward(student, batch, masks)
+    if objective.judge is not None:  # the same as below, compiled
+        temperatures = [batch.crops.new_full((), value) for value in (now.cls_temperature, now.patch_temperature)]
+        found = objective.judge(student_output, teacher_output, teacher.centres, *temperatures, masks, cls_weight, patch_weight)
+        return BatchOutput(student_output, teacher_output, without_padding(found[0], count), found[1])
     # targets: the teacher's logits, centred and sharpened
     targets = objective.targets(teacher_output, batch, masks, teacher.centres, now)
     # losses: cross-entropy of [CLS] over other views (equation 2), of masked patches in place (equation 3)
     losses = objective.losses(student_output, targets, batch, masks, cls_weight, patch_weight)
-    return BatchOutput(student_output, teacher_output, targets, losses)
+    return BatchOutput(student_output, teacher_output, without_padding(targets, count), losses)
+
+
+def without_padding(targets: Targets, count: int) -> Targets:
+    """The targets of the `count` masked patches: the log's measurements are of those."""
+    return targets._replace(patches=targets.patches[:count])
 
 
 def with_patch_loss(

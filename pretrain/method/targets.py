@@ -43,14 +43,14 @@ class Codes(Objective):
             return targets
         codes = self.tokenizer(batch.crops.flatten(0, 1), (masks.grid.shape[2], masks.grid.shape[3]))  # [v b, p]
         one_hot = F.one_hot(codes.flatten()[masks.indices], self.tokenizer.vocabulary)  # [m, k]
-        return targets._replace(patches=one_hot.to(output.patches.dtype))
+        return targets._replace(patches=one_hot.float())
 
     def losses(
         self, output: StudentOutput, targets: Targets, batch: Batch, masks: Masks | None, cls_weight: float, patch_weight: float
     ) -> Losses:
         if masks is None:
             return super().losses(output, targets, batch, masks, cls_weight, patch_weight)
-        of_patches = -(targets.patches * F.log_softmax(output.patches, dim=-1)).sum(dim=-1)  # [m], temperature one
+        of_patches = -(targets.patches * F.log_softmax(output.patches.float(), dim=-1)).sum(dim=-1)  # [m], temperature one
         return with_patch_loss(output, targets, of_patches @ masks.weight, cls_weight, patch_weight)
 
 

@@ -59,7 +59,7 @@ def diagnostics_of(
         mean_target_entropy=entropy_of(cls.mean(0)),
         patch_target_entropy=entropy_of(targets.patches).mean(),
         mean_patch_target_entropy=entropy_of(targets.patches.mean(0)),
-        student_entropy=entropy_of((student_output.cls.detach() / STUDENT_TEMPERATURE).softmax(dim=-1)).mean(),
+        student_entropy=entropy_of((student_output.cls.detach().float() / STUDENT_TEMPERATURE).softmax(dim=-1)).mean(),
         kl_divergence=losses.cls.detach() / cls_weight - entropy if cls_weight else torch.full_like(entropy, math.nan),
         prototype_usage=prototype_usage(cls),
         patch_prototype_usage=prototype_usage(targets.patches),

@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from checkpoints.architecture import Architecture
+from pretrain.batches import masking
+from pretrain.batches.dataset import Batch, Placed
 from pretrain.engine import distributed
 from pretrain.engine.precision import Precision
+from pretrain.method.compiled import compile_method
 from pretrain.method.ibot import Student, Teacher
+from pretrain.method.objective import Objective, forward_and_losses
 from pretrain.models.backbone import Trainable, make
 from pretrain.models.compiling import compile_blocks
 from pretrain.setup.objective import head_of
@@ -51,19 +56,27 @@ def build(
     return student, teacher
 
 
-def compile_networks(plan: Plan, device: torch.device, precision: Precision, student: Student, teacher: Teacher) -> list[str]:
-    """Compile the blocks of both networks if the plan says so; returns a note on each: what was compiled, or why nothing was."""
+def compile_networks(
+    plan: Plan, device: torch.device, precision: Precision, student: Student, teacher: Teacher, objective: Objective
+) -> list[str]:
+    """Compile the blocks of both networks, and heads and losses, if the plan says so.
+
+    Returns a note on each: what was compiled, or why nothing was.
+    """
     if not plan.compiles(device):
         return []
     crops, count, channels = plan.options.crops, plan.options.optimisation.batch_size_per_gpu, plan.architecture.channels
     kinds = ((crops.global_crops_number, crops.global_crops_size), (crops.local_crops_number, crops.local_crops_size))
     kind = precision.low if device.type == "cuda" else None
     samples = [torch.zeros(views * count, channels, size, size, device=device) for views, size in kinds if views]
+    bound = masking.bound(plan.masks, crops.global_crops_number * count, plan.grid[0] * plan.grid[1])
     seen = (("student", student, samples), ("teacher", teacher, samples[:1]))
-    return [
+    notes = [
         f"{name}: {compile_blocks(network, partial(forward_as_trained, network, inputs, precision), kind)}"
         for name, network, inputs in seen
     ]
+    trial = partial(loss_as_trained, plan, device, precision, student, teacher, objective)
+    return [*notes, compile_method(student, teacher, objective, bound, trial)]
 
 
 def forward_as_trained(network: Student | Teacher, samples: Sequence[Tensor], precision: Precision) -> Tensor:
@@ -71,3 +84,19 @@ def forward_as_trained(network: Student | Teacher, samples: Sequence[Tensor], pr
     with precision.autocast():
         tokens = network.backbone.forward_multi([(images, None) for images in samples])
     return torch.cat([group.flatten() for group in tokens])
+
+
+def loss_as_trained(
+    plan: Plan, device: torch.device, precision: Precision, student: Student, teacher: Teacher, objective: Objective
+) -> Tensor:
+    """The loss of a batch of black images, as a step computes it."""
+    crops, count, channels = plan.options.crops, plan.options.optimisation.batch_size_per_gpu, plan.architecture.channels
+    views = crops.global_crops_number
+    seen = torch.zeros(views, count, channels, crops.global_crops_size, crops.global_crops_size, device=device)
+    local = torch.zeros(crops.local_crops_number, count, channels, *[crops.local_crops_size] * 2, device=device)
+    masks = masking.draw(np.random.default_rng(0), plan.masks, views, count, *plan.grid).to(device)
+    placed = Placed(torch.ones(views, count, 4, device=device), torch.zeros(views, count, dtype=torch.bool, device=device))
+    schedule = plan.schedule(1, 1)
+    now = schedule.at(schedule.total_steps - 1)  # when patches are masked, if they ever are
+    batch, weights = Batch(seen, masks, local, (), placed), plan.loss_weights
+    return forward_and_losses(student, teacher, batch, now, precision, objective, weights.cls, weights.patch).losses.total

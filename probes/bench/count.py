@@ -24,7 +24,8 @@ from pretrain.batches.masking import Masks
 from pretrain.engine import optim
 from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
-from pretrain.method.ibot import Losses, StudentOutput, Targets, TeacherOutput
+from pretrain.method import ibot
+from pretrain.method.ibot import Losses, Student, StudentOutput, Targets, Teacher, TeacherOutput
 from pretrain.method.objective import LossWeights, Objective
 from pretrain.models import fused_blocks
 from pretrain.models.vit import ViT
@@ -103,12 +104,13 @@ class Phased(Objective):
 
     def student_forward(self, student: torch.nn.Module, batch: Batch, masks: Masks | None) -> StudentOutput:
         self._gpu.phase = "student"
-        return super().student_forward(student, batch, masks)
+        found = super().student_forward(student, batch, masks)
+        self._gpu.phase = "losses"
+        return found
 
     def losses(
         self, output: StudentOutput, targets: Targets, batch: Batch, masks: Masks | None, cls_weight: float, patch_weight: float
     ) -> Losses:
-        self._gpu.phase = "losses"
         found = super().losses(output, targets, batch, masks, cls_weight, patch_weight)
         self._gpu.phase = "backward"
         return found
@@ -151,6 +153,8 @@ def step_on(
         compile_(gpu, student.backbone, teacher.backbone, kernels=kernels and numbers.low is not None)
     optimizer, now = optim.build_optimizer("adamw", student), plan.schedule(1000, 1).at(60_000)
     batch, guard, objective = batch_on(gpu, plan, batch_size), PhasedGuard(gpu), Phased(gpu)
+    if compiled:
+        compile_method_(gpu, plan, student, teacher, objective)
     weights = LossWeights(clip_grad=plan.loss_weights.clip_grad)
 
     def step() -> None:
@@ -158,6 +162,21 @@ def step_on(
         train_step(student, teacher, optimizer, [batch], now, weights, guard, numbers, objective)
 
     return step
+
+
+def compile_method_(gpu: PretendedGpu, plan: Plan, student: Student, teacher: Teacher, objective: Objective) -> None:
+    """What `compile_method` does, likewise."""
+    crops = plan.options.crops.global_crops_number * plan.options.optimisation.batch_size_per_gpu
+    objective.padded_to = masking.bound(plan.masks, crops, plan.grid[0] * plan.grid[1])
+    student.logits, teacher.logits = pretend_compiled(ibot.student_logits, gpu), pretend_compiled(ibot.teacher_logits, gpu)
+    judge = pretend_compiled(ibot.targets_and_losses, gpu)
+
+    def phased(*arguments: Any) -> tuple[Targets, Losses]:
+        found: tuple[Targets, Losses] = judge(*arguments)
+        gpu.phase = "backward"
+        return found
+
+    objective.judge = phased
 
 
 def compile_(gpu: PretendedGpu, *backbones: Any, kernels: bool = True) -> None:

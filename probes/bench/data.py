@@ -30,7 +30,7 @@ from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
 from pretrain.images.open import open_images
 from pretrain.images.source import Images, InMemory, usable
-from pretrain.method.objective import LossWeights
+from pretrain.method.objective import LossWeights, Objective
 from pretrain.options.command_line import read_command_line
 from pretrain.setup.networks import build, compile_networks
 from pretrain.setup.plan import Plan, plan_of
@@ -178,12 +178,12 @@ def gpu_line(images: Images, plan: Plan, batch_size: int) -> str:
     student.to(device).train()
     teacher.to(device).train()
     optimizer, guard = optim.build_optimizer(plan.options.optimisation.optimizer, student), Guard(late=plan.refuses_late(device))
-    precision = Precision("auto", device)
-    notes = compile_networks(plan, device, precision, student, teacher)
+    precision, objective = Precision("auto", device), Objective()
+    notes = compile_networks(plan, device, precision, student, teacher, objective)
     now, batch = plan.schedule(1000, 1).at(0), make()
 
     def step() -> None:
-        train_step(student, teacher, optimizer, [batch], now, LossWeights(), guard, precision)
+        train_step(student, teacher, optimizer, [batch], now, LossWeights(), guard, precision, objective)
 
     times = {}
     for name, act in (("crops", make), ("step", step)):

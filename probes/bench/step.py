@@ -30,7 +30,7 @@ from pretrain.engine import optim
 from pretrain.engine.guard import Guard
 from pretrain.engine.precision import Precision
 from pretrain.method import ibot
-from pretrain.method.objective import LossWeights
+from pretrain.method.objective import LossWeights, Objective
 from pretrain.method.schedule import ScheduleValues
 from pretrain.options.command_line import read_command_line
 from pretrain.setup.networks import build, compile_networks
@@ -118,13 +118,13 @@ def prepare(chosen: BenchStepOptions, device: torch.device) -> Prepared:
     weights = LossWeights(clip_grad=plan.loss_weights.clip_grad)
     if chosen.variant == "plain":
         return Prepared(_plainly(student, teacher, optimizer, batch, now, weights, precision), student, [])
-    guard = Guard(late=plan.refuses_late(device))
-    notes = compile_networks(plan, device, precision, student, teacher)
+    guard, objective = Guard(late=plan.refuses_late(device)), Objective()
+    notes = compile_networks(plan, device, precision, student, teacher, objective)
     if chosen.compile == "on" and not (student.backbone.compiled and teacher.backbone.compiled):
         raise WorkError("; ".join(notes))
 
     def ours() -> torch.Tensor:
-        return train_step(student, teacher, optimizer, [batch], now, weights, guard, precision).losses.total
+        return train_step(student, teacher, optimizer, [batch], now, weights, guard, precision, objective).losses.total
 
     return Prepared(ours, student, notes)
 
