@@ -97,9 +97,12 @@ def forward_and_losses(
     if masks is not None and objective.padded_to is not None:
         masks = masks.padded(objective.padded_to)
     # teacher: logits of the unmasked global crops; student: logits of masked global crops and of local crops
+    seen = batch
+    if objective.is_plain and precision.low is not None:  # as the patch embedding rounds them, once for both networks
+        seen = batch._replace(crops=batch.crops.to(precision.low), local_crops=batch.local_crops.to(precision.low))
     with precision.autocast():
-        teacher_output = objective.teacher_forward(teacher, batch, masks)
-        student_output = objective.student_forward(student, batch, masks)
+        teacher_output = objective.teacher_forward(teacher, seen, masks)
+        student_output = objective.student_forward(student, seen, masks)
     if objective.judge is not None:  # the same as below, compiled
         temperatures = [batch.crops.new_full((), value) for value in (now.cls_temperature, now.patch_temperature)]
         found = objective.judge(student_output, teacher_output, teacher.centres, *temperatures, masks, cls_weight, patch_weight)

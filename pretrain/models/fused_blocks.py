@@ -151,7 +151,7 @@ def run(
     x, qkv = NormLinear.apply(*tokens, norm.weight, norm.bias, norm.eps, attn.qkv.weight, low.qkv, low.qkv_bias)
     mixed = Attention.apply(qkv, attn.qkv.bias, where, attn.num_heads)
     if rows is not None:
-        x, mixed = x.index_select(0, rows), mixed.index_select(0, rows)
+        x, mixed = Rows.apply(x, rows), Rows.apply(mixed, rows)
         factors = None if factors is None else factors.index_select(1, rows)
     of_attention, of_mlp = (None, None) if factors is None else factors.unbind(0)
     added = Product.apply(mixed, attn.proj.weight, low.proj)
@@ -275,6 +275,21 @@ class GeluProduct(torch.autograd.Function):
         hidden, bias, low = ctx.saved_tensors
         grad_hidden, active, parts = kernels.gelu_backward(grad @ low, hidden, bias)
         return grad_hidden, parts.sum(0), weight_gradient(grad, active), None
+
+
+class Rows(torch.autograd.Function):
+    """Some rows. torch's own backward of `index_select` copies the zeros that it adds to."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape = x.shape
+        return x.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (rows,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.shape).index_add_(0, rows, grad), None
 
 
 class Attention(torch.autograd.Function):

@@ -128,7 +128,8 @@ class ViT(VisionTransformer):
     def _packed(self, groups: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Float[Tensor, "x d"], tuple[Group, ...]]:
         """Tokens that enter the first block, one group after the other, and the groups' sizes."""
         embedded = [self.embed(images, mask) for images, mask in groups]
-        x = stream(torch.cat([x.flatten(0, 1) for x in embedded]), self.residual if self.training else None)
+        kind = self.residual if self.training else None
+        x = torch.cat([stream(x.flatten(0, 1), kind) for x in embedded])
         return x, tuple(Group(len(x), x.shape[1]) for x in embedded)
 
     def _through(self, x: Tensor, sizes: tuple[Group, ...], rows: Tensor | None = None) -> Float[Tensor, "_ d"]:

@@ -98,6 +98,10 @@ class Phased(Objective):
     def __init__(self, gpu: PretendedGpu) -> None:
         self._gpu = gpu
 
+    @property
+    def is_plain(self) -> bool:
+        return True
+
     def teacher_forward(self, teacher: torch.nn.Module, batch: Batch, masks: Masks | None) -> TeacherOutput:
         self._gpu.phase = "teacher"
         return super().teacher_forward(teacher, batch, masks)

@@ -16,10 +16,12 @@ from probes.bench.pretended_gpu import GPU, pretended
 from probes.bench.roofline import roofline
 from tests.support.gpu_budget import Budget, faults
 
-COMPILED = Budget(launches=1420, other_gigabytes=118.0, peak_gibibytes=18.0)
-EAGER = Budget(launches=1620, other_gigabytes=143.0, peak_gibibytes=15.3)
-"""Where the blocks are not compiled."""
-AT_LEAST = {"H100": 1650.0, "H200": 2150.0}
+DEFAULT = Budget(launches=720, other_gigabytes=60.0, peak_gibibytes=11.0)
+COMPILED = Budget(launches=1250, other_gigabytes=78.0, peak_gibibytes=17.0)
+"""Where torch.compile has to do without this project's kernels."""
+EAGER = Budget(launches=1640, other_gigabytes=143.0, peak_gibibytes=15.3)
+"""Where nothing is compiled."""
+AT_LEAST = {"H100": 2300.0, "H200": 2850.0}
 """Images/s that the roofline of step and crops allows, the host's Python apart."""
 TINY = ("--depth", "1", "--width", "64", "--drop-path", "0")
 
@@ -30,9 +32,15 @@ def compiled() -> Counted:
         return counted(step_on(gpu), gpu)
 
 
-def test_a_compiled_step_keeps_its_budget_with_few_graphs_for_all_blocks(compiled: Counted) -> None:
-    """In 46c01a2 the blocks of a training ran eagerly: 131 GB."""
-    assert faults(compiled, COMPILED) == [] and compiled.graphs == 3
+def test_a_step_keeps_its_budget(compiled: Counted) -> None:
+    """In 46c01a2: 131 GB, 18 GiB, blocks uncompiled. Graphs: the student's head, the teacher's, targets and losses."""
+    assert faults(compiled, DEFAULT) == [] and compiled.graphs == 3
+
+
+def test_a_step_without_this_projects_kernels_keeps_its_budget_with_few_graphs_for_all_blocks() -> None:
+    with pretended() as gpu:
+        found = counted(step_on(gpu, kernels=False), gpu)
+    assert faults(found, COMPILED) == [] and found.graphs == 6
 
 
 def test_a_step_that_is_not_compiled_keeps_its_budget() -> None:
@@ -44,7 +52,7 @@ def test_the_table_by_operator_begins_with_what_moves_and_launches_most(compiled
     card = CARDS["H100"]
     rows, whole = by_operator(compiled, card, 4), row_of(compiled.kernels, card)
     (heaviest, heavy), *_ = rows
-    assert heaviest.startswith("backward: fused") and heavy.other_bytes == max(row.other_bytes for _, row in rows)
+    assert heaviest == "backward: gelu_backward" and heavy.other_bytes == max(row.other_bytes for _, row in rows)
     assert max(row.launches for _, row in rows) >= max(heavy.launches, whole.launches / 30) and 4 <= len(rows) <= 8
     everything = by_operator(compiled, card, 10**6)
     assert sum(row.launches for _, row in everything) == whole.launches
