@@ -143,11 +143,24 @@ def measure_knn(knn: OnlineKnn | None, teacher: Teacher, progress: Progress, ste
 
 
 def save(
-    step: int, run: Run, guard: Guard, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer, scaler: GradScaler
+    step: int,
+    run: Run,
+    guard: Guard,
+    student: Student,
+    teacher: Teacher,
+    optimizer: torch.optim.Optimizer,
+    scaler: GradScaler,
+    *,
+    wait: bool,
 ) -> None:
-    """Write the checkpoint of `step` steps once the verdict on the last one is known. All processes call it together."""
+    """Write the checkpoint of `step` steps once the verdict on the last one is known. All processes call it together.
+
+    `wait`: until it is written, also where a thread does that.
+    """
     guard.resolve_pending()
     run.save(step, student, teacher, optimizer, scaler)
+    if wait:
+        run.writer.wait()
 
 
 def train(plan: Plan, device: torch.device) -> int:
@@ -207,10 +220,11 @@ def train(plan: Plan, device: torch.device) -> int:
     state = (run, guard, student, teacher, optimizer, precision.scaler)
     with (
         stop_requested() as stop,
+        run.writer,
         report_process.live(run.folder, options.run.serve, progress.say),
         progress,
         contextlib.closing(loader),
-        saved_if_starved(lambda: save(done, *state), lambda: done, run.step, stop),
+        saved_if_starved(lambda: save(done, *state, wait=True), lambda: done, run.step, stop),
     ):
         loader.stop = stop
         for step, batches in enumerate(in_groups(loader, accumulate), start=run.step):
@@ -238,7 +252,7 @@ def train(plan: Plan, device: torch.device) -> int:
             # ---- save: when it is due, at the end, and when asked to stop ------------------------
             stopping, saving = distributed.any_true(bool(stop) or terminal.gone() or run.moved(), run.time_to_save(done))
             if stopping or saving or last:
-                save(done, *state)
+                save(done, *state, wait=stopping or last)
             if stopping or last:
                 run.stay(done)
             if stopping and not last:

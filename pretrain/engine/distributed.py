@@ -142,6 +142,32 @@ def full_tensor(value: Any) -> Any:
     return [full_tensor(part) for part in value] if isinstance(value, list) else value
 
 
+def copied(value: Any) -> Any:
+    """As `full_tensor`, in the main process only, and every tensor a copy on the CPU that no later step changes.
+
+    All processes must call it together; in the others tensors become None, one at a time, so that the copy is held once. Tensors
+    that were one stay one.
+    """
+    found: dict[Any, Tensor] = {}
+
+    def copy(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: copy(one) for key, one in part.items()}
+        if isinstance(part, list):
+            return [copy(one) for one in part]
+        if not isinstance(part, Tensor):
+            return part
+        whole = part.full_tensor() if isinstance(part, DTensor) else part  # a shard may be empty: its address says nothing
+        if not is_main():
+            return None
+        key = object() if isinstance(part, DTensor) else (whole.data_ptr(), whole.dtype, whole.shape, whole.stride())
+        if key not in found:
+            found[key] = whole.detach().to("cpu", copy=True)
+        return found[key]
+
+    return copy(value)
+
+
 def shard(value: Any, like: Tensor) -> Any:
     """A full tensor sharded as `like`; anything else unchanged."""
     if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:

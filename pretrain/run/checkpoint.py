@@ -1,7 +1,12 @@
-"""A pretraining run's checkpoints: saving and resuming. The folder itself is `pretrain/engine/run_folder.py`."""
+"""A pretraining run's checkpoints: saving and resuming. The folder itself is `pretrain/engine/run_folder.py`.
+
+On a GPU and of a sharded run the main process copies everything into its own memory, and a thread writes it while the training
+goes on (`pretrain/run/writing.py`). A CPU's cores are the step's, so there the loop writes.
+"""
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ from pretrain.engine.run_folder import RunFolder, random_states, set_random_stat
 from pretrain.images import identity
 from pretrain.method.ibot import Student, Teacher
 from pretrain.options.stored import NEVER_TO_CHANGE, differences
+from pretrain.run.writing import Writer
 from pretrain.setup.plan import Plan
 
 
@@ -30,6 +36,7 @@ class Run(RunFolder):
         run = plan.options.run
         super().__init__(plan.folder, as_values(plan.options), steps_per_epoch, run.save_minutes, run.track)
         self.plan, self.tokenizer, self.images = plan, tokenizer, images or {}
+        self.writer = Writer()
 
     def resume(
         self, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
@@ -106,23 +113,32 @@ class Run(RunFolder):
             )
         return notes
 
+    def time_to_save(self, step: int) -> bool:
+        """As of any training. Raises what the thread that writes the last checkpoint has met, if it has ended."""
+        self.writer.look()
+        return super().time_to_save(step)
+
     def save(
         self, step: int, student: Student, teacher: Teacher, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     ) -> None:
-        """Write the checkpoint and the teacher's backbone; all processes call it together. Raises WorkError if it cannot."""
+        """Write the checkpoint and the teacher's backbone; all processes call it together. Raises WorkError if it cannot.
+
+        Where `in_background`, they are written when `writer.wait` has returned, and what that meets is raised there or by the
+        next save.
+        """
+        self.writer.wait()  # so that no more than one copy is held
         self._saved_at = time.monotonic()
         states = distributed.gathered([random_states()])
-        student_weights, teacher_weights, moments = (
-            distributed.full_tensor(part.state_dict()) for part in (student, teacher, optimizer)
-        )
+        behind = in_background(student)
+        gather = distributed.copied if behind else distributed.full_tensor
+        student_weights, teacher_weights, moments = (gather(part.state_dict()) for part in (student, teacher, optimizer))
         if not distributed.is_main():
             return
-        centres = teacher.centres.state_dict()
-        shape = student.backbone.shape
+        mark = "centres."
         state = {
             "student": student_weights,
-            "teacher": {name: weight for name, weight in teacher_weights.items() if not name.startswith("centres.")},
-            "centres": centres,
+            "teacher": {name: weight for name, weight in teacher_weights.items() if not name.startswith(mark)},
+            "centres": {name[len(mark) :]: centre for name, centre in teacher_weights.items() if name.startswith(mark)},
             "optimizer": moments,
             "scaler": scaler.state_dict(),
             "step": step,
@@ -132,15 +148,28 @@ class Run(RunFolder):
             "config": dict(self.values),
             "tokenizer": self.tokenizer,
             "data": dict(self.images),
-            "shape": shape._asdict(),
+            "shape": student.backbone.shape._asdict(),
         }
+        write = partial(self._write, state, backbone_about(student.backbone.shape, step, self.steps_per_epoch))
+        if behind:
+            self.writer.begin(write)
+        else:
+            write()
+
+    def _write(self, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """The files of a checkpoint. Raises WorkError."""
         folder = self.here()
         store.save_run(folder, state)
-        epoch, rest = divmod(step, self.steps_per_epoch)
+        epoch, rest = divmod(state["step"], self.steps_per_epoch)
         keep_every = self.plan.options.run.keep_every
         if keep_every and epoch and not rest and epoch % keep_every == 0:
             store.keep(folder, epoch)
-        _save_backbone(folder / store.BACKBONE, backbone_part(teacher_weights), backbone_about(shape, step, self.steps_per_epoch))
+        _save_backbone(folder / store.BACKBONE, backbone_part(state["teacher"]), about)
+
+
+def in_background(student: Student) -> bool:
+    """Whether a thread writes checkpoints: on a GPU, and where they are gathered from shards."""
+    return distributed.is_sharded(student) or next(student.parameters()).is_cuda
 
 
 def _save_backbone(path: Path, weights: Mapping[str, Any], about: Mapping[str, Any]) -> None:

@@ -48,6 +48,7 @@ class Capture:
         """The file; None where the folder has MOST of them, and under fp16, which finds its loss scale by refused steps."""
         if self._precision == "fp16":
             return None
+        self._run.writer.wait()  # both hold whole networks; and a run that ends here has its last checkpoint
         step, folder = attempt.step, self._run.folder
         student, teacher = (distributed.full_tensor(network.state_dict()) for network in (self._student, self._teacher))
         if len(list(folder.glob("refused-*.pt"))) >= MOST:

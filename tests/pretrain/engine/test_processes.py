@@ -73,7 +73,10 @@ def test_several_processes_train_resume_and_leave_one_run(folders: Path, tmp_pat
 
 
 def test_a_sharded_run_goes_on_from_its_checkpoint_and_without_shards(folders: Path, tmp_path: Path) -> None:
-    """Two epochs sharded, in one piece and in two, end alike; then one more unsharded, in one process."""
+    """Two epochs sharded, in one piece and in two, end alike; then one more unsharded, in one process.
+
+    46c01a2 wrote sharded checkpoints in the loop.
+    """
     launch = [*torchrun(2), "-m", "pretrain.train"]
     flags = [*SMALL, "--data", str(folders), "--epochs", "2", "--batch-size-per-gpu", "4", "--knn-every", "1"]
     whole, parts = ["--out", str(tmp_path / "whole")], ["--out", str(tmp_path / "parts")]
@@ -83,6 +86,7 @@ def test_a_sharded_run_goes_on_from_its_checkpoint_and_without_shards(folders: P
     work = ["-m", "tests.support.programs.interrupted", *flags, *parts, "--shard", "true"]
     stopped = subprocess.run(**command(*torchrun(2), *work), check=False, timeout=300)
     assert store.read_torch(tmp_path / "parts" / store.LAST)["step"] == 4, stopped.stderr
+    assert "written by thread checkpoint" in stopped.stdout
     again = subprocess.run(**command(*launch, *flags, *parts, "--shard", "true"), check=False, timeout=300)
     assert again.returncode == 0 and "continuing after step 4" in again.stdout, again.stderr
     one, other = (store.read_torch(tmp_path / name / store.LAST) for name in ("whole", "parts"))

@@ -1,4 +1,4 @@
-"""A training to which every process sends itself Ctrl-C's signal after step 4.
+"""A training to which every process sends itself Ctrl-C's signal after step 4. It says which thread writes its checkpoints.
 
 torchrun ... -m tests.support.programs.interrupted FLAGS...      FLAGS: of `pretrain.train`
 """
@@ -6,11 +6,16 @@ torchrun ... -m tests.support.programs.interrupted FLAGS...      FLAGS: of `pret
 import os
 import signal
 import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from checkpoints import store
 from checkpoints.cli import run_command
 from pretrain import train
 
-log = train.Progress.log
+log, save_run = train.Progress.log, store.save_run
 
 
 def stopping(self: train.Progress, done: int, *rest: object) -> None:
@@ -19,6 +24,12 @@ def stopping(self: train.Progress, done: int, *rest: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def told(folder: Path, state: Mapping[str, Any]) -> Path:
+    print(f"written by thread {threading.current_thread().name}")
+    return save_run(folder, state)
+
+
 if __name__ == "__main__":
     train.Progress.log = stopping  # type: ignore[method-assign, assignment]
+    store.save_run = told
     sys.exit(run_command(train.main))
