@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from checkpoints.architecture import Architecture
-from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, tried
+from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, mean_first, tried, try_size
 
 
 class Kind(NamedTuple):
@@ -83,7 +83,7 @@ class HuggingFaceModel(Measured):
         if blocks is None:
             patches = self.outputs(images).patches
             assert patches is not None
-            return [torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)]
+            return [mean_first(patches)]
         kept: list[Tensor] = []
         hooks = [
             block.register_forward_hook(lambda module, inputs, output: kept.append(_first(output))) for block in blocks[-count:]
@@ -108,8 +108,7 @@ class HuggingFaceModel(Measured):
 
     def fit(self, size: int) -> None:
         if size != self._size:
-            with torch.inference_mode():
-                self.outputs(torch.zeros(1, 3, size, size, device=next(self.parameters()).device))
+            try_size(self, size)
             self._size = size
             self._describe()
 

@@ -25,7 +25,7 @@ from checkpoints.cli import UserError
 from checkpoints.published import Contents
 from checkpoints.store import first_line
 from pretrain.models.backbone import Backbone, Loaded
-from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, tried
+from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, mean_first, tried
 from pretrain.models.swin import Swin
 from pretrain.models.timm_vit import AnyViT
 from pretrain.models.vit import ViT
@@ -106,9 +106,7 @@ class OwnModel(Measured):
 
     def last_blocks(self, images: Float[Tensor, "b c h w"], count: int) -> list[Float[Tensor, "b t p"]]:
         """The last tokens alone."""
-        found = self.outputs(images)
-        assert found.patches is not None
-        return [torch.cat([found.patches.mean(dim=1, keepdim=True), found.patches], dim=1)]
+        return [mean_first(self.outputs(images).patches)]
 
     def fit(self, size: int) -> None:
         if size != self._size:

@@ -23,7 +23,7 @@ from checkpoints.architecture import MEAN, STD, Architecture
 from checkpoints.cli import UserError
 from checkpoints.resolve import pretrained_config
 from checkpoints.store import first_line
-from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, tried
+from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, mean_first, tried
 
 USUAL = 0.875
 """Share of the resized image that timm's centre crop has where a model does not say it."""
@@ -206,7 +206,7 @@ class TimmModel(Measured):
         except AssertionError:  # Hiera and others have no norm that fits all stages
             maps = self.model.forward_intermediates(images, norm=False, **settings)
         tokens = [as_patches(one) for one in maps]
-        return [torch.cat([one.mean(dim=1, keepdim=True), one], dim=1) for one in tokens]
+        return [mean_first(one) for one in tokens]
 
 
 def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:

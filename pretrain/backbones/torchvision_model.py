@@ -21,7 +21,7 @@ from checkpoints.resolve import refuse_misfits
 from checkpoints.store import first_line
 from pretrain.backbones.timm_file import COMPUTED, weights_of
 from pretrain.models.backbone import Loaded
-from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, tried
+from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, mean_first, tried, try_size
 
 
 def opened(said: str) -> Loaded:
@@ -87,14 +87,11 @@ class TorchvisionModel(Measured):
 
     def last_blocks(self, images: Float[Tensor, "b c h w"], count: int) -> list[Float[Tensor, "b t p"]]:
         """The last map alone."""
-        found = self.outputs(images)
-        assert found.patches is not None
-        return [torch.cat([found.patches.mean(dim=1, keepdim=True), found.patches], dim=1)]
+        return [mean_first(self.outputs(images).patches)]
 
     def fit(self, size: int) -> None:
         if size != self._size:
-            with torch.inference_mode():
-                self.outputs(torch.zeros(1, 3, size, size, device=next(self.parameters()).device))
+            try_size(self, size)
             self._size = size
             self._describe()
 

@@ -103,6 +103,18 @@ class Measured(nn.Module):
         return torch.cat([found.pooled[:, None], found.patches], dim=1)
 
 
+def mean_first(patches: Float[Tensor, "b n p"] | None) -> Float[Tensor, "b t p"]:
+    """Patch tokens with their mean in front, for networks without a [CLS] token."""
+    assert patches is not None
+    return torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)
+
+
+def try_size(network: Measured, size: int) -> None:
+    """One forward of a black image of that size. Raises UserError where the network cannot take it."""
+    with torch.inference_mode():
+        network.outputs(torch.zeros(1, 3, size, size, device=next(network.parameters()).device))
+
+
 def require(backbone: nn.Module, *abilities: Ability) -> None:
     """Raise UserError naming the first of these that a measured backbone lacks."""
     if isinstance(backbone, Measured):
