@@ -159,6 +159,8 @@ BOUNDS: dict[str, Bounds] = {
     "pretrain.options.groups seed": Bounds(0, 2**63 - 1),
     "pretrain.options.groups lr": RATE,
     "pretrain.sample size": Bounds(8, 2**14),
+    "val_percent": Bounds(0, 100, above=True, below=True),
+    "val_seed": NUMBER,
     "value_range": Bounds(-1e30, 1e30),
 }
 ONE_DRAWN = ("images",)

@@ -3,6 +3,7 @@
 #
 #   tools/transfer_coco.sh [--ckpt F] [--data COCO] [--config NAME] [--gpus N] [flags of transfer.train]
 #
+# --data: a folder with COCO json of any classes (docs/dense-transfer.md); --val-percent 20 where it has no test part.
 # Without --data the embedded sample in COCO's layout. --gpus: processes (default: every GPU of the machine).
 set -euo pipefail
 TASK=coco

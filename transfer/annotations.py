@@ -16,6 +16,7 @@ from probes.shared import label_maps
 
 LISTS = ("images", "annotations", "categories")
 SHOWN = 80
+BOTH = "give all of them masks, or --boxes-only true"
 
 
 class Annotations(NamedTuple):
@@ -43,8 +44,17 @@ def parsed(file: Path) -> dict[str, Any]:
     return content
 
 
-def read(file: Path, content: dict[str, Any]) -> Annotations:
-    """Validates the result of `parsed`. Raises WorkError naming the first entry that is wrong."""
+def has_masks(content: dict[str, Any]) -> bool:
+    """Whether any of the result of `parsed` has a mask; the detectors learn boxes alone where none has."""
+    entries = content["annotations"] if isinstance(content["annotations"], list) else []
+    return any(isinstance(entry, dict) and entry.get("segmentation") not in (None, [], {}) for entry in entries)
+
+
+def read(file: Path, content: dict[str, Any], *, masks: bool = True) -> Annotations:
+    """Validates the result of `parsed`, of which masks are left out unless `masks`.
+
+    Raises WorkError naming the first entry that is wrong.
+    """
     for name in LISTS:
         entries = content.get(name)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
@@ -52,64 +62,90 @@ def read(file: Path, content: dict[str, Any]) -> Annotations:
     try:
         classes = _classes(content["categories"])
         images = {_new(image, "image", seen): _size(image) for seen in [set[int]()] for image in content["images"]}
-        return _completed(content, classes, images)
+        return _completed(content, classes, images, masks)
     except Wrong as error:
         raise WorkError(f"{file}: {error}") from error
 
 
-def _completed(content: dict[str, Any], classes: dict[int, str], images: Mapping[int, tuple[int, int]]) -> Annotations:
+def _completed(
+    content: dict[str, Any], classes: dict[int, str], images: Mapping[int, tuple[int, int]], masks: bool
+) -> Annotations:
     kept, ids, flat, filled = [], set[int](), list[int](), 0
+    ignored = list[int]()
     for annotation in content["annotations"]:
         number = _new(annotation, "annotation", ids)
         for field, known, what in (("image_id", images, "images"), ("category_id", classes, "categories")):
             if _whole(annotation, field, f"annotation {number}") not in known:
                 raise Wrong(f"annotation {number} names {field} {annotation[field]}, which is none of its {what}")
-        whole = _whole_annotation(annotation, f"annotation {number}", images[annotation["image_id"]])
+        if annotation.get("ignore"):  # the toolbox would leave it out in silence
+            ignored.append(number)
+            continue
+        whole = _whole_annotation(annotation, f"annotation {number}", images[annotation["image_id"]], masks)
         if whole is None:
             flat.append(number)
         else:
-            filled += any(name not in annotation for name in whole)
+            filled += any(name not in annotation for name in whole) or whole["area"] != annotation["area"]
             kept.append(whole)
-    if not kept:
-        raise Wrong("no annotation has a box and a mask with any area inside its image")
-    empty = len(images) - len({annotation["image_id"] for annotation in kept})
-    notes = [f"{len(images)} images, {len(kept)} annotations of {len(classes)} classes"]
-    notes += [f"{empty} images have none"] if empty else []
+    if 0 in ids:  # COCO's evaluation takes the id 0 for "no object"
+        kept = [one | {"id": max(ids) + 1} if one["id"] == 0 else one for one in kept]
+    notes = _notes(content, kept, classes, {"without area or outside their image": flat, "marked `ignore`": ignored})
     notes += [f"iscrowd, area or bbox worked out for {filled}"] if filled else []
-    notes += [f"{len(flat)} annotations without area or outside their image left out, the first is {flat[0]}"] if flat else []
-    changed = kept != content["annotations"]
-    return Annotations({**content, "annotations": kept}, changed, classes, notes)
+    return Annotations({**content, "annotations": kept}, kept != content["annotations"], classes, notes)
 
 
-def _whole_annotation(annotation: dict[str, Any], name: str, size: tuple[int, int]) -> dict[str, Any] | None:
-    """The annotation with all fields that COCO's tools read; None if it lies outside the image."""
-    mask = _mask(annotation, name, size)
+def _notes(
+    content: dict[str, Any], kept: Sequence[dict[str, Any]], classes: Mapping[int, str], dropped: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """How many images and objects there are, what is ignored and why. Raises Wrong where nothing is left to learn."""
+    crowds = [one["id"] for one in kept if one["iscrowd"]]
+    usable = [one for one in kept if not one["iscrowd"]]
+    why = [f"{len(which)} annotations {reason} left out, the first is {which[0]}" for reason, which in dropped.items() if which]
+    why += [f"{len(crowds)} crowds neither learnt nor counted, the first is annotation {crowds[0]}"] if crowds else []
+    if not usable:
+        what = "no annotation has a box and a mask with any area inside its image" if not crowds else "not one usable object"
+        raise Wrong(f"{what} ({'; '.join(why)})" if why else what)
+    images = len(content["images"])
+    empty = images - len({one["image_id"] for one in usable})
+    ignored = len(content["annotations"]) - len(usable)
+    notes = [f"{images} images, {len(usable)} usable objects of {len(classes)} classes, {ignored} ignored"]
+    notes += [*why, *([f"{empty} images have none"] if empty else [])]
+    unused = [name for number, name in classes.items() if number not in {one["category_id"] for one in usable}]
+    return notes + ([f"no object of {len(unused)} classes ({', '.join(unused)[:SHOWN]})"] if unused else [])
+
+
+def _whole_annotation(annotation: dict[str, Any], name: str, size: tuple[int, int], masks: bool) -> dict[str, Any] | None:
+    """The annotation with all fields that COCO's tools read; None if it lies outside the image, or is under a pixel wide."""
+    if not masks:
+        annotation = {field: value for field, value in annotation.items() if field != "segmentation"}
+    mask = _mask(annotation, name, size) if masks else None
     box = _box(annotation, mask, name)
     left, top, width, height = box
     across = min(left + width, size[0]) - max(left, 0)
     down = min(top + height, size[1]) - max(top, 0)
-    if mask is None or min(width, height, across, down) <= 0:
+    if (mask is None and masks) or min(width, height) < 1 or min(across, down) <= 0:
         return None
     crowd = annotation.get("iscrowd", 0)
     if crowd not in (0, 1):
         raise Wrong(f"{name} has iscrowd {_short(crowd)}: 0 or 1")
     area = annotation.get("area")
-    if area is None:
-        area = mask_area(mask, size)
+    if area is None or (area == 0 and not isinstance(area, bool)):  # what has none, the toolbox leaves out in silence
+        area = mask_area(mask, size) if masks else width * height
     elif not _finite(area) or area < 0:
         raise Wrong(f"{name} has the area {_short(area)}, no number of pixels")
-    return annotation | {"segmentation": mask, "bbox": box, "iscrowd": int(crowd), "area": area}
+    if area == 0:  # a polygon thinner than pixels
+        return None
+    return annotation | ({"segmentation": mask} if masks else {}) | {"bbox": box, "iscrowd": int(crowd), "area": area}
 
 
 def _mask(annotation: Mapping[str, Any], name: str, size: tuple[int, int]) -> Any:
     """Polygons that have an area, or run lengths; None where all polygons are flat."""
     mask = annotation.get("segmentation")
     if mask is None or mask == {}:
-        raise Wrong(f"{name} has a box and no mask (segmentation), and the detectors here learn both")
+        raise Wrong(f"{name} has a box and no mask (segmentation), and others have one: {BOTH}")
     if isinstance(mask, dict):
         return _runs(mask, name, size)
     if mask == []:
-        raise Wrong(f"{name} has a box and no mask (segmentation is empty), and the detectors here learn both")
+        raise Wrong(f"{name} has a box and no mask (segmentation is empty), and others have one: {BOTH}")
     if not isinstance(mask, list) or not all(isinstance(one, list) and all(map(_finite, one)) for one in mask):
         raise Wrong(f"{name} has a segmentation that is neither polygons (lists of numbers) nor run lengths: {_short(mask)}")
     if any(len(one) % 2 for one in mask):

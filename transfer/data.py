@@ -2,16 +2,19 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoints import places, reading, store
-from checkpoints.cli import UserError, WorkError
+from checkpoints.cli import UserError
 from probes.shared import label_maps
 from probes.shared.dense_layout import ADE20K, COCO
 from probes.shared.label_maps import Zero
 from transfer import annotations as json_of_coco
+from transfer import coco_layout
+from transfer.coco_boxes import without_masks
+from transfer.coco_layout import Given
 
 MORE_CLASSES = "name them in classes.txt beside images/, one a line, or give a config with as many"
 PARTS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -31,32 +34,6 @@ def _refuse_missing(root: Path, missing: Sequence[str]) -> None:
         raise UserError(f"{root} lacks {missing[0]}{more}")
 
 
-def _annotations_of_coco(root: Path, part: str) -> dict[str, Any]:
-    """The content of a part's annotation file. Raises UserError where it is missing, or one of its images."""
-    annotations, folder = COCO[part]
-    file = root / annotations
-    _refuse_missing(root, [] if file.is_file() else [annotations])
-    content = json_of_coco.parsed(file)
-    names = [image["file_name"] for image in content["images"]]
-    strange = [name for name in names if not isinstance(name, str) or not name or "\0" in name]
-    if strange:
-        raise WorkError(f"{file}: an image has the file_name {str(strange[0])[:80]!r}, no name of a file")
-    remote = [name for name in names if "://" in name]  # MMEngine would take it for an address
-    if remote:
-        raise UserError(f"{file} names the address {remote[0]!r}: its images are files of {root / folder}")
-    cure = "fetch the annotations from where they were published"
-    paths = places.listed(root / folder, names, file=file, cure=cure)
-    _refuse_missing(root, [f"{folder}/{path.name} (of {annotations})" for path in paths if not _is_file(path)])
-    return content
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name of thousands of letters
-        return False
-
-
 def _missing_of_ade20k(root: Path, part: str) -> list[str]:
     images, labels = root / "images" / ADE20K[part], root / "annotations" / ADE20K[part]
     names, unused = label_maps.images_of(images)
@@ -65,7 +42,7 @@ def _missing_of_ade20k(root: Path, part: str) -> list[str]:
     return [f"annotations/{ADE20K[part]}/{path.stem}.png" for path in names if not (labels / f"{path.stem}.png").is_file()]
 
 
-def look_through(task: str, root: Path, config: Any, out: Path, *, zero: Zero | None = None) -> Found:
+def look_through(task: str, root: Path, config: Any, out: Path, *, zero: Zero | None = None, given: Given | None = None) -> Found:
     """Look whether a data set is whole, then at its annotations, and fit the config to them.
 
     Raises UserError naming the first thing that is missing, WorkError and UserError naming the first that is wrong. `out` takes
@@ -80,7 +57,7 @@ def look_through(task: str, root: Path, config: Any, out: Path, *, zero: Zero | 
         return _look_through_ade20k(root, config, zero)
     if zero is not None:
         raise UserError("--zero is for ade20k: it says what 0 means in label maps")
-    return _look_through_coco(root, config, out, {part: _annotations_of_coco(root, part) for part in COCO})
+    return _look_through_coco(root, config, out, given or Given())
 
 
 def same_as_before(out: Path, protocol: dict[str, Any], *, write: bool) -> None:
@@ -91,27 +68,40 @@ def same_as_before(out: Path, protocol: dict[str, Any], *, write: bool) -> None:
     except (OSError, ValueError, RecursionError):  # a new run, one from before this was kept, or half a file
         before = None
     if isinstance(before, dict) and before != protocol:
-        meant = ", ".join(f"{name} {str(before.get(name))[:80]} then, {protocol.get(name)} now" for name in protocol)
+        meant = ", ".join(
+            f"{name} {str(before.get(name))[:80]} then, {protocol.get(name)} now" for name in before.keys() | protocol.keys()
+        )
         raise UserError(f"{out} was trained with other labels ({meant}): give the same --zero and classes, or another --out")
     if before is None and write:
         store.write_bytes(file, json.dumps(protocol).encode())
 
 
-def _look_through_coco(root: Path, config: Any, out: Path, contents: Mapping[str, dict[str, Any]]) -> Found:
+def _look_through_coco(root: Path, config: Any, out: Path, given: Given) -> Found:
+    parts = coco_layout.find(root, given)
+    masks = not given.boxes_only and all(json_of_coco.has_masks(part.content) for part in parts.values())
     found = {}
-    for part, (annotations, folder) in COCO.items():
-        file = root / annotations
-        found[part] = (file, json_of_coco.read(file, contents[part]))
-        json_of_coco.check_sizes(file, root / folder, found[part][1].content, label_maps.LOOKED_THROUGH)
+    for name, part in parts.items():
+        found[name] = (part.file, json_of_coco.read(part.file, part.content, masks=masks))
+        json_of_coco.check_sizes(part.file, part.images, found[name][1].content, label_maps.LOOKED_THROUGH)
     json_of_coco.same_classes(found["train"], found["val"])
-    lines = [f"{file.name}: {'; '.join(one.notes)}" for file, one in found.values()]
+    lines = [f"{name}: {file.name}: {'; '.join(one.notes)}" for name, (file, one) in found.items()]
     names = _take_classes(config, list(found["train"][1].classes.values()))
     if names is not None:
         lines.append(f"classes of the annotations, not the config's: {len(names)} ({', '.join(names)[:200]})")
-    for part, (_, one) in found.items():
-        if one.changed:
-            _use(config, part, _written(out, part, one.content))
-    return Found(lines, {"classes": len(config.train_dataloader.dataset.get("metainfo", {}).get("classes", ())) or 80})
+    for name, (_, one) in found.items():
+        if one.changed or not parts[name].published(root, name):
+            _use(config, name, _written(out, name, one.content), parts[name].images)
+    protocol: dict[str, Any] = {"classes": len(config.train_dataloader.dataset.get("metainfo", {}).get("classes", ())) or 80}
+    if not masks:
+        without_masks(config)
+        lines.append("boxes without masks: the detector learns boxes alone, without its mask head")
+        protocol["heads"] = "boxes"
+    if given.val_percent is not None:
+        lines.append(
+            f"{given.val_percent:g} % of the images are held out to test, by their names and --val-seed {given.val_seed}"
+        )
+        protocol |= {"val_percent": given.val_percent, "val_seed": given.val_seed}
+    return Found(lines, protocol)
 
 
 def _take_classes(config: Any, names: list[str]) -> list[str] | None:
@@ -152,10 +142,11 @@ def _written(out: Path, part: str, content: dict[str, Any]) -> Path:
     return path.absolute()
 
 
-def _use(config: Any, part: str, file: Path) -> None:
+def _use(config: Any, part: str, file: Path, images: Path) -> None:
     for name in PARTS:
         if (name == "train_dataloader") == (part == "train"):
             config[name].dataset.ann_file = str(file)
+            config[name].dataset.data_prefix = {"img": f"{images.absolute()}/"}
     if part == "val":
         for name in ("val_evaluator", "test_evaluator"):
             config[name].ann_file = str(file)

@@ -24,7 +24,7 @@ from pretrain.batches.feeding import PATIENCE
 from pretrain.models.backbone import load_backbone
 from pretrain.sample import dense
 from probes.shared import record
-from transfer import data, ops, resume
+from transfer import coco_layout, data, ops, resume
 from transfer.exports.reload import mmpretrain, needed
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -56,6 +56,20 @@ class TransferOptions:
     """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json (default: the newest run)."""
     data: Path | None = None
     """COCO's folder (annotations, train2017, val2017) or ADEChallengeData2016 (images, annotations); default: the sample."""
+    train_json: Path | None = None
+    """coco: annotations to train on (default: looked for in --data)."""
+    train_images: Path | None = None
+    """coco: the folder of their images."""
+    val_json: Path | None = None
+    """coco: annotations to test on (default: looked for in --data)."""
+    val_images: Path | None = None
+    """coco: the folder of their images."""
+    val_percent: float | None = None
+    """coco: hold this percentage of the training images out to test on, where there are no others."""
+    val_seed: int = 0
+    """coco: which images those are."""
+    boxes_only: bool = False
+    """coco: learn boxes alone, whatever masks there are (always so where there are none)."""
     config: str | None = None
     """A name in transfer/configs/TASK, or a file (default: cascade_vits16_1x or upernet_vits16; for the sample `sample`)."""
     head: Literal["upernet", "linear"] = "upernet"
@@ -115,7 +129,7 @@ def read_config(options: TransferOptions) -> Any:
 
 
 def _default(options: TransferOptions) -> str:
-    if options.data is None:
+    if options.data is None and options.train_json is None:
         return "sample" if options.task == "coco" else f"sample_{options.head}"
     return DEFAULTS[options.task] if options.head == "upernet" else "linear_vits16"
 
@@ -176,6 +190,7 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
         raise UserError("--multi-scale is for ade20k: detectors are tested at one scale, as in the paper")
     if options.zero is not None and options.task == "coco":
         raise UserError("--zero is for ade20k: it says what 0 means in label maps")
+    given = _given(options)
     adapt(config, device=device, distributed="RANK" in os.environ)
     backbone, shape = config.model.backbone, loaded.backbone.shape
     backbone.checkpoint, backbone.key = str(loaded.path), options.key
@@ -186,11 +201,11 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     look_through(Path(config.work_dir))
     if is_main():
         places.tried(record_path(config, options))
-    root = options.data or Path(config.work_dir) / "data"
-    if options.data is None:
+    root = options.data or (options.train_json.parent if options.train_json else Path(config.work_dir) / "data")
+    if options.data is None and options.train_json is None:
         draw_sample(options.task, root)
     data.set_root(config, root)
-    found = data.look_through(options.task, root, config, Path(config.work_dir), zero=options.zero)
+    found = data.look_through(options.task, root, config, Path(config.work_dir), zero=options.zero, given=given)
     if is_main():
         for line in found.lines:
             terminal.say(line)
@@ -210,6 +225,17 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
         elif loader.get("num_workers"):
             loader.setdefault("timeout", PATIENCE)
     return config
+
+
+def _given(options: TransferOptions) -> coco_layout.Given:
+    """The flags for annotations. Raises UserError where there is nothing that they could mean."""
+    given = coco_layout.Given(**{name: getattr(options, name) for name in coco_layout.Given._fields})
+    typed = given.typed()
+    if typed and options.task != "coco":
+        raise UserError(f"{typed[0]} is for coco: it says where annotations of boxes lie")
+    if options.data is None and options.train_json is None and set(typed) - {"--boxes-only"}:
+        raise UserError(f"{typed[0]} belongs to data of your own: give --data DIR, or --train-json and --train-images")
+    return given
 
 
 def look_through(folder: Path) -> None:
@@ -345,7 +371,7 @@ def report(
         probe=f"transfer_{options.task}",
         table=TABLES[options.task],
         loaded=loaded,
-        data={"root": str(options.data or "sample"), **counts},
+        data={"root": str(options.data or options.train_json or "sample"), **counts},
         protocol=protocol,
         metrics=found,
         seconds=seconds,

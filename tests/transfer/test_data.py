@@ -74,8 +74,6 @@ def _other_width(content: dict[str, Any]) -> None:
 
 SQUARE = [4, 4, 12, 4, 12, 12, 4, 12]
 WRONG: dict[str, tuple[Change, str]] = {
-    "no masks": (without("annotations", "segmentation"), "has a box and no mask"),
-    "empty masks": (each("segmentation", []), "has a box and no mask"),
     "one without a mask": (first("annotations", segmentation=None), "annotation 1 has a box and no mask"),
     "text for a mask": (each("segmentation", "abc"), "neither polygons"),
     "odd polygon": (first("annotations", segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "odd number of coordinates"),
@@ -109,6 +107,9 @@ WRONG: dict[str, tuple[Change, str]] = {
     "negative area": (first("annotations", area=-1), "the area -1"),
     "categories that are no list": (lambda c: c.update(categories={"a": 1}), "categories must be a list"),
     "no categories": (lambda c: c.pop("categories"), "categories must be a list"),
+    "only crowds": (each("iscrowd", 1), "not one usable object"),
+    "only ignored": (each("ignore", 1), "annotations marked `ignore` left out"),
+    "boxes under a pixel": (each("bbox", [3, 3, 0.5, 5]), "no annotation has a box"),
     "annotations of numbers": (lambda c: c.update(annotations=[1, 2]), "annotations must be a list"),
     "name of a file is a number": (first("images", file_name=7), "no name of a file"),
     "name of a file has a null": (first("images", file_name="a\0.jpg"), "no name of a file"),

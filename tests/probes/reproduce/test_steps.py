@@ -214,7 +214,7 @@ def test_the_whole_plan_runs_in_an_order_in_which_every_step_finds_what_it_reads
         if words[1] == "transfer.train":
             assert (CONFIGS / options.task / f"{options.config}.py").is_file()
             if options.task == "coco":
-                assert all(dense._annotations_of_coco(options.data, part)["images"] for part in dense.COCO)
+                assert all(part.content["images"] for part in dense.coco_layout.find(options.data, dense.Given()).values())
             else:
                 assert not [name for part in dense.ADE20K for name in dense._missing_of_ade20k(options.data, part)]
         if words[1] == "probes.linear":
