@@ -5,7 +5,7 @@
 
 _ibot_commands() { # modules that can be run
     printf '%s\n' pretrain.{train,config,curves,sample,tokenizers} checkpoints.{export,inspect} transfer.train \
-        probes.{knn,linear,logistic,semi,cluster,parts,segment,finetune,retrieval,robustness,video,visualize,report,live,tables,reproduce,ablate}
+        probes.{compare,embed,knn,linear,logistic,semi,cluster,parts,segment,finetune,retrieval,robustness,video,visualize,report,live,tables,reproduce,ablate}
 }
 
 _ibot_flags() { # _ibot_flags PYTHON MODULE

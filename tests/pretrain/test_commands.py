@@ -139,6 +139,8 @@ def make_wrong_things(root: Path) -> None:
     (root / "flat").mkdir()
     for index in range(4):
         Image.new("RGB", (32, 32), (index, 0, 0)).save(root / "flat" / f"{index}.png")
+        (root / "named" / f"class {index % 2}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / "flat" / f"{index}.png", root / "named" / f"class {index % 2}")
 
 
 TRAIN_MISTAKES = (
@@ -192,7 +194,8 @@ KNN_MISTAKES = (
     ("--ckpt junk.safetensors", "junk.safetensors is a text file, not a checkpoint"),
     ("--ckpt list.pt", "list.pt holds a list, not a checkpoint"),
     ("--ckpt other.pt", "other.pt holds no backbone that is known here: it"),
-    ("--ckpt RUN --data flat", "no part named val, test, validation, valid to test on: name one with --val"),
+    ("--ckpt RUN --data flat", "flat has no labels: this probe needs class sub-folders, or a label column"),
+    ("--ckpt RUN --data named", "no part named val, test, validation, valid to test on: name one with --val"),
     ("--ckpt RUN --data flat --val flat", "flat has no labels"),
     ("--ckpt RUN --crop 30", "--crop 30 must be divisible by the patch size 8"),
     ("--ckpt RUN --k 0", "--k must be 1 or more"),
@@ -231,7 +234,7 @@ COMMANDS = (
     "probes.logistic probes.semi probes.cluster probes.parts probes.tables probes.bench.knn probes.finetune probes.video "
     "probes.retrieval probes.visualize probes.robustness checkpoints.export checkpoints.inspect transfer.train pretrain.curves "
     "pretrain.tokenizers probes.ablate probes.reproduce probes.bench.step probes.bench.count probes.bench.data "
-    "probes.bench.gpu_day probes.bench.profile_step"
+    "probes.bench.gpu_day probes.bench.profile_step probes.compare probes.embed"
 ).split()
 
 
