@@ -93,12 +93,12 @@ def list_zoo() -> Table:
     for column in ("name", "architecture", "data", "epochs", "k-NN", "linear"):
         table.add_column(column, no_wrap=column == "name")
     for name, entry in zoo.names().items():
+        if name.endswith("_full"):
+            continue
         window = f", window {entry['window']}" if "window" in entry else ""
         numbers = [str(entry["published"].get(what, "")) for what in ("knn", "linear")]
-        if not name.endswith("_full"):
-            table.add_row(
-                name, f"{entry['arch']}/{entry['patch_size']}{window}", entry["data"], str(entry.get("epochs", "")), *numbers
-            )
+        what = entry["as"] if "as" in entry else f"{entry['arch']}/{entry['patch_size']}{window}"
+        table.add_row(name, what, entry["data"], str(entry.get("epochs", "")), *numbers)
     return table
 
 

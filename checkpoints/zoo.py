@@ -1,6 +1,7 @@
 """Published checkpoints by name: where they are, fetched once, looked into before they are kept, compared ever after."""
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,21 @@ Check = Callable[[Path], str]
 
 
 def names() -> dict[str, dict[str, Any]]:
-    """The zoo: name -> address, arch, patch size, epochs and published numbers."""
+    """The zoo: name -> address, arch, patch size, epochs and published numbers; or what of --ckpt it is the same `as`."""
     return json.loads(LIST.read_text())["checkpoints"]
+
+
+def meant(checkpoint: Path | None) -> Path | None:
+    """What a name of the zoo stands for where timm or Hugging Face have it (`timm:...`, `hf:...`); all else as it is."""
+    if checkpoint is None or len(checkpoint.parts) != 1 or checkpoint.exists():
+        return checkpoint
+    return Path(names().get(str(checkpoint), {}).get("as", checkpoint))
+
+
+def kept(name: str) -> Path:
+    """Where the file of a name lies once it was fetched: with the suffix that its address has."""
+    suffix = re.search(r"(\.(pth|pt|bin|safetensors))(\.tar)?$", names().get(name, {}).get("address", ""))
+    return cache() / f"{name}{suffix[0] if suffix else '.pth'}"
 
 
 def find(checkpoint: Path | None, runs: Path, *, whole: bool, check: Callable[[dict[str, Any], Path], str]) -> Path:
@@ -38,7 +52,7 @@ def find(checkpoint: Path | None, runs: Path, *, whole: bool, check: Callable[[d
     zoo = names()
     if str(path) in zoo:
         entry = zoo[str(path)]
-        return fetch(entry["address"], cache() / f"{path}.pth", partial(check, entry), entry.get("sha256", ""))
+        return fetch(entry["address"], kept(str(path)), partial(check, entry), entry.get("sha256", ""))
     similar = [name for name in zoo if str(path).split("_")[0] in name]
     hint = f"; the zoo has {', '.join(similar)}" if similar and path.suffix == "" else ""
     kinds = "a run's folder, a checkpoint file, a name of checkpoints/zoo.json or timm:NAME"
@@ -96,5 +110,5 @@ def verdict(path: Path) -> str | None:
     """A sentence on what the digest of a file in the cache was compared with. None for other files."""
     if path.parent != cache():
         return None
-    known = names().get(path.stem, {}).get("sha256")
+    known = names().get(path.name.partition(".")[0], {}).get("sha256")
     return "the digest known of it" if known else "its first fetch alone (no digest is known)"

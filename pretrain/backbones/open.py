@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from checkpoints import zoo
 from pretrain.backbones import hf_file, own, timm_file, torchvision_model
 from pretrain.models.backbone import Loaded, load_backbone
 
@@ -17,11 +18,13 @@ SCHEMES = {
 def open_backbone(checkpoint: Path | None, *, runs: Path = Path("runs"), key: str = "teacher", full: bool = False) -> Loaded:
     """A frozen backbone on the CPU: see `load_backbone`, and besides, to be measured only:
 
-    `timm:NAME[.TAG][@FILE]`; `hf:OWNER/NAME`, `hf:FOLDER`, `hf:FILE` and a folder in Hugging Face's layout or a file in it;
+    names of the zoo that stand for one of these; `timm:NAME[.TAG][@FILE]`;
+    `hf:OWNER/NAME`, `hf:FOLDER`, `hf:FILE` and a folder in Hugging Face's layout or a file in it;
     `torchvision:NAME[.WEIGHTS][@FILE]`; `python:FILE.py:FUNCTION` of the command line.
 
     Raises UserError for what is not known or does not fit, WorkError where something cannot be fetched.
     """
+    checkpoint = zoo.meant(checkpoint)
     if checkpoint is None:
         return load_backbone(checkpoint, runs=runs, key=key, full=full)
     if not checkpoint.exists():

@@ -58,6 +58,7 @@ def load_backbone(checkpoint: Path | None, *, runs: Path = Path("runs"), key: st
 
     `key` is `teacher` or `student`. Every weight must fit: a missing or surplus key is a UserError that names it.
     """
+    checkpoint = zoo.meant(checkpoint)
     path, contents = open_checkpoint(checkpoint, runs=runs, key=key, full=full)
     backbone = backbone_of(contents, key, path).requires_grad_(False)
     if (name := timms_name(checkpoint)) and backbone.shape.channels == 3:  # normalised as timm's weights of that tag want it
@@ -90,6 +91,7 @@ def open_checkpoint(
     (`checkpoints/zoo.json`), `timm:NAME` (its published weights) or `timm:NAME@FILE` (a file that holds that architecture). Of a
     run's folder the backbone alone is read, or everything if `full`.
     """
+    checkpoint = zoo.meant(checkpoint)
     if checkpoint is not None and str(checkpoint).startswith(MEASURED_ONLY) and not checkpoint.exists():
         raise UserError(
             f"{checkpoint} is a network that probes measure: this command needs a ViT or a Swin of the kinds it trains"

@@ -129,7 +129,7 @@ class Looker:
         if step.needs == "sample":
             suites.open_saliency(options, subject)
             return Look()
-        if step.name == "occlusion" and not self._fetch and not (zoo.cache() / f"{suites.DINO}.pth").is_file():
+        if step.name == "occlusion" and not self._fetch and not zoo.kept(suites.DINO).is_file():
             options = dataclasses.replace(options, suite="shuffle")  # the same images, without asking for DINO
             note = f"{step.name}: {suites.DINO} says what is salient and is fetched first"
         task = suites.prepare(options, subject)

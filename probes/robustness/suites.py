@@ -251,5 +251,5 @@ def _another(asked: str) -> tuple[Backbone, str] | None:
             "and S_.5 and NS_.5 are not comparable with Table 8"
         )
         return None
-    published = loaded.path == zoo.cache() / f"{asked}.pth"
+    published = loaded.path == zoo.kept(asked)
     return loaded.backbone, asked if published or not loaded.path.exists() else os.path.abspath(loaded.path)

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from checkpoints import checked, download, inspect, published, store, zoo
+from checkpoints import checked, download, inspect, published, resolve, store, zoo
 from checkpoints.architecture import Architecture, shape_of
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, WorkError, run_command
+from pretrain.backbones import open as open_kinds
 from pretrain.models import backbone
 from pretrain.models.backbone import load_backbone, make
 from pretrain.models.timm_vit import AnyViT
@@ -241,13 +242,38 @@ def test_the_zoo_is_complete_and_addresses_are_plain() -> None:
     names = zoo.names()
     assert {"ibot_vits16", "ibot_vitb16", "ibot_vitl16", "ibot_swint7", "ibot_swint14", "ibot_vitb16_in22k"} <= names.keys()
     for name, entry in names.items():
-        assert entry["address"].startswith("https://") and entry["address"].endswith(".pth"), name
+        if "as" in entry:
+            assert entry.keys() == {"as", "method", "data", "published"} and re.fullmatch(r"[a-z0-9_]+", name)
+            continue
+        assert re.fullmatch(r"https://.*\.pth(\.tar)?", entry["address"]), name
+        assert zoo.kept(name).name == name + (".pth.tar" if entry["method"] == "MoCo v3" else ".pth")
         shape_of(entry["arch"], entry["patch_size"], 224, window=entry.get("window", 7))
+
+
+def test_names_that_stand_for_timms_and_the_hubs_are_opened_as_these(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """46c01a2 knew iBOT, DINO and DINOv2 by name. Tags are timm's own, so that means, deviations and activations are."""
+    monkeypatch.chdir(tmp_path)
+
+    def opened(said: str) -> None:
+        raise UserError(f"opened {said}")
+
+    for scheme in ("timm:", "hf:"):
+        monkeypatch.setitem(open_kinds.SCHEMES, scheme, opened)
+    others = {name: entry["as"] for name, entry in zoo.names().items() if "as" in entry}
+    assert {entry["method"] for entry in zoo.names().values()} >= {"DINOv3", "MAE", "MoCo v3", "CLIP", "SigLIP", "iBOT"}
+    for name, stands_for in others.items():
+        with pytest.raises(UserError, match=f"^opened {stands_for}$"):
+            open_kinds.open_backbone(Path(name))
+        assert stands_for.startswith("hf:") or resolve.pretrained_config(stands_for.removeprefix("timm:"))
+    (tmp_path / "clip_vitb16").mkdir()  # what is there is meant first
+    assert zoo.meant(Path("clip_vitb16")) == Path("clip_vitb16")
 
 
 def test_every_name_of_the_zoo_is_recognised_as_what_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A right file must not be refused when it is fetched; without memory. The largest differ by width and depth alone."""
-    kinds = {(entry["arch"], entry["patch_size"], entry.get("window")): entry for entry in zoo.names().values()}
+    kinds = {
+        (entry["arch"], entry["patch_size"], entry.get("window")): entry for entry in zoo.names().values() if "as" not in entry
+    }
     kinds = {kind: entry for kind, entry in kinds.items() if "large" not in kind[0] and "giant" not in kind[0]}
     monkeypatch.setattr(checked, "tensor", lambda value, where, shape=None: value)  # which would look at their numbers
     for (arch, patch_size, window), entry in kinds.items():
