@@ -27,13 +27,12 @@ from pretrain.engine.precision import Precision
 from pretrain.method import ibot
 from pretrain.method.ibot import Losses, Student, StudentOutput, Targets, Teacher, TeacherOutput
 from pretrain.method.objective import LossWeights, Objective
-from pretrain.models import fused_blocks
 from pretrain.models.vit import ViT
 from pretrain.options.command_line import read_command_line
 from pretrain.setup.networks import build
 from pretrain.setup.plan import Plan, plan_of
 from pretrain.train import train_step
-from probes.bench.crops import crops_on
+from probes.bench.crops import crops_on, need_triton
 from probes.bench.fusion import pretend_compiled
 from probes.bench.host import python_milliseconds
 from probes.bench.kernels import CARDS, Card, Kernel, seconds
@@ -188,6 +187,8 @@ def compile_(gpu: PretendedGpu, *backbones: Any, kernels: bool = True) -> None:
     run = None
     for backbone in backbones:
         if kernels and isinstance(backbone, ViT):
+            from pretrain.models import fused_blocks  # noqa: PLC0415  # it needs Triton
+
             backbone.kernels = fused_blocks
             continue
         backbone.compile_blocks()
@@ -280,6 +281,7 @@ def markdown_of(rows: Sequence[tuple[str, Row]], title: str) -> list[str]:
 def main(arguments: Sequence[str]) -> None:
     chosen = parse(BenchCountOptions, arguments, prog="tools/bench.sh count")
     at_least(1, chosen, "batch_size")
+    need_triton()
     card = CARDS[chosen.card]
     with pretended() as gpu:
         step = step_on(gpu, arch=chosen.arch, batch_size=chosen.batch_size, precision=chosen.precision, compiled=chosen.compile)

@@ -27,10 +27,17 @@ def cut_of(plan: Plan, batch_size: int, images: int = 8) -> Cut:
     return cut
 
 
-def kernels() -> Change:
-    """What changes colours on a GPU. Raises UserError where Triton is missing: torch brings it on Linux only."""
+def need_triton() -> None:
+    """Raise UserError where Triton is missing: a torch for CPUs comes without it."""
     if importlib.util.find_spec("triton") is None:
-        raise UserError("the crops of a GPU are made by Triton, which torch brings on Linux only: count them there")
+        raise UserError(
+            "this project's kernels for GPUs are written in Triton, which is not installed here: pip install triton (Linux)"
+        )
+
+
+def kernels() -> Change:
+    """What changes colours on a GPU. Raises UserError where Triton is missing."""
+    need_triton()
     from pretrain.batches import color_kernels  # noqa: PLC0415
 
     return color_kernels.change

@@ -1,4 +1,4 @@
-"""All that is to be measured on a GPU, in one call of ten minutes: `tools/gpu_day.sh --out DIR --cifar10 PARQUET`.
+"""All that is to be measured on a GPU, in one call of ten minutes: `tools/gpu_day.sh --out DIR --cifar10 DIR`.
 
 Each part is a process with a time limit of its own. What is done is not done again; what was cut goes on in the next call.
 DIR/gpu_day.json and DIR/gpu_day.md have every part's state and numbers, written after each.
@@ -16,6 +16,7 @@ import torch
 
 from checkpoints import places, reading, store, terminal
 from checkpoints.cli import DONE, FAILED, INTERRUPTED, UserError, parse, run_command
+from pretrain.images.open import has_part
 from probes.bench import day_plan, day_process
 from probes.bench.day_plan import Part
 
@@ -32,7 +33,7 @@ class GpuDayOptions:
     out: Path
     """The folder for gpu_day.json, gpu_day.md, logs, the trace and the runs."""
     cifar10: str | None = None
-    """CIFAR-10: a .parquet file or a folder of them (without it pretraining and its probes are left out)."""
+    """CIFAR-10: the folder of train.parquet and test.parquet (without it pretraining and its probes are left out)."""
     ade20k: str | None = None
     """Label maps for dense transfer, in ADE20K's layout (default: the embedded sample's)."""
     minutes: float = 10.0
@@ -46,6 +47,10 @@ def main(arguments: Sequence[str]) -> int:
     for flag, data in (("--cifar10", chosen.cifar10), ("--ade20k", chosen.ade20k)):
         if data is not None and not Path(data).exists():
             raise UserError(f"{flag} {data}: there is nothing of that name")
+    if chosen.cifar10 is not None and not has_part(chosen.cifar10, "val"):
+        raise UserError(
+            f"--cifar10 {chosen.cifar10} has no test images: give the folder that holds train.parquet and test.parquet"
+        )
     places.tried(chosen.out / "gpu_day.json")
     chosen.out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,6 +6,7 @@ operation on tensors of two devices fails as it does on a GPU.
 """
 
 import contextlib
+import importlib.util
 import sys
 import weakref
 from collections.abc import Iterator
@@ -24,7 +25,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from pretrain.models import fused_blocks
 from probes.bench.kernels import Kernel, bytes_of, kernel_of, tensors
 
 ROOT = Path(__file__).parents[2]
@@ -318,7 +318,7 @@ def _attention(
     return efficient(query, key, value, None, kept, dropout_p, is_causal, scale=scale)[0]
 
 
-def _attend(gpu: "PretendedGpu", q: Tensor, k: Tensor, v: Tensor, where: fused_blocks.Sequences) -> tuple[Tensor, ...]:
+def _attend(gpu: "PretendedGpu", q: Tensor, k: Tensor, v: Tensor, where: Any) -> tuple[Tensor, ...]:
     """`fused_blocks.attend`: one kernel, of sequences whose lengths the host knows and the operator does not show."""
     made, sums = torch.empty_like(q), q.new_empty(q.shape[1], len(q), dtype=torch.float32)
     _note_attention(gpu, (q, k, v, made, sums), q, where, products=2, launches=1)
@@ -326,7 +326,7 @@ def _attend(gpu: "PretendedGpu", q: Tensor, k: Tensor, v: Tensor, where: fused_b
 
 
 def _attend_backward(
-    gpu: "PretendedGpu", grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, rest: Any, where: fused_blocks.Sequences
+    gpu: "PretendedGpu", grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, rest: Any, where: Any
 ) -> tuple[Tensor, ...]:
     """`fused_blocks.attend_backward`."""
     grads = tuple(torch.empty_like(out) for _ in range(3))
@@ -334,8 +334,17 @@ def _attend_backward(
     return grads
 
 
+def _of_own_blocks(gpu: "PretendedGpu") -> list[tuple[Any, str, Any]]:
+    """What is replaced of this project's own blocks; nothing where Triton is missing, without which they cannot be imported."""
+    if importlib.util.find_spec("triton") is None:
+        return []
+    from pretrain.models import fused_blocks  # noqa: PLC0415
+
+    return [(fused_blocks, "attend", partial(_attend, gpu)), (fused_blocks, "attend_backward", partial(_attend_backward, gpu))]
+
+
 def _note_attention(
-    gpu: "PretendedGpu", moved: tuple[Tensor, ...], q: Tensor, where: fused_blocks.Sequences, *, products: int, launches: int
+    gpu: "PretendedGpu", moved: tuple[Tensor, ...], q: Tensor, where: Any, *, products: int, launches: int
 ) -> None:
     pairs = sum(images * tokens**2 for images, tokens in where.groups)
     flops = 2 * products * pairs * q.shape[1] * q.shape[2]
@@ -407,8 +416,7 @@ def pretended() -> Iterator[PretendedGpu]:
         (FakeTensor, "is_cuda", property(_on_gpu)),
         (Tensor, "pin_memory", lambda tensor, device=None: gpu.pin(tensor.clone())),
         (F, "scaled_dot_product_attention", _attention),
-        (fused_blocks, "attend", partial(_attend, gpu)),
-        (fused_blocks, "attend_backward", partial(_attend_backward, gpu)),
+        *_of_own_blocks(gpu),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     rounding = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32

@@ -1,6 +1,7 @@
 """`tools/bench.sh count`: step and crops in one table, and the roofline of both."""
 
 import json
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from checkpoints.cli import WRONG_COMMAND
 from probes.bench import count, host
 from probes.bench.roofline import roofline
-from tests.support.commands import exit_code
+from tests.support.commands import command, exit_code
 
 TINY = ("--depth", "1", "--width", "64", "--drop-path", "0")
 
@@ -48,6 +49,24 @@ def test_the_table_has_step_and_crops_and_the_card_decides_the_times(
 def test_a_wrong_command_is_refused(wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(count.main, list(wrong)) == WRONG_COMMAND
     assert wrong[0] in capsys.readouterr().err
+
+
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None
+from checkpoints.cli import run_command
+from probes.bench import count, data, pretended_gpu, step
+with pretended_gpu.pretended():
+    pass
+sys.exit(run_command(count.main, []))
+"""
+
+
+def test_a_machine_without_triton_is_told_what_to_install() -> None:
+    """46c01a2 had no such kernels; the first version with them ended in a traceback of an import."""
+    done = subprocess.run(**command("-c", WITHOUT_TRITON), check=False, timeout=120)
+    said = [line for line in done.stderr.splitlines() if "torch/utils" not in line]  # torch remarks on it, too
+    assert done.returncode == WRONG_COMMAND and len(said) == 1 and "pip install triton" in said[0], done.stderr
 
 
 def test_pythons_time_is_of_a_real_step_and_real_crops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,19 +4,32 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from checkpoints.cli import FAILED, INTERRUPTED, WRONG_COMMAND
 from pretrain.sample import __main__ as sample
 from probes.bench import day_plan, day_process, gpu_day
 from tests.support.commands import exit_code
+from tests.support.pictures import noise, write_parquet
+
+
+def as_parquet(folders: Path, out: Path) -> Path:
+    """Class folders as two files of rows, in the layout of Hugging Face's CIFAR-10."""
+    for part, name in (("train", "train"), ("val", "test")):
+        paths = sorted((folders / part).rglob("*.png"))
+        classes = sorted({path.parent.name for path in paths})
+        images = [Image.open(path) for path in paths]
+        write_parquet(out / f"{name}.parquet", images, [classes.index(path.parent.name) for path in paths])
+    return out
 
 
 def test_the_whole_day_is_taken_once(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every part, with its numbers; the second call repeats none."""
+    """Every part, with its numbers, CIFAR-10's from parquet; the second call repeats none."""
     maps = tmp_path / "maps"
     sample.main(["--ade20k", str(maps), "--count", "10", "--size", "64"])
     out = tmp_path / "day"
-    flags = ["--tiny", "--minutes", "30", "--out", str(out), "--cifar10", str(folders), "--ade20k", str(maps)]
+    flags = ["--tiny", "--minutes", "30", "--out", str(out), "--ade20k", str(maps)]
+    flags += ["--cifar10", str(as_parquet(folders, tmp_path / "cifar10"))]
     code = exit_code(gpu_day.main, flags)
     parts = json.loads((out / "gpu_day.json").read_text())["parts"]
     wrong = {name: one["said"] for name, one in parts.items() if one["state"] not in ("done", "left out")}
@@ -66,6 +79,10 @@ def test_a_process_ends_at_its_limit(tmp_path: Path) -> None:
 
 def test_a_wrong_day_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(gpu_day.main, ["--out", str(tmp_path), "--cifar10", str(tmp_path / "no")]) == WRONG_COMMAND
+    write_parquet(tmp_path / "train.parquet", noise(2), [0, 1])
+    alone = ["--out", str(tmp_path / "alone"), "--cifar10", str(tmp_path / "train.parquet")]
+    assert exit_code(gpu_day.main, alone) == WRONG_COMMAND and not (tmp_path / "alone").exists()
+    assert "has no test images" in capsys.readouterr().err
     (tmp_path / "gpu_day.json").write_text("[]")
     assert exit_code(gpu_day.main, ["--out", str(tmp_path)]) == WRONG_COMMAND
     assert "Traceback" not in capsys.readouterr().err
