@@ -3,7 +3,7 @@
 `--head linear`: one linear layer on the normed patch tokens of the last four blocks (paper App. C has four taps of twelve),
 logits resized to the labels. `--head knn`: each patch is classified by the nearest patches of the training images, as
 `probes.knn` does for images. Mean intersection over union (mIoU) over the classes that occur in labels or predictions, as
-MMSegmentation counts in `transfer`; 255 is void, and so is 0 unless `--zero class` (`probes/shared/label_maps.py`).
+MMSegmentation counts in `transfer`; 255 is void, and so is 0 unless `--background none` (`probes/shared/label_rule.py`).
 
 b images, n patches, d width of the features, k classes, s side of an image.
 """
@@ -28,9 +28,10 @@ from pretrain.evaluate import finite, knn, views
 from pretrain.models.backbone import Backbone
 from pretrain.models.measured import require
 from pretrain.sample import dense as sample_dense
-from probes.shared import label_maps
+from probes.shared import label_files, label_maps, label_rule
 from probes.shared import record as results
-from probes.shared.label_maps import NOTHING, Survey, Zero, stored
+from probes.shared.label_maps import Survey, stored
+from probes.shared.label_rule import AS_ADE20K, NOTHING, Rule
 from probes.shared.subject import Frozen, made_ready, open_frozen, untrained
 
 FOLDERS = {"train": ("images/training", "annotations/training"), "val": ("images/validation", "annotations/validation")}
@@ -47,9 +48,13 @@ class SegmentOptions:
     """A run's folder, a checkpoint file of any kind, a name of checkpoints/zoo.json, timm:NAME, hf:OWNER/NAME, torchvision:NAME,
     python:FILE.py:FUNCTION (docs/backbones.md; default: the newest run)."""
     data: str = "sample"
-    """`sample`, or a folder in ADE20K's layout: images/training, annotations/training, and the same with validation."""
-    zero: Zero = "void"
-    """What 0 means in label maps: `void`, as in ADE20K (classes are 1 and more), or `class`, the first. 255 is always void."""
+    """`sample`, or a folder in ADE20K's layout: images/training, annotations/training, and the same with validation; pictures of
+    any format, paired by name. classes.txt beside them: a name a line, or R G B NAME where label maps are in colours."""
+    background: str | None = None
+    """The label of pixels without a class, or `none`. Where it is 0, as in ADE20K (the default), label 1 is the first class, else
+    label 0 is. It must be given where classes.txt or classes.json lists classes."""
+    ignore: tuple[int, ...] = (NOTHING,)
+    """Further void labels; 255 always is one."""
     head: Literal["linear", "knn"] = "linear"
     """Classifier of the patch tokens."""
     key: Literal["teacher", "student"] = "teacher"
@@ -82,19 +87,25 @@ class Labelled(NamedTuple):
 
 
 class Set(NamedTuple):
-    """Both parts, and the side that images are cut to."""
+    """Both parts, the side that images are cut to, how labels are read, and the classes' names where the data has some."""
 
     train: Labelled
     val: Labelled
     size: int
+    rule: Rule = Rule()
+    names: tuple[str, ...] | None = None
 
 
 def open_data(options: SegmentOptions) -> Set:
     """Raises UserError where something of the layout is missing."""
     if options.data == "sample":
-        return Set(_drawn("train", options), _drawn("val", options), options.size or sample_dense.SIZE)
+        rule = label_rule.chosen(options.background, options.ignore, 0, None)
+        return Set(_drawn("train", options), _drawn("val", options), options.size or sample_dense.SIZE, rule)
     root = Path(options.data)
-    return Set(_listed(root, "train", options), _listed(root, "val", options), options.size or 512)
+    train, val = (_listed(root, part, options) for part in ("train", "val"))
+    listed = label_rule.class_list(root)
+    rule = label_rule.chosen(options.background, options.ignore, 0, listed)
+    return Set(train, val, options.size or 512, rule, listed and listed.of_classes(rule))
 
 
 def _drawn(part: str, options: SegmentOptions) -> Labelled:
@@ -107,16 +118,15 @@ def _drawn(part: str, options: SegmentOptions) -> Labelled:
 
 def _listed(root: Path, part: str, options: SegmentOptions) -> Labelled:
     images, labels = (root / folder for folder in FOLDERS[part])
-    names, unused = label_maps.images_of(images)
-    if not names:
-        raise UserError(f"there are no images in {images}: give --data a folder in ADE20K's layout{unused}")
-    if unused:
-        terminal.say(f"{images}: {len(names)} images{unused}")
-    missing = [labels / f"{name.stem}.png" for name in names if not (labels / f"{name.stem}.png").is_file()]
-    if missing:
-        raise UserError(f"{len(missing)} label maps are missing, the first is {missing[0]}")
-    names = names[: options.images] if part == "train" else names
-    return Labelled(list(names), [labels / f"{name.stem}.png" for name in names])
+    found = label_files.pairs(images, labels)
+    if not found.images and not found.missing:
+        raise UserError(f"there are no images in {images}: give --data a folder in ADE20K's layout{found.unused}")
+    if found.unused:
+        terminal.say(f"{images}: {len(found.images)} images{found.unused}")
+    if found.missing:
+        raise UserError(f"{len(found.missing)} label maps are missing, the first is {labels / found.missing[0]}.png")
+    most = options.images if part == "train" else None
+    return Labelled([*found.images[:most]], [*found.labels[:most]])
 
 
 def view(pixels: Path | np.ndarray, backbone: Backbone, size: int) -> Float[Tensor, "c s s"]:
@@ -134,23 +144,23 @@ def _turned(path: Path) -> Image.Image:
         raise UserError(f"{path} cannot be used (its EXIF: {type(error).__name__}): fetch it again") from error
 
 
-def label_view(labels: Path | np.ndarray, size: int, zero: Zero = "void") -> Int[Tensor, "s s"]:
+def label_view(labels: Path | np.ndarray, size: int, rule: Rule = AS_ADE20K) -> Int[Tensor, "s s"]:
     """The label map in the image's view, by nearest neighbour; classes from 0, NOTHING for void."""
-    image = Image.fromarray(label_maps.read(labels) if isinstance(labels, Path) else labels)
+    image = Image.fromarray(label_maps.read(labels, rule.colours) if isinstance(labels, Path) else labels)
     wide, left, upper = views.evaluation_box(*image.size, size, size)
     array = np.asarray(image.resize(wide, Image.Resampling.NEAREST))[upper : upper + size, left : left + size]
-    return torch.from_numpy(label_maps.numbered(array, zero).astype(np.int64))
+    return torch.from_numpy(label_maps.numbered(array, rule).astype(np.int64))
 
 
 def batches(
-    part: Labelled, order: Sequence[int], backbone: Backbone, size: int, count: int, zero: Zero = "void"
+    part: Labelled, order: Sequence[int], backbone: Backbone, size: int, count: int, rule: Rule = AS_ADE20K
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features [b, n, d] and labels [b, s, s], batch by batch. Raises WorkError naming an image whose are not finite."""
     device = next(backbone.parameters()).device
     for start in range(0, len(order), count):
         some = order[start : start + count]
         crops = torch.stack([view(part.pixels[number], backbone, size) for number in some]).to(device)
-        labels = torch.stack([label_view(part.labels[number], size, zero) for number in some]).to(device)
+        labels = torch.stack([label_view(part.labels[number], size, rule) for number in some]).to(device)
         features = patch_features(backbone, crops)
         yield finite.checked(features, backbone, _named(part, some)), labels
 
@@ -204,7 +214,7 @@ def by_linear(backbone: Backbone, data: Set, options: SegmentOptions, classes: i
     """
     torch.manual_seed(options.seed)
     device = next(backbone.parameters()).device
-    cached = [(_halved(features), labels) for features, labels in _in_order(data.train, backbone, data.size, options)]
+    cached = [(_halved(features), labels) for features, labels in _in_order(data, "train", backbone, options)]
     mean, spread = _scale(cached)
     heads = [nn.Linear(len(mean), classes).to(device) for _ in options.lr]
     groups = [{"params": head.parameters(), "lr": lr} for head, lr in zip(heads, options.lr, strict=True)]
@@ -230,7 +240,7 @@ def by_linear(backbone: Backbone, data: Set, options: SegmentOptions, classes: i
             schedule.step()
     found, lost = {f"lr {lr:g}": Confusion(classes) for lr in options.lr}, set[str]()
     with torch.no_grad():
-        for features, labels in _in_order(data.val, backbone, data.size, options):
+        for features, labels in _in_order(data, "val", backbone, options):
             for head, (name, confusion) in zip(heads, found.items(), strict=True):
                 answers = logits(head, features, data.size)
                 lost |= set() if answers.isfinite().all() else {name}
@@ -251,8 +261,11 @@ def _halved(features: Tensor) -> Tensor:
     return halved
 
 
-def _in_order(part: Labelled, backbone: Backbone, size: int, options: SegmentOptions) -> Iterator[tuple[Tensor, Tensor]]:
-    return batches(part, range(len(part.pixels)), backbone, size, options.batch_size, options.zero)
+def _in_order(
+    data: Set, which: Literal["train", "val"], backbone: Backbone, options: SegmentOptions
+) -> Iterator[tuple[Tensor, Tensor]]:
+    part: Labelled = getattr(data, which)
+    return batches(part, range(len(part.pixels)), backbone, data.size, options.batch_size, data.rule)
 
 
 def _scale(cached: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -265,7 +278,7 @@ def by_neighbours(backbone: Backbone, data: Set, options: SegmentOptions, classe
     """Each patch by the votes of the nearest patches; a patch of the bank has the class of most of its pixels."""
     generator = torch.Generator().manual_seed(options.seed)
     bank, bank_labels = [], []
-    for features, labels in _in_order(data.train, backbone, data.size, options):
+    for features, labels in _in_order(data, "train", backbone, options):
         majority = patch_labels(labels, round(features.shape[1] ** 0.5), classes)
         for tokens, its in zip(features, majority, strict=True):
             known = (its != NOTHING).nonzero()[:, 0].cpu()
@@ -275,7 +288,7 @@ def by_neighbours(backbone: Backbone, data: Set, options: SegmentOptions, classe
     known, known_labels, confusion = torch.cat(bank), torch.cat(bank_labels), Confusion(classes)
     if not len(known):
         raise WorkError("no patch of the training images, cut to --size, has a label: there is nothing to learn")
-    for features, labels in _in_order(data.val, backbone, data.size, options):
+    for features, labels in _in_order(data, "val", backbone, options):
         side = round(features.shape[1] ** 0.5)
         queries = F.normalize(features.flatten(0, 1), dim=1)
         answers = knn.vote(queries, known, known_labels, classes, (options.k,))[options.k][:, 0]
@@ -297,17 +310,29 @@ def patch_labels(labels: Int[Tensor, "b s s"], side: int, classes: int) -> Int[T
     return torch.where(most == classes, NOTHING, most)
 
 
-def look_through(data: Set, zero: Zero, root: str) -> dict[str, Survey]:
+def look_through(data: Set, root: str) -> dict[str, Survey]:
     """Read every label map once. Raises UserError and WorkError naming what cannot be used, or is no label map of its image."""
+
+    def check(path: Path, highest: int) -> None:
+        if data.names is not None:
+            label_maps.refuse_higher(path, highest, len(data.names), data.rule, "name them in the list of classes")
+
     parts = {"training": data.train, "validation": data.val}
-    found = {name: label_maps.survey(part.pixels, part.labels) for name, part in parts.items()}
-    label_maps.require(found, zero, root)
+    found = {name: label_maps.survey(part.pixels, part.labels, data.rule, check) for name, part in parts.items()}
+    label_maps.require(found, data.rule, root)
     return found
 
 
-def count_classes(data: Set, zero: Zero = "void") -> int:
-    """Number of classes: the largest label plus one."""
-    return label_maps.count(look_through(data, zero, "the data"), zero)
+def _without(part: Labelled, found: Survey) -> Labelled:
+    """A part without the images whose maps have no label."""
+    kept = [number for number in range(len(part.labels)) if number not in set(found.empty)]
+    return Labelled([part.pixels[number] for number in kept], [part.labels[number] for number in kept])
+
+
+def count_classes(data: Set) -> int:
+    """Number of classes: those that are listed, else the largest label plus one."""
+    found = look_through(data, "the data")
+    return len(data.names) if data.names else label_maps.count(found, data.rule)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -321,12 +346,12 @@ def main(arguments: Sequence[str]) -> None:
     if data.size % stride:
         raise UserError(f"--size {data.size} is not divisible by {stride}, the pixels of a token's side")
     made_ready(subject.backbone, data.size)
-    in_maps = look_through(data, options.zero, options.data)
-    classes = label_maps.count(in_maps, options.zero)
-    names = None if options.data == "sample" else label_maps.class_names(Path(options.data))
-    if names is not None and classes > len(names):
-        raise WorkError(f"a label map of {options.data} has class {classes}, its list of classes {len(names)} names")
-    terminal.say(label_maps.meaning(in_maps, options.zero))
+    in_maps = look_through(data, options.data)
+    classes = len(data.names) if data.names else label_maps.count(in_maps, data.rule)
+    terminal.say(label_maps.meaning(in_maps, data.rule))
+    for part, one in in_maps.items():
+        terminal.say(label_maps.line(part, one, classes, data.names))
+    data = data._replace(train=_without(data.train, in_maps["training"]), val=_without(data.val, in_maps["validation"]))
     measure = by_linear if options.head == "linear" else by_neighbours
     found = {"this checkpoint": measure(subject.backbone, data, options, classes)}
     if options.baseline:
@@ -355,7 +380,7 @@ def main(arguments: Sequence[str]) -> None:
             "lr": list(options.lr),
             "k": options.k,
             "key": options.key,
-            "void_labels": label_maps.void(options.zero),
+            "void_labels": data.rule.void,
             "classes": classes,
         },
         metrics=record,

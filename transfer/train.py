@@ -26,6 +26,7 @@ from pretrain.sample import dense
 from probes.shared import record
 from transfer import coco_layout, data, ops, resume
 from transfer.exports.reload import mmpretrain, needed
+from transfer.scenes import MapFlags, num_classes
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULTS = {"coco": "cascade_vits16_1x", "ade20k": "upernet_vits16"}
@@ -74,8 +75,13 @@ class TransferOptions:
     """A name in transfer/configs/TASK, or a file (default: cascade_vits16_1x or upernet_vits16; for the sample `sample`)."""
     head: Literal["upernet", "linear"] = "upernet"
     """ade20k: which head, where no --config is given."""
-    zero: Literal["void", "class"] | None = None
-    """ade20k: what 0 means in label maps, `void` or `class` (default: the config's, void in all here). 255 is always void."""
+    background: str | None = None
+    """ade20k: the label of pixels without a class, or `none` (default: the config's, 0 in all here). Where it is 0, label 1 is
+    the first class, else label 0 is. It must be given where classes.txt or classes.json lists classes."""
+    ignore: tuple[int, ...] = ()
+    """ade20k: further void labels; 255 always is one."""
+    classes: Literal["listed", "counted"] = "listed"
+    """ade20k: `listed` in classes.txt or classes.json beside images/, else in the config; `counted` in the label maps."""
     out: Path | None = None
     """The folder to write (default: runs/transfer-TASK-CONFIG); what is there is continued."""
     key: Literal["teacher", "student"] = "teacher"
@@ -188,8 +194,9 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.multi_scale and options.task == "coco":
         raise UserError("--multi-scale is for ade20k: detectors are tested at one scale, as in the paper")
-    if options.zero is not None and options.task == "coco":
-        raise UserError("--zero is for ade20k: it says what 0 means in label maps")
+    maps = MapFlags(options.background, options.ignore, options.classes)
+    if maps.typed() and options.task == "coco":
+        raise UserError(f"{maps.typed()} is for ade20k: it says how label maps are read")
     given = _given(options)
     adapt(config, device=device, distributed="RANK" in os.environ)
     backbone, shape = config.model.backbone, loaded.backbone.shape
@@ -205,14 +212,14 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     if options.data is None and options.train_json is None:
         draw_sample(options.task, root)
     data.set_root(config, root)
-    found = data.look_through(options.task, root, config, Path(config.work_dir), zero=options.zero, given=given)
+    found = data.look_through(options.task, root, config, Path(config.work_dir), maps=maps, given=given)
     if is_main():
         for line in found.lines:
             terminal.say(line)
     data.same_as_before(Path(config.work_dir), found.protocol, write=is_main())
     config.of_data = found.protocol
     if options.task == "ade20k":
-        set_labels(config, data.num_classes(config))
+        set_labels(config, num_classes(config), found.rule)
     set_backend(config)
     config.randomness = {"seed": options.seed}
     last = resume.newest(Path(config.work_dir))

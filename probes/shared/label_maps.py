@@ -1,14 +1,15 @@
 """Label maps of semantic segmentation, read by one rule in `probes.segment` and `transfer`.
 
-One whole number a pixel. 255 is void everywhere: no pixel of it is learnt or counted. 0 is void too where the data set is ADE20K
-or like it (`reduce_zero_label`; classes are 1 and more), or it is the first class (`--zero class`). Nothing is guessed from the
-values: both meanings, and how many pixels they concern, are said.
+One whole number a pixel, or colours that a table names. Void labels (`probes/shared/label_rule.py`) are neither learnt nor
+counted. What 0, 255 and other void labels mean, and how many pixels they concern, is said.
 """
 
-import json
+import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -16,58 +17,24 @@ from PIL import Image
 
 from checkpoints.cli import UserError, WorkError
 from pretrain.images.formats import BadImage, load_stored, open_picture, read_file
+from probes.shared.label_rule import NOTHING, Colour, Rule
 
-NOTHING = 255
-"""Void, in files and in memory."""
 GREY = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 """Pillow's modes of one whole number a pixel; of a palette the indices are read, never the colours."""
 TURNED = frozenset({5, 6, 7, 8})
 """EXIF orientations that exchange width and height."""
 LOOKED_THROUGH = 400
-"""Maps of a part that `transfer` reads before training; the others are looked at when they are read."""
-Zero = Literal["void", "class"]
-
-
-def images_of(folder: Path) -> tuple[list[Path], str]:
-    """The images of a part, `*.jpg` of one folder as MMSegmentation takes them, and a few words on files that are none, or "".
-
-    Raises UserError for images in folders below it, which MMSegmentation would take too.
-    """
-    files = sorted(path for path in folder.glob("*") if not path.is_dir()) if folder.is_dir() else []
-    names = [path for path in files if path.suffix == ".jpg" and not path.name.startswith(".")]
-    below = next(folder.glob("*/**/*.jpg"), None)
-    if below is not None:
-        raise UserError(f"{below} lies in a folder of its own: put all images of {folder} into it, none into folders below it")
-    others = sorted(set(files) - set(names))
-    return names, f" ({len(others)} files are not used, no .jpg, the first is {others[0].name})" if others else ""
-
-
-def class_names(root: Path) -> tuple[str, ...] | None:
-    """The names of a data set of one's own, first class first: `classes.txt`, one a line, or `classes.json`, a list.
-
-    None where there is neither. Raises WorkError where it is no list of 2 to 254 different names.
-    """
-    file = next((root / name for name in ("classes.txt", "classes.json") if (root / name).is_file()), None)
-    if file is None:
-        return None
-    try:
-        text = read_file(file).decode()
-        names = json.loads(text) if file.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
-    except (BadImage, ValueError, RecursionError) as error:
-        raise WorkError(f"{file} cannot be read ({type(error).__name__}): one name a line (.txt), or a list (.json)") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise WorkError(f"{file} is no list of names")
-    if not 2 <= len(set(names)) == len(names) < NOTHING:
-        raise WorkError(f"{file} has {len(names)} names, {len(set(names))} of them different: 2 to 254 different ones are needed")
-    return tuple(names)
+"""Images of a part whose sizes are compared with COCO's annotations before training."""
+AS_IN_ADE20K = "void, as in ADE20K; --background none if it is a class"
+VOIDS_SHOWN = 4
 
 
 class Survey(NamedTuple):
-    """Statistics of label maps: pixels of each value, and how many of how many maps were read."""
+    """Statistics of label maps: pixels of each value, how many maps were read, and the numbers of those without a label."""
 
     pixels: Int[np.ndarray, "256"]
     maps: int
-    of: int
+    empty: tuple[int, ...] = ()
 
 
 def stored(path: Path) -> Image.Image:
@@ -78,18 +45,34 @@ def stored(path: Path) -> Image.Image:
         raise UserError(f"{path} cannot be used ({error}): fetch it again") from error
 
 
-def read(path: Path) -> UInt8[np.ndarray, "h w"]:
+def read(path: Path, colours: Sequence[Colour] = ()) -> UInt8[np.ndarray, "h w"]:
     """A file's labels, 0 to 255. Raises UserError where it cannot be read, WorkError where it is no label map."""
     image = stored(path)
+    if colours and image.mode in ("RGB", "P"):
+        return _by_colour(path, np.asarray(image.convert("RGB")), colours)
     if image.mode not in GREY:
         raise WorkError(
-            f"{path} is a picture of mode {image.mode}, no label map: store one whole number a pixel (grey or palette)"
+            f"{path} is a picture of mode {image.mode}, no label map: store one whole number a pixel (grey or palette), "
+            "or list the colours in classes.txt, `R G B NAME` a line"
         )
     values = np.asarray(image)
     least, most = (values.min(), values.max()) if values.size else (0, 0)
     if most > NOTHING or least < 0:
         raise WorkError(f"{path} holds the label {most if most > NOTHING else least}: labels are 0 to 254, and 255 is void")
     return values.astype(np.uint8)
+
+
+def _by_colour(path: Path, picture: UInt8[np.ndarray, "h w 3"], colours: Sequence[Colour]) -> UInt8[np.ndarray, "h w"]:
+    """Each pixel's place in the table of colours. Raises WorkError for a colour that is not in it."""
+    weights = np.array([1 << 16, 1 << 8, 1])
+    codes, table = picture.astype(np.int64) @ weights, np.array(colours, dtype=np.int64) @ weights
+    order = np.argsort(table)
+    places = np.searchsorted(table[order], codes).clip(max=len(table) - 1)
+    unknown = table[order][places] != codes
+    if unknown.any():
+        colour = " ".join(str(value) for value in picture[unknown][0])
+        raise WorkError(f"{path} has {unknown.sum()} pixels in colours that classes.txt does not list, the first is {colour}")
+    return order[places].astype(np.uint8)
 
 
 def side_lengths(path: Path) -> tuple[int, int]:
@@ -114,78 +97,128 @@ def same_size(labels: Path, size: tuple[int, int], image: Path, of_image: tuple[
 def survey(
     images: Sequence[Path | np.ndarray],
     labels: Sequence[Path | np.ndarray],
-    most: int | None = None,
+    rule: Rule,
     check: Callable[[Path, int], None] = lambda path, highest: None,
+    *,
+    decoded: bool = False,
 ) -> Survey:
-    """Read maps, at most so many, spread over all, and their images' headers; `check` gets each map's highest label.
+    """Read every map, and its image's header, or the whole image; `check` gets each map's highest label that is not void.
 
-    Raises UserError and WorkError naming the first that is wrong.
+    Raises UserError and WorkError naming the first that is wrong, and how many more are.
     """
-    count = len(labels) if most is None else min(most, len(labels))
-    pixels = np.zeros(256, dtype=np.int64)
-    for number in np.linspace(0, len(labels) - 1, count).round().astype(int):
-        image, one = images[number], labels[number]
-        values = read(one) if isinstance(one, Path) else one
-        if isinstance(one, Path) and isinstance(image, Path):
-            same_size(one, values.shape[::-1], image, side_lengths(image))
-        if isinstance(one, Path):
-            check(one, int(values[values != NOTHING].max(initial=0)))
-        pixels += np.bincount(values.ravel(), minlength=256)
-    return Survey(pixels, count, len(labels))
+
+    def look(number: int) -> np.ndarray | UserError | WorkError:
+        try:
+            return _counts(images[number], labels[number], rule, check, decoded=decoded)
+        except (UserError, WorkError) as error:
+            return error
+
+    pixels, wrong, empty = np.zeros(256, dtype=np.int64), list[UserError | WorkError](), list[int]()
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for number, one in enumerate(pool.map(look, range(len(labels)))):
+            if isinstance(one, np.ndarray):
+                pixels += one
+                empty += [] if np.delete(one, rule.void).any() else [number]
+            else:
+                wrong.append(one)
+    if wrong:
+        kinds = Counter(_kind(error) for error in wrong)
+        more = f" (in all {len(wrong)} of {len(labels)}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())})"
+        raise type(wrong[0])(f"{wrong[0]}{more if len(wrong) > 1 else ''}")
+    return Survey(pixels, len(labels), tuple(empty))
 
 
-def void(zero: Zero) -> list[int]:
-    """The values that are no class."""
-    return [0, NOTHING] if zero == "void" else [NOTHING]
+KINDS = {
+    "pixels and its image": "of another size than their image",
+    "cannot be used": "broken",
+    "holds the label": "with a label beyond the classes",
+    "in colours that": "with colours that are not listed",
+    "no label map": "in colours",
+}
 
 
-def classes_of(found: Survey, zero: Zero) -> list[int]:
-    """The classes that occur, from 0: label 1 is the first where 0 is void."""
-    first = 1 if zero == "void" else 0
-    return [int(value) - first for value in np.flatnonzero(found.pixels[:NOTHING]) if value >= first]
+def _kind(error: Exception) -> str:
+    return next((kind for words, kind in KINDS.items() if words in str(error)), "wrong")
 
 
-def count(found: Mapping[str, Survey], zero: Zero) -> int:
+def _counts(
+    image: Path | np.ndarray, labels: Path | np.ndarray, rule: Rule, check: Callable[[Path, int], None], *, decoded: bool
+) -> np.ndarray:
+    """Pixels of each value of one map."""
+    values = read(labels, rule.colours) if isinstance(labels, Path) else labels
+    counts = np.bincount(values.ravel(), minlength=256)
+    if isinstance(labels, Path) and isinstance(image, Path):
+        same_size(labels, values.shape[::-1], image, side_lengths(image))
+        known = np.delete(np.arange(256), rule.void)
+        check(labels, int(known[counts[known] > 0].max(initial=0)))
+        if decoded:
+            stored(image)
+    return counts
+
+
+def classes_of(found: Survey, rule: Rule) -> list[int]:
+    """The classes that occur, from 0."""
+    return [int(value) - rule.first for value in np.flatnonzero(found.pixels) if value not in rule.void]
+
+
+def count(found: Mapping[str, Survey], rule: Rule) -> int:
     """Number of classes by the largest label; 0 without any label."""
-    return 1 + max((number for one in found.values() for number in classes_of(one, zero)), default=-1)
+    return 1 + max((number for one in found.values() for number in classes_of(one, rule)), default=-1)
 
 
-def refuse_higher(path: Path, highest: int, classes: int, zero: Zero, cure: str) -> None:
+def refuse_higher(path: Path, highest: int, classes: int, rule: Rule, cure: str) -> None:
     """Raise WorkError where a label map has a label beyond the classes."""
-    last = classes if zero == "void" else classes - 1
+    last = classes - 1 + rule.first
     if highest > last:
-        first = 1 if zero == "void" else 0
-        raise WorkError(f"{path} holds the label {highest}, and there are {classes} classes (labels {first} to {last}): {cure}")
+        raise WorkError(
+            f"{path} holds the label {highest}, and there are {classes} classes (labels {rule.first} to {last}): {cure}, "
+            f"or give --ignore {highest} if it is void"
+        )
 
 
-def require(found: Mapping[str, Survey], zero: Zero, root: str) -> None:
+def require(found: Mapping[str, Survey], rule: Rule, root: str) -> None:
     """Raise WorkError if a part has no label at all, or both have one class only, with which every prediction is right."""
     has_zero = any(one.pixels[0] for one in found.values())
-    cure = "; --zero class makes 0 a class" if zero == "void" and has_zero else ""
+    cure = "; --background none makes 0 a class" if rule.background == 0 and has_zero else ""
     for part, one in found.items():
-        if not classes_of(one, zero):
-            what = "0 and 255, which are void" if zero == "void" else "255, which is void"
-            raise WorkError(f"the {part} label maps of {root} hold nothing but {what}{cure}")
-    every = {number for one in found.values() for number in classes_of(one, zero)}
+        if not classes_of(one, rule):
+            words = " and ".join(str(value) for value in rule.void)
+            are = "is" if len(rule.void) == 1 else "are"
+            raise WorkError(f"the {part} label maps of {root} hold nothing but {words}, which {are} void{cure}")
+    every = {number for one in found.values() for number in classes_of(one, rule)}
     if len(every) == 1:
-        label = every.pop() + (zero == "void")
+        label = every.pop() + rule.first
         raise WorkError(f"the label maps of {root} have one class only, label {label}: there is nothing to tell apart{cure}")
 
 
-def meaning(found: Mapping[str, Survey], zero: Zero) -> str:
-    """One line with the meaning and the frequency of each value."""
+def meaning(found: Mapping[str, Survey], rule: Rule) -> str:
+    """One line with the meaning and the frequency of 0 and of each void value."""
     pixels = np.sum([one.pixels for one in found.values()], axis=0)
-    share = {value: f"{100 * pixels[value] / max(pixels.sum(), 1):.1f} % of the pixels" for value in (0, NOTHING)}
-    occur = len({number for one in found.values() for number in classes_of(one, zero)})
-    first = "void, as in ADE20K; --zero class if it is a class" if zero == "void" else "a class"
-    maps, of = (sum(counts) for counts in zip(*((one.maps, one.of) for one in found.values()), strict=True))
-    looked = f"{of} label maps" if maps == of else f"{maps} of {of} label maps"
-    return f"{looked}: {occur} classes occur; 0 is {first} ({share[0]}); 255 is void ({share[NOTHING]})"
+    occur = len({number for one in found.values() for number in classes_of(one, rule)})
+    zero = (
+        "void, as in ADE20K; --background none if it is a class"
+        if rule.background == 0
+        else "void"
+        if 0 in rule.void
+        else "a class"
+    )
+    said = [(0, zero), *((value, "void") for value in rule.void if value)]
+    shares = [f"{value} is {what} ({100 * pixels[value] / max(pixels.sum(), 1):.1f} % of the pixels)" for value, what in said]
+    more = [f"and {len(shares) - VOIDS_SHOWN} more are void"] if len(shares) > VOIDS_SHOWN else []
+    return (
+        f"{sum(one.maps for one in found.values())} label maps: {occur} classes occur; {'; '.join(shares[:VOIDS_SHOWN] + more)}"
+    )
 
 
-def numbered(values: UInt8[np.ndarray, "h w"], zero: Zero) -> UInt8[np.ndarray, "h w"]:
+def line(part: str, found: Survey, classes: int, names: Sequence[str] | None) -> str:
+    """One line on a part: its images, the classes, and how many are left out and why."""
+    listed = "" if names is None else f" ({', '.join(names)})"[:200]
+    left_out = f"; {len(found.empty)} left out, whose maps have no label" if found.empty else "; none left out"
+    return f"{part}: {found.maps} images, {classes} classes{listed}{left_out}"
+
+
+def numbered(values: UInt8[np.ndarray, "h w"], rule: Rule) -> UInt8[np.ndarray, "h w"]:
     """Labels of a file as classes from 0, NOTHING where there is none."""
-    if zero == "class":
-        return values
-    known = (values != 0) & (values != NOTHING)
-    return np.where(known, values - 1, NOTHING).astype(np.uint8)
+    table = (np.arange(256) - rule.first).astype(np.uint8)
+    table[rule.void] = NOTHING
+    return table[values]

@@ -122,7 +122,7 @@ PLACES: dict[str, dict[str, str]] = {
         "np.load": "arrays without objects, whose type and length are compared",
         "a deletion": "an unfinished folder of features, in the cache",
     },
-    "probes/shared/label_maps.py": {"glob": "lists a data set's folder; each name is a path"},
+    "probes/shared/label_files.py": {"glob": "lists a data set's folder; each name is a path"},
     "probes/linear/train.py": {"a deletion": "its own state, when the training has ended"},
     "probes/live.py": {"the network": "a server on this machine's own address; asks nobody"},
     "probes/shared/subprocesses.py": {"a process": "steps of reproduce and ablate, through checkpoints.start"},

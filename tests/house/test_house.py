@@ -61,12 +61,12 @@ ROOMS = {
         "shared": "",
     },
     "transfer": {
-        "train": "exports hooks labels backbone data coco_layout layer_decay ops pictures resizing resume",
-        "labels": "data",
+        "train": "exports hooks labels backbone data coco_layout layer_decay ops pictures resizing resume scenes",
+        "labels": "scenes",
         "hooks": "backbone pictures",
         "backbone": "",
         "configs": "",
-        "data": "coco_layout annotations coco_boxes",
+        "data": "coco_layout annotations coco_boxes scenes",
         "coco_layout": "annotations",
         "coco_boxes": "",
         "annotations": "",
@@ -76,6 +76,7 @@ ROOMS = {
         "pictures": "",
         "resizing": "",
         "resume": "",
+        "scenes": "",
     },
 }
 """Floor -> room (a folder, or a file of its own) -> the rooms of the same floor that it imports, nearest first."""

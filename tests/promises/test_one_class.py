@@ -60,13 +60,13 @@ def test_a_head_of_one_class_is_trained_for_no_suite(suite: str, tmp_path: Path,
     assert "a probe needs two or more" in said
 
 
-MAPS = {"label 1": (1, "void"), "label 7": (7, "void"), "label 1 and void": (1, "void"), "label 0": (0, "class")}
+MAPS = {"label 1": (1, "0"), "label 7": (7, "0"), "label 1 and void": (1, "0"), "label 0": (0, "none")}
 
 
 @pytest.mark.parametrize("head", ["linear", "knn"])
 @pytest.mark.parametrize("maps", MAPS)
 def test_label_maps_of_one_class_are_an_error(maps: str, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    label, zero = MAPS[maps]
+    label, background = MAPS[maps]
     for images, labels in segment.FOLDERS.values():
         for number in range(3):
             picture(tmp_path / "data" / images / f"{number}.jpg", number)
@@ -74,7 +74,7 @@ def test_label_maps_of_one_class_are_an_error(maps: str, head: str, tmp_path: Pa
             values[:4] = 255 if "void" in maps else label
             (tmp_path / "data" / labels).mkdir(parents=True, exist_ok=True)
             Image.fromarray(values).save(tmp_path / "data" / labels / f"{number}.png")
-    words = f"--data {{0}}/data --head {head} --size 32 --epochs 1 --zero {zero}"
+    words = f"--data {{0}}/data --head {head} --size 32 --epochs 1 --background {background}"
     said = refused(segment.main, words, tmp_path, capsys, FAILED)
     assert f"one class only, label {label}" in said
 

@@ -14,6 +14,7 @@ from checkpoints.cli import DONE, FAILED, UserError, WorkError, run_command
 from pretrain.sample import dense
 from probes import segment
 from probes.shared import label_maps
+from probes.shared.label_rule import Rule, chosen, class_list
 from tests.support import networks
 from tests.support.networks import VIT, write_moved
 
@@ -21,6 +22,7 @@ pytest.importorskip("mmdet", reason="the extra `transfer` is not installed: tool
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
 from transfer import annotations, data, train  # noqa: E402
+from transfer.scenes import MapFlags  # noqa: E402
 
 SIDE = 32
 TRAIN, VAL = "annotations/training/00000.png", "annotations/validation/00000.png"
@@ -280,8 +282,12 @@ def put(content: Any, path: Path) -> None:
         content.save(path)
 
 
-def segmented(root: Path, zero: label_maps.Zero = "void") -> dict[str, label_maps.Survey]:
-    return segment.look_through(segment.open_data(segment.SegmentOptions(data=str(root))), zero, str(root))
+def segmented(root: Path, background: str | None = None) -> dict[str, label_maps.Survey]:
+    return segment.look_through(segment.open_data(segment.SegmentOptions(data=str(root), background=background)), str(root))
+
+
+def rule_of(background: str) -> Rule:
+    return chosen(background, (), 0, None)
 
 
 @pytest.mark.parametrize("place", [TRAIN, VAL])
@@ -314,14 +320,14 @@ def test_whole_numbers_of_any_depth_are_read(array: np.ndarray, tmp_path: Path) 
     assert np.array_equal(label_maps.read(tmp_path / "a.png"), array)
 
 
-NOTHING_TO_TELL: dict[str, tuple[int, int, label_maps.Zero, str]] = {
-    "0 only": (0, 0, "void", "nothing but 0 and 255, which are void; --zero class"),
-    "255 only": (255, 255, "void", "nothing but 0 and 255, which are void"),
-    "255 only, 0 a class": (255, 255, "class", "nothing but 255, which is void"),
-    "none in val": (1, 255, "void", "the validation label maps"),
-    "one class": (1, 1, "void", "one class only, label 1"),
-    "0 and 1": (1, 0, "void", "--zero class makes 0 a class"),
-    "one class, 0": (0, 0, "class", "one class only, label 0"),
+NOTHING_TO_TELL: dict[str, tuple[int, int, str, str]] = {
+    "0 only": (0, 0, "0", "nothing but 0 and 255, which are void; --background none"),
+    "255 only": (255, 255, "0", "nothing but 0 and 255, which are void"),
+    "255 only, 0 a class": (255, 255, "none", "nothing but 255, which is void"),
+    "none in val": (1, 255, "0", "the validation label maps"),
+    "one class": (1, 1, "0", "one class only, label 1"),
+    "0 and 1": (1, 0, "0", "--background none makes 0 a class"),
+    "one class, 0": (0, 0, "none", "one class only, label 0"),
 }
 
 
@@ -329,19 +335,23 @@ NOTHING_TO_TELL: dict[str, tuple[int, int, label_maps.Zero, str]] = {
 def test_maps_without_labels_or_with_one_class_are_one_sentence(
     kind: str, ade20k: Path, tmp_path: Path, configs: dict[str, Any]
 ) -> None:
-    mine, theirs, zero, words = NOTHING_TO_TELL[kind]
+    mine, theirs, background, words = NOTHING_TO_TELL[kind]
     for part, value in (("training", mine), ("validation", theirs)):
         for path in (ade20k / "annotations" / part).iterdir():
             drawn("L", value).save(path)
-    for look in (lambda: prepared("ade20k", ade20k, configs, tmp_path / "out", zero=zero), lambda: segmented(ade20k, zero)):
+    flags = {"maps": MapFlags(background)}
+    for look in (
+        lambda: prepared("ade20k", ade20k, configs, tmp_path / "out", **flags),
+        lambda: segmented(ade20k, background),
+    ):
         with pytest.raises(WorkError) as raised:
             look()
         assert words in str(raised.value)
 
 
-@pytest.mark.parametrize("zero", ["void", "class"])
+@pytest.mark.parametrize("background", ["0", "none"])
 def test_both_say_what_0_and_255_mean_and_read_the_same_labels(
-    zero: label_maps.Zero, ade20k: Path, tmp_path: Path, configs: dict[str, Any]
+    background: str, ade20k: Path, tmp_path: Path, configs: dict[str, Any]
 ) -> None:
     from mmengine.registry import init_default_scope  # noqa: PLC0415
     from mmseg.registry import DATASETS  # noqa: PLC0415
@@ -352,35 +362,34 @@ def test_both_say_what_0_and_255_mean_and_read_the_same_labels(
         labels = np.asarray(Image.open(path)).copy()
         labels[:8], labels[8:12] = 255, 0
         Image.fromarray(np.where(labels == 11, 10, labels)).save(path)
-    found, config = prepared("ade20k", ade20k, configs, tmp_path / "out", zero=zero)
-    said = found.lines[-1]
+    found, config = prepared("ade20k", ade20k, configs, tmp_path / "out", maps=MapFlags(background))
+    said, rule = found.lines[-1], rule_of(background)
     assert "255 is void (25.0 % of the pixels)" in said and "(12.5 % of the pixels)" in said
-    assert ("0 is void, as in ADE20K" if zero == "void" else "0 is a class") in said
-    assert said.startswith(label_maps.meaning(segmented(ade20k, zero), zero))
-    assert found.protocol == {"classes": 11, "void_labels": label_maps.void(zero)}
-    set_labels(config, 11)
+    assert ("0 is void, as in ADE20K" if background == "0" else "0 is a class") in said
+    assert said.startswith(label_maps.meaning(segmented(ade20k, background), rule))
+    assert found.protocol == {"classes": 11, "void_labels": rule.void} and found.rule == rule
+    set_labels(config, 11, rule)
     init_default_scope("mmseg")
     rows = DATASETS.build(config.test_dataloader.dataset)
     mine = segment.open_data(segment.SegmentOptions(data=str(ade20k))).val
     for row, labels in zip(rows, mine.labels, strict=True):
         theirs = row["data_samples"].gt_sem_seg.data[0].long()
-        assert torch.equal(theirs, segment.label_view(labels, SIDE, zero)) and (theirs == 255).any()
+        assert torch.equal(theirs, segment.label_view(labels, SIDE, rule)) and (theirs == 255).any()
 
 
-def test_a_map_beyond_the_sample_is_named_when_it_is_read(
-    ade20k: Path, tmp_path: Path, configs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_map_that_is_changed_later_is_named_when_it_is_read(ade20k: Path, tmp_path: Path, configs: dict[str, Any]) -> None:
     from mmengine.registry import init_default_scope  # noqa: PLC0415
     from mmseg.registry import DATASETS  # noqa: PLC0415
 
     from transfer.labels import set_labels  # noqa: PLC0415
 
-    monkeypatch.setattr(label_maps, "LOOKED_THROUGH", 2)
+    right = (ade20k / "annotations/training/00001.png").read_bytes()
     for content, words in ((drawn("L", 99), "holds the label 99"), (drawn("L", 2, (8, 8)), "has 8 x 8 pixels and its image")):
-        put(content, ade20k / "annotations/training/00001.png")
+        put(right, ade20k / "annotations/training/00001.png")
         found, config = prepared("ade20k", ade20k, configs, tmp_path / "out")
-        assert found.lines[-1].startswith("4 of 5 label maps")
-        set_labels(config, 11)
+        assert found.lines[-1].startswith("5 label maps")
+        set_labels(config, 11, found.rule)
+        put(content, ade20k / "annotations/training/00001.png")
         init_default_scope("mmseg")
         config.train_dataloader.dataset.indices = None
         rows = DATASETS.build(config.train_dataloader.dataset)
@@ -393,7 +402,7 @@ def test_a_run_goes_on_with_the_labels_that_it_began_with(tmp_path: Path) -> Non
     for _ in range(2):
         data.same_as_before(tmp_path, labels, write=True)
     for other in ({"classes": 11, "void_labels": [255]}, {"classes": 12, "void_labels": [0, 255]}):
-        with pytest.raises(UserError, match=r"was trained with other labels .*give the same --zero"):
+        with pytest.raises(UserError, match=r"was trained with other labels .*give the same --background"):
             data.same_as_before(tmp_path, other, write=True)
     (tmp_path / "labels.json").write_text("{")
     data.same_as_before(tmp_path, labels, write=True)
@@ -405,36 +414,38 @@ def test_own_classes_of_label_maps(name: str, text: str, ade20k: Path, tmp_path:
     for path in (ade20k / "annotations").rglob("*.png"):
         Image.fromarray(np.asarray(Image.open(path)) % 4).save(path)
     (ade20k / name).write_text(text)
-    found, config = prepared("ade20k", ade20k, configs, tmp_path / "out")
+    with pytest.raises(UserError, match=r"lists classes: give --background 0 if label 0 is void and label 1 is cat"):
+        prepared("ade20k", ade20k, configs, tmp_path / "out")
+    flags = {"maps": MapFlags("0")}
+    found, config = prepared("ade20k", ade20k, configs, tmp_path / "out", **flags)
     assert config.model.decode_head.num_classes == config.model.auxiliary_head.num_classes == 3 == found.protocol["classes"]
     assert config.test_dataloader.dataset.metainfo["classes"] == ("cat", "dog", "fish") and "cat, dog, fish" in found.lines[0]
     drawn("L", 4).save(ade20k / TRAIN)
-    with pytest.raises(WorkError, match=r"00000.png holds the label 4, and there are 3 classes"):
-        prepared("ade20k", ade20k, configs, tmp_path / "out")
+    with pytest.raises(WorkError, match=r"00000.png holds the label 4, and there are 3 classes .* --ignore 4 if it is void"):
+        prepared("ade20k", ade20k, configs, tmp_path / "out", **flags)
 
 
 @pytest.mark.parametrize("text", [b"", b"cat\n", b"cat\ncat\n", b"\xff\xfe\n", b"\n".join(b"%d" % n for n in range(300))])
 def test_lists_of_classes_that_are_none(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes(text)
     with pytest.raises(WorkError, match=r"classes.txt"):
-        label_maps.class_names(tmp_path)
+        class_list(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", '{"a": 1}', "[1, 2]", '["a", ""]', "3"])
 def test_lists_of_classes_that_are_no_json(text: str, tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text(text)
     with pytest.raises(WorkError, match=r"classes.json"):
-        label_maps.class_names(tmp_path)
+        class_list(tmp_path)
 
 
 def test_files_that_are_no_images_are_counted_and_folders_below_refused(
     ade20k: Path, tmp_path: Path, configs: dict[str, Any]
 ) -> None:
     folder = ade20k / "images" / "training"
-    (folder / "b.JPG").write_bytes((folder / "00000.jpg").read_bytes())
     (folder / "._00000.jpg").write_bytes(b"")
     found, _ = prepared("ade20k", ade20k, configs, tmp_path / "out")
-    assert "images/training: 3 images (2 files are not used, no .jpg, the first is ._00000.jpg)" in found.lines
+    assert found.lines[0].endswith("none left out (1 files are not used, no pictures, the first is ._00000.jpg)")
     (folder / "more").mkdir()
     (folder / "00000.jpg").rename(folder / "more" / "00000.jpg")
     for look in (lambda: prepared("ade20k", ade20k, configs, tmp_path / "out"), lambda: segmented(ade20k)):
@@ -456,15 +467,16 @@ def test_images_are_turned_as_their_maps_are(tmp_path: Path) -> None:
 # ---- the number ----
 
 
-@pytest.mark.parametrize("zero", ["void", "class"])
-def test_miou_is_that_of_a_slow_count_that_leaves_255_out(zero: label_maps.Zero) -> None:
+@pytest.mark.parametrize("background", ["0", "none"])
+def test_miou_is_that_of_a_slow_count_that_leaves_255_out(background: str) -> None:
+    rule = rule_of(background)
     generator = np.random.default_rng(0)
     values = generator.choice(np.array([0, 1, 2, 3, 5, 255], dtype=np.uint8), size=(3, SIDE, SIDE))
     said = generator.integers(6, size=values.shape)
     confusion = segment.Confusion(6)
-    labels = torch.stack([segment.label_view(one, SIDE, zero) for one in values])
+    labels = torch.stack([segment.label_view(one, SIDE, rule) for one in values])
     confusion.add(torch.from_numpy(said), labels)
-    first, of_class = (1 if zero == "void" else 0), []
+    first, of_class = rule.first, []
     known = [
         (int(value) - first, int(answer))
         for value, answer in zip(values.ravel(), said.ravel(), strict=True)
@@ -504,7 +516,10 @@ def test_the_probe_says_it_measures_it_and_records_it(
     flags += ["--batch-size", "1", "--out", str(tmp_path / "r.json")]
     drawn("L", 255).save(ade20k / TRAIN)  # one image of no label, a batch of its own
     assert run_command(segment.main, flags) == DONE
-    assert "0 is void, as in ADE20K; --zero class if it is a class (0.0 % of the pixels); 255 is void" in capsys.readouterr().out
+    assert (
+        "0 is void, as in ADE20K; --background none if it is a class (0.0 % of the pixels); 255 is void"
+        in capsys.readouterr().out
+    )
     protocol = json.loads((tmp_path / "r.json").read_text())["protocol"]
     assert protocol["void_labels"] == [0, 255] and protocol["classes"] <= 11
     for path in (ade20k / "annotations").rglob("*.png"):

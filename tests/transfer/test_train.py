@@ -163,7 +163,7 @@ def test_what_is_missing_is_named_before_anything_is_trained(
     assert "the config is for vit_small" in said("--task", "coco", "--data", coco, *ckpt, "--config", "cascade_vits16_1x")
     assert "give KEY=VALUE" in said("--task", "coco", *ckpt, "--cfg-options", "train_cfg.max_epochs")
     assert "there is no checkpoint at" in said("--task", "coco", "--ckpt", tmp_path / "none.pth")
-    assert "--zero is for ade20k" in said("--task", "coco", *ckpt, "--zero", "void")
+    assert "--background is for ade20k" in said("--task", "coco", *ckpt, "--background", "0")
     assert "--multi-scale is for ade20k" in said("--task", "coco", *ckpt, "--multi-scale")
     assert "give rows and columns" in said("--task", "coco", *ckpt, "--cfg-options", "model.backbone.grid=0,5")
     assert "unexpected keyword argument 'gird'" in said("--task", "coco", *ckpt, "--cfg-options", "model.backbone.gird=3,5")

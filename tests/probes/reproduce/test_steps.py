@@ -31,6 +31,7 @@ from tests.support import drawn_world, networks, outlined
 from tests.support.modules import command_module
 from tests.support.networks import write_moved
 from transfer import data as dense
+from transfer import scenes
 from transfer.train import CONFIGS
 
 TWO_HEADS = Architecture("vit", 8, 32, 3, 128, 2, 2, init="fan_in")
@@ -216,7 +217,7 @@ def test_the_whole_plan_runs_in_an_order_in_which_every_step_finds_what_it_reads
             if options.task == "coco":
                 assert all(part.content["images"] for part in dense.coco_layout.find(options.data, dense.Given()).values())
             else:
-                assert not [name for part in dense.ADE20K for name in dense._missing_of_ade20k(options.data, part)]
+                assert all(scenes._pairs(options.data, folder).images for folder in scenes.ADE20K.values())
         if words[1] == "probes.linear":
             options.out.with_name(f"{options.out.stem}_head.safetensors").write_bytes(b"the head")
         ran[place.name] = options
