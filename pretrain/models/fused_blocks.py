@@ -174,10 +174,13 @@ MOST_APART = 0.05
 """Of a trial: how far tokens and gradients may be from the plain blocks', as a share of the largest value (16 bits: 0.004)."""
 
 
-def compare(block: Any, kind: torch.dtype) -> None:
-    """Compute one block both ways on drawn tokens, with gradients. Raises RuntimeError where they differ."""
+def compare(block: Any, kind: torch.dtype) -> float:
+    """Compute one block both ways on drawn tokens, with gradients; how far they are apart, as a share of the largest value.
+
+    Raises RuntimeError where that is more than roundings.
+    """
     device, width = block.norm1.weight.device, len(block.norm1.weight)
-    given = torch.randn(sum(images * tokens for images, tokens in TRIAL), width, device=device)
+    given, wanted = (torch.randn(sum(images * tokens for images, tokens in TRIAL), width, device=device) for _ in range(2))
     factors = torch.tensor([0.0, 1.0, 1.25] * 6, device=device)[:16].view(1, 2, 8)
     learns = [parameter.requires_grad for parameter in block.parameters()]
     block.requires_grad_(True)
@@ -189,16 +192,17 @@ def compare(block: Any, kind: torch.dtype) -> None:
                 made = through([block], norm, x, TRIAL, factors, None, kind) if fused else norm(
                     packed_blocks.run(block, x, TRIAL, factors[0], recompute_activations=False)
                 )  # fmt: skip
-            gradients = torch.autograd.grad(made.float().square().sum(), [x, *block.parameters()])
-            found.append([made, *gradients])
+            gradients = torch.autograd.grad((made.float() * wanted).sum(), [x, *block.parameters()])
+            found.append([made.detach(), *gradients])
     finally:
-        for parameter, wanted in zip(block.parameters(), learns, strict=True):
-            parameter.requires_grad_(wanted)
+        for parameter, learnt in zip(block.parameters(), learns, strict=True):
+            parameter.requires_grad_(learnt)
     pairs = zip(*found, strict=True)
     apart = torch.stack([(ours - plain).abs().max() / plain.abs().max().clamp(min=1e-9) for ours, plain in pairs])
     most = float(apart.max())
     if not most <= MOST_APART:
         raise RuntimeError(f"they are {100 * most:.1f} % of the largest value away from the plain blocks")
+    return most
 
 
 class AddNorm(torch.autograd.Function):

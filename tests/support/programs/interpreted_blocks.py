@@ -89,6 +89,19 @@ def main() -> None:
             got = found[1][key]
             assert wanted is not None and got is not None and got.shape == wanted.shape and wanted.any()
             print(f"{name}, {key}: {((got - wanted).abs().max() / wanted.abs().max()).item():.2e}")
+    trial()
+
+
+def trial() -> None:
+    """What a GPU does before the first step, in bf16: with these kernels, and with one that is wrong."""
+    block, module = PackedBlock(64, 1, qkv_bias=True), fused_blocks.kernels
+    print(f"trial: {fused_blocks.compare(block, torch.bfloat16):.2e}")
+    right = module.add_norm_backward
+    module.add_norm_backward = lambda *given: (right(*given)[0] * 1.2, *right(*given)[1:])
+    try:
+        fused_blocks.compare(block, torch.bfloat16)
+    except RuntimeError as error:
+        print(f"wrong kernel, {error}: 1")
 
 
 if __name__ == "__main__":
