@@ -274,8 +274,18 @@ def check_sizes(file: Path, folder: Path, content: Mapping[str, Any], most: int)
     """Raise WorkError where an image, of at most so many spread over all, has another size than its entry says."""
     images = content["images"]
     for number in range(0, len(images), max(1, -(-len(images) // most))):
-        image = images[number]
-        size = label_maps.side_lengths(folder / image["file_name"])
-        if size != (image["width"], image["height"]):
-            said, name = f"{image['width']} x {image['height']}", folder / image["file_name"]
-            raise WorkError(f"{file} says {said} pixels for {name}, which has {size[0]} x {size[1]}: boxes would not fit")
+        image, path = images[number], folder / images[number]["file_name"]
+        refuse_size(file, path, (image["width"], image["height"]), label_maps.side_lengths(path))
+
+
+def refuse_size(file: Path, path: Path, said: tuple[int, int], found: tuple[int, int]) -> None:
+    """Raise WorkError where an image as it is seen, turned by its EXIF, has another width or height than its entry says."""
+    if said == found:
+        return
+    why = ""
+    if said == found[::-1]:
+        why = " (the file describes the picture as it is stored, without the turn of its EXIF)"
+    elif abs(said[0] * found[1] - said[1] * found[0]) <= max(*said, *found):
+        why = " (the images were scaled and the file was not)"
+    sizes = f"{said[0]} x {said[1]} pixels for {path}, which has {found[0]} x {found[1]}"
+    raise WorkError(f"{file} says {sizes}{why}: boxes would not fit")

@@ -15,6 +15,7 @@ from transfer import annotations as json_of_coco
 from transfer import coco_layout, scenes
 from transfer.coco_boxes import without_masks
 from transfer.coco_layout import Given
+from transfer.coco_used import left_out
 from transfer.scenes import PARTS, MapFlags
 
 UNTYPED = MapFlags()
@@ -79,7 +80,9 @@ def _look_through_coco(root: Path, config: Any, out: Path, given: Given) -> Foun
     names = _take_classes(config, list(found["train"][1].classes.values()))
     if names is not None:
         lines.append(f"classes of the annotations, not the config's: {len(names)} ({', '.join(names)[:200]})")
+    wanted = list(config.train_dataloader.dataset.get("metainfo", {}).get("classes", ())) or list(coco_classes())
     for name, (_, one) in found.items():
+        lines += left_out(name, config[f"{name}_dataloader"].dataset, one.content, wanted)
         if one.changed or not parts[name].published(root, name):
             _use(config, name, _written(out, name, one.content), parts[name].images)
     protocol: dict[str, Any] = {"classes": len(config.train_dataloader.dataset.get("metainfo", {}).get("classes", ())) or 80}
@@ -100,11 +103,18 @@ def _take_classes(config: Any, names: list[str]) -> list[str] | None:
     dataset = config.train_dataloader.dataset
     wanted = list(dataset.get("metainfo", {}).get("classes", ())) or list(coco_classes())
     if set(wanted) <= set(names):
+        ordered = [name for name in names if name in set(wanted)]
+        if ordered != wanted:  # the toolbox numbers classes in the order of the file
+            _name_classes(config, ordered)
         return None
-    for part in PARTS:
-        config[part].dataset.metainfo = {"classes": tuple(names)}
+    _name_classes(config, names)
     scenes.set_num_classes({name: part for name, part in config.model.items() if name != "rpn_head"}, len(names))
     return names
+
+
+def _name_classes(config: Any, names: list[str]) -> None:
+    for part in PARTS:
+        config[part].dataset.metainfo = {"classes": tuple(names)}
 
 
 def coco_classes() -> tuple[str, ...]:

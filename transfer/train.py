@@ -7,6 +7,7 @@ import contextlib
 import copy
 import importlib
 import json
+import math
 import os
 import sys
 import time
@@ -42,6 +43,8 @@ METRICS = {
     "ade20k": {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "miou_ms": "ms_mIoU", "macc_ms": "ms_mAcc"},
 }
 """Our names for the toolboxes' numbers."""
+HEADLINES = {"coco": ("box_ap", "mask_ap"), "ade20k": ("miou",)}
+"""The numbers without which there is no record."""
 LOADERS = (("train", "train"), ("val", "test"))
 """Our names for the parts of the data, and the runner's."""
 TABLES = {"coco": "T6a_dense_small", "ade20k": "T6a_dense_small"}
@@ -187,6 +190,7 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     from transfer.backbone import try_out, widths  # noqa: PLC0415
 
     toolboxes()
+    from transfer.coco_images import set_images  # noqa: PLC0415
     from transfer.labels import set_labels  # noqa: PLC0415
     from transfer.pictures import set_backend  # noqa: PLC0415
 
@@ -221,10 +225,12 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     if options.task == "ade20k":
         set_labels(config, num_classes(config), found.rule)
     set_backend(config)
+    if options.task == "coco":
+        set_images([config[loader].dataset for loader in data.PARTS])
     config.randomness = {"seed": options.seed}
     last = resume.newest(Path(config.work_dir))
     config.resume, config.load_from = last is not None, None if last is None else str(last)
-    mine = [{"type": "WeightsHook", "random": options.from_scratch}, {"type": "ShowHook", "count": SHOWN}]
+    mine = [{"type": "WeightsHook", "random": options.from_scratch}, {"type": "WatchHook"}, {"type": "ShowHook", "count": SHOWN}]
     config.custom_hooks = [*config.get("custom_hooks", []), *mine]
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         if device == "cpu":
@@ -287,7 +293,7 @@ def run(options: TransferOptions) -> int:
     from mmengine.model import revert_sync_batchnorm  # noqa: PLC0415
     from mmengine.runner import Runner  # noqa: PLC0415
 
-    from transfer import hooks  # noqa: F401, PLC0415 (it registers itself)
+    from transfer import hooks, watching  # noqa: F401, PLC0415 (they register themselves)
 
     ratio, stack = state_the_rate(config), contextlib.ExitStack()
     if os.environ.get("RANK", "0") == "0":  # MMEngine has not joined the processes yet
@@ -360,6 +366,7 @@ def report(
     if options.task == "coco":  # -1 where there is nothing of that size
         found = {name: 100 * value for name, value in found.items() if value >= 0}
     out = Path(config.work_dir)
+    refuse_without(found, [name for name in HEADLINES[options.task] if name != "mask_ap" or "heads" not in config.of_data])
     protocol = {
         "config": Path(config.filename).stem,
         "from_scratch": options.from_scratch,
@@ -386,6 +393,16 @@ def report(
     )
     terminal.say(json.dumps({name: round(value, 2) for name, value in found.items()}))
     terminal.say(f"predictions drawn in {out}/predictions, record in {out}/results/transfer_{options.task}.json")
+
+
+def refuse_without(found: Mapping[str, float], names: Sequence[str]) -> None:
+    """Raise WorkError where one of the numbers that a record is for is not there, or is not finite."""
+    missing = [name for name in names if not math.isfinite(found.get(name, math.nan))]
+    if missing:
+        what = "nothing was found in any test image, or there is nothing to find"
+        raise WorkError(
+            f"the test has no {' and no '.join(missing)} ({what}): no record is written; train longer, or look at the data"
+        )
 
 
 def record_path(config: Any, options: TransferOptions) -> Path:
