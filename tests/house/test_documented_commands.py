@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import torchvision
-import tyro
 
-from checkpoints import zoo
+from checkpoints import sections, zoo
 from checkpoints.cli import DONE, run_command
 from pretrain.sample import classification
 from pretrain.setup.plan import plan_of
@@ -98,14 +97,12 @@ class Read(BaseException):
 
 def options_of(command: Command, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What a command's flags say. A flag that does not exist or has a wrong value ends the command instead."""
-    cli = tyro.cli
+    parsed = sections.parsed
 
-    def stop(*arguments: Any, **more: Any) -> Any:
-        if more.get("return_unknown_args"):  # only what chooses the recipe
-            return cli(*arguments, **more)
-        raise Read(cli(*arguments, **more))
+    def stop(*arguments: Any) -> Any:
+        raise Read(parsed(*arguments))
 
-    monkeypatch.setattr(tyro, "cli", stop)
+    monkeypatch.setattr(sections, "parsed", stop)
     try:
         arguments = ["0" if word == "N" else word for word in command.arguments]
         code = run_command(importlib.import_module(command_module(command.module)).main, arguments)
