@@ -86,6 +86,7 @@ BOUNDS: dict[str, Bounds] = {
     "head_bottleneck_dim": Bounds(1, 2**20),
     "head_hidden_dim": Bounds(1, 2**20),
     "head_scale": Bounds(0, 1e6),
+    "held_out": Bounds(0, 100, above=True, below=True),
     "images": COUNT,
     "input_size": PIXELS,
     "k": COUNT,

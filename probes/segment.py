@@ -1,7 +1,8 @@
 """Segmentation by frozen patch tokens, without OpenMMLab: `python -m probes.segment --ckpt runs/sample`.
 
-`--head linear`: one linear layer on the normed patch tokens of the last four blocks (paper App. C has four taps of twelve),
-logits resized to the labels. `--head knn`: each patch is classified by the nearest patches of the training images, as
+Whole images, in sliding windows, at the size of their label maps. `--head linear`: one linear layer on the normed patch tokens of
+the last four blocks (paper App. C has four taps of twelve), its learning rate chosen on held-out training images, never on test
+images. `--head knn`: each patch is classified by the nearest patches of the training images, as
 `probes.knn` does for images. Mean intersection over union (mIoU) over the classes that occur in labels or predictions, as
 MMSegmentation counts in `transfer`; 255 is void, and so is 0 unless `--background none` (`probes/shared/label_rule.py`).
 
@@ -10,8 +11,9 @@ b images, n patches, d width of the features, k classes, s side of an image.
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,11 +26,12 @@ from torch import Tensor, nn
 
 from checkpoints import terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
+from pretrain.batches import color_ops
 from pretrain.evaluate import finite, knn, views
 from pretrain.models.backbone import Backbone
 from pretrain.models.measured import require
 from pretrain.sample import dense as sample_dense
-from probes.shared import label_files, label_maps, label_rule
+from probes.shared import label_files, label_maps, label_rule, windows
 from probes.shared import record as results
 from probes.shared.label_maps import Survey, stored
 from probes.shared.label_rule import AS_ADE20K, NOTHING, Rule
@@ -36,6 +39,7 @@ from probes.shared.subject import Frozen, made_ready, open_frozen, untrained
 
 FOLDERS = {"train": ("images/training", "annotations/training"), "val": ("images/validation", "annotations/validation")}
 BLOCKS = 4
+SHARP: dict[str, dict[str, bool]] = {"bilinear": {"align_corners": False}}
 PATCHES_OF_AN_IMAGE = 64
 """Number of an image's patches in the bank of --head knn."""
 
@@ -60,15 +64,17 @@ class SegmentOptions:
     key: Literal["teacher", "student"] = "teacher"
     """Network of the checkpoint."""
     size: int | None = None
-    """Pixels of a side: the shorter side is resized to it, the centre is cut out (default: 128 for the sample, else 512)."""
+    """Pixels of a window's side: images' shorter side is resized to it (default: 128 for the sample, else 512)."""
     epochs: int = 10
     """linear: passes over the training images."""
     lr: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
-    """linear: peak learning rates of AdamW (cosine to zero), a layer each; the best on the test images counts, all are said."""
+    """linear: peak learning rates of AdamW (cosine to zero); the best on held-out training images is trained again on all."""
+    held_out: float = 20.0
+    """linear: percentage of the training images on which the learning rate is chosen, where there are several."""
     k: int = 20
     """knn: number of neighbours."""
     batch_size: int = 16
-    """Images a step."""
+    """Windows a step."""
     images: int | None = None
     """Use only so many training images."""
     baseline: bool = False
@@ -87,7 +93,7 @@ class Labelled(NamedTuple):
 
 
 class Set(NamedTuple):
-    """Both parts, the side that images are cut to, how labels are read, and the classes' names where the data has some."""
+    """Both parts, the side of windows, how labels are read, and the classes' names where the data has some."""
 
     train: Labelled
     val: Labelled
@@ -129,10 +135,13 @@ def _listed(root: Path, part: str, options: SegmentOptions) -> Labelled:
     return Labelled([*found.images[:most]], [*found.labels[:most]])
 
 
-def view(pixels: Path | np.ndarray, backbone: Backbone, size: int) -> Float[Tensor, "c s s"]:
-    """An image as the probes see it, turned by its EXIF orientation as its label map is."""
+def view(pixels: Path | np.ndarray, backbone: Backbone, size: int) -> Float[Tensor, "c h w"]:
+    """A whole image, its shorter side resized to `size`, turned by its EXIF orientation as its label map is."""
     array = np.asarray(_turned(pixels).convert("RGB")) if isinstance(pixels, Path) else pixels
-    return views.evaluation_view(array, size, size, mean=backbone.shape.mean, std=backbone.shape.std)
+    wide, _, _ = views.evaluation_box(array.shape[1], array.shape[0], size, size)
+    resized = np.asarray(Image.fromarray(array).resize(wide, Image.Resampling.BICUBIC))
+    planes = torch.from_numpy(resized.copy()).permute(2, 0, 1)[None].float() / 255
+    return color_ops.normalise(planes, backbone.shape.mean, backbone.shape.std)[0]
 
 
 def _turned(path: Path) -> Image.Image:
@@ -144,35 +153,43 @@ def _turned(path: Path) -> Image.Image:
         raise UserError(f"{path} cannot be used (its EXIF: {type(error).__name__}): fetch it again") from error
 
 
-def label_view(labels: Path | np.ndarray, size: int, rule: Rule = AS_ADE20K) -> Int[Tensor, "s s"]:
-    """The label map in the image's view, by nearest neighbour; classes from 0, NOTHING for void."""
+def label_view(labels: Path | np.ndarray, size: int | None, rule: Rule = AS_ADE20K) -> Int[Tensor, "h w"]:
+    """The label map in the image's view, by nearest neighbour, or as it is; classes from 0, NOTHING for void."""
     image = Image.fromarray(label_maps.read(labels, rule.colours) if isinstance(labels, Path) else labels)
-    wide, left, upper = views.evaluation_box(*image.size, size, size)
-    array = np.asarray(image.resize(wide, Image.Resampling.NEAREST))[upper : upper + size, left : left + size]
-    return torch.from_numpy(label_maps.numbered(array, rule).astype(np.int64))
+    if size is not None:
+        image = image.resize(views.evaluation_box(*image.size, size, size)[0], Image.Resampling.NEAREST)
+    return torch.from_numpy(label_maps.numbered(np.asarray(image), rule).astype(np.int64))
 
 
-def batches(
-    part: Labelled, order: Sequence[int], backbone: Backbone, size: int, count: int, rule: Rule = AS_ADE20K
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features [b, n, d] and labels [b, s, s], batch by batch. Raises WorkError naming an image whose are not finite."""
-    device = next(backbone.parameters()).device
-    for start in range(0, len(order), count):
-        some = order[start : start + count]
-        crops = torch.stack([view(part.pixels[number], backbone, size) for number in some]).to(device)
-        labels = torch.stack([label_view(part.labels[number], size, rule) for number in some]).to(device)
-        features = patch_features(backbone, crops)
-        yield finite.checked(features, backbone, _named(part, some)), labels
+class Seen(NamedTuple):
+    """An image's windows: features, where they lie, and the size of the resized image."""
+
+    features: Float[Tensor, "w n d"]
+    where: list[tuple[int, int]]
+    height: int
+    width: int
 
 
-def _named(part: Labelled, numbers: Sequence[int]) -> Callable[[int], str]:
-    """The names of a batch's images by their rows."""
+def seen(part: Labelled, number: int, backbone: Backbone, size: int, count: int) -> Seen:
+    """Features of all windows of an image, `count` at a time. Raises WorkError naming an image whose are not finite."""
+    whole = view(part.pixels[number], backbone, size).to(next(backbone.parameters()).device)
+    where = windows.corners(whole.shape[1], whole.shape[2], size)
+    crops = torch.stack([whole[:, upper : upper + size, left : left + size] for upper, left in where])
+    features = torch.cat([patch_features(backbone, some) for some in crops.split(count)])
+    return Seen(finite.checked(features, backbone, lambda _: _name(part, number)), where, whole.shape[1], whole.shape[2])
 
-    def name(row: int) -> str:
-        pixels = part.pixels[numbers[row]]
-        return str(pixels) if isinstance(pixels, Path) else f"image {numbers[row]}"
 
-    return name
+def windows_of_labels(
+    part: Labelled, number: int, where: Sequence[tuple[int, int]], size: int, rule: Rule
+) -> Int[Tensor, "w s s"]:
+    """The labels of an image's windows."""
+    labels = label_view(part.labels[number], size, rule)
+    return torch.stack([labels[upper : upper + size, left : left + size] for upper, left in where])
+
+
+def _name(part: Labelled, number: int) -> str:
+    pixels = part.pixels[number]
+    return str(pixels) if isinstance(pixels, Path) else f"image {number}"
 
 
 @torch.no_grad()
@@ -207,49 +224,104 @@ class Confusion:
         return {"miou": 100 * iou.mean().item(), "macc": 100 * accuracy.mean().item(), "aacc": 100 * aacc.item()}
 
 
-def by_linear(backbone: Backbone, data: Set, options: SegmentOptions, classes: int) -> dict[str, Confusion]:
-    """Train a linear layer for each learning rate on the same features, then count their predictions.
+class Measured(NamedTuple):
+    """Counts on the test images, the setting they are of, and the mIoU of every setting that was tried on held-out images."""
 
-    Layers whose logits are not finite are left out. Raises WorkError where all are, or features are beyond float16.
+    setting: str
+    confusion: Confusion
+    tried: dict[str, float]
+
+
+Scores = Callable[[Tensor], Tensor]
+"""Scores of the classes [w, k, side, side] from features of windows [w, n, d]."""
+
+
+@torch.no_grad()
+def add_whole(confusion: Confusion, one: Seen, labels: Tensor, scores: Scores, size: int, mode: str) -> bool:
+    """Count the answers for one image at the size of its label map; whether all scores are finite."""
+    every = F.interpolate(scores(one.features), size=(size, size), mode=mode, **SHARP.get(mode, {}))
+    whole = windows.joined(every, one.where, one.height, one.width)
+    answers = F.interpolate(whole[None], size=labels.shape, mode=mode, **SHARP.get(mode, {}))[0]
+    confusion.add(answers.argmax(dim=0)[None].cpu(), labels[None])
+    return bool(answers.isfinite().all())
+
+
+def by_linear(backbone: Backbone, data: Set, options: SegmentOptions, classes: int) -> Measured:
+    """A linear layer on patch tokens, its learning rate chosen on held-out training images, then trained on all of them.
+
+    Rates whose layers are not finite are left out. Raises WorkError where all are, or features are beyond float16.
     """
+    known = []
+    for number in range(len(data.train.pixels)):
+        one = seen(data.train, number, backbone, data.size, options.batch_size)
+        one = one._replace(features=_halved(one.features))
+        known.append((one, windows_of_labels(data.train, number, one.where, data.size, data.rule).to(torch.uint8)))
+    held, tried = held_out(len(known), options), dict[str, float]()
+    if held:
+        heads = fit([one for number, one in enumerate(known) if number not in held], options, options.lr, classes, data.size)
+        for head, lr in zip(heads, options.lr, strict=True):
+            confusion, sound = Confusion(classes), True
+            for number in sorted(held):
+                labels = label_view(data.train.labels[number], None, data.rule)
+                sound &= add_whole(confusion, known[number][0], labels, head, data.size, "bilinear")
+            if sound:
+                tried[f"lr {lr:g}"] = confusion.metrics()["miou"]
+            else:
+                terminal.say(f"excluded, not finite: lr {lr:g}")
+        if not tried:
+            raise WorkError("no learning rate gave finite weights: give a smaller --lr")
+    best = max(options.lr, key=lambda lr: tried.get(f"lr {lr:g}", -1.0))
+    head, confusion = fit(known, options, (best,), classes, data.size)[0], Confusion(classes)
+    for number in range(len(data.val.pixels)):
+        one = seen(data.val, number, backbone, data.size, options.batch_size)
+        labels = label_view(data.val.labels[number], None, data.rule)
+        if not add_whole(confusion, one, labels, head, data.size, "bilinear"):
+            raise WorkError("no learning rate gave finite weights: give a smaller --lr")
+    return Measured(f"lr {best:g}", confusion, tried)
+
+
+def held_out(images: int, options: SegmentOptions) -> set[int]:
+    """The training images on which the learning rate is chosen; none where there is one rate. Raises UserError for one image."""
+    if len(options.lr) == 1:
+        return set()
+    if images < 2:
+        raise UserError("one training image has no part to choose the learning rate on: give one --lr, or more images")
+    count = min(max(1, round(images * options.held_out / 100)), images - 1)
+    return set(torch.randperm(images, generator=torch.Generator().manual_seed(options.seed))[:count].tolist())
+
+
+def fit(
+    known: Sequence[tuple[Seen, Tensor]], options: SegmentOptions, rates: Sequence[float], classes: int, size: int
+) -> list[Scores]:
+    """Train a layer for each rate on the windows of these images; what scores with each."""
     torch.manual_seed(options.seed)
-    device = next(backbone.parameters()).device
-    cached = [(_halved(features), labels) for features, labels in _in_order(data, "train", backbone, options)]
-    mean, spread = _scale(cached)
-    heads = [nn.Linear(len(mean), classes).to(device) for _ in options.lr]
-    groups = [{"params": head.parameters(), "lr": lr} for head, lr in zip(heads, options.lr, strict=True)]
+    rows = [(features, labels) for one, its in known for features, labels in zip(one.features, its, strict=True)]
+    device = rows[0][0].device
+    some = torch.cat([features.float() for features, _ in rows[: 20 * options.batch_size]])
+    mean, spread = some.mean(dim=0), some.std(dim=0) + 1e-6
+    heads = [nn.Linear(len(mean), classes).to(device) for _ in rates]
+    groups = [{"params": head.parameters(), "lr": lr} for head, lr in zip(heads, rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * len(cached))
+    rows = [row for row in rows if (row[1] != NOTHING).any()]  # the mean over no pixel is not a number
+    if not rows:
+        raise WorkError("no pixel of the training images has a label: there is nothing to learn")
+    steps = options.epochs * -(-len(rows) // options.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
-    def logits(head: nn.Linear, features: Tensor, size: int) -> Tensor:
+    def scores(head: nn.Linear, features: Tensor) -> Tensor:
         side = round(features.shape[1] ** 0.5)
-        answers = head((features.float() - mean) / spread).transpose(1, 2).unflatten(2, (side, side))
-        return F.interpolate(answers, size=(size, size), mode="bilinear", align_corners=False)
+        return head((features.float() - mean) / spread).transpose(1, 2).unflatten(2, (side, side))
 
-    if not any((labels != NOTHING).any() for _, labels in cached):
-        raise WorkError("no pixel of the training images, cut to --size, has a label: there is nothing to learn")
     for _ in range(options.epochs):
-        for number in torch.randperm(len(cached)).tolist():
-            features, labels = cached[number]
-            if not (labels != NOTHING).any():  # the mean over no pixel is not a number
-                continue
-            every = [F.cross_entropy(logits(head, features, data.size), labels, ignore_index=NOTHING) for head in heads]
+        for batch in torch.randperm(len(rows)).split(options.batch_size):
+            features, labels = (torch.stack(kind).to(device) for kind in zip(*(rows[number] for number in batch), strict=True))
+            every = [F.interpolate(scores(head, features), size=(size, size), mode="bilinear") for head in heads]
+            losses = [F.cross_entropy(logits, labels.long(), ignore_index=NOTHING) for logits in every]
             optimizer.zero_grad()
-            torch.stack(every).sum().backward()
+            torch.stack(losses).sum().backward()
             optimizer.step()
             schedule.step()
-    found, lost = {f"lr {lr:g}": Confusion(classes) for lr in options.lr}, set[str]()
-    with torch.no_grad():
-        for features, labels in _in_order(data, "val", backbone, options):
-            for head, (name, confusion) in zip(heads, found.items(), strict=True):
-                answers = logits(head, features, data.size)
-                lost |= set() if answers.isfinite().all() else {name}
-                confusion.add(answers.argmax(dim=1), labels)
-    if lost:
-        terminal.say(f"excluded, not finite: {', '.join(sorted(lost))}")
-    if len(lost) == len(found):
-        raise WorkError("no learning rate gave finite weights: give a smaller --lr")
-    return {name: confusion for name, confusion in found.items() if name not in lost}
+    return [partial(scores, head) for head in heads]
 
 
 def _halved(features: Tensor) -> Tensor:
@@ -261,46 +333,32 @@ def _halved(features: Tensor) -> Tensor:
     return halved
 
 
-def _in_order(
-    data: Set, which: Literal["train", "val"], backbone: Backbone, options: SegmentOptions
-) -> Iterator[tuple[Tensor, Tensor]]:
-    part: Labelled = getattr(data, which)
-    return batches(part, range(len(part.pixels)), backbone, data.size, options.batch_size, data.rule)
-
-
-def _scale(cached: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each feature."""
-    some = torch.cat([features.float().flatten(0, 1) for features, _ in cached[:20]])
-    return some.mean(dim=0), some.std(dim=0) + 1e-6
-
-
-def by_neighbours(backbone: Backbone, data: Set, options: SegmentOptions, classes: int) -> dict[str, Confusion]:
+def by_neighbours(backbone: Backbone, data: Set, options: SegmentOptions, classes: int) -> Measured:
     """Each patch by the votes of the nearest patches; a patch of the bank has the class of most of its pixels."""
     generator = torch.Generator().manual_seed(options.seed)
     bank, bank_labels = [], []
-    for features, labels in _in_order(data, "train", backbone, options):
-        majority = patch_labels(labels, round(features.shape[1] ** 0.5), classes)
-        for tokens, its in zip(features, majority, strict=True):
-            known = (its != NOTHING).nonzero()[:, 0].cpu()
-            chosen = known[torch.randperm(len(known), generator=generator)[:PATCHES_OF_AN_IMAGE]]
-            bank.append(F.normalize(tokens[chosen], dim=1))
-            bank_labels.append(its[chosen])
-    known, known_labels, confusion = torch.cat(bank), torch.cat(bank_labels), Confusion(classes)
-    if not len(known):
-        raise WorkError("no patch of the training images, cut to --size, has a label: there is nothing to learn")
-    for features, labels in _in_order(data, "val", backbone, options):
+    for number in range(len(data.train.pixels)):
+        one = seen(data.train, number, backbone, data.size, options.batch_size)
+        labels = windows_of_labels(data.train, number, one.where, data.size, data.rule).to(one.features.device)
+        its = patch_labels(labels, round(one.features.shape[1] ** 0.5), classes).flatten()
+        known = (its != NOTHING).nonzero()[:, 0].cpu()
+        chosen = known[torch.randperm(len(known), generator=generator)[:PATCHES_OF_AN_IMAGE]].to(its.device)
+        bank.append(F.normalize(one.features.flatten(0, 1)[chosen], dim=1))
+        bank_labels.append(its[chosen])
+    tokens, of_tokens, confusion = torch.cat(bank), torch.cat(bank_labels), Confusion(classes)
+    if not len(tokens):
+        raise WorkError("no patch of the training images has a label: there is nothing to learn")
+
+    def scores(features: Tensor) -> Tensor:
         side = round(features.shape[1] ** 0.5)
         queries = F.normalize(features.flatten(0, 1), dim=1)
-        answers = knn.vote(queries, known, known_labels, classes, (options.k,))[options.k][:, 0]
-        said = answers.view(len(features), 1, side, side).float()
-        confusion.add(F.interpolate(said, size=(data.size, data.size), mode="nearest")[:, 0].long(), labels)
-    return {f"k {options.k}": confusion}
+        answers = knn.vote(queries, tokens, of_tokens, classes, (options.k,))[options.k][:, 0]
+        return F.one_hot(answers.long(), classes).float().view(len(features), side, side, classes).permute(0, 3, 1, 2)
 
-
-def best_of(found: dict[str, Confusion]) -> tuple[str, dict[str, float]]:
-    """The setting with the highest mIoU, and its numbers."""
-    name = max(found, key=lambda setting: found[setting].metrics()["miou"])
-    return name, found[name].metrics()
+    for number in range(len(data.val.pixels)):
+        one = seen(data.val, number, backbone, data.size, options.batch_size)
+        add_whole(confusion, one, label_view(data.val.labels[number], None, data.rule), scores, data.size, "nearest")
+    return Measured(f"k {options.k}", confusion, {})
 
 
 def patch_labels(labels: Int[Tensor, "b s s"], side: int, classes: int) -> Int[Tensor, "b n"]:
@@ -335,6 +393,14 @@ def count_classes(data: Set) -> int:
     return len(data.names) if data.names else label_maps.count(found, data.rule)
 
 
+def _say(name: str, found: Measured, options: SegmentOptions) -> None:
+    numbers = found.confusion.metrics()
+    tried = ", ".join(f"{setting}: {value:.1f}" for setting, value in found.tried.items())
+    held = f"; mIoU on held-out training images: {tried}" if tried else ""
+    line = f"{name}: mIoU {numbers['miou']:.1f}, mAcc {numbers['macc']:.1f}, aAcc {numbers['aacc']:.1f}"
+    terminal.Console(soft_wrap=True).print(f"{line} ({options.head}, {found.setting}{held})")
+
+
 def main(arguments: Sequence[str]) -> None:
     options = parse(SegmentOptions, arguments, prog="python -m probes.segment")
     began = time.perf_counter()
@@ -353,20 +419,13 @@ def main(arguments: Sequence[str]) -> None:
         terminal.say(label_maps.line(part, one, classes, data.names))
     data = data._replace(train=_without(data.train, in_maps["training"]), val=_without(data.val, in_maps["validation"]))
     measure = by_linear if options.head == "linear" else by_neighbours
-    found = {"this checkpoint": measure(subject.backbone, data, options, classes)}
+    mine = measure(subject.backbone, data, options, classes)
+    _say("this checkpoint", mine, options)
+    record = mine.confusion.metrics() | {f"held_out_miou_{name.replace(' ', '_')}": value for name, value in mine.tried.items()}
     if options.baseline:
-        fresh = untrained(subject, options.seed).backbone
-        found["the same, untrained"] = measure(fresh, data, options, classes)
-    console = terminal.Console(soft_wrap=True)
-    for name, settings in found.items():
-        which, metrics = best_of(settings)
-        every = ", ".join(f"{setting}: {one.metrics()['miou']:.1f}" for setting, one in settings.items())
-        numbers = f"mIoU {metrics['miou']:.1f}, mAcc {metrics['macc']:.1f}, aAcc {metrics['aacc']:.1f}"
-        console.print(f"{name}: {numbers} ({options.head}, {which}; mIoU of all: {every})")
-    mine = found["this checkpoint"]
-    record = best_of(mine)[1] | {f"miou_{name.replace(' ', '_')}": one.metrics()["miou"] for name, one in mine.items()}
-    if options.baseline:
-        record["untrained_miou"] = best_of(found["the same, untrained"])[1]["miou"]
+        fresh = measure(untrained(subject, options.seed).backbone, data, options, classes)
+        _say("the same, untrained", fresh, options)
+        record["untrained_miou"] = fresh.confusion.metrics()["miou"]
     results.write(
         out,
         probe="segment",
@@ -378,6 +437,8 @@ def main(arguments: Sequence[str]) -> None:
             "size": data.size,
             "epochs": options.epochs,
             "lr": list(options.lr),
+            "lr_chosen_on": f"{options.held_out:g} % of the training images" if len(options.lr) > 1 else "one rate",
+            "tested_on": "whole images by sliding windows",
             "k": options.k,
             "key": options.key,
             "void_labels": data.rule.void,

@@ -27,7 +27,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "logistic": ("strength",),
     "cluster": ("clusters",),
     "retrieval": ("suite", "size", "multi_scale"),
-    "segment": ("head", "size", "epochs", "lr", "k", "images", "zero", "batch_size"),
+    "segment": ("head", "size", "epochs", "lr", "k", "images", "background", "ignore", "held_out", "batch_size"),
 }
 """By probe: the options that a suite may set."""
 PROTOCOL = ("crop", "resize", "limit", "seeds")

@@ -303,7 +303,7 @@ def test_features_that_are_not_finite_are_refused_wherever_they_come_about(tmp_p
         "  pictures 0": lambda: descriptors.describe(backbone, images, how),
         "frame 3": lambda: propagate.tokens(backbone, crops[:1], "frame 3"),
         "a picture": lambda: inputs.tokens(backbone, crops[:1]),
-        "image 1": lambda: next(segment.batches(part, [1], backbone, 32, 1)),
+        "image 1": lambda: segment.seen(part, 1, backbone, 32, 1),
         "image 1 of a batch": lambda: linear_head.Classifier(backbone, head).logits(crops),
         " image 1 of a batch": lambda: linear_head.linear_head(backbone, images, view, 4, 0),
     }.items():
