@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from checkpoints import places
 from checkpoints.cli import UserError, WorkError
 from probes.shared.dense_layout import COCO
-from transfer import annotations
+from transfer import annotations, coco_from_voc, coco_from_yolo
 
 NAMES = {"train": ("train",), "val": ("val", "valid", "validation")}
 FILES = (
@@ -88,7 +88,7 @@ def _part(root: Path, part: str, file: Path | None, folder: Path | None) -> Part
         names = [pattern.format(name) for name in NAMES[part] for pattern in FILES]
         found = [root / name for name in (*names, *(WHOLE if part == "train" else ())) if (root / name).is_file()]
         if not found:
-            return None
+            return _converted(root, part) if folder is None else None
         file = found[0]
     elif not file.is_file():
         raise UserError(f"--{part}-json: there is no file {file}")
@@ -111,6 +111,18 @@ def _part(root: Path, part: str, file: Path | None, folder: Path | None) -> Part
             f"{root} lacks {inside / missing[0].relative_to(folder)} (of {file.name}){more}: --{part}-images names another folder"
         )
     return Part(file, folder, content)
+
+
+def _converted(root: Path, part: str) -> Part | None:
+    """A part in VOC's or YOLO's folders, converted."""
+    whole = part == "train"
+    xmls = coco_from_voc.find(root, NAMES[part], whole=whole)
+    if xmls is not None:
+        return Part(xmls.where, xmls.images, coco_from_voc.content(xmls))
+    folders = coco_from_yolo.find(root, NAMES[part], whole=whole)
+    if folders is not None:
+        return Part(folders.labels, folders.images, coco_from_yolo.content(root, folders))
+    return None
 
 
 def _names(content: Mapping[str, Any], file: Path) -> list[str]:
