@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
+from types import TracebackType
 
 from checkpoints import placeholders
 
@@ -39,8 +40,17 @@ def prepare() -> None:
     """Before a package of ours imports anything: torch is there, and for commands the path has no part of the current folder."""
     if sys.argv[:1] == ["-m"]:  # so Python says while it looks for the module that it is to run
         sys.path[:] = absolute(sys.path)
+        sys.excepthook = shortly
     placeholders.install(os.path.join(os.path.dirname(os.path.realpath(__file__)), "start.py"))
     imported("torch")
+
+
+def shortly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An excepthook: Ctrl-C while libraries are still imported is a word, and no traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def absolute(path: list[str]) -> list[str]:

@@ -55,6 +55,8 @@ def opened(said: str) -> Loaded:
     """`hf:FOLDER`, `hf:FILE` or `hf:OWNER/NAME[@REVISION]`. Raises UserError, WorkError where it cannot be fetched."""
     what = said.removeprefix("hf:")
     path = Path(what)
+    if not what:
+        raise UserError("hf: names no model: give hf:OWNER/NAME, or hf: and a folder or a file in it")
     if path.is_dir():
         return of_folder(path, path)
     if path.is_file():

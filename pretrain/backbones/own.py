@@ -31,7 +31,7 @@ from pretrain.models.timm_vit import AnyViT
 from pretrain.models.vit import ViT
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-MOST = 2**13
+MOST, PLACE = 2**13, "place"
 CURE = "give it mean, std and size, as docs/backbones.md shows"
 
 
@@ -51,7 +51,7 @@ def opened(said: str) -> Loaded:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         made = getattr(module, function)()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{said}: {type(error).__name__}: {first_line(error)}") from error
     name = f"python:{path.name}:{function}"
     backbone = adapted(made, name, hashlib.sha256(reading.content(path)).hexdigest())
@@ -94,7 +94,7 @@ class OwnModel(Measured):
         self.preprocessing = preprocessing_of(getattr(module, "preprocessing", None), name)
         self.model: Any = module.eval()
         if next(self.parameters(), None) is None:  # which says where the network lies
-            self.place = nn.Parameter(torch.zeros(1), requires_grad=False)
+            self.register_parameter(PLACE, nn.Parameter(torch.zeros(1), requires_grad=False))
         self._name, self.origin, self._size = name, f"own {origin}", self.preprocessing.crop
         self._describe()
 

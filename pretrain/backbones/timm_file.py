@@ -1,5 +1,6 @@
 """`timm:NAME[.TAG][@FILE]`: timm's published weights of a model, or a file that holds them, loaded strictly."""
 
+import logging
 import sys
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from checkpoints import checked, layouts, nests, published, store
+from checkpoints import checked, layouts, nests, published, store, terminal
 from checkpoints.cli import UserError, WorkError
 from checkpoints.published import Contents
 from checkpoints.resolve import arch_of, pretrained_config, refuse_misfits
@@ -26,6 +27,8 @@ COMPUTED = (*layouts.COMPUTED, "relative_coords_table", "num_batches_tracked")
 def opened(said: str) -> Loaded:
     """The model. Raises UserError for a name or a tag that timm has not, and for a file that does not fit; else WorkError."""
     name, _, file = said.removeprefix("timm:").partition("@")
+    if not name:
+        raise UserError(f"{said} names no model: give timm:NAME or timm:NAME@FILE")
     arch_of(name)
     pretrained_config(name)
     anew = partial(_made, name)
@@ -46,6 +49,8 @@ def _made(name: str) -> nn.Module:
 
 def fetched(name: str) -> nn.Module:
     """timm's model with its published weights, from its cache or the Hugging Face hub. Raises WorkError without them."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings count tries; what failed is said at the end
+    terminal.say(f"timm:{name} comes from the Hugging Face hub's cache, or is fetched from there", error=True)
     timm.models.set_pretrained_check_hash(True)  # of files whose names end in one; the hub's client compares the others
     try:
         return built(name, pretrained=True)

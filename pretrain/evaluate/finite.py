@@ -30,7 +30,8 @@ def suspect(network: nn.Module) -> str:
         if not weight.isfinite().all():
             return f"the weight {name} is not"
     name = max(weights, key=lambda name: float(weights[name].max()), default="")
-    return f"its largest weight, {name}, has {float(weights[name].max()):.3g}" if name else "it has no weights"
+    largest = float(weights[name].max()) if name else 0.0
+    return f"its largest weight, {name}, has {largest:.3g}" if largest else "it has no weights but zeros"
 
 
 def of_batch(row: int) -> str:

@@ -155,7 +155,7 @@ def read(path: Path) -> Rows:
     except UserError:
         raise
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as features ({store.first_line(error)})") from error
+        raise UserError(f"{path} cannot be read as features ({store.first_line(error)}): give a file of probes.embed") from error
     if found.features.ndim != 2 or not found.features.size:
         raise UserError(f"{path} holds features of shape {list(found.features.shape)}: they must be [images, width]")
     if not len(found.names) == len(found.parts) == len(found.features):

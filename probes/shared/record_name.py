@@ -25,7 +25,8 @@ def stem(probe: str, loaded: Loaded, options: Any) -> str:
     """The name of a record without its ending. `options` is the dataclass of the command."""
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name not in ELSEWHERE}
     digest = store.checksum(json.dumps(values, sort_keys=True, default=str))[:6]
-    return f"{probe}_{plain(str(getattr(options, 'data', None) or 'sample'))}_{checkpoint(loaded)}_{digest}"
+    data = "embeddings" if getattr(options, "embeddings", None) else getattr(options, "data", None) or "sample"
+    return f"{probe}_{plain(str(data))}_{checkpoint(loaded)}_{digest}"
 
 
 def checkpoint(loaded: Loaded) -> str:

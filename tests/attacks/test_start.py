@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints import elsewhere
 from tests.support.commands import ROOT
 
 FLOORS = ("checkpoints", "pretrain", "probes", "transfer")
@@ -116,3 +117,10 @@ def test_processes_and_matplotlib_come_in_by_one_door_each() -> None:
     for what, known in doors.items():
         files = {path.name for floor in FLOORS for path in (ROOT / floor).rglob("*.py") if re.search(what, path.read_text())}
         assert files == known, what
+
+
+def test_ctrl_c_while_libraries_are_imported_is_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    """46c01a2 showed a traceback of importlib. What is no Ctrl-C is shown whole."""
+    for error in (KeyboardInterrupt(), ImportError("no torch")):
+        elsewhere.shortly(type(error), error, None)
+    assert capsys.readouterr().err == "interrupted\nImportError: no torch\n"

@@ -1,5 +1,6 @@
 """torchvision's classifiers and networks of one's own, as backbones to measure."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision import models
 
-from checkpoints.cli import UserError
+from checkpoints.cli import UserError, WorkError
+from pretrain.backbones import timm_file
 from pretrain.backbones.open import open_backbone
 from pretrain.backbones.own import adapted, known
 from pretrain.backbones.torchvision_model import TorchvisionModel
@@ -131,7 +133,33 @@ def test_code_is_run_only_where_this_call_was_told_to(tmp_path: Path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["probes.knn", "--ckpt", said])
     loaded = open_backbone(Path(said))
     assert (tmp_path / "ran").exists() and loaded.backbone.shape.arch == "python:mine.py:build"
+    file.write_text("def build():\n    raise SystemExit(0)\n")  # would end the command as if all had gone well
+    with pytest.raises(UserError, match="SystemExit"):
+        open_backbone(Path(said))
     for words, more in ((f"python:{file}:nothing", "AttributeError"), ("python:nowhere.py:build", "a file that is there")):
         monkeypatch.setattr(sys, "argv", ["probes.knn", f"--ckpt={words}"])
         with pytest.raises(UserError, match=more):
             open_backbone(Path(words))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"), [("hf:", "hf: names no model"), ("timm:", "timm: names no model"), ("timm:@a.pth", "no model")]
+)
+def test_a_scheme_without_a_name_is_one_sentence(said: str, words: str) -> None:
+    """The first version asked for a `config.json` of the current folder, or offered six of timm's models."""
+    with pytest.raises(UserError, match=f"^{said}.* names no model"):
+        open_backbone(Path(said))
+
+
+def test_timms_weights_that_cannot_be_fetched_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def offline(name: str, **_: object) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("Name or service not known\nand more")
+
+    monkeypatch.setattr(timm_file, "built", offline)
+    said = r"^timm's weights of resnet18 could not be fetched \(Name or service not known\): give a file"
+    with pytest.raises(WorkError, match=said):
+        open_backbone(Path("timm:resnet18"))
+    assert "Retrying" not in capsys.readouterr().err
