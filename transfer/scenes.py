@@ -65,7 +65,7 @@ def look_through(root: Path, config: Any, flags: MapFlags) -> Looked:
         classes = num_classes(config)
     for part, one in pairs.items():
         empty = [one.images[number].name for number in found[ADE20K[part]].empty]
-        _use(config, part, root, empty)
+        _use(config, part, root, empty, len(one.images) - len(empty))
     lines = [f"{label_maps.line(folder, found[folder], classes, names)}{pairs[part].unused}" for part, folder in ADE20K.items()]
     occur = len({number for one in found.values() for number in label_maps.classes_of(one, rule)})
     more = f", {occur} occur (--classes counted gives the heads as many outputs as there are labels)" if occur < classes else ""
@@ -113,7 +113,7 @@ def _take_names(config: Any, names: tuple[str, ...]) -> None:
     set_num_classes(config.model, len(names))
 
 
-def _use(config: Any, part: str, root: Path, left_out: list[str]) -> None:
+def _use(config: Any, part: str, root: Path, left_out: list[str], count: int) -> None:
     """Let a part's data sets be read by `IBOTScenes` (transfer/labels.py)."""
     for name in PARTS:
         if (name == "train_dataloader") == (part == "train"):
@@ -121,6 +121,8 @@ def _use(config: Any, part: str, root: Path, left_out: list[str]) -> None:
             kind = str(dataset.type).rpartition(".")[2]
             for key in ("data_prefix", "img_suffix", "seg_map_suffix"):
                 dataset.pop(key, None)
+            if isinstance(dataset.get("indices"), int) and dataset.indices > count:  # MMEngine would take them for there
+                dataset.indices = None
             dataset.update(type="IBOTScenes", like=kind, data_root=str(root), part=ADE20K[part], left_out=left_out)
 
 

@@ -167,7 +167,6 @@ def test_a_segmenter_learns_them_too(tmp_path: Path) -> None:
     set_labels(config, 2, found.rule)
     init_default_scope("mmseg")
     rows = DATASETS.build(config.test_dataloader.dataset)
-    config.train_dataloader.dataset.indices = None
     assert len(rows) == 3 and len(DATASETS.build(config.train_dataloader.dataset)) == 2
     theirs = rows[1]["data_samples"].gt_sem_seg.data[0].numpy()
     assert np.array_equal(theirs, np.where(VALUES == 2, 255, VALUES))
