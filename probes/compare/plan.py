@@ -3,12 +3,13 @@
 import functools
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from checkpoints import store
+from checkpoints import store, zoo
 from checkpoints.cli import UserError
 from checkpoints.version import __version__
 from pretrain.evaluate.views import evaluation_resize
@@ -111,6 +112,7 @@ def make(options: CompareOptions) -> Plan:
     if len(set(models)) < len(models):
         raise UserError("--ckpt names a checkpoint twice: give each once")
     data = tuple(dict.fromkeys(options.data or suite.data or ("sample",)))
+    _refuse_mistyped(models, data)
     asked: tuple[str, ...] = options.probes or tuple(suite.probes) or tuple(suites.OPTIONS)
     probes = tuple(dict.fromkeys(asked))
     protocol = protocol_of(options, suite)
@@ -125,6 +127,15 @@ def make(options: CompareOptions) -> Plan:
     if not cells:
         raise UserError(f"no probe fits: {'; '.join(unfit)}")
     return Plan(models, cells, unfit, protocol)
+
+
+def _refuse_mistyped(models: tuple[str, ...], data: tuple[str, ...]) -> None:
+    """Raise UserError for a plain path that does not exist, before anything is measured."""
+    for flag, words, known in (("--ckpt", models, set(zoo.names())), ("--data", data, {"sample"})):
+        for word in words:
+            plain = not re.search(r"[:*?\[{]", word)  # neither a scheme nor a pattern
+            if plain and word not in known and not Path(word).exists():
+                raise UserError(f"{flag} {word} is not there: give a path that exists, or a name as any probe takes it")
 
 
 def protocol_of(options: CompareOptions, suite: Suite) -> Protocol:

@@ -152,15 +152,15 @@ def test_each_cell_s_words_are_a_command_line_of_its_probe() -> None:
         "segment": segment.SegmentOptions,
     }
     for options in (
-        CompareOptions(ckpt=("x",), device="cpu", workers=0, cache=Path("c"), limit=9, seeds=2),
-        CompareOptions(ckpt=("x",), suite="sample"),
-        CompareOptions(ckpt=("x",), view="own", label_column="kind", task="classes", group="site"),
+        CompareOptions(ckpt=("timm:x",), device="cpu", workers=0, cache=Path("c"), limit=9, seeds=2),
+        CompareOptions(ckpt=("timm:x",), suite="sample"),
+        CompareOptions(ckpt=("timm:x",), view="own", label_column="kind", task="classes", group="site"),
     ):
         found = plan.make(options)
         assert {cell.probe for cell in found.cells} == set(classes)
         for cell in found.cells:
             parsed: Any = parse(classes[cell.probe], cell.words)
-            assert str(parsed.ckpt) == "x" and parsed.data == "sample" and parsed.seed == cell.seed
+            assert str(parsed.ckpt) == "timm:x" and parsed.data == "sample" and parsed.seed == cell.seed
             if cell.probe not in ("retrieval", "segment") and parsed.view == "own":
                 assert parsed.crop is None
                 continue
@@ -206,6 +206,8 @@ def test_wrong_command_lines_are_one_sentence(root: Path, tmp_path: Path, capsys
         (["--ckpt", one, "--data", one, "--probes", "segment"], "no probe fits"),
         (["--ckpt", one, "--crop", "64", "--resize", "32"], "must be at most --resize"),
         (["--ckpt", one, "--view", "own", "--crop", "64"], "leave --crop and --resize out"),
+        (["--ckpt", one, str(root / "gone.pth")], "gone.pth is not there"),
+        (["--ckpt", one, "--data", one, str(root / "tow")], "tow is not there"),
         (["--ckpt", one, "--suite", "nothing"], "or one of those that are shipped (sample)"),
     ]
     for words, said in cases:
