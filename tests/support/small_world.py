@@ -63,6 +63,7 @@ def draw_data(root: Path) -> None:
     sample.main(["--coco", str(root / "COCO"), "--ade20k", str(root / "ADEChallengeData2016"), "--count", "10", "--size", "64"])
     sample.main(["--davis", str(root / "DAVIS"), "--roxford", str(root / "REVISITED"), "--count", "10", "--size", "32"])
     sample.main(["--in9", str(root / "bg_challenge"), "--count", "18", "--size", "32"])
+    draw_scenes(root / "CAMVID")
     for name in NAMES[1:]:
         (root / name).symlink_to(root / "DIR")
     (root / "1percent.txt").write_text("".join(f"{path.name}\n" for path in sorted((root / "DIR" / "train").rglob("*.png"))[::2]))
@@ -74,6 +75,19 @@ def draw_data(root: Path) -> None:
         for folder in ("CELLS", f"LABELLED/{'ab'[number % 2]}"):
             (root / folder).mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(root / folder / f"{number}.tif", image, photometric="minisblack")
+
+
+def draw_scenes(root: Path) -> None:
+    """Street scenes as CamVid's are cut for SegNet, which are noise: classes 0 to 10, void 11, in the layout of ADE20K."""
+    generator = np.random.default_rng(0)
+    for part, count in (("training", 6), ("validation", 3)):
+        for number in range(count):
+            drawn = {"images": (64, 64, 3), "annotations": (64, 64)}
+            for kind, shape in drawn.items():
+                (root / kind / part).mkdir(parents=True, exist_ok=True)
+                top = 256 if kind == "images" else 12
+                values = generator.integers(0, top, shape, dtype=np.uint8)
+                Image.fromarray(values).save(root / kind / part / f"{number}.png")
 
 
 def make_runs(root: Path, named: set[str]) -> None:
