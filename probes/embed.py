@@ -35,7 +35,7 @@ class EmbedOptions(Common):
     """Write the features of images, with names, labels and what they are of, to a file."""
 
     out: Path | None = None
-    """The file: .parquet, or .npy (names and labels go to a .json beside it) (default: features.parquet)."""
+    """The file: .parquet, or .npy or .zarr (names and labels go to a .json beside it) (default: features.parquet)."""
     part: Literal["train", "val", "all"] | None = None
     """Part of the data (default: all that there are)."""
     patches: bool = False

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the environment: .venv beside this folder with pinned packages. Run it again at any time; what is there stays.
 #
-#   tools/setup.sh [EXTRA ...]      extras: dev export hub robustness transfer cpu gpu gpu-cuda12
+#   tools/setup.sh [EXTRA ...]      extras: dev export hub robustness transfer zarr cpu gpu gpu-cuda12
 #
 # cpu, gpu (CUDA 13) and gpu-cuda12 choose the package of faiss; without them the machine's driver does.
 # An active environment (or `PYTHON`) that already has the packages is used as it is.
@@ -100,12 +100,13 @@ setup() { # setup EXTRA...: sets PYTHON
             transfer) modules="$modules $TRANSFER_MODULES" ;;
             robustness) modules="$modules $ROBUSTNESS_MODULES" ;;
             hub) modules="$modules datasets" ;;
+            zarr) modules="$modules zarr" ;;
             cpu | gpu | gpu-cuda12)
                 [ -z "$faiss" ] || { echo "error: $faiss and $extra cannot stand beside each other: give one of them" >&2; return 2; }
                 faiss="$extra"
                 continue
                 ;;
-            *) echo "error: unknown extra $extra: choose from dev export hub robustness transfer cpu gpu gpu-cuda12" >&2; return 2 ;;
+            *) echo "error: unknown extra $extra: choose from dev export hub robustness transfer zarr cpu gpu gpu-cuda12" >&2; return 2 ;;
         esac
         extras="${extras:+$extras,}$extra"
     done

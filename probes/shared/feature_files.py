@@ -1,15 +1,18 @@
-"""Features as a file for other programs: Parquet, or `.npy` with a `.json` beside it.
+"""Features as a file for other programs: Parquet, `.npy` with a `.json` beside it, or zarr likewise.
 
 A row an image: `name`, `part` (train or val), `label` and `class` where there are classes (null where an image has none),
 `features` [d], `patches` [t * d] on request. What they are of stands in the file's metadata under the key `ibot`, as JSON: the
 checkpoint with its digest, the view, the images, the classes. Written piece by piece, and under its name only when it is whole.
+zarr is written and not read: what a store's metadata names as its codec would be run.
 
 n images, d width, t patch tokens.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +28,8 @@ from pretrain.images.source import Images
 
 KEY, FORMAT = b"ibot", 1
 SUFFIXES = (".parquet", ".npy")
+ZARR = ".zarr"
+"""Written only."""
 PIECE = 1024
 """Rows that are held at once, and rows of a Parquet row group."""
 
@@ -53,16 +58,21 @@ class Rows(NamedTuple):
 
 
 def refuse_other_suffix(path: Path) -> Path:
-    """The path. Raises UserError for an ending that is not written."""
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"--out {path}: give a name that ends with {' or '.join(SUFFIXES)}")
+    """The path. Raises UserError for an ending that is not written, and for zarr where the library is not there."""
+    if path.suffix not in (*SUFFIXES, ZARR):
+        raise UserError(f"--out {path}: give a name that ends with {', '.join(SUFFIXES)} or {ZARR}")
+    if path.suffix == ZARR and importlib.util.find_spec("zarr") is None:
+        raise UserError(f"--out {path}: zarr is not installed: tools/setup.sh zarr (Python 3.11 or later), or give a name.npy")
+    if path.suffix == ZARR and os.path.lexists(path):
+        raise UserError(f"--out {path} exists: a store is not replaced, give another name")
     return path
 
 
 def write(path: Path, parts: Sequence[Part], about: Mapping[str, Any]) -> list[Path]:
     """Write a file of these features; the paths of all that was written. Raises OSError."""
     text = escape.json_text({"format": FORMAT, **about}).encode()
-    return _write_parquet(path, parts, text) if path.suffix == ".parquet" else _write_arrays(path, parts, text)
+    forms = {".parquet": _write_parquet, ".npy": _write_arrays, ZARR: _write_store}
+    return forms[path.suffix](path, parts, text)
 
 
 def _write_parquet(path: Path, parts: Sequence[Part], text: bytes) -> list[Path]:
@@ -112,13 +122,45 @@ def _write_arrays(path: Path, parts: Sequence[Part], text: bytes) -> list[Path]:
                     start += len(piece)
             out.flush()
         written.append(path.with_name(f"{path.stem}{kind}.npy"))
+    return [*written, _write_list(path, parts, text)]
+
+
+def _write_store(path: Path, parts: Sequence[Part], text: bytes) -> list[Path]:
+    """`NAME.zarr` with the arrays `features` [n, d] and `patches` [n, t, d], and `NAME.json` as beside `.npy`."""
+    import zarr  # noqa: PLC0415  # of an extra
+
+    count = sum(len(part.features) for part in parts)
+    unfinished = path.with_name(f".{path.name}.part")
+    places.refuse_link(unfinished)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    group = zarr.open_group(unfinished, mode="w")
+    group.attrs[KEY.decode()] = json.loads(text)
+    for which in ("features", "patches"):
+        arrays = [getattr(part, which) for part in parts]
+        if arrays[0] is None:
+            continue
+        sides = arrays[0].shape[1:]
+        piece = PIECE if which == "features" else max(1, PIECE // sides[0])
+        made = group.create_array(which, shape=(count, *sides), chunks=(min(piece, count), *sides), dtype="float32")
+        start = 0
+        for array in arrays:
+            for first in range(0, len(array), piece):
+                some = np.asarray(array[first : first + piece], dtype=np.float32)
+                made[start : start + len(some)] = some
+                start += len(some)
+    os.replace(unfinished, path)
+    return [path, _write_list(path, parts, text)]
+
+
+def _write_list(path: Path, parts: Sequence[Part], text: bytes) -> Path:
+    """`NAME.json` beside arrays: names, parts, labels and the metadata."""
     listed: dict[str, Any] = {"names": [_name(part.images, number) for part in parts for number in range(len(part.features))]}
     listed["parts"] = [part.name for part in parts for _ in range(len(part.features))]
     if all(part.images.labels is not None for part in parts):
         listed["labels"] = [int(label) for part in parts for label in np.asarray(part.images.labels)]
     beside = path.with_suffix(".json")
     store.write_bytes(beside, escape.json_text({KEY.decode(): json.loads(text), **listed}).encode())
-    return [*written, beside]
+    return beside
 
 
 @contextlib.contextmanager

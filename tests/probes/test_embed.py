@@ -82,6 +82,21 @@ def test_the_file_holds_features_names_labels_and_what_they_are_of(root: Path) -
     assert sorted(path.name for path in root.iterdir() if "f." in path.name) == ["f.json", "f.npy", "f.parquet", "f.patches.npy"]
 
 
+def test_a_zarr_store_holds_the_same_in_chunks_and_is_not_read(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    zarr = pytest.importorskip("zarr")  # Python 3.11 or later
+    embedded(root, "g.zarr", "--patches")
+    store_, rows = zarr.open_group(root / "g.zarr", mode="r"), feature_files.read(root / "f.npy")
+    assert np.array_equal(store_["features"][:], rows.features)
+    assert np.array_equal(store_["patches"][:], np.load(root / "f.patches.npy"))
+    assert store_.attrs["ibot"]["width"] == 64 and json.loads((root / "g.json").read_text())["names"] == list(rows.names)
+    for words in (["--embeddings", str(root / "g.zarr")], ["--out", str(root / "g.zarr")]):
+        main = knn.main if words[0] == "--embeddings" else embed_main
+        data = [] if words[0] == "--embeddings" else ["--ckpt", str(root / "a.safetensors"), "--data", str(root / "data")]
+        assert run_command(main, [*data, *words]) == WRONG_COMMAND
+        assert "g.zarr" in capsys.readouterr().err
+    assert not (root / ".g.zarr.part").exists()
+
+
 PROBES: dict[str, tuple[Any, list[str], list[str]]] = {
     "knn": (knn.main, ["--k", "1", "3"], []),
     "linear": (linear.main, ["--epochs", "2", "--lr", "0.1"], ["--mode", "cached", "--features", "cls"]),
@@ -143,7 +158,7 @@ def test_wrong_files_and_flags_are_one_sentence(root: Path, tmp_path: Path, caps
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1, error
     out = ["--ckpt", str(root / "a.safetensors"), "--data", str(root / "data"), "--out", str(tmp_path / "f.csv")]
-    assert run_command(embed_main, out) == WRONG_COMMAND and "ends with .parquet or .npy" in capsys.readouterr().err
+    assert run_command(embed_main, out) == WRONG_COMMAND and "ends with .parquet, .npy or .zarr" in capsys.readouterr().err
 
 
 def test_an_interrupted_embedding_goes_on(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
