@@ -20,17 +20,17 @@ from typing import Any, Literal
 import torch
 
 from checkpoints import hold, places, reading, store, terminal
+from checkpoints.architecture import Architecture, shape_of
 from checkpoints.cli import UserError, WorkError, parse, run_command
 from pretrain.batches.feeding import PATIENCE
 from pretrain.models.backbone import load_backbone
 from pretrain.sample import dense
 from probes.shared import record
-from transfer import coco_layout, data, ops, resume
+from transfer import choosing, coco_layout, data, ops, resume
 from transfer.exports.reload import mmpretrain, needed
 from transfer.scenes import MapFlags, num_classes
 
 CONFIGS = Path(__file__).parent / "configs"
-DEFAULTS = {"coco": "cascade_vits16_1x", "ade20k": "upernet_vits16"}
 SHOWN = 4
 """Test images whose predictions are drawn."""
 METRICS = {
@@ -75,7 +75,8 @@ class TransferOptions:
     boxes_only: bool = False
     """coco: learn boxes alone, whatever masks there are (always so where there are none)."""
     config: str | None = None
-    """A name in transfer/configs/TASK, or a file (default: cascade_vits16_1x or upernet_vits16; for the sample `sample`)."""
+    """A name in transfer/configs/TASK, or a file (default: the recipe for the checkpoint's size, with its widths;
+    for the sample `sample`)."""
     head: Literal["upernet", "linear"] = "upernet"
     """ade20k: which head, where no --config is given."""
     background: str | None = None
@@ -117,16 +118,21 @@ def toolboxes() -> None:
     importlib.import_module("matplotlib").rcParams["text.parse_math"] = False
 
 
-def read_config(options: TransferOptions) -> Any:
-    """The config with what was given on the command line. Raises UserError for an unknown one."""
+def read_config(options: TransferOptions, shape: Architecture | None = None) -> Any:
+    """The config with what was given on the command line. Raises UserError for an unknown one.
+
+    Where none is given, it is the recipe for a backbone of `shape`, whose sizes then count.
+    """
     from mmengine.config import Config, DictAction  # noqa: PLC0415 (a heavy import, and an optional one)
 
-    name = options.config or _default(options)
+    name = options.config or _default(options, shape)
     path = Path(name) if name.endswith(".py") else CONFIGS / options.task / f"{name}.py"
     if not path.exists():
         known = sorted(path.stem for path in (CONFIGS / options.task).glob("*.py") if not is_base(path))
         raise UserError(f"there is no config {name}: choose from {', '.join(known)}, or give a file")
     config = Config.fromfile(path)
+    if options.config is None and shape is not None and not _of_sample(options):
+        choosing.follow(config, shape)
     changes = {}
     for change in options.cfg_options:
         key, equals, value = change.partition("=")
@@ -137,10 +143,14 @@ def read_config(options: TransferOptions) -> Any:
     return config
 
 
-def _default(options: TransferOptions) -> str:
-    if options.data is None and options.train_json is None:
+def _default(options: TransferOptions, shape: Architecture | None) -> str:
+    if _of_sample(options):
         return "sample" if options.task == "coco" else f"sample_{options.head}"
-    return DEFAULTS[options.task] if options.head == "upernet" else "linear_vits16"
+    return choosing.recipe_for(options.task, options.head, shape or shape_of("vit_small", 16, 224))
+
+
+def _of_sample(options: TransferOptions) -> bool:
+    return options.data is None and options.train_json is None
 
 
 def is_base(path: Path) -> bool:
@@ -194,7 +204,7 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     from transfer.labels import set_labels  # noqa: PLC0415
     from transfer.pictures import set_backend  # noqa: PLC0415
 
-    config = read_config(options)
+    config = read_config(options, loaded.backbone.shape)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.multi_scale and options.task == "coco":
         raise UserError("--multi-scale is for ade20k: detectors are tested at one scale, as in the paper")
@@ -207,7 +217,7 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     backbone.checkpoint, backbone.key = str(loaded.path), options.key
     try_out(backbone)
     fit(config, widths(shape))
-    name = Path(options.config or _default(options)).stem
+    name = Path(options.config or _default(options, shape)).stem
     config.work_dir = str(options.out or Path("runs") / f"transfer-{options.task}-{name}")
     look_through(Path(config.work_dir))
     if is_main():

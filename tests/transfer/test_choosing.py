@@ -1,0 +1,68 @@
+"""Without --config the recipe follows from the checkpoint: its size chooses the recipe, its shape fills in the widths."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from checkpoints.architecture import Architecture, shape_of
+from checkpoints.cli import UserError
+from transfer import train
+from transfer.backbone import widths
+from transfer.train import TransferOptions
+
+Task = Literal["coco", "ade20k"]
+OWN = Architecture("vit", 16, 224, 3, 512, 6, 8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _toolboxes() -> None:
+    train.toolboxes()
+
+
+def followed(task: Task, shape: Architecture, head: Literal["upernet", "linear"] = "upernet") -> Any:
+    config = train.read_config(TransferOptions(task=task, data=Path("x"), head=head), shape)
+    train.fit(config, widths(shape))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("task", "head", "arch", "name"),
+    [
+        ("coco", "upernet", "vit_small", "cascade_vits16_1x"),
+        ("coco", "upernet", "vit_base", "cascade_vitb16_1x"),
+        ("coco", "upernet", "vit_large", "cascade_vitl16_1x"),
+        ("coco", "upernet", "swin_tiny", "cascade_swint_1x"),
+        ("ade20k", "upernet", "vit_small", "upernet_vits16"),
+        ("ade20k", "upernet", "vit_base", "upernet_vitb16"),
+        ("ade20k", "upernet", "swin_tiny", "upernet_swint"),
+        ("ade20k", "linear", "vit_base", "linear_vitb16"),
+    ],
+)
+def test_for_a_network_of_the_paper_it_is_the_paper_s_own_config(
+    task: Task, head: Literal["upernet", "linear"], arch: str, name: str
+) -> None:
+    shape = shape_of(arch, 4 if "swin" in arch else 16, 224)
+    mine, written = followed(task, shape, head), train.read_config(TransferOptions(task=task, config=name))
+    for word in ("arch", "patch_size", "window"):
+        written.model.backbone.pop(word, None)
+    assert mine.model.to_dict() == written.model.to_dict()
+    assert mine.optim_wrapper.to_dict() == written.optim_wrapper.to_dict()
+
+
+def test_other_sizes_get_their_own_widths_and_grids() -> None:
+    """46c01a2 took the config of ViT-S for every checkpoint, and refused all others."""
+    tiny = followed("coco", shape_of("vit_tiny", 16, 224))
+    assert tiny.model.neck.in_channels == [192] * 4 and tiny.model.backbone.drop_path == 0.1
+    own = followed("ade20k", OWN)
+    assert own.model.decode_head.in_channels == [512] * 4 and own.model.decode_head.channels == 512
+    assert own.model.auxiliary_head.in_channels == 512
+    swin = followed("coco", shape_of("swin_base", 4, 224))
+    assert swin.model.neck.in_channels == [128, 256, 512, 1024] and swin.optim_wrapper.optimizer.lr == 1e-4
+    fine = followed("coco", shape_of("vit_small", 8, 224))
+    assert fine.model.backbone.grid == (100, 126)
+
+
+def test_a_linear_head_on_a_swin_is_refused() -> None:
+    with pytest.raises(UserError, match="--head linear is for ViTs"):
+        followed("ade20k", shape_of("swin_tiny", 4, 224), "linear")
