@@ -61,8 +61,9 @@ ROOMS = {
         "shared": "",
     },
     "transfer": {
-        "train": "exports hooks watching labels coco_images backbone data coco_layout layer_decay ops pictures resizing "
+        "train": "exports hooks watching labels coco_images backbone data coco_layout choosing layer_decay ops pictures resizing "
         "resume scenes",
+        "choosing": "",
         "labels": "scenes",
         "hooks": "backbone pictures",
         "backbone": "",
