@@ -92,6 +92,8 @@ class TransferOptions:
     """Network of the checkpoint."""
     from_scratch: bool = False
     """Random weights in the checkpoint's architecture: what pretraining is worth."""
+    freeze: bool = False
+    """Train the neck and heads alone, on the backbone as it is: what its features are worth without tuning it."""
     cfg_options: tuple[str, ...] = ()
     """Single values of the config: train_cfg.max_iters=200 model.backbone.drop_path=0.2."""
     multi_scale: bool = False
@@ -134,13 +136,18 @@ def read_config(options: TransferOptions, shape: Architecture | None = None) -> 
     if options.config is None and shape is not None and not _of_sample(options):
         choosing.follow(config, shape)
     changes = {}
-    for change in options.cfg_options:
+    for change in _changes(options):
         key, equals, value = change.partition("=")
         if not equals:
             raise UserError(f"--cfg-options {change}: give KEY=VALUE, as in train_cfg.max_iters=200")
         changes[key] = DictAction._parse_iterable(value)
     config.merge_from_dict(changes)
     return config
+
+
+def _changes(options: TransferOptions) -> list[str]:
+    """--cfg-options, and what other flags are short for."""
+    return [*options.cfg_options, *(["model.backbone.frozen=True"] if options.freeze else [])]
 
 
 def _default(options: TransferOptions, shape: Architecture | None) -> str:
@@ -218,7 +225,7 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     try_out(backbone)
     fit(config, widths(shape))
     name = Path(options.config or _default(options, shape)).stem
-    config.work_dir = str(options.out or Path("runs") / f"transfer-{options.task}-{name}")
+    config.work_dir = str(options.out or Path("runs") / f"transfer-{options.task}-{name}{'-frozen' if options.freeze else ''}")
     look_through(Path(config.work_dir))
     if is_main():
         places.tried(record_path(config, options))
@@ -384,7 +391,7 @@ def report(
         "lr": config.optim_wrapper.optimizer.lr * ratio,
         "lr_ratio": ratio,
         "images_a_step": config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1")),
-        "cfg_options": list(options.cfg_options),
+        "cfg_options": _changes(options),
         "position": position(loaded.backbone.shape.kind, config.model.backbone.get("grid")),
         **config.of_data,
         "max_epochs": config.train_cfg.get("max_epochs"),

@@ -63,6 +63,19 @@ def test_other_sizes_get_their_own_widths_and_grids() -> None:
     assert fine.model.backbone.grid == (100, 126)
 
 
+def test_a_frozen_backbone_has_nothing_to_train_and_its_record_says_so() -> None:
+    options = TransferOptions(task="ade20k", data=Path("x"), freeze=True)
+    shape = shape_of("vit_tiny", 16, 224)
+    config = train.read_config(options, shape)
+    config.model.backbone.update(arch="vit_tiny", patch_size=16)  # random weights: no checkpoint says them here
+    train.fit(config, widths(shape))
+    model = train.build(config)
+    learning = {name.split(".")[0] for name, one in model.named_parameters() if one.requires_grad}
+    assert learning == {"backbone", "decode_head", "auxiliary_head"}  # of the backbone what makes a pyramid of it
+    assert not any(one.requires_grad for one in model.backbone.net.parameters())
+    assert "model.backbone.frozen=True" in train._changes(options)
+
+
 def test_a_linear_head_on_a_swin_is_refused() -> None:
     with pytest.raises(UserError, match="--head linear is for ViTs"):
         followed("ade20k", shape_of("swin_tiny", 4, 224), "linear")
