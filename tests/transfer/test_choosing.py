@@ -11,6 +11,7 @@ from transfer import train
 from transfer.backbone import widths
 from transfer.train import TransferOptions
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # the toolboxes remark on many things
 Task = Literal["coco", "ade20k"]
 OWN = Architecture("vit", 16, 224, 3, 512, 6, 8)
 
