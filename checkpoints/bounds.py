@@ -78,6 +78,7 @@ BOUNDS: dict[str, Bounds] = {
     "ema": NOT_ALL,
     "epochs": COUNT,
     "erasing": NOT_ALL,
+    "ignore": Bounds(0, 65535),
     "freeze_last_layer": NUMBER,
     "global_crops_number": Bounds(1, 2**10),
     "global_crops_scale": SOME,
