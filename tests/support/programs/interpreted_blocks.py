@@ -43,6 +43,7 @@ def replace() -> None:
     module: Any = kernels
     for name in ("add_norm", "add_norm_backward", "gelu", "gelu_backward", "stack"):
         setattr(module, name, getattr(module, f"launch_{name}"))
+    module.PARTS = 5  # programs that an interpreter goes through one by one
     fused: Any = fused_blocks
     fused.attend, fused.attend_backward = attend, attend_backward
 
