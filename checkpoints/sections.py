@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -49,7 +50,8 @@ def parsed(options: Any, words: list[str], default: Any, prog: str | None, descr
         group.__doc__ = kind.__doc__ if kind is not options else ABOUT[name]
         source = default if kind is options or default is None else getattr(default, name)
         given = {one: _value(source, kind, one) for one in fields}
-        made.append((name, group))
+        # its help is said here: the library would look for it in the source of a class that has none
+        made.append((name, Annotated[group, tyro.conf.arg(help=group.__doc__)]))
         values[name] = group(**given)
     whole = dataclasses.make_dataclass(options.__name__, made, kw_only=True)
     found: Any = tyro.cli(
@@ -67,6 +69,7 @@ def parsed(options: Any, words: list[str], default: Any, prog: str | None, descr
     return options(**back)
 
 
+@lru_cache(maxsize=64)
 def _groups(options: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Section -> the dataclass that its fields are of, and their annotated types by name."""
     own: dict[str, dict[str, Any]] = {name: {} for name in ABOUT}
