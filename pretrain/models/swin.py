@@ -54,7 +54,8 @@ def run(
     def mlp_branch(some: Tensor, kept: Sequence[Group]) -> Tensor:
         return mlp(block.mlp, block.norm2(some), recompute_activations=recompute_activations)
 
-    whole = [Group(len(x), 1)]  # whole images are kept or dropped
+    # whole images are kept or dropped; while a graph is exported their number is a symbol, and nothing is dropped
+    whole = [Group(len(x), 1)] if isinstance(depth, Kept) else []
     return add_branches(x, (attention_branch, mlp_branch), depth, whole, per_image)
 
 
