@@ -5,7 +5,6 @@ with other shapes (no masks yet, more masked patches than the bound) is computed
 """
 
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,38 +12,28 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from checkpoints import terminal
-from checkpoints.store import first_line
 from pretrain.method import ibot
 from pretrain.method.ibot import Student, Teacher
 from pretrain.method.objective import Objective
-from pretrain.models.compiling import graphs_made
+from pretrain.models.compiling import Compiled, graphs_made, try_once, why_failed
 
 WHAT = "heads and losses"
 
 
-class CompiledPart:
-    """A function compiled whole for the kinds of arguments that it has until `tried`; others, and failures, go the plain way."""
+class CompiledPart(Compiled):
+    """A function compiled for the kinds of arguments that it has until `tried`; others go the plain way."""
+
+    WHAT = WHAT
 
     def __init__(self, plain: Callable[..., Any]) -> None:
-        self.tried = False
-        self._plain, self._known = plain, set[object]()
-        self._run: Callable[..., Any] = torch.compile(plain, fullgraph=True, dynamic=False)
+        super().__init__(plain)
+        self._known = set[object]()
 
     def __call__(self, *arguments: Any) -> Any:
         kind = _kind(arguments)
         if not self.tried:
             self._known.add(kind)
-            return self._run(*arguments)
-        if self._run is self._plain or kind not in self._known:
-            return self._plain(*arguments)
-        try:
-            return self._run(*arguments)
-        except Exception as error:  # compilers fail in many ways, and none of them should stop a run
-            self._run = self._plain
-            found = self._plain(*arguments)  # an error of the function itself is raised here
-            terminal.say(f"note: {WHAT} are not compiled any more ({_why(error)})", error=True)
-            return found
+        return super().__call__(*arguments) if kind in self._known else self.plain(*arguments)
 
 
 def _kind(arguments: Any) -> object:
@@ -68,23 +57,13 @@ def compile_method(student: Student, teacher: Teacher, objective: Objective, bou
     if objective.is_plain:
         parts.append(CompiledPart(ibot.targets_and_losses))
         objective.judge = parts[-1]
-    devices = [parameter.device for parameter in student.parameters() if parameter.is_cuda][:1]
     try:
-        with torch.random.fork_rng([device.index or 0 for device in devices]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's remarks on itself
-            trial().backward()
+        try_once(student, trial)
     except Exception as error:
         student.logits, teacher.logits = ibot.student_logits, ibot.teacher_logits
         objective.judge = objective.padded_to = None
-        return f"{WHAT} are not compiled ({_why(error)})"
-    finally:
-        student.zero_grad(set_to_none=True)
+        return f"{WHAT} are not compiled ({why_failed(error)})"
     for part in parts:
         part.tried = True
     made, what = graphs_made() - before, WHAT if objective.is_plain else "heads"
     return f"{what} compiled as {made} graph{'s' if made != 1 else ''} in {time.perf_counter() - began:.0f} s"
-
-
-def _why(error: Exception) -> str:
-    """In one line; of a compiler's error what it came from."""
-    return first_line(getattr(error, "inner_exception", error))

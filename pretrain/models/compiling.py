@@ -24,15 +24,18 @@ MOST_GRAPHS = 64
 """Of one function: a Swin has two kinds of blocks in four stages, for two sizes of crops, with and without gradients."""
 
 
-class CompiledBlock:
-    """A function that computes one block, compiled whole. Once `tried`, it is replaced by the plain one where it fails, aloud."""
+class Compiled:
+    """A function compiled whole. Once `tried`, it is replaced by the plain one where it fails, aloud."""
 
-    def __init__(self, plain: Callable[..., torch.Tensor]) -> None:
+    WHAT = ""
+    """Of which the note says that they are not compiled any more."""
+
+    def __init__(self, plain: Callable[..., Any]) -> None:
         self.tried = False
         self.plain = plain
-        self._run: Callable[..., torch.Tensor] = torch.compile(plain, fullgraph=True, dynamic=False)
+        self._run: Callable[..., Any] = torch.compile(plain, fullgraph=True, dynamic=False)
 
-    def __call__(self, *arguments: Any) -> torch.Tensor:
+    def __call__(self, *arguments: Any) -> Any:
         if self._run is self.plain:
             return self.plain(*arguments)
         try:
@@ -41,9 +44,15 @@ class CompiledBlock:
             if not self.tried:
                 raise
             self._run = self.plain
-            found = self.plain(*arguments)  # an error of the block itself is raised here
-            terminal.say(f"note: the blocks are not compiled any more ({_why(error)})", error=True)
+            found = self.plain(*arguments)  # an error of the function itself is raised here
+            terminal.say(f"note: {self.WHAT} are not compiled any more ({why_failed(error)})", error=True)
             return found
+
+
+class CompiledBlock(Compiled):
+    """A function that computes one block."""
+
+    WHAT = "the blocks"
 
 
 def graphs_made() -> int:
@@ -71,10 +80,10 @@ def compile_blocks(network: nn.Module, trial: Callable[[], torch.Tensor], kind: 
     backbone.compile_blocks()
     try:
         with _many_graphs():
-            _tried(network, trial)
+            try_once(network, trial)
     except Exception as error:
         backbone.leave_uncompiled()
-        return f"the blocks are not compiled ({_why(error)}){note}"
+        return f"the blocks are not compiled ({why_failed(error)}){note}"
     if isinstance(backbone.compiled, CompiledBlock):
         backbone.compiled.tried = True
     made, seconds = graphs_made() - before, time.perf_counter() - began
@@ -91,15 +100,14 @@ def _with_kernels(network: nn.Module, backbone: Any, trial: Callable[[], torch.T
         with torch.random.fork_rng(_devices(network)), torch.enable_grad():
             fused_blocks.compare(backbone.blocks[0], kind)
         backbone.kernels = fused_blocks
-        _tried(network, trial)
+        try_once(network, trial)
     except Exception as error:
         backbone.kernels = None
-        network.zero_grad(set_to_none=True)
-        return _why(error)
+        return why_failed(error)
     return ""
 
 
-def _tried(network: nn.Module, trial: Callable[[], torch.Tensor]) -> None:
+def try_once(network: nn.Module, trial: Callable[[], torch.Tensor]) -> None:
     """Run it, and its backward where the network learns; generators and gradients are left as they were."""
     learns = any(parameter.requires_grad for parameter in network.parameters())
     try:
@@ -117,7 +125,7 @@ def _devices(network: nn.Module) -> list[int]:
     return [parameter.device.index or 0 for parameter in network.parameters() if parameter.is_cuda][:1]
 
 
-def _why(error: Exception) -> str:
+def why_failed(error: Exception) -> str:
     """In one line; of a compiler's error what it came from."""
     return first_line(getattr(error, "inner_exception", error))
 
