@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from checkpoints.cli import run_command
@@ -43,6 +44,16 @@ def wait(child: int, seconds: float | None) -> int | None:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
     return None
+
+
+def until_enough(attempt: Callable[[float], dict], longest: float, least: int) -> dict:
+    """What the first `attempt(longest)` says that was killed at least `least` times; each next one lives half as long at most.
+
+    An attempt begins afresh. How far a training comes in a second is the machine's matter, and it changes while tests run.
+    """
+    while (report := attempt(longest))["killed"] < least:
+        longest /= 2
+    return report
 
 
 def main() -> None:
