@@ -145,10 +145,11 @@ PLACES: dict[str, dict[str, str]] = {
     "tools/draw_imports.py": {"glob": "lists the code", "a whole file": "the code and the page that it draws"},
     "transfer/hooks.py": {"Image.open": "a test image that was decoded before, through the same door (transfer/pictures.py)"},
     "transfer/resume.py": {"code from text": "mmengine's modules by names that stand in this code"},
-    "transfer/train.py": {
+    "transfer/config.py": {
         "code from text": "packages by names that stand in this code; a typed --config is a program (docs/security.md)",
-        "glob": "this project's own configs; walks the folder to take hard links apart, opens nothing else",
+        "glob": "this project's own configs",
     },
+    "transfer/prepare.py": {"glob": "walks the run's folder to take hard links apart, opens nothing else"},
 }
 """File -> kind of place -> why it is there and why it is safe."""
 

@@ -47,6 +47,7 @@ from probes.visualize import __main__ as visualize
 from probes.visualize import attention_maps, gallery
 from tests.support import networks, records
 from tests.support.pictures import noise, write_flat
+from transfer import prepare
 from transfer import train as transfer
 
 SECRET = '{"step": 0}\n'
@@ -244,7 +245,7 @@ def test_what_has_another_name_is_taken_apart_or_refused(outside: Path) -> None:
     assert run_command(sample.main, ["--out", "drawn", "--count", "10", "--size", "16"]) == DONE
     (Path("work") / "run.log").write_text("x")
     with pytest.raises(UserError, match="last_checkpoint"):
-        transfer.look_through(Path("work"))
+        prepare.look_through(Path("work"))
     (Path("work") / "last_checkpoint").write_text("run.log")
     clips.save_mask(np.zeros((8, 8), dtype=np.uint8), Path("masks"), "clip", "00000.png")
     os.link(outside / "file", "part.npy")
@@ -290,7 +291,7 @@ def test_a_dense_task_refuses_links_anywhere_in_its_folder(outside: Path) -> Non
     """There was no look at them on 46c01a2."""
     link(Path("work/20250101/vis_data/scalars.json"), outside / "file")
     with pytest.raises(UserError, match=r"work/20250101/vis_data/scalars.json is a link to"):
-        transfer.look_through(Path("work"))
+        prepare.look_through(Path("work"))
 
 
 COMMANDS: list[tuple[Callable[..., Any], list[str], type]] = [

@@ -225,14 +225,13 @@ def test_dense_tasks_read_through_the_same_door(task: Literal["coco", "ade20k"],
     from mmengine.dataset import Compose  # noqa: PLC0415
     from mmengine.registry import init_default_scope  # noqa: PLC0415
 
-    from transfer import train  # noqa: PLC0415
+    from transfer.config import read_config, toolboxes  # noqa: PLC0415
+    from transfer.options import TransferOptions  # noqa: PLC0415
 
-    train.toolboxes()
+    toolboxes()
     from transfer.pictures import set_backend  # noqa: PLC0415
 
-    config = train.read_config(
-        train.TransferOptions(task=task, config="cascade_vits16_1x" if task == "coco" else "upernet_vits16")
-    )
+    config = read_config(TransferOptions(task=task, config="cascade_vits16_1x" if task == "coco" else "upernet_vits16"))
     set_backend(config)
     init_default_scope(config.default_scope)
     path = tmp_path / "photo.jpg"

@@ -39,7 +39,7 @@ from tests.support import networks
 from tests.support.commands import ROOT
 from tests.support.pictures import encoded, noise, write_flat, write_folders, write_list, write_parquet, write_shard
 from transfer import data as dense
-from transfer import train as transfer
+from transfer import prepare
 
 COMMAND = "pipe:touch PWNED #.tar"
 
@@ -359,10 +359,10 @@ def test_a_folder_of_a_dense_task_cannot_say_which_checkpoint_goes_on(name: str,
     (here / "work").mkdir()
     (here / "work" / "iter_1.pth").write_bytes(b"x")
     (here / "work" / "last_checkpoint").write_text("work/iter_1.pth")
-    transfer.look_through(Path("work"))
+    prepare.look_through(Path("work"))
     (here / "work" / "last_checkpoint").write_text(name.replace("{tmp}", str(tmp_path)))
     with pytest.raises(UserError, match="is not opened: remove that file to begin anew"):
-        transfer.look_through(Path("work"))
+        prepare.look_through(Path("work"))
 
 
 OPENERS = {
@@ -397,7 +397,7 @@ HANDED_ON = {
     ("probes/reproduce/look.py", "data"): "the --data of a step, as it was typed",
     ("probes/finetune/data.py", "source"): "--data",
     ("probes/robustness/suites.py", "Path(asked)"): "--saliency",
-    ("transfer/backbone.py", "Path(path)"): "--ckpt, by train.py",
+    ("transfer/backbone.py", "Path(path)"): "--ckpt, by prepare.py",
 }
 
 

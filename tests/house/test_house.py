@@ -61,8 +61,11 @@ ROOMS = {
         "shared": "",
     },
     "transfer": {
-        "train": "exports hooks watching labels coco_images backbone data coco_layout choosing layer_decay ops pictures resizing "
-        "resume scenes",
+        "train": "prepare report hooks watching options resume",
+        "prepare": "config options labels coco_images backbone data coco_layout pictures report resume scenes",
+        "report": "config options",
+        "config": "options choosing exports backbone layer_decay ops resizing resume",
+        "options": "",
         "choosing": "",
         "labels": "scenes",
         "hooks": "backbone pictures",

@@ -2,11 +2,11 @@
 
 from mmengine.config import Config
 
-from transfer import train
+from transfer import config
 
-CONFIGS = sorted(path for path in train.CONFIGS.glob("*/*.py") if not train.is_base(path))
+CONFIGS = sorted(path for path in config.CONFIGS.glob("*/*.py") if not config.is_base(path))
 
 
 def config_of(name: str) -> Config:
-    train.toolboxes()
+    config.toolboxes()
     return Config.fromfile(next(path for path in CONFIGS if path.stem == name))

@@ -7,9 +7,9 @@ import pytest
 
 from checkpoints.architecture import Architecture, shape_of
 from checkpoints.cli import UserError
-from transfer import train
 from transfer.backbone import widths
-from transfer.train import TransferOptions
+from transfer.config import build, changes_of, fit, read_config, toolboxes
+from transfer.options import TransferOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the toolboxes remark on many things
 Task = Literal["coco", "ade20k"]
@@ -18,12 +18,12 @@ OWN = Architecture("vit", 16, 224, 3, 512, 6, 8)
 
 @pytest.fixture(autouse=True, scope="module")
 def _toolboxes() -> None:
-    train.toolboxes()
+    toolboxes()
 
 
 def followed(task: Task, shape: Architecture, head: Literal["upernet", "linear"] = "upernet") -> Any:
-    config = train.read_config(TransferOptions(task=task, data=Path("x"), head=head), shape)
-    train.fit(config, widths(shape))
+    config = read_config(TransferOptions(task=task, data=Path("x"), head=head), shape)
+    fit(config, widths(shape))
     return config
 
 
@@ -44,7 +44,7 @@ def test_for_a_network_of_the_paper_it_is_the_paper_s_own_config(
     task: Task, head: Literal["upernet", "linear"], arch: str, name: str
 ) -> None:
     shape = shape_of(arch, 4 if "swin" in arch else 16, 224)
-    mine, written = followed(task, shape, head), train.read_config(TransferOptions(task=task, config=name))
+    mine, written = followed(task, shape, head), read_config(TransferOptions(task=task, config=name))
     for word in ("arch", "patch_size", "window"):
         written.model.backbone.pop(word, None)
     assert mine.model.to_dict() == written.model.to_dict()
@@ -67,14 +67,14 @@ def test_other_sizes_get_their_own_widths_and_grids() -> None:
 def test_a_frozen_backbone_has_nothing_to_train_and_its_record_says_so() -> None:
     options = TransferOptions(task="ade20k", data=Path("x"), freeze=True)
     shape = shape_of("vit_tiny", 16, 224)
-    config = train.read_config(options, shape)
+    config = read_config(options, shape)
     config.model.backbone.update(arch="vit_tiny", patch_size=16)  # random weights: no checkpoint says them here
-    train.fit(config, widths(shape))
-    model = train.build(config)
+    fit(config, widths(shape))
+    model = build(config)
     learning = {name.split(".")[0] for name, one in model.named_parameters() if one.requires_grad}
     assert learning == {"backbone", "decode_head", "auxiliary_head"}  # of the backbone what makes a pyramid of it
     assert not any(one.requires_grad for one in model.backbone.net.parameters())
-    assert "model.backbone.frozen=True" in train._changes(options)
+    assert "model.backbone.frozen=True" in changes_of(options)
 
 
 def test_a_linear_head_on_a_swin_is_refused() -> None:

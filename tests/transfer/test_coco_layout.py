@@ -14,6 +14,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 
 from transfer import coco_layout, data, train  # noqa: E402
 from transfer.coco_layout import Given  # noqa: E402
+from transfer.config import build, fit, read_config, toolboxes  # noqa: E402
+from transfer.options import TransferOptions  # noqa: E402
 
 SIDE = 32
 KINDS = ("json", "images")
@@ -21,9 +23,9 @@ KINDS = ("json", "images")
 
 @pytest.fixture(scope="module")
 def plain() -> dict[str, Any]:
-    train.toolboxes()
+    toolboxes()
     names = ("sample", "cascade_vits16_1x")
-    return {name: train.read_config(train.TransferOptions(task="coco", config=name)) for name in names}
+    return {name: read_config(TransferOptions(task="coco", config=name)) for name in names}
 
 
 @pytest.fixture
@@ -151,8 +153,8 @@ def test_boxes_without_masks_are_learnt_without_a_mask_head(name: str, root: Pat
         assert "mask" not in dict(loaded(one, "train")[0]["data_samples"].gt_instances.items())
     if name == "sample":
         config.model.backbone.update(arch="vit_tiny", patch_size=8)
-        train.fit(config, [192] * 4)
-        assert not train.build(config).with_mask
+        fit(config, [192] * 4)
+        assert not build(config).with_mask
 
 
 def test_one_box_without_a_mask_among_others_is_an_error(root: Path, tmp_path: Path, plain: dict[str, Any]) -> None:

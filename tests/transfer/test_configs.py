@@ -17,7 +17,8 @@ from mmengine.config import Config  # noqa: E402
 
 from probes.paper import protocols  # noqa: E402
 from tests.support.dense import CONFIGS, config_of  # noqa: E402
-from transfer import train  # noqa: E402
+from transfer.config import adapt, build, fit, toolboxes  # noqa: E402
+from transfer.report import position  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the toolboxes remark on many things
 
@@ -40,17 +41,17 @@ def built(path: Path, device: str, few_regions: bool = False) -> tuple[Config, A
 
     `few_regions` are those that a detector's heads learn from: 32 in place of 512, for each stage.
     """
-    train.toolboxes()
+    toolboxes()
     config = Config.fromfile(path)
     stages = config.model.get("train_cfg", {}).get("rcnn", []) if few_regions else []
     for stage in stages if isinstance(stages, list) else [stages]:
         stage.sampler.num = 32
-    train.adapt(config, device="cpu", distributed=False)
+    adapt(config, device="cpu", distributed=False)
     if "sample" in path.stem:
         config.model.backbone.update(arch="vit_tiny", patch_size=8)
-        train.fit(config, [192] * 4)
+        fit(config, [192] * 4)
     with torch.device(device):
-        return config, train.build(config).train()
+        return config, build(config).train()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -150,7 +151,7 @@ def test_every_config_has_the_grid_and_the_batch_of_its_protocol(path: Path) -> 
         wanted = PUBLISHED_GRIDS[task]
         assert tuple(grid) == (wanted[arch] if isinstance(wanted, dict) else wanted)
         resized = protocols.resolved((protocols.detector if task == "coco" else protocols.segmenter("upernet"),), {"arch": arch})
-        assert resized["protocol.position"] == train.position("vit", grid)
+        assert resized["protocol.position"] == position("vit", grid)
     batch = BATCHES[task]
     assert config.auto_scale_lr.base_batch_size == (batch[arch] if isinstance(batch, dict) else batch)
 
@@ -170,8 +171,8 @@ def test_swins_configs_are_the_published_ones(name: str, rate: float, decay: flo
     from mmengine.optim import build_optim_wrapper  # noqa: PLC0415
 
     config = config_of(name)
-    train.adapt(config, device="cpu", distributed=False)
-    model = train.build(config)
+    adapt(config, device="cpu", distributed=False)
+    model = build(config)
     optimizer = build_optim_wrapper(model, config.optim_wrapper).optimizer
     found = {id(one): group for group in optimizer.param_groups for one in group["params"]}
     names = [name for name, _ in model.named_parameters()]

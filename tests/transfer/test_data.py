@@ -21,7 +21,9 @@ from tests.support.networks import VIT, write_moved
 pytest.importorskip("mmdet", reason="the extra `transfer` is not installed: tools/setup.sh transfer")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
-from transfer import annotations, data, train  # noqa: E402
+from transfer import annotations, data  # noqa: E402
+from transfer.config import read_config, toolboxes  # noqa: E402
+from transfer.options import TransferOptions  # noqa: E402
 from transfer.scenes import MapFlags  # noqa: E402
 
 SIDE = 32
@@ -30,9 +32,9 @@ TRAIN, VAL = "annotations/training/00000.png", "annotations/validation/00000.png
 
 @pytest.fixture(scope="module")
 def configs() -> dict[str, Any]:
-    train.toolboxes()
+    toolboxes()
     names = {"coco": "sample", "ade20k": "sample_upernet"}
-    return {task: train.read_config(train.TransferOptions(task=task, config=name)) for task, name in names.items()}  # type: ignore[arg-type]
+    return {task: read_config(TransferOptions(task=task, config=name)) for task, name in names.items()}  # type: ignore[arg-type]
 
 
 def prepared(task: str, root: Path, configs: dict[str, Any], out: Path, **flags: Any) -> tuple[data.Found, Any]:
@@ -225,7 +227,7 @@ def test_own_classes_and_ids_with_gaps_are_those_of_the_data(coco: Path, tmp_pat
 
 @pytest.mark.parametrize("name", ["cascade_vits16_1x", "mask_rcnn_swint_1x"])
 def test_own_classes_reach_every_head_of_the_full_size_configs(name: str, coco: Path, tmp_path: Path) -> None:
-    config = train.read_config(train.TransferOptions(task="coco", config=name))
+    config = read_config(TransferOptions(task="coco", config=name))
     data.set_root(config, coco)
     assert data.look_through("coco", coco, config, tmp_path / "out").protocol == {"classes": 10}
     heads = config.model.roi_head.bbox_head

@@ -145,9 +145,10 @@ def test_broken_images_are_found_before_training(tmp_path: Path) -> None:
 
 def test_a_segmenter_learns_them_too(tmp_path: Path) -> None:
     pytest.importorskip("mmseg", reason="the extra `transfer` is not installed: tools/setup.sh transfer")
-    from transfer import train  # noqa: PLC0415
+    from transfer.config import read_config, toolboxes  # noqa: PLC0415
+    from transfer.options import TransferOptions  # noqa: PLC0415
 
-    train.toolboxes()
+    toolboxes()
     from mmengine.registry import init_default_scope  # noqa: PLC0415
     from mmseg.registry import DATASETS  # noqa: PLC0415
 
@@ -156,11 +157,11 @@ def test_a_segmenter_learns_them_too(tmp_path: Path) -> None:
 
     root = write(tmp_path, names=("a", "\N{HIRAGANA LETTER A}", "c"), values=np.where(VALUES == 2, 11, VALUES))
     Image.new("L", (16, 12), 255).save(root / segment.FOLDERS["train"][1] / "c.png")
-    settings = train.TransferOptions(task="ade20k", config="sample_upernet")
-    counted = train.read_config(settings)
+    settings = TransferOptions(task="ade20k", config="sample_upernet")
+    counted = read_config(settings)
     assert look_through(root, counted, MapFlags("none", (11,), "counted")).protocol["classes"] == num_classes(counted) == 2
     (root / "classes.txt").write_text("sky\nroad\n")
-    config = train.read_config(settings)
+    config = read_config(settings)
     found = look_through(root, config, MapFlags("none", (11,)))
     assert found.lines[0] == "training: 3 images, 2 classes (sky, road); 1 left out, whose maps have no label"
     assert found.lines[1] == "validation: 3 images, 2 classes (sky, road); none left out"

@@ -26,6 +26,7 @@ from checkpoints.cli import WRONG_COMMAND, UserError, run_command  # noqa: E402
 from pretrain.models.backbone import load_backbone  # noqa: E402
 from pretrain.sample import dense as sample_dense  # noqa: E402
 from transfer import hooks, train  # noqa: E402
+from transfer.prepare import SHOWN  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the toolboxes remark on many things
 
@@ -100,7 +101,7 @@ def test_detection_trains_saves_goes_on_tests_and_draws(tiny: Path, coco: Path, 
     record = json.loads((tmp_path / "results" / "transfer_coco.json").read_text())
     assert {"box_ap", "mask_ap", "box_ap_50", "box_ap_m"} <= record["metrics"].keys() and record["checkpoint"]["epoch"] == 3
     pictures = sorted((tmp_path / "predictions").glob("*.png"))
-    assert len(pictures) == train.SHOWN and Image.open(pictures[0]).size == (128, 64)
+    assert len(pictures) == SHOWN and Image.open(pictures[0]).size == (128, 64)
 
 
 @pytest.mark.parametrize("head", ["upernet", "linear"])
@@ -125,7 +126,7 @@ def test_segmentation_trains_saves_goes_on_tests_and_draws(tiny: Path, ade20k: P
     assert "resumed epoch: 0, iter: 4" in again.stdout + again.stderr and (tmp_path / "iter_6.pth").exists()
     record = json.loads((tmp_path / "results" / "transfer_ade20k.json").read_text())
     assert {"miou", "macc", "aacc"} | ({"miou_ms", "macc_ms"} if more else set()) == record["metrics"].keys()
-    assert len(list((tmp_path / "predictions").glob("*.png"))) == train.SHOWN
+    assert len(list((tmp_path / "predictions").glob("*.png"))) == SHOWN
     if head == "linear":
         state = torch.load(tmp_path / "iter_6.pth", weights_only=False)["state_dict"]
         loaded = load_backbone(tiny).backbone.state_dict()

@@ -17,8 +17,10 @@ from checkpoints.cli import FAILED, WorkError, run_command  # noqa: E402
 from pretrain.sample import dense  # noqa: E402
 from tests.support.networks import VIT, write_moved  # noqa: E402
 from transfer import annotations, train  # noqa: E402
+from transfer.config import toolboxes  # noqa: E402
+from transfer.report import refuse_without  # noqa: E402
 
-train.toolboxes()
+toolboxes()
 
 from transfer import watching  # noqa: E402
 from transfer.coco_used import left_out  # noqa: E402
@@ -58,9 +60,9 @@ def test_weights_that_are_not_finite_are_not_trained_saved_or_tested(tmp_path: P
 
 @pytest.mark.parametrize("found", [{}, {"box_ap": float("nan")}, {"box_ap_50": 3.0}])
 def test_there_is_no_record_without_its_number(found: dict[str, float]) -> None:
-    train.refuse_without({"box_ap": 0.0}, ["box_ap"])
+    refuse_without({"box_ap": 0.0}, ["box_ap"])
     with pytest.raises(WorkError, match=r"the test has no box_ap .*no record is written"):
-        train.refuse_without(found, ["box_ap"])
+        refuse_without(found, ["box_ap"])
 
 
 def test_a_rate_that_is_far_too_high_stops_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

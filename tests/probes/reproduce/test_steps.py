@@ -32,7 +32,7 @@ from tests.support.modules import command_module
 from tests.support.networks import write_moved
 from transfer import data as dense
 from transfer import scenes
-from transfer.train import CONFIGS
+from transfer.config import CONFIGS
 
 TWO_HEADS = Architecture("vit", 8, 32, 3, 128, 2, 2, init="fan_in")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from transfer import train
+from transfer.config import toolboxes
 
 
 class Bomb:
@@ -29,7 +29,7 @@ class Bomb:
 
 def main(folder: Path) -> None:
     warnings.simplefilter("ignore")
-    train.toolboxes()
+    toolboxes()
     from mmengine.logging.history_buffer import HistoryBuffer  # noqa: PLC0415 (after its registries are made)
     from mmengine.runner import CheckpointLoader  # noqa: PLC0415
 

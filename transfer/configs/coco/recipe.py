@@ -29,7 +29,7 @@ train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
 
 optim_wrapper = dict(
     type="AmpOptimWrapper",
-    dtype="auto",  # bf16 where the GPU has it, else fp16; float32 on a CPU (transfer/train.py)
+    dtype="auto",  # bf16 where the GPU has it, else fp16; float32 on a CPU (transfer/config.py)
     constructor="IBOTLayerDecay",
     paramwise_cfg=dict(layer_decay=0.8),
     optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),

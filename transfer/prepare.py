@@ -1,0 +1,121 @@
+"""Everything that is decided and looked at before the first step."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from checkpoints import places, reading, store, terminal
+from checkpoints.cli import UserError
+from pretrain.batches.feeding import PATIENCE
+from pretrain.sample import dense
+from transfer import coco_layout, data, resume
+from transfer.config import adapt, default_config, fit, read_config, toolboxes
+from transfer.options import TransferOptions
+from transfer.report import record_path
+from transfer.scenes import MapFlags, num_classes
+
+SHOWN = 4
+"""Test images whose predictions are drawn."""
+
+
+def prepare(options: TransferOptions, loaded: Any) -> Any:
+    """Everything decided: the config that is run."""
+    from transfer.backbone import try_out, widths  # noqa: PLC0415
+
+    toolboxes()
+    from transfer.coco_images import set_images  # noqa: PLC0415
+    from transfer.labels import set_labels  # noqa: PLC0415
+    from transfer.pictures import set_backend  # noqa: PLC0415
+
+    config = read_config(options, loaded.backbone.shape)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.multi_scale and options.task == "coco":
+        raise UserError("--multi-scale is for ade20k: detectors are tested at one scale, as in the paper")
+    maps = MapFlags(options.background, options.ignore, options.classes)
+    if maps.typed() and options.task == "coco":
+        raise UserError(f"{maps.typed()} is for ade20k: it says how label maps are read")
+    given = _given(options)
+    adapt(config, device=device, distributed="RANK" in os.environ)
+    backbone, shape = config.model.backbone, loaded.backbone.shape
+    backbone.checkpoint, backbone.key = str(loaded.path), options.key
+    try_out(backbone)
+    fit(config, widths(shape))
+    name = Path(options.config or default_config(options, shape)).stem
+    config.work_dir = str(options.out or Path("runs") / f"transfer-{options.task}-{name}{'-frozen' if options.freeze else ''}")
+    look_through(Path(config.work_dir))
+    if is_main():
+        places.tried(record_path(config, options))
+    root = options.data or (options.train_json.parent if options.train_json else Path(config.work_dir) / "data")
+    if options.data is None and options.train_json is None:
+        draw_sample(options.task, root)
+    data.set_root(config, root)
+    found = data.look_through(options.task, root, config, Path(config.work_dir), maps=maps, given=given)
+    if is_main():
+        for line in found.lines:
+            terminal.say(line)
+    data.same_as_before(Path(config.work_dir), found.protocol, write=is_main())
+    config.of_data = found.protocol
+    if options.task == "ade20k":
+        set_labels(config, num_classes(config), found.rule)
+    set_backend(config)
+    if options.task == "coco":
+        set_images([config[loader].dataset for loader in data.PARTS])
+    config.randomness = {"seed": options.seed}
+    last = resume.newest(Path(config.work_dir))
+    config.resume, config.load_from = last is not None, None if last is None else str(last)
+    mine = [{"type": "WeightsHook", "random": options.from_scratch}, {"type": "WatchHook"}, {"type": "ShowHook", "count": SHOWN}]
+    config.custom_hooks = [*config.get("custom_hooks", []), *mine]
+    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+        if device == "cpu":
+            loader.update(num_workers=0, persistent_workers=False)
+        elif loader.get("num_workers"):
+            loader.setdefault("timeout", PATIENCE)
+    return config
+
+
+def _given(options: TransferOptions) -> coco_layout.Given:
+    """The flags for annotations. Raises UserError where there is nothing that they could mean."""
+    given = coco_layout.Given(**{name: getattr(options, name) for name in coco_layout.Given._fields})
+    typed = given.typed()
+    if typed and options.task != "coco":
+        raise UserError(f"{typed[0]} is for coco: it says where annotations of boxes lie")
+    if options.data is None and options.train_json is None and set(typed) - {"--boxes-only"}:
+        raise UserError(f"{typed[0]} belongs to data of your own: give --data DIR, or --train-json and --train-images")
+    return given
+
+
+def look_through(folder: Path) -> None:
+    """Raise UserError where a link lies in the folder, or its word for the last checkpoint leads out: MMEngine follows both.
+
+    Files that have other names (hard links) are taken apart: MMEngine writes into what is there.
+    """
+    places.refuse_links(folder)
+    for inside, _, files in os.walk(folder):
+        for name in files:
+            store.take_apart(Path(inside, name))
+    last = folder / "last_checkpoint"
+    if last.is_file():
+        try:
+            name = reading.text(last, 4096, "replace").strip()
+        except OSError as error:
+            raise UserError(f"{last} cannot be read ({error.strerror}): remove it to begin anew") from error
+        places.recorded(name, file=last, below=[folder], cure="remove that file to begin anew, or give another --out")
+
+
+def draw_sample(task: str, root: Path) -> None:
+    """Write the embedded sample's layout once; the other processes wait for it."""
+    done = root / "complete"
+    if is_main() and not done.exists():
+        write = dense.write_coco if task == "coco" else dense.write_ade20k
+        write(root, dense.COUNTS)
+        done.touch()
+    while not done.exists():
+        time.sleep(0.2)
+
+
+def is_main() -> bool:
+    """Whether this process writes and prints; MMEngine joins the processes only later."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,95 @@
+"""The numbers of a detector or segmenter, by our names, and their record."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from checkpoints import terminal
+from checkpoints.cli import WorkError
+from probes.shared import record
+from transfer.config import changes_of
+from transfer.options import TransferOptions
+
+METRICS = {
+    "coco": {"box_ap": "coco/bbox_mAP", "mask_ap": "coco/segm_mAP"}
+    | {
+        f"{kind}_ap_{size}": f"coco/{name}_mAP_{size}"
+        for kind, name in (("box", "bbox"), ("mask", "segm"))
+        for size in ("50", "75", "s", "m", "l")
+    },
+    "ade20k": {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "miou_ms": "ms_mIoU", "macc_ms": "ms_mAcc"},
+}
+"""Our names for the toolboxes' numbers."""
+HEADLINES = {"coco": ("box_ap", "mask_ap"), "ade20k": ("miou",)}
+"""The numbers without which there is no record."""
+TABLES = {"coco": "T6a_dense_small", "ade20k": "T6a_dense_small"}
+
+
+def report(
+    options: TransferOptions,
+    config: Any,
+    loaded: Any,
+    numbers: Mapping[str, Any],
+    ratio: float,
+    seconds: float,
+    counts: Mapping[str, int],
+) -> None:
+    """Print the numbers and write the record."""
+    found = {ours: float(numbers[theirs]) for ours, theirs in METRICS[options.task].items() if theirs in numbers}
+    if options.task == "coco":  # -1 where there is nothing of that size
+        found = {name: 100 * value for name, value in found.items() if value >= 0}
+    out = Path(config.work_dir)
+    refuse_without(found, [name for name in HEADLINES[options.task] if name != "mask_ap" or "heads" not in config.of_data])
+    protocol = {
+        "config": Path(config.filename).stem,
+        "from_scratch": options.from_scratch,
+        "key": options.key,
+        "lr": config.optim_wrapper.optimizer.lr * ratio,
+        "lr_ratio": ratio,
+        "images_a_step": config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1")),
+        "cfg_options": changes_of(options),
+        "position": position(loaded.backbone.shape.kind, config.model.backbone.get("grid")),
+        **config.of_data,
+        "max_epochs": config.train_cfg.get("max_epochs"),
+        "max_iters": config.train_cfg.get("max_iters"),
+    }
+    record.write(
+        record_path(config, options),
+        probe=f"transfer_{options.task}",
+        table=TABLES[options.task],
+        loaded=loaded,
+        data={"root": str(options.data or options.train_json or "sample"), **counts},
+        protocol=protocol,
+        metrics=found,
+        seconds=seconds,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    terminal.say(json.dumps({name: round(value, 2) for name, value in found.items()}))
+    terminal.say(f"predictions drawn in {out}/predictions, record in {out}/results/transfer_{options.task}.json")
+
+
+def refuse_without(found: Mapping[str, float], names: Sequence[str]) -> None:
+    """Raise WorkError where one of the numbers that a record is for is not there, or is not finite."""
+    missing = [name for name in names if not math.isfinite(found.get(name, math.nan))]
+    if missing:
+        what = "nothing was found in any test image, or there is nothing to find"
+        raise WorkError(
+            f"the test has no {' and no '.join(missing)} ({what}): no record is written; train longer, or look at the data"
+        )
+
+
+def record_path(config: Any, options: TransferOptions) -> Path:
+    """Path of the record, in the folder of the run."""
+    return Path(config.work_dir) / "results" / f"transfer_{options.task}.json"
+
+
+def position(kind: str, grid: Sequence[int] | None) -> str:
+    """The rule for position embeddings, as in a record."""
+    if kind == "swin":
+        return "none"
+    return "of the checkpoint's grid" if grid is None else f"by size on loading to {grid[0]} x {grid[1]}"
