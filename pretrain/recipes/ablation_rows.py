@@ -7,6 +7,7 @@ from pretrain.recipes.presets import TWO_CROPS, VITB, VITS
 
 Values = dict[str, Any]
 Tokenizer = Literal["dalle", "colour", "patches"]
+Control = Literal["untrained", "pixels", "supervised"]
 
 
 class Row(NamedTuple):
@@ -32,6 +33,8 @@ class Row(NamedTuple):
     """Measured on the mean of the patch tokens."""
     cost: str = "not published"
     note: str = ""
+    control: Control | None = None
+    """A row of ours, beside the published ones, that is no pretraining."""
 
 
 class Table(NamedTuple):
@@ -52,7 +55,7 @@ class Table(NamedTuple):
 
     def row(self, name: str) -> Row:
         """Raises KeyError."""
-        return {row.name: row for row in (*self.rows, *self.helpers)}[name]
+        return {row.name: row for row in (*self.rows, *self.helpers, *CONTROLS)}[name]
 
     def settings(self, row: Row) -> Values:
         """At the paper's scale."""
@@ -60,7 +63,7 @@ class Table(NamedTuple):
         return {**network, **self.base, "epochs": row.epochs or self.epochs, **row.changes}
 
     def on_sample(self, row: Row) -> Values:
-        """Over recipe `sample`."""
+        """Over a recipe for small images."""
         return {**self.small, **row.changes, **row.small}
 
 
@@ -74,3 +77,10 @@ NO_MIM: Values = {"use_masked_im_modeling": False}
 MIM_ALONE: Values = {"lambda_cls": 0.0}
 CODES: Values = {"targets": "codes"} | APART
 CODES_ALONE = CODES | MIM_ALONE
+
+CONTROLS = (
+    Row("supervised", "trained with labels for as many images", {}, control="supervised"),
+    Row("untrained", "the same network untrained", {}, control="untrained"),
+    Row("pixels", "raw pixels", {}, control="pixels"),
+)
+"""What any row must be compared with; not in the paper's tables."""

@@ -15,7 +15,7 @@ from checkpoints import escape, places
 from checkpoints.cli import FAILED, UserError, parse, run_command
 from pretrain.recipes.ablation_rows import Table
 from probes.ablate import table as ablate_table
-from probes.ablate.plan import Job, Setting, Words, plan, seconds, table_named
+from probes.ablate.plan import Job, Setting, Words, plan, rows_of, seconds, table_named
 from probes.shared import console
 from probes.shared.console import duration
 from probes.shared.subprocesses import Stopped, run_once
@@ -29,8 +29,12 @@ class AblateOptions:
     """T9, T10_without_mcrop, T10_with_mcrop, T17, T18, T20, TE_dense_selfdistill, TE_center_temp, TE_loss_ratio, TE_out_dim,
     TB_crop_scale, F8 or F11."""
     data: str | None = None
-    """Images with labels, like --data of the probes: then the networks and epochs are the paper's. Default: the embedded sample,
-    small networks, minutes."""
+    """Images with labels, like --data of the probes: then the networks and epochs are the paper's, or --recipe's. Default: the
+    embedded sample, small networks, minutes."""
+    recipe: Literal["sample", "sample_dense", "cifar10", "cifar10_gpu"] | None = None
+    """A recipe for small images: its network, crops and schedule with the table's changes, in place of the paper's."""
+    controls: bool = False
+    """Rows that the paper's tables have not: trained with labels for as many images, the same network untrained, raw pixels."""
     epochs: int | None = None
     """Epochs of every row (default: the table's own; 6 on the sample)."""
     rows: tuple[str, ...] = ()
@@ -53,11 +57,14 @@ def setting_of(options: AblateOptions, table: Table) -> Setting:
     if options.tokenizer is not None and options.tokenizer.partition(":")[0] != "dalle":
         raise UserError(f"--tokenizer {options.tokenizer}: give dalle:FILE, or dalle; every other row names its own")
     data = None if options.data == "sample" else options.data
-    parts = ["ablations", *([Path(data).stem] if data else [])]
+    if options.recipe and data is None and options.recipe != "sample":
+        raise UserError(f"--recipe {options.recipe} needs --data: without it the embedded sample is used")
+    parts = ["ablations", *([Path(data).stem] if data else []), *([options.recipe] if options.recipe else [])]
     parts += [f"{options.epochs}epochs"] * (options.epochs is not None) + [f"seed{options.seed}"] * (options.seed != 0)
     usual = tuple(dict.fromkeys(ablate_table.PROBES[name][0] for name in ablate_table.columns(table)))
     out = options.out or Path("runs") / "_".join(parts)
-    return Setting(out, data, options.epochs, options.tokenizer, options.probe or usual, options.seed)
+    probes = options.probe or usual
+    return Setting(out, data, options.epochs, options.tokenizer, probes, options.seed, options.recipe, options.controls)
 
 
 def show_plan(table: Table, jobs: Sequence[Job], setting: Setting) -> None:
@@ -75,21 +82,22 @@ def show_commands(jobs: Sequence[Job]) -> None:
 
 
 def _why(job: Job) -> str:
-    return "asked for" if job.asked else "its checkpoint is another row's tokenizer"
+    return "asked for" if job.asked else "another row needs its checkpoint"
 
 
 def run_job(job: Job, setting: Setting, fates: dict[str, str]) -> str:
     """Do what one row needs; returns what went wrong. `fates` are those of the rows before."""
     if job.lost:
         return f"not run: {job.lost}"
-    if job.row.needs and fates.get(job.row.needs):
-        return f"not run: {job.row.needs} failed"
+    if job.needs and fates.get(job.needs):
+        return f"not run: {job.needs} failed"
     folder = places.below(setting.out, job.row.name)
     places.below(setting.out, setting.patches.parent.name, setting.patches.name)
     steps: list[tuple[str, Words, Path, Words]] = []
     if job.patches:
         steps.append(("tokenizer", job.patches, setting.patches.with_suffix(""), ()))
-    steps.append(("training", job.train, folder / "train", job.patches))
+    if job.train:
+        steps.append(("training", job.train, folder / "train", job.patches))
     steps += [(f"{name} probe", words, folder / name, job.train) for name, words in job.probes.items()]
     wrong = []
     for what, words, name, key in steps:
@@ -97,7 +105,7 @@ def run_job(job: Job, setting: Setting, fates: dict[str, str]) -> str:
         console.say(f"    {what}: {ended.said}" + (f", {duration(ended.seconds)}" if ended.seconds else ""))
         if not ended.ok:
             wrong.append(f"{what} {ended.said.partition(' (')[0]}")
-            if words in (job.patches, job.train):
+            if words in (job.patches, job.train):  # without which there is nothing to measure
                 break
     return "; ".join(wrong)
 
@@ -133,7 +141,8 @@ def main(arguments: Sequence[str]) -> int:
         console.say(f"stopped; the same command goes on: python -m probes.ablate {escape.shell(arguments)}")
         return stop.code
     every = {job.row.name: job for job in plan(table, setting)}
-    lines = [ablate_table.line(table, every[row.name], setting.out, fates.get(row.name, "")) for row in table.rows]
+    rows = rows_of(table, setting)
+    lines = [ablate_table.line(table, every[row.name], setting.out, fates.get(row.name, "")) for row in rows]
     ablate_table.finish(table, lines, setting, time.perf_counter() - began)
     return FAILED if any(fate and not job.lost for job, fate in zip(jobs, fates.values(), strict=True)) else 0
 

@@ -10,7 +10,7 @@ from checkpoints import escape, store
 from checkpoints.cli import UserError
 from pretrain.recipes.ablation_rows import Row, Table
 from probes import tables
-from probes.ablate.plan import SAMPLE_EPOCHS, Job, Setting
+from probes.ablate.plan import Job, Setting, epochs_of
 from probes.paper import published as paper
 from probes.shared import console
 from probes.shared import record as results
@@ -29,6 +29,8 @@ class Line(NamedTuple):
     here: Mapping[str, float]
     published: Mapping[str, float]
     remark: str
+    intervals: Mapping[str, Sequence[float]] = {}
+    """The 95 % intervals of `here`, where they are known."""
 
 
 class Rank(NamedTuple):
@@ -56,25 +58,25 @@ def published_row(table: Table, row: Row) -> paper.Row:
 
 
 def published(table: Table, row: Row) -> dict[str, float]:
-    """Published numbers by column, in percent."""
+    """Published numbers by column, in percent; none for a control."""
+    if row.control:
+        return {}
     cells = published_row(table, row).cells
     return {name: cells[name] * (100 if name.startswith("nmi") else 1) for name in columns(table) if cells.get(name) is not None}
 
 
 def line(table: Table, job: Job, out: Path, fate: str) -> Line:
     """The row's results from its records; `fate` is its failure."""
-    records = {name: _metrics(out / job.row.name / f"{name}.json") for name in ("knn", "linear", "cluster", "knn_cls")}
+    files = {name: results.read(out / job.row.name / f"{name}.json") for name in ("knn", "linear", "cluster", "knn_cls")}
+    records = {name: {} if one is None else one["metrics"] for name, one in files.items()}
     here = {name: records[probe][number] for name, (probe, number) in PROBES.items() if number in records[probe]}
     remarks = [fate, job.remark]
     if "top1" in records["knn_cls"]:
         remarks.append(f"k-NN of [CLS] {records['knn_cls']['top1']:.1f}")
     wanted = {name: value for name, value in here.items() if name in columns(table)}
-    return Line(job.row, wanted, published(table, job.row), "; ".join(text for text in remarks if text))
-
-
-def _metrics(file: Path) -> dict[str, float]:
-    record = results.read(file)
-    return {} if record is None else record["metrics"]
+    ends = {name: (files[probe] or {}).get("intervals", {}).get(number) for name, (probe, number) in PROBES.items()}
+    known = {name: value for name, value in ends.items() if name in wanted and value}
+    return Line(job.row, wanted, published(table, job.row), "; ".join(text for text in remarks if text), known)
 
 
 def rank(here: Sequence[float], there: Sequence[float]) -> Rank:
@@ -105,7 +107,7 @@ def as_text(table: Table, lines: Sequence[Line], full: bool = True) -> list[list
     head = ["row", *(word for name in names for word in (f"{SHOWN[name]} here", "published")), "remark"]
     body = []
     for one in lines:
-        numbers = [_number(values.get(name)) for name in names for values in (one.here, one.published)]
+        numbers = [text for name in names for text in (_measured(one, name), _number(one.published.get(name)))]
         body.append([_title(one.row) if full else one.row.name, *numbers, one.remark])
     return [head, *body]
 
@@ -113,6 +115,12 @@ def as_text(table: Table, lines: Sequence[Line], full: bool = True) -> list[list
 def _title(row: Row) -> str:
     cells = ", ".join(f"{name} {value}" for name, value in row.cells.items())
     return f"{row.name}: {row.method}" + (f" ({cells})" if cells else "")
+
+
+def _measured(one: Line, name: str) -> str:
+    """The number with its 95 % interval."""
+    ends = one.intervals.get(name)
+    return _number(one.here.get(name)) + (f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else "")
 
 
 def _number(value: float | None) -> str:
@@ -140,13 +148,18 @@ def finish(table: Table, lines: Sequence[Line], setting: Setting, seconds: float
 
 def record(table: Table, lines: Sequence[Line], setting: Setting, seconds: float) -> dict[str, Any]:
     """A record (`probes.shared.record`) of several checkpoints."""
-    epochs = setting.epochs or (table.epochs if setting.data else SAMPLE_EPOCHS)
     return {
         "schema": results.SCHEMA,
         "probe": "ablate",
         "table": table.published,
         "data": {"train": setting.data or "sample"},
-        "protocol": {"epochs": epochs, "seed": setting.seed, "probes": list(setting.probes), "tokenizer": setting.tokenizer},
+        "protocol": {
+            "epochs": epochs_of(table, setting),
+            "seed": setting.seed,
+            "probes": list(setting.probes),
+            "tokenizer": setting.tokenizer,
+            "recipe": setting.small,
+        },
         "rows": [
             {
                 "name": one.row.name,
@@ -155,6 +168,7 @@ def record(table: Table, lines: Sequence[Line], setting: Setting, seconds: float
                 "cells": dict(one.row.cells),
                 "checkpoint": str(setting.out / one.row.name),
                 "metrics": dict(one.here),
+                "intervals": {name: list(ends) for name, ends in one.intervals.items()},
                 "published": dict(one.published),
                 "remark": one.remark,
             }

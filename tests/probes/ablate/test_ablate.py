@@ -18,6 +18,7 @@ from pretrain.options.groups import Config
 from pretrain.recipes import ablation_recipes, registry
 from pretrain.recipes.ablation_rows import Row, Table
 from pretrain.recipes.ablations import TABLES
+from pretrain.sample import __main__ as sample_command
 from pretrain.setup.plan import plan_of
 from probes.ablate import __main__ as ablate
 from probes.ablate import table as ablate_table
@@ -219,3 +220,37 @@ def test_impossible_values_are_one_sentence(capsys: pytest.CaptureFixture[str]) 
     ):
         assert run_command(ablate.main, flags) == WRONG_COMMAND
         assert words in capsys.readouterr().err
+
+
+def test_a_small_recipe_on_data_of_ones_own_chooses_nothing_on_test_images(tmp_path: Path) -> None:
+    jobs = {
+        job.row.name: job for job in plan(table_named("T9"), Setting(tmp_path, "CIFAR10", 3, recipe="cifar10", controls=True))
+    }
+    train = " ".join(jobs["ibot"].train)
+    assert "--data CIFAR10 --recipe cifar10" in train and "--epochs 3" in train and "--accumulate" not in train
+    assert "--patch-size 4 --codes 256" in " ".join(jobs["beit"].patches) and "DALL-E" in jobs["beit"].remark
+    for name, job in jobs.items():
+        assert "--select val-split" in " ".join(job.probes["linear"]) and "--k 20" in " ".join(job.probes["knn"]), name
+    assert not jobs["untrained"].train and "--untrained" in jobs["untrained"].probes["knn"]
+    assert jobs["untrained"].needs == jobs["supervised"].needs == "ibot" and "pixels_24" in " ".join(jobs["pixels"].probes["knn"])
+    labels = " ".join(jobs["supervised"].train)
+    assert "--from-scratch" in labels and "--epochs 3" in labels and f"--folder {tmp_path / 'supervised'}" in labels
+    for job in plan(table_named("T9"), Setting(tmp_path, "IMAGENET", controls=True))[-3:]:
+        assert job.lost == "controls are for small images: give --recipe"
+
+
+def test_controls_are_trained_and_measured_like_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The real commands, on a handful of images."""
+    data, out = tmp_path / "few", tmp_path / "out"
+    assert run_command(sample_command.main, ["--out", str(data), "--count", "130"]) == DONE
+    flags = ["--table", "T9", "--recipe", "sample", "--data", str(data), "--epochs", "1", "--controls", "--out", str(out)]
+    assert run_command(ablate.main, [*flags, "--rows", "supervised", "untrained", "pixels", "--probe", "knn"]) == DONE
+    rows = {row["name"]: row for row in json.loads((out / "ablation_T9.json").read_text())["rows"]}
+    for name in ("supervised", "untrained", "pixels"):
+        low, high = rows[name]["intervals"]["knn"]
+        assert 0 <= low <= rows[name]["metrics"]["knn"] <= high <= 100 and not rows[name]["published"]
+    assert rows["ibot"]["metrics"] == rows["dino"]["metrics"] == {}
+    assert f"[{rows['pixels']['intervals']['knn'][0]:.1f}, " in (out / "ablation_T9.md").read_text()
+    capsys.readouterr()
+    assert run_command(ablate.main, ["--table", "T9", "--recipe", "cifar10", "--dry-run"]) == WRONG_COMMAND
+    assert "--recipe cifar10 needs --data" in capsys.readouterr().err
