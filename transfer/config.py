@@ -30,6 +30,7 @@ def toolboxes() -> None:
         for module in ("mmdet", "mmseg"):
             needed(module, "transfer")
         from transfer import backbone, layer_decay, resizing  # noqa: F401, PLC0415 (they register themselves)
+        from transfer.results import evaluators  # noqa: F401, PLC0415 (so do these)
     resume.register()
     # Class names of annotations are drawn into pictures: between two dollars they would be taken for formulas.
     importlib.import_module("matplotlib").rcParams["text.parse_math"] = False

@@ -114,7 +114,7 @@ def _take_classes(config: Any, names: list[str]) -> list[str] | None:
 
 def _name_classes(config: Any, names: list[str]) -> None:
     for part in PARTS:
-        config[part].dataset.metainfo = {"classes": tuple(names)}
+        config[part].dataset.metainfo = {"classes": tuple(names), "palette": scenes.palette(len(names))}
 
 
 def coco_classes() -> tuple[str, ...]:

@@ -90,14 +90,17 @@ class ShowHook(Hook):
     """Draws what was found in the first few test images, beside what is there, to `predictions/` in the run's folder."""
 
     def __init__(self, count: int = 4) -> None:
-        self.count, self.shown = count, 0
+        self.count = count
+        self.drawn: list[tuple[str, Path]] = []
+        """Names of the images, and the pictures of them."""
 
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None) -> None:
         if runner.rank != 0:
             return
-        for sample in list(outputs or ())[: self.count - self.shown]:
+        for sample in list(outputs or ())[: self.count - len(self.drawn)]:
             image = mmcv.imread(sample.img_path, channel_order="rgb", backend_args={"backend": BACKEND})
-            name = Path(sample.img_path).stem
-            path = Path(runner.work_dir) / "predictions" / f"{name}.png"
+            name, folder = Path(sample.img_path).stem, Path(runner.work_dir) / "predictions"
+            taken = any(path.stem == name for _, path in self.drawn)  # of another folder, or with another suffix
+            path = folder / f"{name}{f'-{len(self.drawn) + 1}' if taken else ''}.png"
             runner.visualizer.add_datasample(name, image, data_sample=sample, draw_gt=True, show=False, out_file=str(path))
-            self.shown += 1
+            self.drawn.append((Path(sample.img_path).name, path))

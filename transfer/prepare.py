@@ -17,7 +17,7 @@ from transfer.options import TransferOptions
 from transfer.report import record_path
 from transfer.scenes import MapFlags, num_classes
 
-SHOWN = 4
+SHOWN = 8
 """Test images whose predictions are drawn."""
 
 
@@ -29,6 +29,7 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     from transfer.coco_images import set_images  # noqa: PLC0415
     from transfer.labels import set_labels  # noqa: PLC0415
     from transfer.pictures import set_backend  # noqa: PLC0415
+    from transfer.results.evaluators import keep_classes  # noqa: PLC0415
 
     config = read_config(options, loaded.backbone.shape)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,6 +62,7 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     if options.task == "ade20k":
         set_labels(config, num_classes(config), found.rule)
     set_backend(config)
+    keep_classes(config)
     if options.task == "coco":
         set_images([config[loader].dataset for loader in data.PARTS])
     config.randomness = {"seed": options.seed}

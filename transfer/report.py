@@ -3,17 +3,23 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from checkpoints import terminal
+from checkpoints import escape, store, terminal
 from checkpoints.cli import WorkError
 from probes.shared import record
+from probes.shared.confusion import shares_of
+from probes.shared.confusion_picture import picture
 from transfer.config import changes_of
 from transfer.options import TransferOptions
+from transfer.results import by_class, page
+from transfer.results.by_class import ClassAP
+from transfer.trained import Trained
 
 METRICS = {
     "coco": {"box_ap": "coco/bbox_mAP", "mask_ap": "coco/segm_mAP"}
@@ -27,22 +33,40 @@ METRICS = {
 """Our names for the toolboxes' numbers."""
 HEADLINES = {"coco": ("box_ap", "mask_ap"), "ade20k": ("miou",)}
 """The numbers without which there is no record."""
+PAGE = ".html"
+"""Ending of the page's name in place of the record's."""
 TABLES = {"coco": "T6a_dense_small", "ade20k": "T6a_dense_small"}
+
+
+class Tested(NamedTuple):
+    """What a test has found."""
+
+    numbers: Mapping[str, Any]
+    """By the toolboxes' names."""
+    model: Trained
+    rows: Sequence[ClassAP]
+    """AP by class, where it was measured."""
+    counts: np.ndarray | None
+    """Confusion of pixels, where it was counted: `[k, k]`, a row for each true class."""
+    drawn: Sequence[tuple[str, Path]]
+    """Names of test images, and files of the truth beside the predictions."""
 
 
 def report(
     options: TransferOptions,
     config: Any,
     loaded: Any,
-    numbers: Mapping[str, Any],
+    tested: Tested,
     ratio: float,
     seconds: float,
     counts: Mapping[str, int],
 ) -> None:
     """Print the numbers and write the record."""
+    numbers = tested.numbers
     found = {ours: float(numbers[theirs]) for ours, theirs in METRICS[options.task].items() if theirs in numbers}
     if options.task == "coco":  # -1 where there is nothing of that size
         found = {name: 100 * value for name, value in found.items() if value >= 0}
+    found = {name: round(value, 4) for name, value in found.items()}  # as in the record, so that the page says the same
     out = Path(config.work_dir)
     refuse_without(found, [name for name in HEADLINES[options.task] if name != "mask_ap" or "heads" not in config.of_data])
     protocol = {
@@ -58,19 +82,44 @@ def report(
         "max_epochs": config.train_cfg.get("max_epochs"),
         "max_iters": config.train_cfg.get("max_iters"),
     }
-    record.write(
+    data = {"root": str(options.data or options.train_json or "sample"), **counts}
+    written = record.write(
         record_path(config, options),
         probe=f"transfer_{options.task}",
         table=TABLES[options.task],
         loaded=loaded,
-        data={"root": str(options.data or options.train_json or "sample"), **counts},
+        data=data,
         protocol=protocol,
         metrics=found,
         seconds=seconds,
         device="cuda" if torch.cuda.is_available() else "cpu",
+        beside=_beside(tested, found, data | protocol, out.resolve().name),
     )
     terminal.say(json.dumps({name: round(value, 2) for name, value in found.items()}))
-    terminal.say(f"predictions drawn in {out}/predictions, record in {out}/results/transfer_{options.task}.json")
+    terminal.say(f"predictions drawn in {out}/predictions, record in {written}, page in {written.with_suffix(PAGE)}")
+
+
+def _beside(tested: Tested, found: Mapping[str, float], about: Mapping[str, Any], name: str) -> dict[str, Callable[[Path], None]]:
+    """What is written beside the record, by the ending of its name: classes, confusion, the page."""
+    counts, classes, model = tested.counts, tested.model.classes, tested.model
+    files: dict[str, Callable[[], bytes]] = {}
+    table = by_class.detection(tested.rows) if counts is None else by_class.segmentation(counts, classes, model.ids)
+    if len(table) > 1:
+        files["_classes.csv"] = lambda: _text(escape.csv_text(table))
+    if counts is not None:
+        files["_confusion.csv"] = lambda: _text(by_class.confusion(counts, classes))
+        files["_confusion.png"] = lambda: picture(shares_of(counts), classes, "pixels")
+    shown = page.Results(model.task, name, found, about, tested.drawn, table, counts)
+    files[PAGE] = lambda: _text(page.written(shown))
+
+    def writer(content: Callable[[], bytes]) -> Callable[[Path], None]:
+        return lambda path: store.write_bytes(path, content())
+
+    return {ending: writer(content) for ending, content in files.items()}
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
 
 
 def refuse_without(found: Mapping[str, float], names: Sequence[str]) -> None:

@@ -105,11 +105,15 @@ def set_num_classes(part: Any, count: int) -> None:
             set_num_classes(value, count)
 
 
+def palette(count: int) -> list[tuple[int, int, int]]:
+    """A colour for each of so many classes, to draw with."""
+    return [(23 * k % 255, 97 * k % 255, 191 * k % 255) for k in range(1, count + 1)]
+
+
 def _take_names(config: Any, names: tuple[str, ...]) -> None:
     """Give data sets and heads classes of one's own."""
     for name in PARTS:
-        palette = [[23 * k % 255, 97 * k % 255, 191 * k % 255] for k in range(len(names))]
-        config[name].dataset.update(type="BaseSegDataset", metainfo={"classes": names, "palette": palette})
+        config[name].dataset.update(type="BaseSegDataset", metainfo={"classes": names, "palette": palette(len(names))})
     set_num_classes(config.model, len(names))
 
 

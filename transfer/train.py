@@ -17,10 +17,10 @@ import torch
 from checkpoints import hold, terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
 from pretrain.models.backbone import load_backbone
-from transfer import resume
+from transfer import resume, trained
 from transfer.options import TransferOptions
 from transfer.prepare import is_main, prepare
-from transfer.report import report
+from transfer.report import Tested, report
 
 LOADERS = (("train", "train"), ("val", "test"))
 """Our names for the parts of the data, and the runner's."""
@@ -35,11 +35,15 @@ def run(options: TransferOptions) -> int:
     from mmengine.runner import Runner  # noqa: PLC0415
 
     from transfer import hooks, watching  # noqa: F401, PLC0415 (they register themselves)
+    from transfer.results import evaluators  # noqa: PLC0415
 
     ratio, stack = state_the_rate(config), contextlib.ExitStack()
     if os.environ.get("RANK", "0") == "0":  # MMEngine has not joined the processes yet
         stack.enter_context(hold.held(Path(config.work_dir) / hold.NAME, f"--out {config.work_dir}", "give another --out"))
     try:
+        model = trained.of_run(options.task, config, loaded.backbone.shape)
+        if is_main():
+            trained.keep(Path(config.work_dir), model)
         runner = Runner.from_cfg(config)
         if not torch.cuda.is_available():
             runner.model = revert_sync_batchnorm(runner.model)
@@ -57,7 +61,9 @@ def run(options: TransferOptions) -> int:
         stack.close()
     if is_main():
         counts = {f"{name}_images": len(getattr(runner, f"{loader}_dataloader").dataset) for name, loader in LOADERS}
-        report(options, config, loaded, numbers, ratio, time.perf_counter() - began, counts)
+        drawn = next(hook.drawn for hook in runner.hooks if isinstance(hook, hooks.ShowHook))
+        found = Tested(numbers, model, *evaluators.kept(runner.test_loop.evaluator.metrics), drawn)
+        report(options, config, loaded, found, ratio, time.perf_counter() - began, counts)
     return 0
 
 
@@ -75,7 +81,7 @@ def at_several_scales(config: Any) -> dict[str, Any]:
     config.test_dataloader.dataset.pipeline = config.tta_pipeline
     config.load_from, config.resume = str(resume.newest(Path(config.work_dir))), False
     config.model = {**config.tta_model, "module": config.model}
-    config.custom_hooks = []
+    config.custom_hooks, config.test_evaluator = [], config.val_evaluator
     runner = Runner.from_cfg(config)
     return dict(runner.test())
 

@@ -3,7 +3,6 @@
 n test images, a predictions, k classes.
 """
 
-import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +11,8 @@ from jaxtyping import Float, Int
 from rich.table import Table
 from torch import Tensor
 
-from checkpoints import escape, fonts, store, terminal
+from checkpoints import escape, store, terminal
 from checkpoints.architecture import Architecture
-from checkpoints.figures import Figure, FigureCanvasAgg, PowerNorm
 from pretrain.engine import distributed
 from pretrain.engine.options import as_values
 from pretrain.models.backbone import Loaded
@@ -25,12 +23,9 @@ from probes.finetune.evaluate import resized_side
 from probes.finetune.options import FinetuneOptions
 from probes.finetune.recipes import RECIPES, table_of
 from probes.shared import record as results
-from probes.shared.confusion import counts_of
+from probes.shared.confusion import counts_of, shares_of
+from probes.shared.confusion_picture import picture
 from probes.shared.metrics import intervals, line, of_classes, values
-
-NAMED_UP_TO = 25
-"""Classes: more have no room for their names and numbers in the picture."""
-PAIRS, LONGEST_NAME = 40, 18
 
 
 class Measured(NamedTuple):
@@ -106,7 +101,7 @@ def write(
         store.write_bytes(path, by_class(labels, first, last, classes).encode("utf-8", "backslashreplace"))
 
     def confusion_as_png(path: Path) -> None:
-        store.write_bytes(path, picture(confusion(labels, first, len(classes)), classes))
+        store.write_bytes(path, picture(confusion(labels, first, len(classes)), classes, "images"))
 
     written = results.write(
         out,
@@ -159,9 +154,7 @@ def show(runs: list[Measured], data: Data, seconds: float) -> None:
 
 def confusion(labels: Int[np.ndarray, " n"], answers: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, "k k"]:
     """Percent of a class's images (row) that were taken for each class (column); NaN where it has none."""
-    counts = counts_of(labels, answers, classes)
-    total = counts.sum(axis=1, keepdims=True)
-    return np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
+    return shares_of(counts_of(labels, answers, classes))
 
 
 def by_class(labels: Int[np.ndarray, " n"], best: Int[np.ndarray, " n"], last: Int[np.ndarray, " n"], classes: list[str]) -> str:
@@ -179,44 +172,3 @@ def by_class(labels: Int[np.ndarray, " n"], best: Int[np.ndarray, " n"], last: I
         mistaken = [classes[most], f"{others[most]:.2f}"] if others[most] else ["", "0.00"]
         rows.append([name, count, f"{first[number, number]:.2f}", f"{final[number, number]:.2f}", *mistaken])
     return escape.csv_text(rows)
-
-
-def picture(shares: Float[np.ndarray, "k k"], classes: list[str]) -> bytes:
-    """The confusion of classes as PNG: with names and numbers where there is room, and the pairs most often confused beside it.
-
-    Blue to yellow (cividis) keeps its order for every kind of colour vision; the scale shows small shares too.
-    """
-    few = len(classes) <= NAMED_UP_TO
-    figure = Figure(figsize=(13, 8) if few else (19.5, 13), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes, beside = figure.subplots(1, 2, width_ratios=(3, 1) if few else (5, 1))
-    drawn = axes.imshow(shares, cmap="cividis", norm=PowerNorm(0.4, 0, 100), interpolation="none" if few else "antialiased")
-    axes.set_xlabel("taken for")
-    axes.set_ylabel("class")
-    axes.set_title("test images of a class (row) taken for a class (column), %")
-    if few:
-        _write_in(axes, shares, classes)
-    figure.colorbar(drawn, ax=axes, shrink=0.8, ticks=[0, 1, 5, 20, 50, 100])
-    beside.axis("off")
-    beside.text(0, 1, fonts.label("\n".join(["most often taken for another:", *_pairs(shares, classes)])), va="top", fontsize=9)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=150)
-    return stream.getvalue()
-
-
-def _write_in(axes: Any, shares: np.ndarray, classes: list[str]) -> None:
-    names = [fonts.label(name, LONGEST_NAME) for name in classes]
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
-    for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.5), strict=True):
-        colour = "black" if shares[row, column] > 20 else "white"
-        axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
-
-
-def _pairs(shares: np.ndarray, classes: list[str]) -> list[str]:
-    others = np.nan_to_num(shares.copy())
-    np.fill_diagonal(others, 0)
-    order = np.argsort(-others, axis=None, kind="stable")[:PAIRS]
-    rows, columns = np.unravel_index(order, others.shape)
-    found, short = zip(rows, columns, strict=True), [escape.terminal(fonts.legible(name)[:LONGEST_NAME]) for name in classes]
-    return [f"{others[row, column]:3.0f} %  {short[row]} > {short[column]}" for row, column in found if others[row, column] > 0]

@@ -1,8 +1,12 @@
 """The pieces of a page that stands alone: sections, tables, lists, the document around them. Nothing is ever fetched."""
 
+import base64
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from PIL import Image
 
 from checkpoints.escape import html as escape
 
@@ -76,6 +80,15 @@ def commands(lines: Iterable[str]) -> str:
     """Command lines to copy; a line that is too long breaks between words."""
     spoken = (" ".join(f"<span>{escape(word)}</span>" for word in line.split(" ")) for line in lines)
     return f"<pre>{''.join(f'<code>{line}</code>' for line in spoken)}</pre>"
+
+
+def picture(image: Image.Image, alt: str) -> str:
+    """A picture as a part of the page, as large as it is."""
+    with io.BytesIO() as file:
+        image.save(file, format="WEBP", quality=80)
+        data = base64.b64encode(file.getvalue()).decode()
+    size = f'width="{image.width}" height="{image.height}"'
+    return f'<img src="data:image/webp;base64,{data}" alt="{escape(alt)}" {size}>'
 
 
 def document(title: str, lead: str, sections: Sequence[Section], foot: str, *, policy: str = POLICY, script: str = "") -> str:

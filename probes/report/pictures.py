@@ -3,8 +3,6 @@
 b images, q queries, n patches.
 """
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -219,14 +217,8 @@ def _strip(items: Sequence[str], label: str) -> str:
 
 def _item(pixels: np.ndarray, alt: str, caption: str, kind: str = "") -> str:
     image = Image.fromarray(pixels).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)
-    with io.BytesIO() as file:
-        image.save(file, format="WEBP", quality=80)
-        data = base64.b64encode(file.getvalue()).decode()
     frame = f' class="{kind}"' if kind else ""
-    return (
-        f'<li{frame}><img src="data:image/webp;base64,{data}" alt="{escape(alt)}" width="{PIXELS}" height="{PIXELS}">'
-        f"{escape(caption)}</li>"
-    )
+    return f"<li{frame}>{report_page.picture(image, alt)}{escape(caption)}</li>"
 
 
 def has_backbone(folder: Path) -> bool:

@@ -56,7 +56,7 @@ from probes.report import commands
 from probes.reproduce import __main__ as reproduce
 from probes.reproduce import plan as reproduce_plan
 from probes.reproduce.steps import Step
-from probes.shared import console
+from probes.shared import confusion_picture, console
 from probes.visualize import gallery, tsne
 from probes.visualize.gallery import Shown
 from tests.support.commands import ROOT, program
@@ -445,7 +445,7 @@ def drawn_classes() -> Any:
 
 
 def drawn_confusion() -> Any:
-    finetune_report.picture(np.full((len(PICTURE),) * 2, 100 / len(PICTURE)), list(PICTURE))
+    confusion_picture.picture(np.full((len(PICTURE),) * 2, 100 / len(PICTURE)), list(PICTURE), "images")
 
 
 @pytest.mark.parametrize("draw", [drawn_curves, drawn_classes, drawn_confusion])
@@ -565,7 +565,7 @@ PICTURES |= {"set_xticks": 1, "set_yticks": 1}
 """matplotlib's methods, and which argument is a text."""
 OURS_IN_PICTURES = {
     "title": "a name of curves.PANELS",
-    "names": "escaped two lines above, in finetune_report",
+    "names": "escaped two lines above, in confusion_picture",
     "name": "a name of curves.PANELS' measurements",
     "f'{row.prototype}: {row.size}'": "numbers",
     "f'{len(classes) - CLASSES} more classes'": "a number",

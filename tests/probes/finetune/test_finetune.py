@@ -41,9 +41,10 @@ from probes.finetune.evaluate import Evaluator, evaluation_view
 from probes.finetune.model import Classifier, classifier, optimizer_of, parameter_groups
 from probes.finetune.options import FinetuneOptions, read_command_line, settled, with_recipe
 from probes.finetune.recipes import RECIPES
-from probes.finetune.report import by_class, confusion, picture
+from probes.finetune.report import by_class, confusion
 from probes.finetune.subsets import Share, balanced, part_of
 from probes.finetune.watch import Diverged, Watch
+from probes.shared.confusion_picture import picture
 from tests.support.commands import ROOT, command, exit_code
 from tests.support.finetuning import SHAPES, TINY, network_of, options_for
 from tests.support.killing import until_enough
@@ -601,7 +602,7 @@ def test_confusion_and_the_table_of_classes_count_what_was_answered() -> None:
     assert [row["images"] for row in rows] == ["4", "2", "0", "0"]
     assert (rows[0]["top1_best_epoch"], rows[0]["top1_last_epoch"], rows[0]["mistaken_for"]) == ("50.00", "100.00", "b")
     for classes, least in ((4, 1000), (1000, 2000)):
-        drawn = Image.open(io.BytesIO(picture(np.eye(classes) * 100, [f"class {number}" for number in range(classes)])))
+        drawn = Image.open(io.BytesIO(picture(np.eye(classes) * 100, [f"class {number}" for number in range(classes)], "images")))
         assert drawn.format == "PNG" and drawn.width >= least
 
 
