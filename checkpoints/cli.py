@@ -142,7 +142,7 @@ def run_command(main: Callable[[Sequence[str]], Any], arguments: Sequence[str] |
     except KeyboardInterrupt:
         terminal.say("interrupted", error=True)
         return 130
-    except (UserError, WorkError, terminal.OutputLost, OSError, MemoryError) as error:
+    except (UserError, terminal.OutputLost, OSError, MemoryError, RuntimeError) as error:
         sentence = _sentence(error)
         if sentence is None:
             raise
@@ -185,7 +185,16 @@ def _sentence(error: Exception) -> str | None:
         return f"failed: standard output takes nothing more ({error.strerror}): make room where it is sent"
     if isinstance(error, MemoryError):
         return "failed: there is no memory left: end other programs, or give less at once (--batch-size, --workers)"
+    if isinstance(error, RuntimeError):
+        return _of_torch(error)
     return _of_system(error) if isinstance(error, OSError) else None
+
+
+def _of_torch(error: RuntimeError) -> str | None:
+    """The same of memory that torch did not get; it is not imported for that."""
+    if type(error).__name__ == "OutOfMemoryError" or "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
+        return "failed: the GPU has too little memory: end its other programs, or give less at once (--batch-size)"
+    return _sentence(MemoryError()) if "DefaultCPUAllocator" in str(error) else None
 
 
 def _of_system(error: OSError) -> str | None:

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from checkpoints import reading, store, terminal
 from checkpoints.cli import DONE, run_command
-from probes import cluster, knn, logistic, segment
+from probes import cluster, knn, logistic
 from probes.compare.plan import Cell, Plan
 from probes.linear import __main__ as linear
 from probes.retrieval import __main__ as retrieval
+from probes.segment import __main__ as segment
 from probes.shared import record
 from probes.shared.console import duration
 

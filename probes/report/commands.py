@@ -30,7 +30,7 @@ PROBES = {
     "semi": "probes.semi.SemiOptions",
     "cluster": "probes.cluster.ClusterOptions",
     "parts": "probes.parts.PartsOptions",
-    "segment": "probes.segment.SegmentOptions",
+    "segment": "probes.segment.options.SegmentOptions",
     "finetune": "probes.finetune.options.FinetuneOptions",
     "video": "probes.video.__main__.VideoOptions",
     "retrieval": "probes.retrieval.tasks.RetrievalOptions",

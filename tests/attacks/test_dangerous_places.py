@@ -67,6 +67,7 @@ PLACES: dict[str, dict[str, str]] = {
         "a deletion": "its own temporary file",
     },
     "checkpoints/neighbours.py": {"a whole file": "/proc/stat and the like"},
+    "probes/shared/memory.py": {"a whole file": "/proc/meminfo and a control group's limit"},
     "checkpoints/zoo.py": {"a whole file": "the list of published checkpoints, which is this project's own"},
     "checkpoints/torch_pickle.py": {"an archive": "reads members of a torch file into memory; nothing is unpacked to disk"},
     "checkpoints/resolve.py": {"the network": "timm's published weights, only for a timm:NAME that was typed"},

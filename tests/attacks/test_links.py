@@ -25,7 +25,7 @@ from pretrain.run import replay
 from pretrain.sample import __main__ as sample
 from pretrain.sample import clips, scene, shifts
 from pretrain.tokenizers import __main__ as tokenizers
-from probes import cluster, knn, live, logistic, parts, segment, semi, tables
+from probes import cluster, knn, live, logistic, parts, semi, tables
 from probes.ablate import __main__ as ablate
 from probes.bench import data as bench_data
 from probes.bench import knn as bench_knn
@@ -41,6 +41,8 @@ from probes.retrieval import __main__ as retrieval
 from probes.retrieval.tasks import RetrievalOptions
 from probes.robustness import __main__ as robustness
 from probes.robustness.suites import RobustnessOptions
+from probes.segment import __main__ as segment
+from probes.segment.options import SegmentOptions
 from probes.shared import record, record_name, subject, subprocesses
 from probes.video import __main__ as video
 from probes.visualize import __main__ as visualize
@@ -312,7 +314,7 @@ COMMANDS: list[tuple[Callable[..., Any], list[str], type]] = [
     (semi.main, [], semi.SemiOptions),
     (cluster.main, [], cluster.ClusterOptions),
     (parts.main, [], parts.PartsOptions),
-    (segment.main, [], segment.SegmentOptions),
+    (segment.main, [], SegmentOptions),
     (finetune.main, [], FinetuneOptions),
     (robustness.main, [], RobustnessOptions),
     (retrieval.main, [], RetrievalOptions),

@@ -24,8 +24,9 @@ from pretrain.images.hubs import Torchvision
 from pretrain.images.open import open_images
 from pretrain.images.source import InMemory
 from pretrain.sample import clips, dense, retrieval
-from probes import segment
 from probes.retrieval import copydays
+from probes.segment import data as segment_data
+from probes.segment.options import SegmentOptions
 from probes.video import davis
 from probes.visualize.inputs import Drawing, pictures_of
 from tests.support import networks
@@ -170,24 +171,24 @@ def copies(root: Path, content: bytes) -> None:
 def segment_image(root: Path, content: bytes) -> None:
     part = scenes(root)
     file_of(part.pixels[0]).write_bytes(content)
-    segment.view(part.pixels[0], networks.backbone(), 32)
+    segment_data.view(part.pixels[0], networks.backbone(), 32)
 
 
 def segment_labels(root: Path, content: bytes) -> None:
     part = scenes(root)
     file_of(part.labels[0]).write_bytes(content)
-    segment.label_view(part.labels[0], 32)
+    segment_data.label_view(part.labels[0], 32)
 
 
 def segment_classes(root: Path, content: bytes) -> None:
     part = scenes(root)
     file_of(part.labels[0]).write_bytes(content)
-    segment.count_classes(segment.Set(part, part, 32))
+    segment_data.look_through(segment_data.Set(part, part, 32), "the data")
 
 
-def scenes(root: Path) -> segment.Labelled:
+def scenes(root: Path) -> segment_data.Labelled:
     dense.write_ade20k(root, {"train": 1, "val": 1}, size=32)
-    return segment.open_data(segment.SegmentOptions(data=str(root))).train
+    return segment_data.open_data(SegmentOptions(data=str(root))).train
 
 
 PLACES: list[Callable[[Path, bytes], None]] = [

@@ -13,7 +13,7 @@ import pytest
 
 import probes
 from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError, parse, run_command
-from probes import cluster, knn, logistic, segment
+from probes import cluster, knn, logistic
 from probes.compare import __main__ as command
 from probes.compare import cells, costs, page, plan, suite
 from probes.compare import table as compare_table
@@ -23,6 +23,7 @@ from probes.compare.table import Column, Comparison, Entry
 from probes.features import cache
 from probes.linear.protocol import LinearOptions
 from probes.retrieval.tasks import RetrievalOptions
+from probes.segment.options import SegmentOptions
 from tests.support import networks
 from tests.support.commands import ROOT
 from tests.support.pictures import noise
@@ -149,7 +150,7 @@ def test_each_cell_s_words_are_a_command_line_of_its_probe() -> None:
         "logistic": logistic.LogisticOptions,
         "cluster": cluster.ClusterOptions,
         "retrieval": RetrievalOptions,
-        "segment": segment.SegmentOptions,
+        "segment": SegmentOptions,
     }
     for options in (
         CompareOptions(ckpt=("timm:x",), device="cpu", workers=0, cache=Path("c"), limit=9, seeds=2),

@@ -13,10 +13,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from checkpoints.cli import DONE, WRONG_COMMAND, run_command
-from probes import cluster, knn, logistic, parts, segment
+from probes import cluster, knn, logistic, parts
 from probes.linear import __main__ as linear
 from probes.retrieval import __main__ as retrieval
 from probes.robustness import __main__ as robustness
+from probes.segment import __main__ as segment
 from probes.video import __main__ as video
 from probes.visualize import __main__ as visualize
 from tests.support import small_world

@@ -26,7 +26,7 @@ from pretrain.images.source import InMemory
 from pretrain.models.backbone import Backbone, load_backbone, make
 from pretrain.models.measured import Measured
 from pretrain.models.vit import ViT
-from probes import cluster, knn, logistic, parts, segment, semi, tables
+from probes import cluster, knn, logistic, parts, semi, tables
 from probes.features import attention, search
 from probes.features import cache as features
 from probes.finetune import __main__ as finetune
@@ -38,6 +38,8 @@ from probes.linear import train as linear_train
 from probes.linear.sweep import LinearSweep
 from probes.paper import cells, protocols
 from probes.retrieval import descriptors
+from probes.segment import data as segment_data
+from probes.segment import features as segment_features
 from probes.shared import record as results
 from probes.shared import subject as common
 from probes.shared.subject import Common, View
@@ -291,7 +293,7 @@ def test_features_that_are_not_finite_are_refused_wherever_they_come_about(tmp_p
     backbone, images, crops = lose(tiny()), pictures(), torch.rand(2, 3, 32, 32)
     images.labels, images.classes = np.arange(6) % 2, ["a", "b"]
     frame = np.zeros((64, 64, 3), dtype=np.uint8)
-    part = segment.Labelled([Path("a.png"), frame], [frame[..., 0] + 1] * 2)
+    part = segment_data.Labelled([Path("a.png"), frame], [frame[..., 0] + 1] * 2)
     head = linear_head.Head(torch.zeros(2, 256), torch.zeros(2), "cls4", ("a", "b"))
     how = lambda network, pixels: descriptors.copy(network, pixels, 32)  # noqa: E731
     view = linear_head.View(32, 32)
@@ -303,7 +305,7 @@ def test_features_that_are_not_finite_are_refused_wherever_they_come_about(tmp_p
         "  pictures 0": lambda: descriptors.describe(backbone, images, how),
         "frame 3": lambda: propagate.tokens(backbone, crops[:1], "frame 3"),
         "a picture": lambda: inputs.tokens(backbone, crops[:1]),
-        "image 1": lambda: segment.seen(part, 1, backbone, 32, 1),
+        "image 1": lambda: segment_features.seen(part, 1, backbone, 32, 1),
         "image 1 of a batch": lambda: linear_head.Classifier(backbone, head).logits(crops),
         " image 1 of a batch": lambda: linear_head.linear_head(backbone, images, view, 4, 0),
     }.items():

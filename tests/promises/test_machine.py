@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from checkpoints import export, hold
 from checkpoints.cli import DONE, FAILED, MACHINE, WRONG_COMMAND, run_command
@@ -112,7 +113,11 @@ def test_no_memory_is_one_sentence_and_a_fault_of_ours_a_traceback(capsys: pytes
 
     assert run_command(fails(MemoryError()), []) == FAILED
     assert capsys.readouterr().err.startswith("failed: there is no memory left")
-    for error in (OSError(errno.ENOENT, "x"), KeyError("x"), OSError("x")):
+    assert run_command(fails(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")), []) == FAILED
+    assert capsys.readouterr().err.startswith("failed: the GPU has too little memory")
+    assert run_command(lambda _: torch.empty(1 << 60), []) == FAILED  # torch's own words
+    assert capsys.readouterr().err.startswith("failed: there is no memory left")
+    for error in (OSError(errno.ENOENT, "x"), KeyError("x"), OSError("x"), RuntimeError("x")):
         with pytest.raises(type(error)):
             run_command(fails(error), [])
 

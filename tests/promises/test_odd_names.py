@@ -14,13 +14,14 @@ from checkpoints.cli import DONE, FAILED, WRONG_COMMAND, UserError
 from pretrain import curves, train
 from pretrain.images.open import open_images
 from pretrain.tokenizers import __main__ as tokenizers
-from probes import cluster, knn, logistic, parts, segment, semi, tables
+from probes import cluster, knn, logistic, parts, semi, tables
 from probes.finetune import __main__ as finetune
 from probes.finetune.subsets import named
 from probes.linear import __main__ as linear
 from probes.report import __main__ as report
 from probes.retrieval import __main__ as retrieval
 from probes.robustness import __main__ as robustness
+from probes.segment import __main__ as segment
 from probes.video import __main__ as video
 from probes.visualize import __main__ as visualize
 from tests.support import networks

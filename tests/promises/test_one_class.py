@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from checkpoints.cli import FAILED, WRONG_COMMAND, run_command
-from probes import knn, segment
+from probes import knn
 from probes.linear import __main__ as linear
 from probes.robustness import __main__ as robustness
+from probes.segment import __main__ as segment
+from probes.segment import data as segment_data
 from tests.support import networks
 
 Main = Callable[..., object]
@@ -67,7 +69,7 @@ MAPS = {"label 1": (1, "0"), "label 7": (7, "0"), "label 1 and void": (1, "0"), 
 @pytest.mark.parametrize("maps", MAPS)
 def test_label_maps_of_one_class_are_an_error(maps: str, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     label, background = MAPS[maps]
-    for images, labels in segment.FOLDERS.values():
+    for images, labels in segment_data.FOLDERS.values():
         for number in range(3):
             picture(tmp_path / "data" / images / f"{number}.jpg", number)
             values = np.full((36, 40), label, dtype=np.uint8)

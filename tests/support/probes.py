@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from probes import cluster, knn, logistic, parts, segment, semi
+from probes import cluster, knn, logistic, parts, semi
 from probes.finetune import __main__ as finetune
 from probes.linear import __main__ as linear
 from probes.retrieval import __main__ as retrieval
 from probes.robustness import __main__ as robustness
+from probes.segment import __main__ as segment
 from probes.video import __main__ as video
 from probes.visualize import __main__ as visualize
 

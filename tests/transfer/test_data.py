@@ -12,7 +12,10 @@ from PIL import Image
 
 from checkpoints.cli import DONE, FAILED, UserError, WorkError, run_command
 from pretrain.sample import dense
-from probes import segment
+from probes.segment import __main__ as segment
+from probes.segment import data as segment_data
+from probes.segment.options import SegmentOptions
+from probes.segment.scores import Confusion
 from probes.shared import label_maps
 from probes.shared.label_rule import Rule, chosen, class_list
 from tests.support import networks
@@ -285,7 +288,7 @@ def put(content: Any, path: Path) -> None:
 
 
 def segmented(root: Path, background: str | None = None) -> dict[str, label_maps.Survey]:
-    return segment.look_through(segment.open_data(segment.SegmentOptions(data=str(root), background=background)), str(root))
+    return segment_data.look_through(segment_data.open_data(SegmentOptions(data=str(root), background=background)), str(root))
 
 
 def rule_of(background: str) -> Rule:
@@ -373,10 +376,10 @@ def test_both_say_what_0_and_255_mean_and_read_the_same_labels(
     set_labels(config, 11, rule)
     init_default_scope("mmseg")
     rows = DATASETS.build(config.test_dataloader.dataset)
-    mine = segment.open_data(segment.SegmentOptions(data=str(ade20k))).val
+    mine = segment_data.open_data(SegmentOptions(data=str(ade20k))).val
     for row, labels in zip(rows, mine.labels, strict=True):
         theirs = row["data_samples"].gt_sem_seg.data[0].long()
-        assert torch.equal(theirs, segment.label_view(labels, SIDE, rule)) and (theirs == 255).any()
+        assert torch.equal(theirs, segment_data.label_view(labels, SIDE, rule)) and (theirs == 255).any()
 
 
 def test_a_map_that_is_changed_later_is_named_when_it_is_read(ade20k: Path, tmp_path: Path, configs: dict[str, Any]) -> None:
@@ -462,7 +465,7 @@ def test_images_are_turned_as_their_maps_are(tmp_path: Path) -> None:
     image.save(tmp_path / "a.jpg", exif=exif, quality=95)
     Image.open(tmp_path / "a.jpg").transpose(Image.Transpose.ROTATE_270).save(tmp_path / "b.jpg", format="PNG")
     assert label_maps.side_lengths(tmp_path / "a.jpg") == (8, 12)
-    turned, upright = (segment.view(tmp_path / name, networks.backbone(), 8) for name in ("a.jpg", "b.jpg"))
+    turned, upright = (segment_data.view(tmp_path / name, networks.backbone(), 8) for name in ("a.jpg", "b.jpg"))
     assert torch.equal(turned, upright)
 
 
@@ -475,8 +478,8 @@ def test_miou_is_that_of_a_slow_count_that_leaves_255_out(background: str) -> No
     generator = np.random.default_rng(0)
     values = generator.choice(np.array([0, 1, 2, 3, 5, 255], dtype=np.uint8), size=(3, SIDE, SIDE))
     said = generator.integers(6, size=values.shape)
-    confusion = segment.Confusion(6)
-    labels = torch.stack([segment.label_view(one, SIDE, rule) for one in values])
+    confusion = Confusion(6)
+    labels = torch.stack([segment_data.label_view(one, SIDE, rule) for one in values])
     confusion.add(torch.from_numpy(said), labels)
     first, of_class = rule.first, []
     known = [
@@ -500,7 +503,7 @@ def test_miou_is_mmsegmentation_s() -> None:
     labels = torch.randint(0, 3, (1, SIDE, SIDE), generator=generator)
     labels[:, :4] = 255
     said = torch.randint(0, 5, labels.shape, generator=generator)  # class 3 and 4 are answers only
-    confusion = segment.Confusion(6)
+    confusion = Confusion(6)
     confusion.add(said, labels)
     areas = IoUMetric.intersect_and_union(said[0], labels[0], 6, 255)
     theirs = IoUMetric.total_area_to_metrics(*areas, metrics=["mIoU"])

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from checkpoints.cli import UserError, WorkError
-from probes import segment
+from probes.segment import data as segment_data
+from probes.segment.options import SegmentOptions
 from probes.shared import label_files, label_maps
 from probes.shared.label_rule import Rule, chosen, class_list
 
@@ -22,7 +23,7 @@ VALUES = np.arange(12 * 16).reshape(12, 16) % 3
 
 
 def write(root: Path, *, names: tuple[str, ...] = ("a", "b", "c"), values: np.ndarray = VALUES, suffix: str = ".png") -> Path:
-    for images, labels in segment.FOLDERS.values():
+    for images, labels in segment_data.FOLDERS.values():
         (root / images).mkdir(parents=True)
         (root / labels).mkdir(parents=True)
         for number, name in enumerate(names):
@@ -32,8 +33,8 @@ def write(root: Path, *, names: tuple[str, ...] = ("a", "b", "c"), values: np.nd
     return root
 
 
-def opened(root: Path, **flags: Any) -> segment.Set:
-    return segment.open_data(segment.SegmentOptions(data=str(root), **flags))
+def opened(root: Path, **flags: Any) -> segment_data.Set:
+    return segment_data.open_data(SegmentOptions(data=str(root), **flags))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpeg", ".bmp", ".tif", ".webp"])
@@ -47,14 +48,14 @@ def test_images_have_any_format_and_are_paired_by_name(suffix: str, tmp_path: Pa
 def test_an_accent_is_one_letter_or_two(tmp_path: Path) -> None:
     composed = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
     write(tmp_path, names=(composed,))
-    for _, labels in segment.FOLDERS.values():
+    for _, labels in segment_data.FOLDERS.values():
         path = tmp_path / labels / f"{composed}.png"
         path.rename(path.with_name(f"{unicodedata.normalize('NFD', composed)}.png"))
     assert len(opened(tmp_path).train.labels) == 1
 
 
 def test_two_files_of_one_name_are_refused_and_maps_without_images_said(tmp_path: Path) -> None:
-    images, labels = (tmp_path / folder for folder in segment.FOLDERS["train"])
+    images, labels = (tmp_path / folder for folder in segment_data.FOLDERS["train"])
     write(tmp_path)
     (images / "b.png").rename(tmp_path / "b.png")
     assert "1 label maps have no image, the first is b.png" in label_files.pairs(images, labels).unused
@@ -83,9 +84,9 @@ def test_listed_classes_want_a_background_and_bound_the_labels(tmp_path: Path) -
     with pytest.raises(UserError, match=r"label 1 is sky, or --background none if label 0 is sky"):
         opened(root)
     with pytest.raises(WorkError, match=r"label 11, .*\(labels 0 to 1\).* --ignore 11 .*in all 3 of 3: 3 with"):
-        segment.look_through(opened(root, background="none"), str(root))
-    found = segment.look_through(data := opened(root, background="none", ignore=(11,)), str(root))
-    assert segment.count_classes(data) == 2 and data.names == ("sky", "building")
+        segment_data.look_through(opened(root, background="none"), str(root))
+    found = segment_data.look_through(data := opened(root, background="none", ignore=(11,)), str(root))
+    assert segment_data.num_classes(data, found) == 2 and data.names == ("sky", "building")
     assert "0 is a class" in label_maps.meaning(found, data.rule) and "11 is void (33.3 %" in label_maps.meaning(found, data.rule)
 
 
@@ -101,14 +102,14 @@ def test_colours_are_labels_by_a_table(mode: str, kind: str, tmp_path: Path) -> 
     text = "".join(f"{red} {green} {blue}\t{name}\n" for name, (red, green, blue) in COLOURS.items())
     (root / kind).write_text(text if kind.endswith("txt") else json.dumps(rows))
     data = opened(root, background="none")
-    segment.look_through(data, str(root))
+    segment_data.look_through(data, str(root))
     assert data.names == tuple(COLOURS)
     assert np.array_equal(label_maps.read(Path(str(data.train.labels[0])), data.rule.colours), VALUES)
     assert opened(root, background="0").names == ("road", "car")
-    path = root / segment.FOLDERS["train"][1] / "b.png"
+    path = root / segment_data.FOLDERS["train"][1] / "b.png"
     Image.new("RGB", (16, 12), (1, 2, 3)).save(path)
     with pytest.raises(WorkError, match=r"b.png has 192 pixels in colours that classes.txt does not list, the first is 1 2 3"):
-        segment.look_through(data, str(root))
+        segment_data.look_through(data, str(root))
 
 
 @pytest.mark.parametrize("text", ["0 0 0 a\nb\n", "0 0 0 a\n0 0 0 b\n", "0 0 300 a\n1 1 1 b\n"])
@@ -120,22 +121,22 @@ def test_tables_of_colours_that_are_none(text: str, tmp_path: Path) -> None:
 
 def test_all_that_is_wrong_is_counted_and_maps_without_a_label_left_out(tmp_path: Path) -> None:
     root = write(tmp_path, names=tuple("abcde"))
-    labels = root / segment.FOLDERS["train"][1]
+    labels = root / segment_data.FOLDERS["train"][1]
     Image.new("L", (16, 12), 255).save(labels / "e.png")
     data = opened(root)
-    found = segment.look_through(data, str(root))["training"]
+    found = segment_data.look_through(data, str(root))["training"]
     assert found.empty == (4,)
     assert label_maps.line("training", found, 2, None) == "training: 5 images, 2 classes; 1 left out, whose maps have no label"
     Image.new("L", (9, 9)).save(labels / "a.png")
     (labels / "b.png").write_bytes(b"")
     with pytest.raises(WorkError, match=r"a.png has 9 x 9 .*in all 2 of 5: 1 of another size than their image, 1 broken"):
-        segment.look_through(data, str(root))
+        segment_data.look_through(data, str(root))
 
 
 def test_broken_images_are_found_before_training(tmp_path: Path) -> None:
     """46c01a2 read headers only: a JPEG that ends early was met by a worker in the middle of a training."""
     root = write(tmp_path, suffix=".jpg")
-    image = root / segment.FOLDERS["train"][0] / "b.jpg"
+    image = root / segment_data.FOLDERS["train"][0] / "b.jpg"
     image.write_bytes(image.read_bytes()[:-40])
     part = opened(root).train
     label_maps.survey(part.pixels, part.labels, Rule())
@@ -156,7 +157,7 @@ def test_a_segmenter_learns_them_too(tmp_path: Path) -> None:
     from transfer.scenes import MapFlags, look_through, num_classes  # noqa: PLC0415
 
     root = write(tmp_path, names=("a", "\N{HIRAGANA LETTER A}", "c"), values=np.where(VALUES == 2, 11, VALUES))
-    Image.new("L", (16, 12), 255).save(root / segment.FOLDERS["train"][1] / "c.png")
+    Image.new("L", (16, 12), 255).save(root / segment_data.FOLDERS["train"][1] / "c.png")
     settings = TransferOptions(task="ade20k", config="sample_upernet")
     counted = read_config(settings)
     assert look_through(root, counted, MapFlags("none", (11,), "counted")).protocol["classes"] == num_classes(counted) == 2
@@ -174,5 +175,5 @@ def test_a_segmenter_learns_them_too(tmp_path: Path) -> None:
 
 
 def test_views_follow_the_rule() -> None:
-    labels = segment.label_view(np.array([[0, 1], [11, 255]], dtype=np.uint8), 2, Rule(None, (11, 255)))
+    labels = segment_data.label_view(np.array([[0, 1], [11, 255]], dtype=np.uint8), 2, Rule(None, (11, 255)))
     assert labels.tolist() == [[0, 1], [255, 255]]

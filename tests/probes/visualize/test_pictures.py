@@ -15,8 +15,8 @@ from pretrain.batches import augment
 from pretrain.images.source import InMemory
 from pretrain.sample import __main__ as sample
 from pretrain.sample import clips
-from probes import segment
 from probes.features.attention import most_of_the_mass
+from probes.segment import __main__ as segment
 from probes.visualize import __main__ as visualize
 from probes.visualize import correspondence, gallery, inputs, pca, prototypes, tsne
 from probes.visualize.correspondence import View
