@@ -35,7 +35,11 @@ class SampleOptions:
     show: Path | None = None
     """PNG file for a contact sheet, one row a class. Without a file name: sample.png."""
     coco: Path | None = None
-    """Folder to write COCO's layout to: one to four things an image, with boxes and masks."""
+    """Folder to write COCO's layout to: one or two things an image, with boxes and masks."""
+    ids: tuple[int, ...] = ()
+    """coco: ids of the categories, 1 5 9 say, which are then so many (default: 1 to 10)."""
+    masks: bool = True
+    """coco: write masks too, or boxes alone."""
     ade20k: Path | None = None
     """Folder to write ADE20K's layout to: the same with label maps."""
     davis: Path | None = None
@@ -96,6 +100,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--size must be 8 or more and --count {len(CATEGORIES)} or more")
     if options.out is not None:
         terminal.say(f"{write_folders(options, options.out)} images written to {options.out}")
+    if len(set(options.ids)) < len(options.ids) or len(options.ids) > len(CATEGORIES):
+        raise UserError(f"--ids {' '.join(map(str, options.ids))}: give 1 to {len(CATEGORIES)} different ids")
     write_dense(options)
     write_variants(options)
     if options.show is not None:
@@ -115,7 +121,8 @@ def write_dense(options: SampleOptions) -> None:
     from pretrain.sample import dense  # noqa: PLC0415 (it draws with this file)
 
     counts = dense.COUNTS if options.count is None else dict.fromkeys(COUNTS, options.count)
-    for folder, write in ((options.coco, dense.write_coco), (options.ade20k, dense.write_ade20k)):
+    coco = functools.partial(dense.write_coco, ids=options.ids or dense.IDS, masks=options.masks)
+    for folder, write in ((options.coco, coco), (options.ade20k, dense.write_ade20k)):
         if folder is not None:
             write(folder, counts, options.size or dense.SIZE, options.seed)
             terminal.say(f"{sum(counts.values())} images written to {folder}")

@@ -4,6 +4,7 @@ Each image has one or two things, which may hide parts of each other. `python -m
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from pretrain.sample.scene import CATEGORIES, CLASSES, SEED, Picture, Scene, dra
 SIZE = 72
 COUNTS = {"train": 800, "val": 200}
 MOST_THINGS = 2
+IDS = tuple(range(1, len(CLASSES) + 1))
+"""Of COCO's categories."""
 LEAST_VISIBLE = 0.002
 """Share of the image; what shows less of itself is not annotated."""
 
@@ -27,29 +30,36 @@ class Dense(NamedTuple):
     picture: Picture
 
 
-def draw(part: str, number: int, size: int = SIZE, seed: int = SEED) -> Dense:
-    """Image `number` of a part."""
+def draw(part: str, number: int, size: int = SIZE, seed: int = SEED, classes: int = len(CATEGORIES)) -> Dense:
+    """Image `number` of a part, with things of the first `classes` classes."""
     generator = np.random.default_rng([seed, 10 + list(COUNTS).index(part), number])
-    kinds = generator.integers(len(CATEGORIES), size=generator.integers(1, MOST_THINGS + 1))
+    kinds = generator.integers(classes, size=generator.integers(1, MOST_THINGS + 1))
     scene = draw_scene(generator, [int(kind) for kind in kinds])
     return Dense(scene, render(scene, size))
 
 
-def write_coco(root: Path, counts: dict[str, int], size: int = SIZE, seed: int = SEED) -> None:
-    """`annotations/instances_{train,val}2017.json` and `{train,val}2017/*.jpg`, as COCO has them."""
-    categories = [{"id": number + 1, "name": name, "supercategory": "thing"} for number, name in enumerate(CLASSES)]
+def write_coco(
+    root: Path, counts: dict[str, int], size: int = SIZE, seed: int = SEED, ids: Sequence[int] = IDS, masks: bool = True
+) -> None:
+    """`annotations/instances_{train,val}2017.json` and `{train,val}2017/*.jpg`, as COCO has them.
+
+    `ids` are those of the categories, of which there are as many; without `masks` there are boxes alone.
+    """
+    categories = [{"id": one, "name": name, "supercategory": "thing"} for one, name in zip(ids, CLASSES, strict=False)]
     for part, count in counts.items():
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for number in range(count):
-            dense, name = draw(part, number, size, seed), f"{number:012d}.jpg"
+            dense, name = draw(part, number, size, seed, len(ids)), f"{number:012d}.jpg"
             picture_files.save(dense.picture.image, root, f"{part}2017", name, quality=95)
             images.append({"id": number, "file_name": name, "height": size, "width": size})
             for thing, what in enumerate(dense.scene.things):
                 mask = dense.picture.owner == thing
                 if mask.mean() >= LEAST_VISIBLE:
-                    numbers = {"id": len(annotations) + 1, "image_id": number, "category_id": what.kind + 1, "iscrowd": 0}
+                    numbers = {"id": len(annotations) + 1, "image_id": number, "category_id": ids[what.kind], "iscrowd": 0}
                     annotations.append(numbers | outline(mask))
+                    if not masks:
+                        del annotations[-1]["segmentation"]
         content = {"images": images, "annotations": annotations, "categories": categories}
         picture_files.save_text(json.dumps(content).encode(), root, "annotations", f"instances_{part}2017.json")
 

@@ -1,5 +1,6 @@
 """The embedded data set."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from checkpoints.cli import UserError
 from pretrain.images.open import has_part, open_images
 from pretrain.sample import __main__ as sample
-from pretrain.sample import classification
+from pretrain.sample import classification, dense
 from pretrain.sample import scene as sample_scene
 
 
@@ -68,3 +69,23 @@ def test_the_sample_is_written_as_class_folders_and_as_a_sheet(tmp_path: Path, c
     assert sample._name_the_sheet(["--show"]) == ["--show", "sample.png"]
     with pytest.raises(UserError, match="nothing to do"):
         sample.main([])
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_coco_s_layout_has_the_ids_that_were_asked_for(masks: bool, tmp_path: Path) -> None:
+    """Three classes with gaps between their ids, as own data sets have them."""
+    flags = [] if masks else ["--no-masks"]
+    sample.main(["--coco", str(tmp_path / "d"), "--ids", "1", "5", "9", "--count", "12", "--size", "32", *flags])
+    for part in ("train", "val"):
+        content = json.loads((tmp_path / "d" / "annotations" / f"instances_{part}2017.json").read_text())
+        assert [(one["id"], one["name"]) for one in content["categories"]] == list(
+            zip((1, 5, 9), sample_scene.CLASSES[:3], strict=True)
+        )
+        assert len(content["images"]) == 12 and {one["category_id"] for one in content["annotations"]} == {1, 5, 9}
+        assert all(("segmentation" in one) == masks for one in content["annotations"])
+        drawn = [dense.draw(part, number, 32, classes=3) for number in range(12)]
+        kinds = [(number, (1, 5, 9)[thing.kind]) for number, one in enumerate(drawn) for thing in one.scene.things]
+        assert {(one["image_id"], one["category_id"]) for one in content["annotations"]} <= set(kinds)
+    for wrong in (["1", "1"], [*"123456789", "10", "11"]):
+        with pytest.raises(UserError, match="different ids"):
+            sample.main(["--coco", str(tmp_path / "e"), "--ids", *wrong])
