@@ -1,69 +1,39 @@
 """Backbones as feature pyramids for MMDetection and MMSegmentation.
 
-Importing this file registers `IBOTBackbone` with MMEngine. b images, h w pixels, d width; level i has stride 4, 8, 16, 32 for
-patches of 16 (paper App. C; the original's dense backbone).
+Importing this file registers `IBOTBackbone` with MMEngine. b images, h w pixels, d width; level i has stride 4, 8, 16, 32
+(paper App. C; the original's dense backbone). iBOT's own ViTs of patch 8 and 16 and Swins of patch 4 are computed here as the
+original does; other networks by their libraries, their tokens resized to strides of 8 or 16 where they are others.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from mmengine.registry import MODELS
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from checkpoints import layouts, store
-from checkpoints.architecture import Architecture, shape_of
+from checkpoints import store
 from checkpoints.cli import UserError, WorkError
-from checkpoints.resolve import backbone_part, load_strictly
-from pretrain.models.backbone import Backbone, architecture_of_contents, fitted, make, open_checkpoint
+from pretrain.models.backbone import Backbone
 from pretrain.models.swin import Swin
 from pretrain.models.vit import ViT
-
-
-class Levels(nn.Module):
-    """Tokens of four blocks on one grid -> maps at four times, twice, once and half its resolution (patch 16).
-
-    Patches of 8 have twice the grid, so that theirs are twice, once, half and a quarter. The original's names.
-    """
-
-    def __init__(self, width: int, patch_size: int) -> None:
-        super().__init__()
-        up = nn.Sequential(nn.ConvTranspose2d(width, width, 2, 2))
-        if patch_size > 8:
-            twice_up = [nn.ConvTranspose2d(width, width, 2, 2), nn.SyncBatchNorm(width), nn.GELU()]
-            self.fpn1 = nn.Sequential(*twice_up, nn.ConvTranspose2d(width, width, 2, 2))
-            self.fpn2, self.fpn3, self.fpn4 = up, nn.Identity(), nn.MaxPool2d(2, 2)
-        else:
-            self.fpn1, self.fpn2 = up, nn.Identity()  # type: ignore[assignment]
-            self.fpn3, self.fpn4 = nn.MaxPool2d(2, 2), nn.MaxPool2d(4, 4)  # type: ignore[assignment]
-
-    def forward(self, maps: Sequence[Float[Tensor, "b d gh gw"]]) -> list[Float[Tensor, "b d _ _"]]:
-        return [level(one) for level, one in zip((self.fpn1, self.fpn2, self.fpn3, self.fpn4), maps, strict=True)]
-
-
-MOST_PATCHES = 1024
-"""Largest number of patches along a grid's side."""
-
-
-def taps_of(depth: int) -> list[int]:
-    """After which blocks a ViT is tapped: 4, 6, 8, 12 of 12 (0-based 3, 5, 7, 11), in proportion for other depths."""
-    taps = [round(depth * share) - 1 for share in (1 / 3, 1 / 2, 2 / 3, 1)]
-    if len(set(taps)) < 4 or taps[0] < 0:
-        raise UserError(f"a pyramid taps four blocks, this ViT has {depth}")
-    return taps
+from transfer.layout import layout_of
+from transfer.levels import STRIDES, Levels, cropped, grid_stride, padded, resized_tokens
+from transfer.networks import Wanted, drawn, is_foreign, network, resized
 
 
 class Pyramid(nn.Module):
-    """A ViT or a Swin as four maps.
+    """A network as four maps.
 
-    `levels` false leaves a ViT's four taps on their grid (the linear head). `norm_taps`: the final norm on every tap. `frozen`:
-    the network stays as it is, in evaluation mode. `checkpointed` computes blocks again in the backward. `grid`: rows and columns
-    that a ViT's position embeddings are resized to once, here, by size, as in the original: that grid is trained, and resized in
-    the forward for images of another; None keeps the grid of the checkpoint.
+    `levels` false leaves a ViT's four taps on their grid (the linear head), `last` takes the last block's map alone (ViTDet's
+    simple feature pyramid). `norm_taps`: the final norm on every tap. `frozen`: the network stays as it is, in evaluation mode.
+    `checkpointed` computes blocks again in the backward. `grid`: rows and columns that a ViT's position embeddings are resized to
+    once, here, by size, as in the original: that grid is trained, and resized in the forward for images of another; None keeps
+    the grid of the checkpoint. Batch norms keep the checkpoint's statistics, unless `statistics` is set to true.
     """
 
     def __init__(
@@ -71,6 +41,7 @@ class Pyramid(nn.Module):
         net: Backbone,
         *,
         levels: bool = True,
+        last: bool = False,
         norm_taps: bool = False,
         taps: Sequence[int] | None = None,
         grid: Any = None,
@@ -78,19 +49,25 @@ class Pyramid(nn.Module):
         checkpointed: bool = False,
     ) -> None:
         super().__init__()
-        its = net.shape
-        if its.kind == "timm":
-            raise UserError(f"pyramids are made of ViTs and Swins as iBOT has them, not of timm's {its.arch}")
-        self.net, self.shape, self.frozen, self.checkpointed = net, its, frozen, checkpointed
+        self.net, self.shape, self.frozen, self.checkpointed = net, net.shape, frozen, checkpointed
         self.grid = None if grid is None else resized(net, grid)
-        if isinstance(net, ViT):
-            self.taps = list(taps) if taps is not None else taps_of(its.depth)
-            self.levels = Levels(its.embed_dim, its.patch_size) if levels else None
-            if not norm_taps and not frozen:
+        self.normed, self.statistics = norm_taps or frozen, False
+        self.layout = layout = layout_of(net, taps=taps, last=last, norm=self.normed)
+        self.foreign = is_foreign(net)
+        own_stride = layout.stride in ((8, 16) if layout.plain else STRIDES[:1])
+        self.as_the_original = own_stride and not self.foreign
+        self.stride = grid_stride(layout.stride) if layout.plain else STRIDES[0]
+        """Pixels of a token's side in the first map, before `levels`."""
+        if layout.plain:
+            self.levels = Levels(layout.widths[0], self.stride) if levels and not last else None
+            if isinstance(net, ViT) and not self.normed:
                 net.norm = nn.Identity()
-        else:
-            self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for width in widths(its))
+        elif isinstance(net, Swin):
+            self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for width in layout.widths)
             net.norm = nn.Identity()
+        else:
+            has_batch_norm = any(isinstance(part, _BatchNorm) for part in net.modules())
+            self.norms = nn.ModuleList(nn.Identity() if has_batch_norm else LayerNorm2d(width) for width in layout.widths)
         if frozen:
             net.requires_grad_(False).eval()
 
@@ -98,26 +75,59 @@ class Pyramid(nn.Module):
         super().train(mode)
         if self.frozen:
             self.net.eval()
+        elif not self.statistics:
+            for part in self.net.modules():
+                if isinstance(part, _BatchNorm):
+                    part.eval()
         return self
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b _ _ _"], ...]:
-        """Four maps, finest first. Images are padded with zeros on the right and below until patches divide them."""
-        images = F.pad(images, (0, -images.shape[-1] % self.shape.patch_size, 0, -images.shape[-2] % self.shape.patch_size))
-        if isinstance(self.net, Swin):
-            return tuple(self._stages(self.net, images))
-        maps = self._tapped(self.net, images)
-        return tuple(self.levels(maps) if self.levels is not None else maps)
+        """The maps, finest first.
 
-    def _tapped(self, net: Any, images: Tensor) -> list[Tensor]:
+        Images are padded with zeros on the right and below until patches divide them; for networks that the original has not,
+        until 32 pixels do, and the tokens of that padding are cut off.
+        """
+        size, layout = images.shape[-2:], self.layout
+        images = padded(images, *(() if self.as_the_original else STRIDES[-1:]), layout.stride if layout.plain else self._patch())
+        maps: Sequence[Tensor] = self._maps(images)
+        factor = layout.stride / self.stride
+        maps = [resized_tokens(one, factor) for one in maps]
+        if layout.plain and self.levels is not None:
+            maps = self.levels(maps)
+        if self.as_the_original:
+            return tuple(maps)
+        strides = [self.stride] * len(maps) if layout.plain and self.levels is None else STRIDES[: len(maps)]
+        return tuple(cropped(one, size, stride) for one, stride in zip(maps, strides, strict=True))
+
+    def layer(self, name: str) -> int:
+        """Layer of a parameter by its name in the network: 0 is the embedding, `layout.num_layers` the last block or stage."""
+        return self.layout.layers.get(name, 0)
+
+    def drawn(self) -> Backbone:
+        """The network with random weights. Raises UserError where its library cannot make it anew."""
+        return drawn(self.net, self.grid)
+
+    def _patch(self) -> int:
+        return self.shape.patch_size if isinstance(self.net, Swin) else 1
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        if isinstance(self.net, Swin):
+            return self._of_stages(self.net, images)
+        if isinstance(self.net, ViT):
+            return self._of_blocks(self.net, images)
+        found = self.net.maps(images, self.layout.taps, norm=self.normed and self.layout.plain)
+        return found if self.layout.plain else [norm(one) for norm, one in zip(self.norms, found, strict=True)]
+
+    def _of_blocks(self, net: ViT, images: Tensor) -> list[Tensor]:
         grid = [side // self.shape.patch_size for side in images.shape[-2:]]
         x, maps = net.embed(images), []
         for number, block in enumerate(net.blocks):
             x = self._run(block, x)
-            if number in self.taps:
+            if number in self.layout.taps:
                 maps.append(net.norm(x)[:, 1:].transpose(1, 2).unflatten(2, grid).contiguous())
         return maps
 
-    def _stages(self, net: Any, images: Tensor) -> list[Tensor]:
+    def _of_stages(self, net: Any, images: Tensor) -> list[Tensor]:
         x, maps = net.embed(images), []
         for stage, norm in zip(net.layers, self.norms, strict=True):
             x = stage.downsample(x)
@@ -132,37 +142,12 @@ class Pyramid(nn.Module):
         return block(x)
 
 
-def resized(net: Backbone, grid: Any) -> tuple[int, int]:
-    """Give a ViT position embeddings of this grid (rows, columns), which is returned. Raises UserError for other networks."""
-    sides = tuple(grid) if isinstance(grid, (list, tuple)) else ()
-    if len(sides) != 2 or not all(type(side) is int and 0 < side <= MOST_PATCHES for side in sides):
-        raise UserError(f"model.backbone.grid {grid}: give rows and columns of patches, as in model.backbone.grid=32,32, or None")
-    if not isinstance(net, ViT):
-        raise UserError(f"model.backbone.grid is for ViTs: {net.shape.arch} has no grid of position embeddings, give None")
-    net.train_grid(*sides)
-    return net.grid
-
-
-def drawn(shape: Architecture, grid: Any) -> Backbone:
-    """A network with random weights whose position embeddings, where there is a grid, are drawn for it."""
-    net = make(shape, maskable=False)
-    if grid is not None:
-        resized(net, grid)
-        nn.init.trunc_normal_(net.pos_embed, std=0.02)  # type: ignore[arg-type]
-    return net
-
-
-def widths(shape: Architecture) -> list[int]:
-    """Widths of the four feature maps."""
-    return list(layouts.swin_stages(shape._asdict()).widths) if shape.depths else [shape.embed_dim] * 4
-
-
 @MODELS.register_module()
 class IBOTBackbone(Pyramid):
     """A pyramid whose weights come from any checkpoint, as a backbone of MMDetection and MMSegmentation.
 
     `checkpoint` is whatever `--ckpt` takes; every weight must fit, and `arch`, `patch_size` and `window`, where they are given,
-    must be its own. Without one they say what to build with random weights.
+    must be its own. Without one they say what to build with random weights. `lacks` names what was asked for and is not there.
     """
 
     def __init__(
@@ -173,16 +158,15 @@ class IBOTBackbone(Pyramid):
         window: int | None = None,
         key: str = "teacher",
         drop_path: float = 0.0,
+        checkpointed: bool = False,
         **how: Any,
     ) -> None:
         """`how` goes to Pyramid."""
-        weights, shape = _weights(checkpoint, Wanted(arch, patch_size, window), key)
-        net = make(shape, maskable=False, drop_path=drop_path)
-        if weights is not None:
-            weights.pop("masked_embed", None)
-            load_strictly(net, fitted(weights, net, Path(str(checkpoint))), Path(str(checkpoint)))
-        super().__init__(net, **how)
-        self.seal = fingerprint(net) if weights is not None else ""
+        wanted = Wanted(arch, patch_size, window)
+        net, lacks = network(checkpoint, wanted, key, drop_path=drop_path, checkpointed=checkpointed)
+        super().__init__(net, checkpointed=checkpointed, **how)
+        self.lacks = lacks
+        self.seal = fingerprint(net) if checkpoint is not None else ""
 
     def init_weights(self) -> None:
         """MMEngine calls this once everything is built; the weights that were loaded stay, and are looked at again."""
@@ -194,41 +178,16 @@ class IBOTBackbone(Pyramid):
             raise WorkError("the checkpoint's weights were overwritten while the model was built: nothing was trained")
 
 
-class Wanted(NamedTuple):
-    """A config's requirements on its backbone; None where the checkpoint decides."""
-
-    arch: str | None
-    patch_size: int | None
-    window: int | None
-
-
-def _weights(path: str | None, wanted: Wanted, key: str) -> tuple[dict[str, Tensor] | None, Architecture]:
-    if path is None:
-        if wanted.arch is None:
-            raise UserError("the backbone has no checkpoint: give --ckpt, or a config that names an architecture")
-        return None, shape_of(wanted.arch, wanted.patch_size or 16, 224, window=wanted.window or 7)
-    file, contents = open_checkpoint(Path(path), key=key)
-    weights = backbone_part(contents.network(key, file))
-    shape = architecture_of_contents(contents, weights, file)
-    for name, value in wanted._asdict().items():
-        if value is not None and getattr(shape, name) != value:
-            found = getattr(shape, name)
-            raise UserError(
-                f"{file} has {name.replace('_', ' ')} {found}, the config is for {value}: give another --config or --ckpt"
-            )
-    return weights, shape
-
-
 def fingerprint(net: nn.Module) -> str:
     """A digest of a network's weights; not every use keeps the last norm."""
     return store.checksum({name: weight for name, weight in net.state_dict().items() if not name.startswith("norm.")})
 
 
-def try_out(settings: Mapping[str, Any]) -> None:
-    """Build a config's backbone once and let it go, before anything is made. Raises UserError where it cannot be."""
+def try_out(settings: Mapping[str, Any]) -> Pyramid | None:
+    """A config's backbone, built once before anything is made; None for one of the config's own. Raises UserError."""
     if str(settings.get("type")).rpartition(".")[2] != IBOTBackbone.__name__:
-        return  # of a config of one's own
+        return None
     try:
-        IBOTBackbone(**{name: value for name, value in settings.items() if name not in ("type", "init_cfg")})
+        return IBOTBackbone(**{name: value for name, value in settings.items() if name not in ("type", "init_cfg")})
     except TypeError as error:  # an argument that it does not have
         raise UserError(f"model.backbone of the config cannot be built: {store.first_line(error)}") from error

@@ -29,28 +29,32 @@ def toolboxes() -> None:
         importlib.import_module("mmengine.config.utils").MODULE2PACKAGE["mmseg"] = "mmseg"
         for module in ("mmdet", "mmseg"):
             needed(module, "transfer")
-        from transfer import backbone, layer_decay, resizing  # noqa: F401, PLC0415 (they register themselves)
+        from transfer import backbone, layer_decay, necks, resizing  # noqa: F401, PLC0415 (they register themselves)
         from transfer.results import evaluators  # noqa: F401, PLC0415 (so do these)
     resume.register()
     # Class names of annotations are drawn into pictures: between two dollars they would be taken for formulas.
     importlib.import_module("matplotlib").rcParams["text.parse_math"] = False
 
 
-def read_config(options: TransferOptions, shape: Architecture | None = None) -> Any:
+def read_config(options: TransferOptions, shape: Architecture | None = None, *, plain: bool = True) -> Any:
     """The config with what was given on the command line. Raises UserError for an unknown one.
 
-    Where none is given, it is the recipe for a backbone of `shape`, whose sizes then count.
+    Where none is given, it is the recipe for a backbone of `shape` (`plain` as a ViT, or of stages), whose sizes then count.
     """
     from mmengine.config import Config, DictAction  # noqa: PLC0415 (a heavy import, and an optional one)
 
-    name = options.config or default_config(options, shape)
+    name = options.config or default_config(options, shape, plain=plain)
     path = Path(name) if name.endswith(".py") else CONFIGS / options.task / f"{name}.py"
     if not path.exists():
         known = sorted(path.stem for path in (CONFIGS / options.task).glob("*.py") if not is_base(path))
         raise UserError(f"there is no config {name}: choose from {', '.join(known)}, or give a file")
     config = Config.fromfile(path)
     if options.config is None and shape is not None and not of_sample(options):
-        choosing.follow(config, shape)
+        choosing.follow(config, shape, plain=plain)
+    if options.neck == "simple":
+        from transfer import necks  # noqa: PLC0415 (it registers itself)
+
+        necks.use_simple(config, options.task)
     changes = {}
     for change in changes_of(options):
         key, equals, value = change.partition("=")
@@ -66,10 +70,10 @@ def changes_of(options: TransferOptions) -> list[str]:
     return [*options.cfg_options, *(["model.backbone.frozen=True"] if options.freeze else [])]
 
 
-def default_config(options: TransferOptions, shape: Architecture | None) -> str:
+def default_config(options: TransferOptions, shape: Architecture | None, *, plain: bool = True) -> str:
     if of_sample(options):
         return "sample" if options.task == "coco" else f"sample_{options.head}"
-    return choosing.recipe_for(options.task, options.head, shape or shape_of("vit_small", 16, 224))
+    return choosing.recipe_for(options.task, options.head, shape or shape_of("vit_small", 16, 224), plain=plain)
 
 
 def of_sample(options: TransferOptions) -> bool:
@@ -94,14 +98,16 @@ def adapt(config: Any, *, device: str, distributed: bool) -> None:
     config.env_cfg.dist_cfg = {"backend": "gloo" if device == "cpu" else "nccl"}
 
 
-def fit(config: Any, widths: Sequence[int]) -> None:
-    """Give necks and heads that leave it open the widths of the backbone's four maps."""
+def fit(config: Any, widths: Sequence[int], stride: int = 16) -> None:
+    """Give necks and heads that leave it open the widths of the backbone's maps; `stride`: of the one of the simple pyramid."""
     model = config.model
+    if "neck" in model and model.neck.get("type") == "SimpleFeaturePyramid":
+        model.neck.update(in_channels=widths[-1], stride=stride)
     if "neck" in model and "in_channels" not in model.neck:
         model.neck.in_channels = list(widths)
     head, auxiliary = model.get("decode_head"), model.get("auxiliary_head")
-    if head is not None and "in_channels" not in head:
-        head.in_channels = list(widths)
+    if head is not None and ("in_channels" not in head or model.backbone.get("last")):
+        head.in_channels = head.get("in_channels") or list(widths)
         head.channels = head.get("channels") or (sum(widths) if head.type == "FCNHead" else widths[-1])
     if auxiliary is not None and "in_channels" not in auxiliary:
         auxiliary.in_channels = widths[auxiliary.in_index]

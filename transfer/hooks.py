@@ -11,7 +11,6 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from checkpoints.cli import UserError
-from transfer.backbone import drawn
 from transfer.pictures import BACKEND
 
 POSITION = "backbone.net.pos_embed"
@@ -32,11 +31,13 @@ class WeightsHook(Hook):
     def before_train(self, runner: Any) -> None:
         model: nn.Module = getattr(runner.model, "module", runner.model)
         backbone: Any = model.backbone
+        backbone.statistics = self.random  # of batch norms, which random weights need their own of
+        backbone.train(backbone.training)
         if runner.iter > 0:  # taken up again: training has moved them
             return
         backbone.verify()
         if self.random:
-            fresh = drawn(backbone.shape, backbone.grid).state_dict()
+            fresh = backbone.drawn().state_dict()
             mine = backbone.net.state_dict()
             with torch.no_grad():
                 for name, weight in mine.items():

@@ -1,7 +1,8 @@
 """Layer-wise learning-rate decay for MMDetection and MMSegmentation: the optimizer constructor `IBOTLayerDecay`.
 
 Importing this file registers it. A parameter of layer i of a backbone with n blocks learns with lr x decay^(n + 1 - i): 0 is the
-embedding, i the i-th block, n + 1 everything behind them. Biases and one-dimensional tensors are not decayed (App. C).
+embedding, i the i-th block, n + 1 everything behind them; in a network of stages that is not iBOT's own, i is the i-th of four
+stages, the stem with the first. Biases and one-dimensional tensors are not decayed (App. C).
 """
 
 from types import SimpleNamespace
@@ -12,9 +13,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMI
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
-from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError
-from pretrain.models.layer_index import layer_of
 
 BACKBONE = "backbone.net."
 """Under the model; what it adds to make a pyramid counts as what stands behind."""
@@ -41,10 +40,11 @@ class IBOTLayerDecay:
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Parameter groups as torch's optimizers take them, by timm: it asks a model for its parameters and for their layers."""
-        shape: Architecture = model.backbone.shape  # type: ignore[assignment]
+        backbone: Any = model.backbone
+        behind = backbone.layout.num_layers + 1
 
         def layer(name: str) -> int:
-            return layer_of(name.removeprefix(BACKBONE), shape) if name.startswith(BACKBONE) else shape.depth + 1
+            return backbone.layer(name.removeprefix(BACKBONE)) if name.startswith(BACKBONE) else behind
 
         asked: Any = SimpleNamespace(named_parameters=model.named_parameters, group_matcher=lambda coarse: layer)
         groups = param_groups_layer_decay(asked, self.optimizer.get("weight_decay", 0.0), layer_decay=self.decay)

@@ -34,6 +34,8 @@ class TransferOptions:
     for the sample `sample`)."""
     head: Literal["upernet", "linear"] = "upernet"
     """ade20k: which head, where no --config is given."""
+    neck: Literal["taps", "simple"] = "taps"
+    """`taps`: four blocks of a ViT, as in the paper; `simple`: ViTDet's simple feature pyramid, of its last map alone."""
     background: str | None = None
     """ade20k: the label of pixels without a class, or `none` (default: the config's, 0 in all here). Where it is 0, label 1 is
     the first class, else label 0 is. It must be given where classes.txt or classes.json lists classes."""

@@ -12,7 +12,8 @@ from checkpoints.cli import UserError
 from pretrain.batches.feeding import PATIENCE
 from pretrain.sample import dense
 from transfer import coco_layout, data, resume
-from transfer.config import adapt, default_config, fit, read_config, toolboxes
+from transfer.config import adapt, default_config, read_config, toolboxes
+from transfer.layout import is_plain
 from transfer.options import TransferOptions
 from transfer.report import record_path
 from transfer.scenes import MapFlags, num_classes
@@ -23,7 +24,7 @@ SHOWN = 8
 
 def prepare(options: TransferOptions, loaded: Any) -> Any:
     """Everything decided: the config that is run."""
-    from transfer.backbone import try_out, widths  # noqa: PLC0415
+    from transfer import network_config  # noqa: PLC0415
 
     toolboxes()
     from transfer.coco_images import set_images  # noqa: PLC0415
@@ -31,7 +32,8 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     from transfer.pictures import set_backend  # noqa: PLC0415
     from transfer.results.evaluators import keep_classes  # noqa: PLC0415
 
-    config = read_config(options, loaded.backbone.shape)
+    shape, plain = loaded.backbone.shape, is_plain(loaded.backbone)
+    config = read_config(options, shape, plain=plain)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.multi_scale and options.task == "coco":
         raise UserError("--multi-scale is for ade20k: detectors are tested at one scale, as in the paper")
@@ -40,12 +42,10 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
         raise UserError(f"{maps.typed()} is for ade20k: it says how label maps are read")
     given = _given(options)
     adapt(config, device=device, distributed="RANK" in os.environ)
-    backbone, shape = config.model.backbone, loaded.backbone.shape
-    backbone.checkpoint, backbone.key = str(loaded.path), options.key
-    try_out(backbone)
-    fit(config, widths(shape))
-    name = Path(options.config or default_config(options, shape)).stem
-    config.work_dir = str(options.out or Path("runs") / f"transfer-{options.task}-{name}{'-frozen' if options.freeze else ''}")
+    said = network_config.settle(config, options, loaded)
+    name = Path(options.config or default_config(options, shape, plain=plain)).stem
+    name += ("-simple" if options.neck == "simple" else "") + ("-frozen" if options.freeze else "")
+    config.work_dir = str(options.out or Path("runs") / f"transfer-{options.task}-{name}")
     look_through(Path(config.work_dir))
     if is_main():
         places.tried(record_path(config, options))
@@ -55,7 +55,7 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     data.set_root(config, root)
     found = data.look_through(options.task, root, config, Path(config.work_dir), maps=maps, given=given)
     if is_main():
-        for line in found.lines:
+        for line in [*said, *found.lines]:
             terminal.say(line)
     data.same_as_before(Path(config.work_dir), found.protocol, write=is_main())
     config.of_data = found.protocol

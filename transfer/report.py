@@ -78,6 +78,7 @@ def report(
         "images_a_step": config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1")),
         "cfg_options": changes_of(options),
         "position": position(loaded.backbone.shape.kind, config.model.backbone.get("grid")),
+        **config.of_backbone,
         **config.of_data,
         "max_epochs": config.train_cfg.get("max_epochs"),
         "max_iters": config.train_cfg.get("max_iters"),
@@ -141,4 +142,6 @@ def position(kind: str, grid: Sequence[int] | None) -> str:
     """The rule for position embeddings, as in a record."""
     if kind == "swin":
         return "none"
+    if kind == "timm":
+        return "as the backbone's library does it"
     return "of the checkpoint's grid" if grid is None else f"by size on loading to {grid[0]} x {grid[1]}"

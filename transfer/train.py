@@ -16,8 +16,7 @@ import torch
 
 from checkpoints import hold, terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
-from pretrain.models.backbone import load_backbone
-from transfer import resume, trained
+from transfer import networks, resume, trained
 from transfer.options import TransferOptions
 from transfer.prepare import is_main, prepare
 from transfer.report import Tested, report
@@ -29,7 +28,7 @@ LOADERS = (("train", "train"), ("val", "test"))
 def run(options: TransferOptions) -> int:
     """Train from where the folder stands, test, write the record; an exit code."""
     began = time.perf_counter()
-    loaded = load_backbone(options.ckpt, key=options.key)
+    loaded = networks.opened(options.ckpt, options.key)
     config = prepare(options, loaded)
     from mmengine.model import revert_sync_batchnorm  # noqa: PLC0415
     from mmengine.runner import Runner  # noqa: PLC0415

@@ -4,6 +4,7 @@ Nothing in it is run and nothing that it names is fetched or opened elsewhere: t
 config's `model_type`, of the config plain numbers and words alone are taken, and weights are safetensors or read as data.
 """
 
+import copy
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -179,8 +180,11 @@ def _has_pooler(kind: Kind, weights: Mapping[str, Tensor]) -> bool:
     return bool(kind.pooler) and any(kind.pooler in name for name in weights)
 
 
-def made(kind: Kind, config: Any, *, pooler: bool) -> nn.Module:
-    """The model with random weights."""
+def made(kind: Kind, config: Any, *, pooler: bool, **changed: Any) -> nn.Module:
+    """The model with random weights, `changed` in place of these fields of its configuration."""
+    config = copy.deepcopy(config)
+    for name, value in changed.items():
+        setattr(config, name, value)
     build = getattr(needed("transformers"), kind.model)
     return build(config, add_pooling_layer=_wants_pooler(kind, config, pooler)) if kind.pooler else build(config)
 

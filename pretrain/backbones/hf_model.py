@@ -5,7 +5,7 @@ b images, n patches, d width of the pooled feature, p width of the patch tokens.
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from checkpoints.architecture import Architecture
-from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, mean_first, tried, try_size
+from pretrain.models.measured import (
+    RECOMPUTED,
+    STOCHASTIC_DEPTH,
+    Ability,
+    Measured,
+    Outputs,
+    Preprocessing,
+    as_map,
+    as_patches,
+    mean_first,
+    tried,
+    try_size,
+)
 
 
 class Kind(NamedTuple):
@@ -56,10 +68,10 @@ KINDS = {
 
 
 class HuggingFaceModel(Measured):
-    """A model of transformers; `build` makes the same with random weights."""
+    """A model of transformers; `build` makes the same with random weights, fields of the configuration changed."""
 
     def __init__(
-        self, name: str, kind: Kind, model: nn.Module, preprocessing: Preprocessing, build: Callable[[], nn.Module]
+        self, name: str, kind: Kind, model: nn.Module, preprocessing: Preprocessing, build: Callable[..., nn.Module]
     ) -> None:
         super().__init__()
         self.model: Any = model.eval()
@@ -84,17 +96,8 @@ class HuggingFaceModel(Measured):
             patches = self.outputs(images).patches
             assert patches is not None
             return [mean_first(patches)]
-        kept: list[Tensor] = []
-        hooks = [
-            block.register_forward_hook(lambda module, inputs, output: kept.append(_first(output))) for block in blocks[-count:]
-        ]
-        try:
-            tried(self._name, images.shape[2:], lambda: self._run(images))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        norm = getattr(self.model, self._kind.norm) if self._kind.norm else nn.Identity()
-        return [self._sorted(norm(tokens)) for tokens in kept]
+        norm = self.final_norm or nn.Identity()
+        return [self._sorted(norm(tokens)) for tokens in self._after_blocks(images, count)]
 
     def get_last_selfattention(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b heads t t"]:
         usual = self.model.config._attn_implementation
@@ -105,6 +108,42 @@ class HuggingFaceModel(Measured):
             self.model.set_attn_implementation(usual)
         wanted = [0, *range(self._before(), found.shape[-1])]
         return found[:, :, wanted][..., wanted]
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self._blocks() or [])
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        return getattr(self.model, self._kind.norm) if self._kind.norm else None
+
+    def maps(
+        self, images: Float[Tensor, "b c h w"], taps: Sequence[int] | None = None, *, norm: bool = False
+    ) -> list[Float[Tensor, "b _ _ _"]]:
+        if self._blocks() is None:
+            found = tried(self._name, images.shape[2:], lambda: self._run(images, output_hidden_states=True))
+            shown: Any = getattr(found, "reshaped_hidden_states", None) or found.hidden_states
+            stages = [one for one in shown if one.ndim == 4]
+            return stages if taps is None else [stages[tap] for tap in taps]
+        after = self._after_blocks(images, len(self.blocks))
+        last_norm = (self.final_norm if norm else None) or nn.Identity()
+        chosen = after if taps is None else [after[tap] for tap in taps]
+        return [as_map(last_norm(tokens)[:, self._before() :], *images.shape[2:]) for tokens in chosen]
+
+    def make_trainable_(self, *, drop_path: float, checkpointed: bool) -> list[str]:
+        """As transformers has it: `drop_path_rate` of the configuration, its own gradient checkpointing."""
+        lacks, config = [], self.model.config
+        if drop_path and not hasattr(config, "drop_path_rate"):
+            lacks.append(STOCHASTIC_DEPTH)
+        changed = {"drop_path_rate": drop_path} if hasattr(config, "drop_path_rate") else {}
+        model: Any = self._build(**changed)
+        model.load_state_dict(self.model.state_dict())
+        if checkpointed and model.supports_gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        elif checkpointed:
+            lacks.append(RECOMPUTED)
+        self.model = model.eval()
+        return lacks
 
     def fit(self, size: int) -> None:
         if size != self._size:
@@ -117,6 +156,20 @@ class HuggingFaceModel(Measured):
         found = HuggingFaceModel(self._name, self._kind, self._build(), self.preprocessing, self._build)
         found.fit(self._size)
         return found.to(device).eval().requires_grad_(False)
+
+    def _after_blocks(self, images: Tensor, count: int) -> list[Tensor]:
+        """Tokens after each of the last `count` blocks."""
+        kept: list[Tensor] = []
+        hooks = [
+            block.register_forward_hook(lambda module, inputs, output: kept.append(_first(output)))
+            for block in self._blocks()[-count:]
+        ]
+        try:
+            tried(self._name, images.shape[2:], lambda: self._run(images))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return kept
 
     def _run(self, images: Tensor, **more: Any) -> Any:
         settings = self._settings if images.shape[-1] != self._own or images.shape[-2] != self._own else {}

@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from checkpoints.cli import UserError
 from checkpoints.published import Contents
 from checkpoints.store import first_line
 from pretrain.models.backbone import Backbone, Loaded
-from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, mean_first, tried
+from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_map, as_patches, mean_first, tried
 from pretrain.models.swin import Swin
 from pretrain.models.timm_vit import AnyViT
 from pretrain.models.vit import ViT
@@ -107,6 +107,16 @@ class OwnModel(Measured):
     def last_blocks(self, images: Float[Tensor, "b c h w"], count: int) -> list[Float[Tensor, "b t p"]]:
         """The last tokens alone."""
         return [mean_first(self.outputs(images).patches)]
+
+    def maps(
+        self, images: Float[Tensor, "b c h w"], taps: Sequence[int] | None = None, *, norm: bool = False
+    ) -> list[Float[Tensor, "b p _ _"]]:
+        """The map of its tokens, the only one that the protocol knows."""
+        patches = self.outputs(images).patches
+        if patches is None:
+            raise UserError(f"{self._name} has no tokens(images), so it has no map")
+        maps = [as_map(patches, *images.shape[2:])]
+        return maps if taps is None else [maps[tap] for tap in taps]
 
     def fit(self, size: int) -> None:
         if size != self._size:

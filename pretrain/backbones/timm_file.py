@@ -39,10 +39,10 @@ def opened(said: str) -> Loaded:
     return Loaded(backbone, Path(file) if file else Path(said), 0, contents)
 
 
-def _made(name: str) -> nn.Module:
+def _made(name: str, **settings: Any) -> nn.Module:
     """timm's model with random weights. Raises UserError where it cannot be made without other packages."""
     try:
-        return built(name, pretrained=False)
+        return built(name, pretrained=False, **settings)
     except Exception as error:
         raise UserError(f"timm cannot make {name} ({first_line(error)}): give another model") from error
 

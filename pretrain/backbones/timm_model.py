@@ -10,7 +10,8 @@ import contextlib
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,17 @@ from checkpoints.architecture import MEAN, STD, Architecture
 from checkpoints.cli import UserError
 from checkpoints.resolve import pretrained_config
 from checkpoints.store import first_line
-from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, mean_first, tried
+from pretrain.models.measured import (
+    RECOMPUTED,
+    STOCHASTIC_DEPTH,
+    Ability,
+    Measured,
+    Outputs,
+    Preprocessing,
+    as_patches,
+    mean_first,
+    tried,
+)
 
 USUAL = 0.875
 """Share of the resized image that timm's centre crop has where a model does not say it."""
@@ -32,10 +43,10 @@ FLEXIBLE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img
 
 
 class TimmModel(Measured):
-    """A model of timm. `name` has the tag, if one was named; `build` makes the same with random weights."""
+    """A model of timm. `name` has the tag, if one was named; `build` makes it with random weights, arguments are timm's."""
 
     def __init__(
-        self, name: str, model: nn.Module, build: Callable[[], nn.Module], preprocessing: Preprocessing | None = None
+        self, name: str, model: nn.Module, build: Callable[..., nn.Module], preprocessing: Preprocessing | None = None
     ) -> None:
         """`preprocessing`: in place of that of timm's `pretrained_cfg` of the name."""
         super().__init__()
@@ -81,6 +92,39 @@ class TimmModel(Measured):
 
     def _last_attention(self) -> Any:
         return getattr(self.model.blocks[-1], "attn", None) if self._has_blocks() else None
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.model.blocks) if self._has_blocks() else []
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        return getattr(self.model, "norm", None)
+
+    def maps(
+        self, images: Float[Tensor, "b c h w"], taps: Sequence[int] | None = None, *, norm: bool = False
+    ) -> list[Float[Tensor, "b _ _ _"]]:
+        if not hasattr(self.model, "forward_intermediates"):
+            return super().maps(images, taps, norm=norm)
+        settings = {"indices": None if taps is None else list(taps), "output_fmt": "NCHW", "intermediates_only": True}
+        run = partial(self.model.forward_intermediates, images, norm=norm, **settings)
+        return list(tried(self.shape.arch, images.shape[2:], run))
+
+    def make_trainable_(self, *, drop_path: float, checkpointed: bool) -> list[str]:
+        """As timm has it; an argument that a model does not know is said to be lacking."""
+        lacks = []
+        try:
+            model = self._build(**({"drop_path_rate": drop_path} if drop_path else {}))
+        except (TypeError, UserError):
+            model, lacks = self._build(), [STOCHASTIC_DEPTH]
+        model.load_state_dict(self.model.state_dict())
+        if checkpointed:
+            try:
+                model.set_grad_checkpointing(True)  # type: ignore[operator]
+            except (AttributeError, AssertionError, TypeError):
+                lacks.append(RECOMPUTED)
+        self.model = model.eval()
+        return lacks
 
     def fit(self, size: int) -> None:
         """Raises UserError for a size that neither the network nor timm's `set_input_size` takes."""

@@ -4,7 +4,7 @@ The pooled feature is what the last linear layer would read; the map is what the
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.ops import StochasticDepth
 
 from checkpoints.architecture import Architecture
 from checkpoints.cli import UserError, WorkError
@@ -21,7 +22,19 @@ from checkpoints.resolve import refuse_misfits
 from checkpoints.store import first_line
 from pretrain.backbones.timm_file import COMPUTED, weights_of
 from pretrain.models.backbone import Loaded
-from pretrain.models.measured import Ability, Measured, Outputs, Preprocessing, as_patches, mean_first, tried, try_size
+from pretrain.models.measured import (
+    RECOMPUTED,
+    STOCHASTIC_DEPTH,
+    Ability,
+    Measured,
+    Outputs,
+    Preprocessing,
+    as_map,
+    as_patches,
+    mean_first,
+    tried,
+    try_size,
+)
 
 
 def opened(said: str) -> Loaded:
@@ -88,6 +101,43 @@ class TorchvisionModel(Measured):
     def last_blocks(self, images: Float[Tensor, "b c h w"], count: int) -> list[Float[Tensor, "b t p"]]:
         """The last map alone."""
         return [mean_first(self.outputs(images).patches)]
+
+    def maps(
+        self, images: Float[Tensor, "b c h w"], taps: Sequence[int] | None = None, *, norm: bool = False
+    ) -> list[Float[Tensor, "b _ _ _"]]:
+        """After each part of `features`, of a network without it after each of its parts; of a ViT after each block."""
+        is_vit = isinstance(self.model, models.VisionTransformer)
+        parts = self.blocks if is_vit else list(getattr(self.model, "features", self.model).children())
+        seen: list[Tensor] = []
+        hooks = [part.register_forward_hook(lambda module, inputs, output: seen.append(output)) for part in parts]
+        try:
+            tried(f"torchvision:{self._name}", images.shape[2:], lambda: self.model(images))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        last_norm = self.final_norm if norm and is_vit else None
+        if is_vit:
+            maps = [as_map((last_norm or nn.Identity())(one)[:, 1:], *images.shape[2:]) for one in seen]
+        else:
+            last_channels = isinstance(self.model, models.SwinTransformer)
+            maps = [one.permute(0, 3, 1, 2) if last_channels else one for one in seen if one.ndim == 4]
+        return maps if taps is None else [maps[tap] for tap in taps]
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.model.encoder.layers) if isinstance(self.model, models.VisionTransformer) else []
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        return self.model.encoder.ln if isinstance(self.model, models.VisionTransformer) else None
+
+    def make_trainable_(self, *, drop_path: float, checkpointed: bool) -> list[str]:
+        """With torchvision's own stochastic depth, where the network has it, rising from block to block."""
+        self.requires_grad_(True)
+        dropping = [part for part in self.model.modules() if isinstance(part, StochasticDepth)]
+        for number, part in enumerate(dropping):
+            part.p = drop_path * number / max(len(dropping) - 1, 1)
+        return [*([STOCHASTIC_DEPTH] if drop_path and not dropping else []), *([RECOMPUTED] if checkpointed else [])]
 
     def fit(self, size: int) -> None:
         if size != self._size:

@@ -1,4 +1,4 @@
-"""Backbones that are measured as they are and never trained here: other libraries' networks and one's own.
+"""Backbones that are measured as they are, and trained in dense transfer alone: other libraries' networks and one's own.
 
 Each says what it has: a pooled feature always; a [CLS] token, patch tokens on a grid, the last blocks and attention where there
 are such. A probe that needs what a backbone lacks refuses it in one sentence before any work (`require`).
@@ -25,6 +25,10 @@ WORDS: dict[Ability, str] = {
     "blocks": "tokens of its last blocks",
     "attention": "attention of [CLS] that can be read",
 }
+
+
+STOCHASTIC_DEPTH, RECOMPUTED = "stochastic depth", "recomputed activations"
+"""Words for what `make_trainable_` may find lacking."""
 
 
 class Preprocessing(NamedTuple):
@@ -84,6 +88,33 @@ class Measured(nn.Module):
     def last_patches_before_norm(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n p"]:
         """Raises UserError: other libraries' networks do not show them alike."""
         raise UserError(f"{self.shape.arch}: patch tokens before the final norm are read of iBOT's own networks only")
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Transformer blocks of one grid, first to last; none of a network of stages."""
+        return []
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        """The norm behind the blocks that `maps` uses, where there is one."""
+        return None
+
+    def maps(
+        self, images: Float[Tensor, "b c h w"], taps: Sequence[int] | None = None, *, norm: bool = False
+    ) -> list[Float[Tensor, "b _ _ _"]]:
+        """Maps after each block or stage, or after those of `taps` (from 0); `norm`: of blocks, through the final norm.
+
+        Raises UserError where the network shows none.
+        """
+        raise UserError(f"{self.shape.arch} does not show the maps of its blocks or stages")
+
+    def make_trainable_(self, *, drop_path: float, checkpointed: bool) -> list[str]:
+        """Let the weights be trained, with stochastic depth of that rate; `checkpointed`: blocks are computed twice.
+
+        Returns what of that the network lacks, in words.
+        """
+        self.requires_grad_(True)
+        return [*([STOCHASTIC_DEPTH] if drop_path else []), *([RECOMPUTED] if checkpointed else [])]
 
     def fit(self, size: int) -> None:
         """Take images of `size` pixels from now on. Raises UserError for a size that the network cannot take."""
@@ -166,6 +197,12 @@ def tried(network: str, size: Sequence[int], run: Callable[[], Any]) -> Any:
             raise
         sides = " x ".join(map(str, size))
         raise UserError(f"{network} does not take images of {sides} pixels ({first_line(error)}): give another size") from error
+
+
+def as_map(patches: Float[Tensor, "b n p"], height: int, width: int) -> Float[Tensor, "b p gh gw"]:
+    """Patch tokens, row by row, of an image of that size as a map; patches are square."""
+    side = round((height * width / patches.shape[1]) ** 0.5)
+    return patches.transpose(1, 2).unflatten(2, (height // side, width // side))
 
 
 def as_patches(found: Float[Tensor, "b p gh gw"]) -> Float[Tensor, "b n p"]:

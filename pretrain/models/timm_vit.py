@@ -90,6 +90,18 @@ class AnyViT(nn.Module):
         """All blocks, first to last."""
         return self.model.blocks
 
+    @property
+    def final_norm(self) -> nn.Module | None:
+        """The norm behind the blocks."""
+        return getattr(self.model, "norm", None)
+
+    def maps(
+        self, images: Float[Tensor, "b c h w"], taps: Sequence[int] | None = None, *, norm: bool = False
+    ) -> list[Float[Tensor, "b d _ _"]]:
+        """Patch tokens as maps after every block, or after those of `taps` (from 0); `norm`: each through the final norm."""
+        indices = None if taps is None else list(taps)
+        return list(self.model.forward_intermediates(images, indices=indices, norm=norm, intermediates_only=True))
+
     def forward(self, images: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b gh gw"] | None = None) -> Float[Tensor, "b t d"]:
         """Tokens after the final norm, [CLS] first, registers left out."""
         # torch has no other switch that leaves compiled modules as they are for one call

@@ -397,7 +397,8 @@ HANDED_ON = {
     ("probes/reproduce/look.py", "data"): "the --data of a step, as it was typed",
     ("probes/finetune/data.py", "source"): "--data",
     ("probes/robustness/suites.py", "Path(asked)"): "--saliency",
-    ("transfer/backbone.py", "Path(path)"): "--ckpt, by prepare.py",
+    ("transfer/networks.py", "checkpoint"): "as it was called",
+    ("transfer/networks.py", "Path(checkpoint)"): "--ckpt, by network_config.py",
 }
 
 

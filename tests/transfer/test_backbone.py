@@ -24,7 +24,7 @@ from pretrain.models.backbone import load_backbone, make  # noqa: E402
 from pretrain.models.layer_index import layer_of  # noqa: E402
 from tests.support.dense import config_of  # noqa: E402
 from transfer import backbone as dense  # noqa: E402
-from transfer import layer_decay  # noqa: E402
+from transfer import layer_decay, levels  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the toolboxes remark on many things
 
@@ -60,9 +60,9 @@ def test_images_that_patches_do_not_divide_are_padded_with_zeros() -> None:
 
 
 def test_taps_follow_the_depth() -> None:
-    assert dense.taps_of(12) == [3, 5, 7, 11] and dense.taps_of(24) == [7, 11, 15, 23] and dense.taps_of(4) == [0, 1, 2, 3]
+    assert levels.taps_of(12) == [3, 5, 7, 11] and levels.taps_of(24) == [7, 11, 15, 23] and levels.taps_of(4) == [0, 1, 2, 3]
     with pytest.raises(UserError, match="taps four blocks, this ViT has 2"):
-        dense.taps_of(2)
+        levels.taps_of(2)
 
 
 @torch.no_grad()
@@ -202,4 +202,4 @@ def test_a_grid_is_two_numbers_and_for_vits(tmp_path: Path) -> None:
     frozen = dense.IBOTBackbone(checkpoint=str(path), grid=(3, 5), frozen=True, levels=False)
     assert isinstance(frozen.net, ViT)
     assert frozen.net.pos_embed.shape[1] == 16 and not frozen.net.pos_embed.requires_grad
-    assert dense.drawn(frozen.shape, frozen.grid).state_dict().keys() == frozen.net.state_dict().keys()
+    assert frozen.drawn().state_dict().keys() == frozen.net.state_dict().keys()

@@ -7,13 +7,18 @@ import pytest
 
 from checkpoints.architecture import Architecture, shape_of
 from checkpoints.cli import UserError
-from transfer.backbone import widths
+from pretrain.models.backbone import make
 from transfer.config import build, changes_of, fit, read_config, toolboxes
+from transfer.layout import layout_of
 from transfer.options import TransferOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the toolboxes remark on many things
 Task = Literal["coco", "ade20k"]
 OWN = Architecture("vit", 16, 224, 3, 512, 6, 8)
+
+
+def widths(shape: Architecture) -> tuple[int, ...]:
+    return layout_of(make(shape, maskable=False)).widths
 
 
 @pytest.fixture(autouse=True, scope="module")
