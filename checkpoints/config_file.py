@@ -26,7 +26,7 @@ SAMPLE = re.compile(r"sample(:[0-9]+)?")
 """The embedded data."""
 MUST_EXIST = ("ckpt", "init_from", "saliency")
 """Flags that take published names besides paths: those would be fetched."""
-TYPED = {"track": ("none",), "tokenizer": ("colour",)}
+TYPED = {"track": ("none", "tensorboard"), "tokenizer": ("colour",)}
 """Flags that send, fetch or import something for all other values than these."""
 
 PLAIN = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str"))

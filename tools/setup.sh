@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the environment: .venv beside this folder with pinned packages. Run it again at any time; what is there stays.
 #
-#   tools/setup.sh [EXTRA ...]      extras: dev export hub robustness transfer zarr cpu gpu gpu-cuda12
+#   tools/setup.sh [EXTRA ...]      extras: dev export hub robustness tensorboard transfer zarr cpu gpu gpu-cuda12
 #
 # cpu, gpu (CUDA 13) and gpu-cuda12 choose the package of faiss; without them the machine's driver does.
 # An active environment (or `PYTHON`) that already has the packages is used as it is.
@@ -11,12 +11,12 @@ set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 START="$ROOT/checkpoints/start.py"
-BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile matplotlib tyro rich tensorboard jaxtyping sklearn scipy faiss"
+BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile matplotlib tyro rich jaxtyping sklearn scipy faiss"
 EXPORT_MODULES="transformers onnx onnxscript onnxruntime"
 ROBUSTNESS_MODULES="imagecorruptions"
 FAISS_PACKAGES="faiss-cpu faiss-gpu faiss-gpu-cuvs faiss-gpu-cu12 faiss-gpu-cu11"
 TRANSFER_MODULES="mmengine mmcv mmpretrain mmdet mmseg pycocotools"
-DEV_MODULES="datasets $EXPORT_MODULES $ROBUSTNESS_MODULES $TRANSFER_MODULES pytest xdist beartype hypothesis playwright ruff mypy"
+DEV_MODULES="datasets tensorboard $EXPORT_MODULES $ROBUSTNESS_MODULES $TRANSFER_MODULES pytest xdist beartype hypothesis playwright ruff mypy"
 
 safe_path() { # of PYTHONPATH only what is not relative to the current folder; an empty entry is that folder, too
     local IFS=: entry kept="$ROOT"
@@ -100,13 +100,13 @@ setup() { # setup EXTRA...: sets PYTHON
             transfer) modules="$modules $TRANSFER_MODULES" ;;
             robustness) modules="$modules $ROBUSTNESS_MODULES" ;;
             hub) modules="$modules datasets" ;;
-            zarr) modules="$modules zarr" ;;
+            tensorboard | zarr) modules="$modules $extra" ;;
             cpu | gpu | gpu-cuda12)
                 [ -z "$faiss" ] || { echo "error: $faiss and $extra cannot stand beside each other: give one of them" >&2; return 2; }
                 faiss="$extra"
                 continue
                 ;;
-            *) echo "error: unknown extra $extra: choose from dev export hub robustness transfer zarr cpu gpu gpu-cuda12" >&2; return 2 ;;
+            *) echo "error: unknown extra $extra: choose from dev export hub robustness tensorboard transfer zarr cpu gpu gpu-cuda12" >&2; return 2 ;;
         esac
         extras="${extras:+$extras,}$extra"
     done

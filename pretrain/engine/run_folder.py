@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from checkpoints import checked, hold, places, reading, store, terminal
 from checkpoints.cli import UserError, WorkError
 from pretrain.engine import distributed, logs
 from pretrain.engine.bad_images import Bad
+from pretrain.engine.board import Board, left_out
 from pretrain.engine.trackers import Track, package_of, tracker
 
 WRITTEN = ("config.json", "*.jsonl", "*.pt", "*.safetensors", "*.html", "events.out.tfevents.*")
@@ -55,7 +55,7 @@ class RunFolder:
         self.folder, self.values, self.steps_per_epoch, self.save_minutes = folder, values, steps_per_epoch, save_minutes
         self.step = 0
         self._saved_at = time.monotonic()
-        self._board: SummaryWriter | None = None
+        self._board = Board()
         self._track_with = track
         self._track: Track | None = None
         self._place: int | None = None
@@ -83,10 +83,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write to {self.flag} {self.folder} ({error.strerror})") from error
         weakref.finalize(self, os.close, self._place)
-        try:
-            self._board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.step else None)
-        except (OSError, ValueError) as error:  # it takes no folder whose name is not UTF-8
-            terminal.say(_left_out("TensorBoard's file", error), error=True)
+        self._board.begin(self.folder, self.step)
         self._track = tracker(self._track_with, self.folder.name, self.values)
 
     def _remove_leftovers(self) -> None:
@@ -149,18 +146,10 @@ class RunFolder:
                 if now is None
                 else f"{self.folder} was moved to {now} during the run: saved there after step {step}, {self.flag} {now} goes on"
             )
-        elif self._board:
-            self._flush(self._board)
+        else:
+            self._board.flush()
         for message in filter(None, distributed.gathered([sentence])):
             raise WorkError(message)
-
-    def _flush(self, board: SummaryWriter) -> None:
-        """Have TensorBoard write now: its own thread writes every two minutes, and ends with the process."""
-        try:
-            board.flush()
-        except (OSError, ValueError) as error:
-            self._board = None
-            terminal.say(_left_out("TensorBoard's file", error), error=True)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write measurements to `metrics.jsonl` (null for what is not finite), TensorBoard and the tracker."""
@@ -172,21 +161,15 @@ class RunFolder:
 
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         """Write measurements to TensorBoard and the tracker; one that fails gets no more, as the run does not need it."""
-        if self.moved():  # TensorBoard opens its file by name, in whatever lies there now
-            self._board = None
-        try:
-            for name, value in values.items() if self._board else ():
-                assert self._board is not None
-                self._board.add_scalar(name, value, step)
-        except (OSError, ValueError) as error:
-            self._board = None
-            terminal.say(_left_out("TensorBoard's file", error), error=True)
+        if self.moved():
+            self._board.stop()
+        self._board.write(step, values)
         try:
             if self._track:
                 self._track(values, step)
         except Exception as error:  # of other people's packages and servers
             self._track = None
-            terminal.say(_left_out(f"--track {self._track_with}", error), error=True)
+            terminal.say(left_out(f"--track {self._track_with}", error), error=True)
 
     def note(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`. Raises WorkError if it cannot be written."""
@@ -210,10 +193,6 @@ class RunFolder:
         """Whether a checkpoint is due after `step` steps."""
         minutes = (time.monotonic() - self._saved_at) / 60
         return step % self.steps_per_epoch == 0 or minutes >= self.save_minutes
-
-
-def _left_out(what: str, error: Exception) -> str:
-    return f"note: {what} takes no more values ({store.first_line(error)}): the run goes on, metrics.jsonl has them"
 
 
 @contextlib.contextmanager

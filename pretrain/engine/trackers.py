@@ -1,4 +1,4 @@
-"""Sends the log to Weights & Biases or MLflow, if the package is installed."""
+"""Sends the log to Weights & Biases, MLflow or Trackio, if the package is installed."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from typing import Any
 
 from checkpoints import elsewhere, escape, places
 from checkpoints.cli import UserError
+from pretrain.engine import board
 
 FORBIDDEN = re.compile(r"[/\\#?%:]")
 """Characters that W&B refuses in a run's id."""
@@ -27,8 +28,15 @@ def look_through(name: str) -> None:
 
 
 def package_of(name: str) -> Any:
-    """The package of `--track`, imported; None for `none`. Raises UserError if it is missing, or would be misled."""
+    """The package of `--track`, imported; None for `none` and for `tensorboard`, whose file `pretrain.engine.board` writes.
+
+    Raises UserError if it is missing, or would be misled.
+    """
     if name == "none":
+        return None
+    if name == "tensorboard":
+        if not board.installed():
+            raise UserError("--track tensorboard needs the package: tools/setup.sh tensorboard, or pip install tensorboard")
         return None
     look_through(name)
     try:
@@ -38,7 +46,7 @@ def package_of(name: str) -> Any:
 
 
 def tracker(name: str, run: str, config: Mapping[str, Any]) -> Track:
-    """The function that sends a line to `wandb` or `mlflow`, as configured on this machine; `none` sends nothing.
+    """The function that sends a line to `wandb`, `mlflow` or `trackio`, as configured on this machine; others send nothing.
 
     Raises UserError where the package is missing.
     """
@@ -49,6 +57,9 @@ def tracker(name: str, run: str, config: Mapping[str, Any]) -> Track:
         shown, identity = escape.terminal(run), FORBIDDEN.sub("-", escape.terminal(run))
         started = package.init(project="ibot", name=shown, config=dict(config), resume="allow", id=identity)
         return lambda values, step: started.log(dict(values), step=step)
+    if name == "trackio":  # the same interface as wandb's; what is left to send when the process ends, it sends then
+        sent = package.init(project="ibot", name=escape.terminal(run), config=dict(config), resume="allow", embed=False)
+        return lambda values, step: sent.log(dict(values), step=step)
     package.set_experiment("ibot")
     package.start_run(run_name=escape.terminal(run))
     package.log_params({key: str(value)[:250] for key, value in config.items()})

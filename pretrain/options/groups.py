@@ -80,8 +80,9 @@ class RunOptions:
     """Minutes between checkpoints; one more at every epoch's end and at the run's end."""
     keep_every: Annotated[int | None, original("--saveckp-freq")] = None
     """Epochs between checkpoints that stay (epoch-0040.pt, for --ckpt and --init-from); none is ever removed or replaced."""
-    track: Literal["none", "wandb", "mlflow"] = "none"
-    """Send the log also there; the package must be installed and set up."""
+    track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = "none"
+    """Send the log also there; the package must be installed and set up. TensorBoard's file is written wherever TensorBoard is
+    installed; `tensorboard` refuses to begin without it."""
     report: bool = True
     """Write a page about the run into its folder at the end (report.html)."""
     serve: Annotated[int | None, SERVE] = None

@@ -41,7 +41,7 @@ PLACES: dict[str, dict[str, str]] = {
         "the network": "the one place of ours that fetches: addresses of zoo.json or typed ones, https alone",
         "a deletion": "its own .part and the note beside it",
     },
-    "checkpoints/elsewhere.py": {"code from text": "libraries by names that stand in this code, or wandb and mlflow by --track"},
+    "checkpoints/elsewhere.py": {"code from text": "libraries by names that stand in this code, or a tracker by --track"},
     "checkpoints/export.py": {"a deletion": "the folder that this export began and could not finish"},
     "transfer/exports/reload.py": {
         "the network": "timm.create_model with a file that was just written; it fetches nothing without pretrained=True",

@@ -65,6 +65,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "--out folder",
         "--track mlflow",
         "--track wandb",
+        "--track trackio",
     ),
     "finetune": (
         *LABELLED,

@@ -1,10 +1,8 @@
-"""Refused steps and their replay, and where the log goes."""
+"""Refused steps and their replay, and the curves of a log."""
 
 import json
 import math
 import shutil
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -111,29 +109,6 @@ def test_the_knn_curve_may_use_other_images_than_the_run(
     assert [line["step"] for line in lines_of(tmp_path / "run") if "knn" in line] == [0, 5]
     assert run_command(train.main, [*flags[:-1], str(tmp_path / "other"), "--knn-data", str(flat)]) == WRONG_COMMAND
     assert "has no labels" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_the_log_goes_where_a_team_looks(name: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[tuple[int, dict]] = []
-    fake = types.ModuleType(name)
-    log = lambda values, step: sent.append((step, values))  # noqa: E731
-    fake.init = lambda **_: types.SimpleNamespace(log=log)  # type: ignore[attr-defined]
-    fake.set_experiment = fake.log_params = lambda *_: None  # type: ignore[attr-defined]
-    fake.start_run, fake.log_metrics = (lambda **_: None), log  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, name, fake)
-    flags = [*SMALL, "--data", str(folders), "--steps", "4", "--out", str(tmp_path / "run"), "--track", name]
-    assert run_command(train.main, flags) == DONE
-    assert [step for step, values in sent if "loss" in values] == [2, 4]
-
-
-def test_a_missing_tracker_is_named(
-    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    flags = [*SMALL, "--data", str(folders), "--steps", "4", "--out", str(tmp_path / "run"), "--track", "wandb"]
-    assert run_command(train.main, flags) == WRONG_COMMAND
-    assert "pip install wandb" in capsys.readouterr().err
 
 
 def test_curves_are_drawn_from_the_log(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
