@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Make the environment: .venv beside this folder with pinned packages. Run it again at any time; what is there stays.
 #
-#   tools/setup.sh [EXTRA ...]      extras: dev export hub robustness tensorboard transfer zarr cpu gpu gpu-cuda12
+#   tools/setup.sh [--cpu] [EXTRA ...]      extras: dev export hub robustness tensorboard transfer zarr cpu gpu gpu-cuda12
 #
-# cpu, gpu (CUDA 13) and gpu-cuda12 choose the package of faiss; without them the machine's driver does.
+# cpu, gpu (CUDA 13) and gpu-cuda12 choose the package of faiss; without them the machine's driver does. --cpu takes torch's CPU build
+# too, from PyTorch's index or $TORCH_INDEX. uv installs where it is there or can be fetched (tools/install.sh), else pip.
 # An active environment (or `PYTHON`) that already has the packages is used as it is.
 # The other tools source this file and then have "$PYTHON" "$START" MODULE in place of python -m MODULE: nothing is imported
 # from the folder that they are called in (see checkpoints/start.py).
@@ -15,6 +16,8 @@ BASE_MODULES="torch torchvision timm safetensors pyarrow webdataset tifffile mat
 EXPORT_MODULES="transformers onnx onnxscript onnxruntime"
 ROBUSTNESS_MODULES="imagecorruptions"
 FAISS_PACKAGES="faiss-cpu faiss-gpu faiss-gpu-cuvs faiss-gpu-cu12 faiss-gpu-cu11"
+OUR_TOOLBOXES="onedl-mmengine onedl-mmcv onedl-mmpretrain onedl-mmdetection onedl-mmsegmentation"
+ORIGINAL_TOOLBOXES="mmengine mmengine-lite mmcv mmcv-lite mmcv-full mmpretrain mmdet mmsegmentation"
 TRANSFER_MODULES="mmengine mmcv mmpretrain mmdet mmseg pycocotools"
 DEV_MODULES="datasets tensorboard $EXPORT_MODULES $ROBUSTNESS_MODULES $TRANSFER_MODULES pytest xdist beartype hypothesis playwright ruff mypy"
 
@@ -32,22 +35,15 @@ in_root() { # in_root COMMAND...: python -c and -m put the current folder on the
     (cd "$ROOT" && "$@")
 }
 
-quietly() { # quietly COMMAND...: what it says goes to .venv/setup.log and is shown only where it fails
-    local code=0
-    in_root "$@" >>"$ROOT/.venv/setup.log" 2>&1 || code=$?
-    if [ "$code" != 0 ]; then
-        cat "$ROOT/.venv/setup.log" >&2
-        echo "error: pip has failed (its words are above and in $ROOT/.venv/setup.log): see to what it names and start again" >&2
-    fi
-    return "$code"
-}
-
 has_modules() { # has_modules PYTHON MODULE...
     in_root "$1" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "${@:2}" 2>/dev/null
 }
 
-faiss_packages() { # faiss_packages PYTHON: those that are installed and provide the module faiss
-    # shellcheck disable=SC2086
+unfinished() { # unfinished PYTHON: whether it is that of .venv, and its set-up was interrupted
+    [ "${1%/bin/python}" -ef "$ROOT/.venv" ] && [ -e "$ROOT/.venv/unfinished" ]
+}
+
+installed() { # installed PYTHON PACKAGE...: those of them that are
     in_root "$1" -c '
 import importlib.metadata as metadata, sys
 for name in sys.argv[1:]:
@@ -55,7 +51,23 @@ for name in sys.argv[1:]:
         metadata.version(name)
         print(name)
     except metadata.PackageNotFoundError:
-        pass' $FAISS_PACKAGES
+        pass' "${@:2}"
+}
+
+faiss_packages() { # faiss_packages PYTHON: those that are installed and provide the module faiss
+    # shellcheck disable=SC2086
+    installed "$1" $FAISS_PACKAGES
+}
+
+one_toolbox() { # one_toolbox PYTHON EXTRAS: fails where OpenMMLab's own packages lie, or would, beside those of the extra transfer: same files
+    local original ours
+    # shellcheck disable=SC2086
+    ours="$(echo $(installed "$1" $OUR_TOOLBOXES))"
+    # shellcheck disable=SC2086
+    original="$(echo $(installed "$1" $ORIGINAL_TOOLBOXES))"
+    case ",$2," in *,transfer,* | *,dev,*) ours="${ours:-$OUR_TOOLBOXES}" ;; esac
+    [ -z "$ours" ] || [ -z "$original" ] ||
+        { echo "error: $1 has $original, whose files are also those of $ours: $1 -m pip uninstall $original $(echo $(installed "$1" $OUR_TOOLBOXES)), then start again" >&2; return 2; }
 }
 
 faiss_extra() { # cpu, gpu or gpu-cuda12, as the machine's driver is
@@ -92,9 +104,10 @@ find_python() {
 }
 
 setup() { # setup EXTRA...: sets PYTHON
-    local modules="$BASE_MODULES" extras="" extra current faiss=""
+    local modules="$BASE_MODULES" extras="" extra current faiss="" cpu=""
     for extra in "$@"; do
         case "$extra" in
+            --cpu) cpu=1; continue ;;
             dev) modules="$modules $DEV_MODULES" ;;
             export) modules="$modules $EXPORT_MODULES" ;;
             transfer) modules="$modules $TRANSFER_MODULES" ;;
@@ -110,30 +123,30 @@ setup() { # setup EXTRA...: sets PYTHON
         esac
         extras="${extras:+$extras,}$extra"
     done
+    case "$cpu:$faiss" in
+        1:gpu*) echo "error: --cpu and $faiss cannot stand beside each other: give one of them" >&2; return 2 ;;
+        1:*) faiss=cpu ;;
+    esac
     for current in "${PYTHON:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "${CONDA_PREFIX:+$CONDA_PREFIX/bin/python}" "$ROOT/.venv/bin/python"; do
         case "$current" in /*) ;; */*) current="$PWD/$current" ;; esac
         # shellcheck disable=SC2086
-        if [ -n "$current" ] && has_modules "$current" $modules; then
+        if [ -n "$current" ] && ! unfinished "$current" && has_modules "$current" $modules; then
             one_faiss "$current" "$faiss" || return 2
+            one_toolbox "$current" "" || return 2
             PYTHON="$current"
             export PYTHON
             return
         fi
     done
     current="$(find_python)"
-    echo "setting up $ROOT/.venv with $("$current" --version) (once; downloads about 3 GB, 6 GB on disk)" >&2
-    [ -x "$ROOT/.venv/bin/python" ] || in_root "$current" -m venv "$ROOT/.venv"
+    echo "setting up $ROOT/.venv with $("$current" --version) (once)" >&2
+    make_venv "$current"
     PYTHON="$ROOT/.venv/bin/python"
     export PYTHON
     one_faiss "$PYTHON" "$faiss" || return 2
+    one_toolbox "$PYTHON" "$extras" || return 2
     [ -n "$(faiss_packages "$PYTHON")" ] || extras="${extras:+$extras,}${faiss:-$(faiss_extra)}"
-    : >"$ROOT/.venv/setup.log"
-    quietly "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$ROOT/constraints.txt" --editable "$ROOT${extras:+[$extras]}"
-    # Pictures are only read here: where the machine has no libraries for windows, the build without them does the same.
-    if in_root "$PYTHON" -m pip show --quiet opencv-python >/dev/null 2>&1 && ! in_root "$PYTHON" -c "import cv2" >/dev/null 2>&1; then
-        quietly "$PYTHON" -m pip uninstall --quiet --yes opencv-python
-        quietly "$PYTHON" -m pip install --quiet --disable-pip-version-check opencv-python-headless
-    fi
+    install_into_venv "$cpu" "$extras"
     echo "environment ready" >&2
 }
 
@@ -158,6 +171,7 @@ start_on_gpus() { # start_on_gpus NUMBER MODULE...: so many processes, by defaul
     exec "$PYTHON" "$START" "$@"
 }
 
+source "$ROOT/tools/install.sh"
 safe_path
 setup "$@"
 protect_venv

@@ -10,7 +10,7 @@ import torch
 
 from checkpoints.architecture import Architecture, shape_of
 from checkpoints.cli import UserError
-from transfer import choosing, ops, resume
+from transfer import choosing, distributions, ops, resume
 from transfer.exports.reload import mmpretrain, needed
 from transfer.options import TransferOptions
 
@@ -19,6 +19,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 def toolboxes() -> None:
     """Import what the configs name. mmcv's operations come from torchvision where no compiled ones exist."""
+    distributions.refuse_both()
     ops.register()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # their remarks on versions and optional parts

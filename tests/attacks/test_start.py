@@ -96,7 +96,8 @@ def test_what_a_command_starts_imports_nothing_from_the_current_folder(tmp_path:
 def test_the_environment_that_is_set_up_keeps_the_current_folder_off_the_path(tmp_path: Path) -> None:
     """46c01a2 left `activate` as it was. Twice set up, it says it once."""
     (tmp_path / "tools").mkdir()
-    shutil.copy(ROOT / "tools" / "setup.sh", tmp_path / "tools")
+    for tool in ("setup.sh", "install.sh"):
+        shutil.copy(ROOT / "tools" / tool, tmp_path / "tools")
     scripts = tmp_path / ".venv" / "bin"
     scripts.mkdir(parents=True)
     for shell in ("", ".fish", ".csh"):

@@ -25,7 +25,9 @@ from tests.support.small_world import PROBE
 COMMANDS = documented.commands()
 ONLY_READ = {
     r"(git|cd|source) .*": "the reader's own shell",
-    r"tools/setup\.sh.*": "would change the environment; test_commands.py runs it",
+    r"(conda|pip) .*": "would change the environment; tests/promises/test_setup.py sets small ones up",
+    r"docker .*": "needs Docker; tests/promises/test_image.py compares the file with the project, a weekly job builds it",
+    r"tools/setup\.sh.*": "would change the environment; tests/promises/test_setup.py sets small ones up",
     r"tools/test\.sh.*": "is what runs this",
     r"torchrun .*|sbatch .*": "several machines, or eight processes; tests/pretrain/engine runs two",
     r".* --push .*": "would upload; tests/transfer/test_push.py has a client that keeps it",

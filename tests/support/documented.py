@@ -24,7 +24,7 @@ TOOLS: dict[str, tuple[str, ...]] = {
 """The module, and the flags before those that are given, of a tool that is a Python command."""
 BENCHES = {part: f"probes.bench.{part}" for part in ("data", "step", "knn", "count")}
 """The parts of tools/bench.sh."""
-SHELL = ("git", "cd", "source", "tools/setup.sh", "tools/test.sh")
+SHELL = ("git", "cd", "source", "conda", "docker", "pip", "tools/setup.sh", "tools/test.sh")
 """Commands that no module answers."""
 LEFT_OUT = ("...", "FLAGS")
 """Words that stand for what the reader adds."""
