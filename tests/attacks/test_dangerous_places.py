@@ -151,6 +151,14 @@ PLACES: dict[str, dict[str, str]] = {
         "glob": "this project's own configs",
     },
     "transfer/prepare.py": {"glob": "walks the run's folder to take hard links apart, opens nothing else"},
+    "tools/broken_packages.py": {
+        "a deletion": "the .dist-info of a package in .venv that was not written whole, after a set-up that was interrupted",
+        "a whole file": "RECORD of an installed package",
+    },
+    "tools/count_downloads.py": {
+        "a process": "uv, typed by who counts what the set-up fetches",
+        "a whole file": "this project's own pyproject.toml, constraints.txt and uv's answer",
+    },
 }
 """File -> kind of place -> why it is there and why it is safe."""
 
