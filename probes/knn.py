@@ -253,7 +253,7 @@ def show_rows(rows: dict[str, Measured], parts: Parts, subject: Viewed, seconds:
     name = metrics_of.MAIN[mine.task]
     digits, unit = metrics_of.digits(name), "" if mine.task == "regression" else " %"
     who = f"{subject.loaded.path}{in_words(subject.view)}"
-    title = f"k-NN {metrics_of.NAMES[name]}{unit} on {parts.val.name}, bank of {len(parts.train)}: {who}"
+    title = f"k-NN {metrics_of.NAMES[name]}{unit} on {parts.val.name}, {len(parts.train):,} training images: {who}"
     lines = []
     for who, row in rows.items():
         k = row.best()[0]

@@ -1,4 +1,4 @@
-"""A training's course in a browser while it runs: `python -m probes.live runs/sample`; `pretrain.train --serve` starts it.
+"""A training's curves in a browser while it runs: `python -m probes.live runs/sample`; `pretrain.train --serve` starts it.
 
 Drawn anew from the run's log whenever the browser asks. Only this machine can reach it: elsewhere, forward the port with ssh.
 """
@@ -46,7 +46,7 @@ const look = async () => {{
     if (at >= 0) parts()[at]?.focus({{preventScroll: true}});
     said.textContent = next.querySelector("header p").textContent;
   }} catch {{
-    said.textContent = "The training no longer answers: it has ended, or was stopped. This is the last that was seen of it.";
+    said.textContent = "The training no longer answers: it has ended or was stopped. Shown is its last state.";
     clearInterval(looking);
   }}
 }};
@@ -56,7 +56,7 @@ const looking = setInterval(look, {EVERY * 1000});
 
 @dataclass(frozen=True)
 class LiveOptions:
-    """Show a run's log as a page that follows it."""
+    """Show a run's training curves in a browser while it runs."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
@@ -68,16 +68,15 @@ class LiveOptions:
 
 def page(folder: Path) -> str:
     """The page as things stand; before the run has begun, a page that says so."""
-    title, script = f"iBOT, training: {folder.resolve().name}", SCRIPT
+    title, script = f"iBOT pretraining: {folder.resolve().name}", SCRIPT
     try:
         run = report_run.read(folder)
-        summary = report_page.facts(f"Run {run.name}", report_run.summary(run))
-        sections = [Section("summary", "Summary", summary), report_run.course(run)]
+        sections = [report_run.summary_section(run), report_run.curves(run)]
     except UserError as error:
-        said = f"The run cannot be shown: {error}." if report_run.is_run(folder) else "The run has not written anything yet."
-        sections = [Section("summary", "Summary", report_page.paragraph(said))]
-    lead = f"Live, last looked at {time.strftime('%H:%M:%S')}; a new look every {EVERY} seconds."
-    foot = "When the training has ended, report.html in its folder has all of this and more."
+        said = f"The run cannot be shown: {error}." if report_run.is_run(folder) else "The run has not logged anything yet."
+        sections = [Section("run-0", "Pretraining run", report_page.paragraph(said))]
+    lead = f"Live: updated {time.strftime('%H:%M:%S')}, every {EVERY} seconds."
+    foot = "When training has ended, the run's folder has all of this and more in report.html."
     return report_page.document(title, lead, sections, foot, policy=POLICY, script=script)
 
 
@@ -150,7 +149,7 @@ def end_with_input(running: Server) -> None:
 def main(arguments: Sequence[str]) -> None:
     options = parse(LiveOptions, arguments, prog="python -m probes.live")
     with server(options.run, options.port) as running:
-        terminal.say(f"live page: http://{HOST}:{running.server_port}/")
+        terminal.say(f"live report: http://{HOST}:{running.server_port}/")
         if options.attached:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for standard in (1, 2):  # nobody reads on, and who writes into a full pipe waits for ever

@@ -203,7 +203,7 @@ def main(arguments: Sequence[str]) -> None:
     shown = wanted(options, lines)
     if not shown:
         where = ", ".join(str(path) for path in options.paths)
-        raise UserError(f"no record in {where} belongs to a table of the paper: measure something, or give --every")
+        raise UserError(f"no results in {where} belong to a table of the paper: run an evaluation, or give --every")
     finished = [(table.title, rows_of(table, lines.get(name, []))) for name, table in shown.items()]
     if options.form == "terminal" and options.out is None:
         for title, (head, *body) in finished:

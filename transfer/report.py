@@ -97,7 +97,7 @@ def report(
         beside=_beside(tested, found, data | protocol, out.resolve().name),
     )
     terminal.say(json.dumps({name: round(value, 2) for name, value in found.items()}))
-    terminal.say(f"predictions drawn in {out}/predictions, record in {written}, page in {written.with_suffix(PAGE)}")
+    terminal.say(f"predictions drawn in {out}/predictions, results in {written}, report in {written.with_suffix(PAGE)}")
 
 
 def _beside(tested: Tested, found: Mapping[str, float], about: Mapping[str, Any], name: str) -> dict[str, Callable[[Path], None]]:
@@ -129,7 +129,7 @@ def refuse_without(found: Mapping[str, float], names: Sequence[str]) -> None:
     if missing:
         what = "nothing was found in any test image, or there is nothing to find"
         raise WorkError(
-            f"the test has no {' and no '.join(missing)} ({what}): no record is written; train longer, or look at the data"
+            f"the test has no {' and no '.join(missing)} ({what}): no results are written; train longer, or look at the data"
         )
 
 

@@ -95,7 +95,7 @@ def begins_a_picture(start: bytes) -> bool:
 
 
 def line(images: "Images") -> str:
-    """`DIR: 48 images in 3 classes, 2 ignored (why), 0 links, labels yes`, and what else there is to say."""
+    """`DIR: 48 images in 3 classes, 2 ignored (why), 1 link, labels yes`, and what else there is to say."""
     tally = images.tally or Tally()
     truth = images.truth()
     classes = 0 if truth is None or truth.task == "regression" else len(_classes(truth))
@@ -104,7 +104,8 @@ def line(images: "Images") -> str:
     labels = "no" if truth is None else "yes" if truth.task == "classes" else f"yes ({truth.task})"
     without = 0 if truth is None else int((~truth.known).sum())
     labels += f", {without} without one" if without else ""
-    parts = [f"{found}, {_count(tally.links, 'link')}, labels {labels}", *tally.notes[:MOST]]
+    links = f", {_count(tally.links, 'link')}" if tally.links else ""
+    parts = [f"{found}{links}, labels {labels}", *tally.notes[:MOST]]
     if len(tally.notes) > MOST:
         parts.append(f"and {len(tally.notes) - MOST} more notes of this kind")
     if tally.others:

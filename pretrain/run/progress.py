@@ -51,8 +51,8 @@ class Progress(Screen):
         self._alarms = Alarms(options.head.out_dim, ALARMS_AFTER // options.run.log_every)
         recipe, shape = options.run.recipe or "none", plan.architecture
         self._console.print(
-            f"recipe {recipe}: {shape.arch}/{shape.patch_size}, {shape.embed_dim} wide, {shape.depth} blocks, "
-            f"on {images.name}, {len(images)} images; {schedule.total_steps} steps of {self._batch}, "
+            f"recipe {recipe}: {shape.arch}/{shape.patch_size}, width {shape.embed_dim}, depth {shape.depth}, "
+            f"on {images.name}, {len(images):,} images; {schedule.total_steps:,} steps of {self._batch} images, "
             f"{device.type} {precision}, {threads()}, in {run.folder}"
         )
         for note in notes:
@@ -140,11 +140,11 @@ def summary(run: Run, seconds: float) -> None:
     table.add_row("epochs, steps", f"{_number(last, 'epoch'):.1f}, {_number(last, 'step'):.0f}")
     table.add_row("losses: [CLS], patch", f"{_number(last, 'loss_cls'):.3f}, {_number(last, 'loss_patch'):.3f}")
     if knn:
-        table.add_row("k-NN (k = 10, a part of the data)", "  ".join(f"{value:.1f}" for _, value in knn) + " %")
+        table.add_row("k-NN accuracy (k = 10, subset)", "  ".join(f"{value:.1f}" for _, value in knn) + " %")
     bad = sum("bad_image" in line for line in history)
     if bad:
         table.add_row("images that could not be used", f"{bad}, named in {run.folder / 'metrics.jsonl'}")
-    table.add_row("time of this call", clock(seconds))
+    table.add_row("elapsed time", clock(seconds))
     table.add_row("backbone (teacher)", str(run.folder / "backbone.safetensors"))
     console.print(table)
     source = run.plan.options.images.data

@@ -1,5 +1,5 @@
-"""A run's page, live and at its end. Its commands (`probes.live`, `probes.report`) are on the floor above, so it is started as a
-process; its failure does not stop the training.
+"""A run's report, live and at its end. Its commands (`probes.live`, `probes.report`) are on the floor above, so it is started as
+a process; its failure does not stop the training.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def missing(folder: Path, newer_than: str) -> bool:
 
 
 def write(folder: Path, data: str) -> str:
-    """Have the page written, with pictures of `data`, which the user has given to this run; what to say of it."""
+    """Have the report written, with pictures of `data`, which the user has given to this run; what to say of it."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the page computes features on the same GPU
     words = ["probes.report", str(folder), "--data", data]
@@ -38,11 +38,11 @@ def write(folder: Path, data: str) -> str:
             command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST, check=False
         )
     except (OSError, subprocess.TimeoutExpired, KeyboardInterrupt) as error:
-        return f"no page was written ({type(error).__name__}): {again}"
+        return f"no report was written ({type(error).__name__}): {again}"
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return f"no page was written ({why}): {again}"
-    return f"page: {folder / NAME}"
+        return f"no report was written ({why}): {again}"
+    return f"report: {folder / NAME}"
 
 
 @contextlib.contextmanager
@@ -63,7 +63,7 @@ def live(folder: Path, port: int | None, say: Callable[[str], None]) -> Iterator
     )
     assert server.stdin is not None and server.stdout is not None
     try:
-        say(server.stdout.readline().strip() or "the live page could not be started")
+        say(server.stdout.readline().strip() or "the live report could not be started")
         yield
     finally:
         with contextlib.suppress(OSError):

@@ -143,7 +143,7 @@ def finish(table: Table, lines: Sequence[Line], setting: Setting, seconds: float
         store.write_bytes(Path(f"{file}.json"), escape.json_text(record(table, lines, setting, seconds)).encode())
     except OSError as error:
         raise UserError(f"cannot write to --out {setting.out} ({error.strerror})") from error
-    console.say(f"table and record: {file}.md, {file}.json")
+    console.say(f"table and results: {file}.md, {file}.json")
 
 
 def record(table: Table, lines: Sequence[Line], setting: Setting, seconds: float) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The comparison as one HTML page: a plot of every number with its interval, then the tables. Nothing is fetched."""
 
-import time
-
 from checkpoints.escape import html as escape
 from probes.compare.table import Column, Comparison, shown
 from probes.report import page as report_page
@@ -16,21 +14,19 @@ LONGEST = 22
 def page(found: Comparison) -> str:
     """The whole page."""
     best = found.best()
-    lead = f"{len(found.models)} backbones, {len(found.columns)} columns of data set and probe. {found.about}"
+    lead = f"{len(found.models)} backbones, {len(found.columns)} evaluations (data set and probe). {found.about}"
     summary = "" if best is None else report_page.paragraph(f"Best mean rank: {best}.")
     *measured, costs = found.parts()
     sections = [
-        Section("summary", "Summary", summary + _table("Ranks and costs", costs[1], best)),
-        Section("plots", "Every number with its 95 % interval", f'<div class="plots">{"".join(_plots(found))}</div>'),
+        Section("summary", "Ranks and costs", summary + _table("Mean rank, size and speed", costs[1], best)),
+        Section("plots", "Results with 95 % intervals", f'<div class="plots">{"".join(_plots(found))}</div>'),
         *(Section(f"data-{place}", title, _table(title, rows, best)) for place, (title, rows) in enumerate(measured)),
     ]
     missing = [*found.failed, *found.unfit]
     if missing:
-        sections.append(Section("missing", "What is missing", "".join(report_page.paragraph(one) for one in missing)))
-    foot = (
-        f"Written on {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())} by probes.compare. This file holds everything it shows."
-    )
-    return report_page.document("Comparison of backbones", lead, sections, foot)
+        sections.append(Section("missing", "Missing results", "".join(report_page.paragraph(one) for one in missing)))
+    foot = report_page.written_by("probes.compare")
+    return report_page.document("iBOT backbone comparison", lead, sections, foot)
 
 
 def _table(title: str, rows: list[list[str]], best: str | None) -> str:

@@ -10,21 +10,7 @@ from checkpoints import escape
 from probes import tables
 from probes.compare.cells import Done
 from probes.compare.costs import Cost
-
-HEADLINES: dict[str, tuple[tuple[str, str], ...]] = {
-    "knn": (("top1", "k-NN, top-1 %"), ("mean_ap", "k-NN, mean AP %"), ("r2", "k-NN, R2")),
-    "linear": (("top1", "linear, top-1 %"), ("mean_ap", "linear, mean AP %"), ("r2", "linear, R2")),
-    "logistic": (("top1", "logistic, top-1 %"), ("mean_ap", "logistic, mean AP %"), ("r2", "ridge, R2")),
-    "cluster": (("kmeans_nmi", "k-means, NMI %"),),
-    "segment": (("miou", "segmentation, mIoU %"),),
-    "retrieval": (
-        ("roxford5k_medium_map", "ROxford medium, mAP %"),
-        ("rparis6k_medium_map", "RParis medium, mAP %"),
-        ("map_strong", "copies, mAP %"),
-    ),
-}
-"""By probe: the number that is compared, the first that a record has."""
-LEVEL = 0.95
+from probes.shared.headlines import digits, headlines_of, interval
 
 
 class Entry(NamedTuple):
@@ -105,7 +91,7 @@ class Comparison(NamedTuple):
 
     def _cell(self, model: str, column: Column) -> str:
         entry = self.entries.get((model, column))
-        return "" if entry is None else shown(entry, 1 if column.name.endswith("%") else 3)
+        return "" if entry is None else shown(entry, digits(column.name))
 
     def _cost(self, model: str) -> list[str]:
         cost = self.costs.get(model)
@@ -163,7 +149,7 @@ def build(models: Sequence[str], done: Sequence[Done], costs: Mapping[str, Cost]
 
 def headline(probe: str, metrics: Mapping[str, float]) -> tuple[str, str]:
     """The metric of a probe that is compared, and its name; the first metric where none of the known is there."""
-    known = [one for one in HEADLINES[probe] if one[0] in metrics]
+    known = headlines_of(probe, metrics)
     return known[0] if known else (next(iter(metrics)), f"{probe}, {next(iter(metrics))}")
 
 
@@ -176,24 +162,6 @@ def entry(records: Sequence[Mapping[str, Any]], metric: str) -> Entry:
     ends = [interval(record, metric, mean) for record in records]
     low, high = ((None if None in some else sum(some) / len(some)) for some in zip(*ends, strict=True))
     return Entry(mean, low, high, spread, len(values), images)
-
-
-def interval(record: Mapping[str, Any], metric: str, mean: float) -> tuple[float | None, float | None]:
-    """The 95 % interval over test images: the record's own, or for an accuracy that of the bootstrap; else None twice.
-
-    Drawing the test images with replacement gives right answers by the binomial distribution, so that the quantiles of infinitely
-    many bootstrap samples need no drawing.
-    """
-    own = record.get("intervals", {}).get(metric)
-    if own is not None:
-        return own[0], own[1]
-    images = record["data"].get("val_images")
-    if metric != "top1" or not isinstance(images, int) or images < 1:
-        return None, None
-    share = min(max(mean / 100, 0.0), 1.0)
-    ends = (stats.binom.ppf(level, images, share) for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    low, high = (100 * float(end) / images for end in ends)
-    return low, high
 
 
 def names(models: Sequence[str]) -> dict[str, str]:

@@ -244,7 +244,7 @@ def _taken_up(path: Path, task: str, heads: LinearSweep) -> dict[str, Any]:
         return fresh
     state = store.read_torch(path)
     if state.pop("task", None) != task:
-        console.say(f"{path} belongs to another task: beginning anew")
+        console.say(f"{path} belongs to another task: starting from the beginning")
         return fresh
     heads.load(checked.mapping(state, str(path), KEPT).pop("heads"), path)
     state.pop("heads")
@@ -257,7 +257,7 @@ def _taken_up(path: Path, task: str, heads: LinearSweep) -> dict[str, Any]:
         checked.part({name: state[name]}, name, path, *shape)
     for best in state["best"].tolist():
         checked.number(best, f"{path}: best", -1.0, 100.0)
-    console.say(f"going on after epoch {len(state['choosing'])} ({path})")
+    console.say(f"continuing after epoch {len(state['choosing'])} ({path})")
     return state
 
 
@@ -280,4 +280,4 @@ def keep(path: Path, trained: Trained, subject: Viewed, settings: Settings, imag
         "protocol": dict(protocol),
     }
     store.save_backbone(path, {"weight": trained.weight, "bias": trained.bias}, about)
-    terminal.say(f"best head kept in {os.fspath(path)}")
+    terminal.say(f"best head saved to {os.fspath(path)}")

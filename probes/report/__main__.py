@@ -1,8 +1,8 @@
 """A run and its measurements as one page that stands alone: `python -m probes.report runs/sample`.
 
-Summary, the paper's tables beside what was measured, curves, pictures, commands, versions: `report.html`, which a browser
-shows without asking the network for anything. What a run does not have is left out; without records there are still its log
-and its images.
+Results with 95 % intervals, training curves, comparison with the paper, attention maps, nearest neighbours, confusion matrix,
+commands and versions: `report.html`, one file that loads nothing from the network. What a run does not have is left out; before
+any evaluation there are still its log and its images.
 """
 
 import sys
@@ -23,57 +23,60 @@ from probes.report import page as report_page
 from probes.report import pictures as report_pictures
 from probes.report import records as report_records
 from probes.report import run as report_run
-from probes.report.page import Section
+from probes.report.page import Card, Section
 from probes.report.run import Run
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write one HTML page about runs and their measurements."""
+    """Write an HTML report on runs and their evaluation results."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """A run's folder, a folder of records, records; or several of these (default: the newest run)."""
+    """Folders of runs, folders of results or single result files (default: the newest run)."""
     out: Path | None = None
-    """The page (default: report.html in the first folder)."""
+    """The report (default: report.html in the first folder)."""
     data: str | None = None
     """Images to look at, as pretraining takes them (default: those that the run names, if these are the sample or lie in its
     folder: nothing else that a file names is opened)."""
     pictures: bool = True
-    """Attention, neighbours and confusions, which need the run's images and compute features of some of them."""
+    """Attention maps, nearest neighbours and the confusion matrix: they compute features of some of the run's images."""
 
 
 def sections(
     runs: Sequence[Run], records: Sequence[Mapping[str, Any]], options: ReportOptions, paths: Sequence[Path]
 ) -> list[Section]:
     """The whole page in its order."""
-    found = [summary(runs, records)]
-    found += [report_run.course(run, number) for number, run in enumerate(runs)]
-    found += [section for section in (report_records.published(records), report_records.curves(records)) if section]
+    found = [results(runs, records)]
+    found += named([report_run.summary_section(run, number) for number, run in enumerate(runs)], runs)
+    found += named([report_run.curves(run, number) for number, run in enumerate(runs)], runs)
     if options.pictures:
         for number, run in enumerate(runs):
-            found += pictures(run, options.data, number, paths)
+            some = pictures(run, options.data, number, paths)
+            found += named(some, [run] * len(some) if len(runs) > 1 else [run])
+    found += [section for section in (report_records.published(records), report_records.curves(records)) if section]
     found += [report_records.everything(records)] if records else []
     return [*found, commands.repeat(runs, records, paths, options.data), commands.provenance(runs, records)]
 
 
-def summary(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> Section:
-    """The numbers that matter, then what was run."""
-    rows = [(line.name, f"{line.value:.1f}", line.remark) for line in report_records.headlines(records)]
-    for run in runs:
-        ends = report_run.knn(run)
-        if ends:
-            rows.append(
-                (
-                    f"k-NN curve of {run.name}, %",
-                    f"{ends[1]:.1f}",
-                    f"at its end, on a part of the data; {ends[0]:.1f} at its start",
-                )
-            )
-    tables_of_runs = [report_page.facts(f"Run {run.name}", report_run.summary(run)) for run in runs]
-    nothing = (
-        "" if rows else report_page.paragraph("Nothing has been measured yet: python -m probes.knn --ckpt RUN measures k-NN.")
-    )
-    return Section("summary", "Summary", (report_page.cards(rows) if rows else nothing) + "".join(tables_of_runs))
+def named(found: Sequence[Section], runs: Sequence[Run]) -> list[Section]:
+    """A section a run; its title says which, where there are several."""
+    if len(runs) == 1:
+        return list(found)
+    return [Section(section.name, f"{section.title}: {run.name}", section.body) for section, run in zip(found, runs, strict=True)]
+
+
+def results(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> Section:
+    """The headline row: every probe's number with its interval; of runs without one, where their k-NN curve ends."""
+    found = report_records.headlines(records)
+    nothing = "" if found else report_page.paragraph("Not evaluated yet. python -m probes.knn --ckpt RUN measures k-NN accuracy.")
+    if not any(record["probe"] == "knn" for record in records):
+        for run in runs:
+            ends = report_run.knn(run)
+            if ends:
+                of = f" ({run.name})" if len(runs) > 1 else ""
+                remarks = [f"{ends[0]:.1f} at the first measurement", "on a subset: progress, not a result"]
+                found.append(Card(f"k-NN during training{of}, top-1 %", f"{ends[1]:.1f}", "", remarks))
+    return Section("results", "Results", nothing + (report_page.cards(found) if found else ""))
 
 
 def pictures(run: Run, data: str | None, number: int, named: Sequence[Path]) -> list[Section]:
@@ -87,7 +90,7 @@ def pictures(run: Run, data: str | None, number: int, named: Sequence[Path]) -> 
             raise UserError("the run has saved no backbone yet")
         return report_pictures.sections(run.folder, source, channels, number)
     except UserError as error:
-        return [Section(f"pictures-{number}", f"Pictures of {run.name}", report_page.paragraph(f"There are none: {error}."))]
+        return [Section(f"pictures-{number}", "Pictures", report_page.paragraph(f"Not available: {error}."))]
 
 
 def page(options: ReportOptions) -> tuple[str, Path]:
@@ -97,10 +100,10 @@ def page(options: ReportOptions) -> tuple[str, Path]:
     runs = [report_run.read(path) for path in paths if report_run.is_run(path)]
     if not runs and not records:
         where = ", ".join(str(path) for path in paths)
-        raise UserError(f"{where} holds neither a run nor a record: give a run's folder, or what probes have written")
-    title = f"iBOT: {', '.join(run.name for run in runs) or paths[0].resolve().name}"
-    lead = f"{len(runs)} run{'s' * (len(runs) != 1)}, {len(records)} measurement{'s' * (len(records) != 1)}"
-    foot = f"Written on {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}. This file holds everything that it shows."
+        raise UserError(f"{where} holds neither a run nor results: give a run's folder, or the results that probes have written")
+    title = f"iBOT report: {', '.join(run.name for run in runs) or paths[0].resolve().name}"
+    lead = f"{len(runs)} run{'s' * (len(runs) != 1)}, {len(records)} evaluation{'s' * (len(records) != 1)}"
+    foot = report_page.written_by("probes.report")
     first = paths[0] if paths[0].is_dir() else paths[0].parent
     out = options.out or places.below(first, "report.html")
     return report_page.document(title, lead, sections(runs, records, options, paths), foot), out
@@ -114,7 +117,7 @@ def main(arguments: Sequence[str]) -> None:
         store.write_bytes(out, text.encode())
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}): give another --out") from error
-    terminal.say(f"page written to {out} ({len(text.encode()) / 1e6:.2f} MB, {time.perf_counter() - began:.0f} s)")
+    terminal.say(f"report written to {out} ({len(text.encode()) / 1e6:.2f} MB, {time.perf_counter() - began:.0f} s)")
 
 
 if __name__ == "__main__":

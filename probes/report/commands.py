@@ -62,7 +62,7 @@ def measuring(record: Mapping[str, Any]) -> str:
     """The command that measures this record again, as far as it tells its options."""
     probe, data, checkpoint = record["probe"], record["data"], Path(record["checkpoint"]["path"])
     if probe not in PROBES and probe not in TOOLS:
-        return f"# no command of this project measures {escape.terminal(str(probe))}"
+        return f"# this project has no command for {escape.terminal(str(probe))}"
     named = checkpoint.parent if checkpoint.name in (store.LAST, store.BACKBONE) else checkpoint
     words = [*_command_of(probe), "--ckpt", str(named), *_data(data)]
     usual = _options_of(probe)
@@ -138,12 +138,12 @@ def repeat(runs: Sequence[Run], records: Sequence[Mapping[str, Any]], paths: Seq
     """All commands. `data` was given to this page."""
     again = escape.shell(["python", "-m", "probes.report", *(str(path) for path in paths), *(["--data", data] if data else [])])
     groups = {
-        "Training": [training(run) for run in runs],
-        "Measurements": list(dict.fromkeys(measuring(record) for record in records)),
-        "This page": [again],
+        "Pretraining": [training(run) for run in runs],
+        "Evaluation": list(dict.fromkeys(measuring(record) for record in records)),
+        "This report": [again],
     }
     parts = (f"<h3>{name}</h3>{report_page.commands(lines)}" for name, lines in groups.items() if lines)
-    return Section("repeat", "The same again", "".join(parts))
+    return Section("repeat", "Commands to reproduce", "".join(parts))
 
 
 def provenance(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> Section:
@@ -155,15 +155,15 @@ def provenance(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> Sec
         if (run.folder / name).is_file()
     ]
     measured = {str(record["checkpoint"]["path"]): record["checkpoint"].get("sha256") for record in records}
-    rows += [Row([f"{path}, when it was measured", str(digest)]) for path, digest in measured.items() if digest]
-    files = report_page.table("Checksums (SHA-256)", ["file", "digest"], rows, "files")
-    return Section("versions", "Versions and checksums", files + _versions(runs, records))
+    rows += [Row([f"{path}, at evaluation", str(digest)]) for path, digest in measured.items() if digest]
+    files = report_page.table("Checksums", ["file", "SHA-256"], rows, "files")
+    return Section("versions", "Software versions and checksums", f'<div class="columns">{_versions(runs, records)}{files}</div>')
 
 
 def _versions(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> str:
     """A column for all that was computed by the same versions."""
-    columns = [("this page", {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES})]
-    columns += [(f"training of {run.name}", run.starts[-1]["versions"]) for run in runs if run.starts]
+    columns = [("this report", {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES})]
+    columns += [(f"pretraining of {run.name}", run.starts[-1]["versions"]) for run in runs if run.starts]
     columns += [(str(record["probe"]), record["versions"]) for record in records]
     together: list[tuple[list[str], Mapping[str, Any]]] = []
     for who, versions in columns:

@@ -28,8 +28,8 @@ def of_counts(counts: Int[np.ndarray, "k k"], classes: Sequence[str], title: str
     """HTML of a matrix with a row for each true class; `what` was counted: images, or pixels, shown as percent of the class."""
     right = 100 * np.trace(counts) / max(counts.sum(), 1)
     few = len(classes) <= MATRIX
-    how = " A row for each true class, a column for each answer; framed is right." if few else ""
-    lead = report_page.paragraph(f"{title}: {right:.1f} % right.{how}", "soft")
+    how = " Rows are true classes, columns predictions; framed is correct." if few else ""
+    lead = report_page.paragraph(f"{title}: {right:.1f} % correct.{how}", "soft")
     return lead + (_matrix if few else _mistakes)(counts, classes, what)
 
 
@@ -46,7 +46,7 @@ def _matrix(counts: np.ndarray, classes: Sequence[str], what: str) -> str:
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     caption = "Images by class" if what == "images" else f"Percent of the {what} of each class"
     table = (
-        f'<table class="matrix"><caption>{caption}</caption><thead><tr><th scope="col">truth</th>{head}</tr></thead>'
+        f'<table class="matrix"><caption>{caption}</caption><thead><tr><th scope="col">true class</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
     return report_page.scrolling("Confusion matrix", table)
@@ -68,4 +68,4 @@ def _mistakes(counts: np.ndarray, classes: Sequence[str], what: str) -> str:
             share = 100 * wrong[truth, answer] / counts[truth].sum()
             rows.append(Row([classes[truth], classes[answer], f"{wrong[truth, answer]}", f"{share:.0f}"]))
     caption = f"The most frequent mistakes among {len(classes)} classes"
-    return report_page.table(caption, ["truth", "answer", what, "% of the class"], rows)
+    return report_page.table(caption, ["true class", "prediction", what, "% of the class"], rows)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -56,19 +57,30 @@ def scrolling(label: str, inside: str) -> str:
     return f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">{inside}</div>'
 
 
-def facts(caption: str, rows: Iterable[tuple[str, str]]) -> str:
-    """Names and what they are."""
-    body = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(what)}</td></tr>' for name, what in rows)
-    return f'<table class="facts"><caption>{escape(caption)}</caption><tbody>{body}</tbody></table>'
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and what they are, in as many columns as there is room for."""
+    body = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(what)}</dd></div>" for name, what in rows)
+    return f'<dl class="facts">{body}</dl>'
 
 
-def cards(rows: Iterable[tuple[str, str, str]]) -> str:
-    """Large numbers: what it is, the number, a remark."""
-    items = (
-        f"<li><span>{escape(name)}</span><b>{escape(number)}</b><span>{escape(remark)}</span></li>"
-        for name, number, remark in rows
-    )
-    return f'<ul class="cards">{"".join(items)}</ul>'
+class Card(NamedTuple):
+    """A large number: what it is, the number, its interval, remarks."""
+
+    name: str
+    number: str
+    interval: str
+    remarks: Sequence[str]
+
+
+def cards(row: Iterable[Card]) -> str:
+    """The numbers beside each other."""
+    return f'<ul class="cards">{"".join(map(_card, row))}</ul>'
+
+
+def _card(card: Card) -> str:
+    interval = f'<span class="interval">{escape(card.interval)}</span>' if card.interval else ""
+    remarks = "".join(f"<span>{escape(remark)}</span>" for remark in card.remarks)
+    return f'<li><span class="name">{escape(card.name)}</span><b>{escape(card.number)}</b>{interval}{remarks}</li>'
 
 
 def details(summary: str, inside: str) -> str:
@@ -89,6 +101,12 @@ def picture(image: Image.Image, alt: str) -> str:
         data = base64.b64encode(file.getvalue()).decode()
     size = f'width="{image.width}" height="{image.height}"'
     return f'<img src="data:image/webp;base64,{data}" alt="{escape(alt)}" {size}>'
+
+
+def written_by(command: str) -> str:
+    """The last line of a page."""
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    return f"Generated {when} by {command}. Self-contained: loads nothing from the network."
 
 
 def document(title: str, lead: str, sections: Sequence[Section], foot: str, *, policy: str = POLICY, script: str = "") -> str:

@@ -55,16 +55,15 @@ class Seen(NamedTuple):
 
 def sections(folder: Path, source: str, channels: int, number: int = 0) -> list[Section]:
     """Attention, neighbours and confusions of a run's teacher on its own images. Raises UserError where these cannot be had."""
-    name = folder.resolve().name
     options = Common(ckpt=folder, data=source, workers=0)
     with open_subject(options) as subject:
         seen = neighbours_of(subject, options, channels)
         found = [
-            Section(f"attention-{number}", f"What {name} looks at", attention(subject, seen.queries)),
-            Section(f"neighbours-{number}", f"Nearest training images by {name}", retrieved(seen, name)),
+            Section(f"attention-{number}", "Self-attention of the [CLS] token", attention(subject, seen.queries)),
+            Section(f"neighbours-{number}", "Nearest neighbours", retrieved(seen)),
         ]
         if seen.bank.labels is not None and seen.queries.labels is not None:
-            found.append(Section(f"confusion-{number}", f"What {name} mistakes for what", confused(seen)))
+            found.append(Section(f"confusion-{number}", "Confusion matrix", confused(seen)))
         return found
 
 
@@ -132,15 +131,15 @@ def lit(pixels: np.ndarray, weights: Float[Tensor, "gh gw"]) -> np.ndarray:
     return (pixels * (DARKEST + (1 - DARKEST) * light[:, :, None])).astype(np.uint8)
 
 
-def retrieved(seen: Seen, name: str) -> str:
+def retrieved(seen: Seen) -> str:
     """A few queries, each with its nearest images, as HTML."""
     known = seen.bank.labels is not None and seen.queries.labels is not None
-    marks = (
-        " A full frame and \N{CHECK MARK} mean the same class, a dashed one and \N{MULTIPLICATION X} another." if known else ""
-    )
-    where = "test images" if seen.apart else "training images, each among all others"
+    marks = " Solid frame and \N{CHECK MARK}: same class; dashed frame and \N{MULTIPLICATION X}: another class." if known else ""
+    queries = "Test images" if seen.apart else "Training images"
+    among = "" if seen.apart else ", other than itself"
     lead = report_page.paragraph(
-        f"By the cosine of [CLS], among {len(seen.bank):,} training images; asked about are {where}.{marks}", "soft"
+        f"{queries}, each with its most similar of {len(seen.bank):,} training images{among}, by the cosine of [CLS].{marks}",
+        "soft",
     )
     strips = []
     for number in chosen(len(seen.queries)):
@@ -178,7 +177,7 @@ def confused(seen: Seen) -> str:
     if -1 in mine:
         raise UserError(f"{seen.queries.name} has classes that {seen.bank.name} has not")
     what = "test images" if seen.apart else "training images, each without itself"
-    title = f"k-NN (k = {K}) on {len(mine):,} {what}, bank of {len(labels):,}"
+    title = f"k-NN (k = {K}, {len(labels):,} training images) on {len(mine):,} {what}"
     return confusion(np.asarray(mine), answers.numpy(), classes, title)
 
 

@@ -73,17 +73,20 @@ def thinned(line: Line, most: int = POINTS) -> Line:
 
 
 def figure(plot: Plot, number: str) -> str:
-    """A plot with its legend, its numbers in words and as a table; `number` is unique in the page."""
+    """A plot with its legend and last values, its numbers as a table, and in words for those who hear it; `number` is unique."""
     drawn = plot._replace(lines=[thinned(line) for line in plot.lines])
     words = in_words(plot)
-    legend = "".join(f"<li>{_sample(f'line s{place % 4}')}{escape(line.name)}</li>" for place, line in enumerate(plot.lines))
+    legend = "".join(
+        f"<li>{_sample(f'line s{place % 4}')}{escape(line.name)} <b>{line.y[-1]:.4g}</b></li>"
+        for place, line in enumerate(plot.lines)
+    )
     if plot.level:
         legend += f"<li>{_sample('level')}{escape(plot.level[0])}</li>"
-    means = "" if drawn.lines == list(plot.lines) else " Each point is a mean of several log lines."
+    means = "" if drawn.lines == list(plot.lines) else "<figcaption>Each point is a mean of several log lines.</figcaption>"
     return (
         f'<figure class="plot" id="plot-{number}"><h3>{escape(plot.title)}</h3>{_svg(drawn, number, words)}'
-        f'<ul class="legend">{legend}</ul><figcaption>{escape(words + means)}</figcaption>'
-        f"{report_page.details('The numbers', numbers(plot))}</figure>"
+        f'<ul class="legend">{legend}</ul>{means}'
+        f"{report_page.details('Values', numbers(plot))}</figure>"
     )
 
 

@@ -1,56 +1,39 @@
-"""Sections on records of measurements: headline numbers, the paper's tables, curves, and all other fields."""
+"""Sections on the results of measurements: headline numbers, the paper's tables, curves, and all other fields."""
 
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from probes import tables
 from probes.paper import published as paper
 from probes.report import page as report_page
 from probes.report import plots as report_plots
-from probes.report.page import Row, Section
+from probes.report.page import Card, Row, Section
 from probes.report.plots import Line, Plot
+from probes.shared.headlines import digits, headlines_of, interval
 
-HEADLINES: dict[str, tuple[tuple[str, str], ...]] = {
-    "knn": (("top1", "k-NN, top-1 %"),),
-    "linear": (("top1", "linear, top-1 %"),),
-    "logistic": (("top1", "logistic regression, top-1 %"),),
-    "finetune": (("top1", "fine-tuned, top-1 %"),),
-    "cluster": (("kmeans_nmi", "k-means, NMI %"),),
-    "semi": (("logistic_1%", "1 % of the labels, top-1 %"), ("logistic_10%", "10 % of the labels, top-1 %")),
-    "transfer_coco": (("box_ap", "detection, box AP"), ("mask_ap", "detection, mask AP")),
-    "transfer_ade20k": (("miou", "segmentation, mIoU %"),),
-    "segment": (("miou", "frozen segmentation, mIoU %"),),
-    "video": (("jf_m", "video segmentation, J&F"),),
-}
-"""By probe: the numbers that stand first, and what they are called."""
 FEWEST = 3
 """Points of a curve."""
 
 
-class Headline(NamedTuple):
-    """A number and what it is to be compared with."""
-
-    name: str
-    value: float
-    remark: str
-
-
-def headlines(records: Sequence[Mapping[str, Any]]) -> list[Headline]:
-    """The latest number of each kind, data set and checkpoint, with its baselines."""
-    found: dict[tuple[Any, ...], Headline] = {}
+def headlines(records: Sequence[Mapping[str, Any]]) -> list[Card]:
+    """The latest number of each kind, data set and checkpoint, with its interval and its baselines."""
+    found: dict[tuple[Any, ...], Card] = {}
     for record in records:
         if record["protocol"].get("untrained"):
             continue
-        for metric, name in HEADLINES.get(record["probe"], ()):
-            if metric in record["metrics"]:
-                on = _where(record)
-                key = (name, on, record["checkpoint"]["path"])
-                baselines = _baselines(record, metric, records)
-                remark = f"on {on}" + "".join(f"; {who} {value:.1f}" for who, value in baselines)
-                found[key] = Headline(name, record["metrics"][metric], remark)
+        for metric, name in headlines_of(record["probe"], record["metrics"]):
+            found[name, _where(record), record["checkpoint"]["path"]] = _headline(record, metric, name, records)
     return list(found.values())
+
+
+def _headline(record: Mapping[str, Any], metric: str, name: str, records: Sequence[Mapping[str, Any]]) -> Card:
+    value, show = record["metrics"][metric], f".{digits(name)}f"
+    low, high = interval(record, metric, value)
+    ends = "no interval" if low is None or high is None else f"95 % interval {low:{show}} to {high:{show}}"
+    baselines = ", ".join(f"{who} {number:{show}}" for who, number in _baselines(record, metric, records))
+    return Card(name, f"{value:{show}}", ends, [f"on {_where(record)}", *([baselines] if baselines else [])])
 
 
 def _baselines(record: Mapping[str, Any], metric: str, records: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
@@ -73,15 +56,15 @@ def published(records: Sequence[Mapping[str, Any]]) -> Section | None:
         head, *body = measured_first(tables.rows_of(table, lines), lines)
         rows = [Row(cells, place >= len(body) - len(lines)) for place, cells in enumerate(body)]
         title = f"<h3>{report_page.escape(table.title)}</h3>"
-        parts.append(title + report_page.table("Published rows, then ours", head, rows, "published"))
+        parts.append(title + report_page.table("Published results, then ours", head, rows, "published"))
     if not parts:
         return None
     lead = report_page.paragraph(
-        "Rows that begin with “ours” were measured here and are bold; what was measured by another protocol than the table's is "
-        "shown but not compared, and the reasons stand below it.",
+        "Bold rows (“ours”) were measured here. A number that was measured by another protocol than the table's is shown but not "
+        "compared; the reasons are given below the table.",
         "soft",
     )
-    return Section("tables", "The paper's tables", lead + "".join(parts))
+    return Section("tables", "Comparison with the paper", lead + "".join(parts))
 
 
 def measured_first(rows: Sequence[Sequence[str]], lines: Sequence[tables.Line]) -> list[list[str]]:
@@ -103,7 +86,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Section | None:
         report_plots.figure(Plot(title, x_name, list(lines.values()), dots=True), f"record-{place}")
         for place, ((title, x_name), lines) in enumerate(groups.items())
     ]
-    return Section("record-curves", "Curves of the measurements", f'<div class="plots">{"".join(drawn)}</div>') if drawn else None
+    return Section("record-curves", "Results by setting", f'<div class="plots">{"".join(drawn)}</div>') if drawn else None
 
 
 def _fresh(record: Mapping[str, Any]) -> str:
@@ -140,13 +123,13 @@ def everything(records: Sequence[Mapping[str, Any]]) -> Section:
         fresh = _fresh(record)
         ends = {name: " to ".join(f"{end:g}" for end in both) for name, both in record.get("intervals", {}).items()}
         rows = [Row([name, f"{value:g}", ends.get(name, "")]) for name, value in record["metrics"].items()]
-        table = report_page.table(f"{record['probe']}{fresh}: the numbers", ["name", "value", "95 % interval"], rows)
+        table = report_page.table(f"{record['probe']}{fresh}", ["metric", "value", "95 % interval"], rows)
         protocol = [(name, _short(value)) for name, value in (*record["data"].items(), *record["protocol"].items())]
-        protocol.append(("seconds, device", f"{record['seconds']}, {record['device']}"))
-        about = report_page.facts("data and protocol", protocol)
-        first = f"{record['probe']}{fresh} on {_where(record)}, {len(rows)} numbers"
+        protocol.append(("time, device", f"{record['seconds']} s, {record['device']}"))
+        about = report_page.facts(protocol)
+        first = f"{record['probe']}{fresh} on {_where(record)}, {len(rows)} metrics"
         parts.append(report_page.details(first, table + about))
-    return Section("records", "Everything that was measured", "".join(parts))
+    return Section("records", "All results", "".join(parts))
 
 
 def _short(value: Any) -> str:

@@ -93,33 +93,33 @@ def _start(value: Any, where: str) -> dict[str, Any]:
 def summary(run: Run) -> list[tuple[str, str]]:
     """Facts in a table's order."""
     config, last = run.config, _last(run, "epoch")
-    arch = f"{config.get('arch')}, patches of {config.get('patch_size')}"
+    arch = f"{config.get('arch')}, patch size {config.get('patch_size')}"
     arch += "".join(f", {name} {config[name]}" for name in ("width", "depth") if config.get(name))
     rows = [("recipe", str(config.get("recipe") or "none")), ("architecture", arch), ("data", str(config.get("data")))]
     asked = f"{config['steps']} steps" if config.get("steps") else f"{config.get('epochs')} epochs"
-    rows.append(("length", f"{last.get('epoch') or 0:.4g} epochs, {last.get('step', 0):,} steps of {asked} asked for"))
+    rows.append(("training length", f"{last.get('epoch') or 0:.4g} epochs, {last.get('step', 0):,} steps (of {asked})"))
     rows += _work(run)
     bad, alarmed = (sum(name in line for line in run.lines) for name in ("bad_image", "alarm"))
     skipped = sum(count for _, count in refused(run))
-    rows.append(("refused steps, unusable images, alarms", f"{skipped:.0f}, {bad}, {alarmed}"))
+    rows.append(("skipped steps, unreadable images, alarms", f"{skipped:.0f}, {bad}, {alarmed}"))
     if last.get("memory_mb"):
-        rows.append(("memory at most", f"{last['memory_mb']:,.0f} MB"))
+        rows.append(("peak memory", f"{last['memory_mb']:,.0f} MB"))
     return rows
 
 
 def _work(run: Run) -> list[tuple[str, str]]:
     """Images, time and machine, of which only `starts.jsonl` knows."""
     if not run.starts:
-        return [("images, time, machine", "not written down by this run")]
+        return [("images seen, training time, hardware", "not logged by this run")]
     seen, seconds = work(run)
     latest = run.starts[-1]
     machine = f"{latest['device']}, {latest['cores']} cores, {latest['processes']} process{'es' * (latest['processes'] > 1)}"
-    began = f"{run.starts[0]['time']}" + (f", taken up {len(run.starts) - 1} times" if len(run.starts) > 1 else "")
+    began = f"{run.starts[0]['time']}" + (f", resumed {len(run.starts) - 1} times" if len(run.starts) > 1 else "")
     return [
         ("images seen", f"{seen:,}"),
-        ("time in steps", _clock(seconds)),
-        ("begun", began),
-        ("machine", machine),
+        ("training time", _clock(seconds)),
+        ("started", began),
+        ("hardware", machine),
         ("precision", str(latest["precision"])),
     ]
 
@@ -140,7 +140,7 @@ def work(run: Run) -> tuple[int, float]:
 def alarms(run: Run) -> list[Mark]:
     """Alarms of the run, and the steps that it refused."""
     found = [Mark(float(line["step"]), str(line["alarm"])) for line in run.lines if "alarm" in line]
-    reason = "refused (loss or gradients were not finite)"
+    reason = "skipped (loss or gradients were not finite)"
     found += [Mark(step, f"{count:.0f} {reason}") for step, count in refused(run)]
     return sorted(found, key=lambda mark: mark.x)
 
@@ -174,20 +174,25 @@ def knn(run: Run) -> tuple[float, float] | None:
     return (values[0], values[-1]) if values else None
 
 
-def course(run: Run, number: int = 0) -> Section:
+def summary_section(run: Run, number: int = 0) -> Section:
+    """The facts; `number` tells several runs of a page apart."""
+    return Section(f"run-{number}", "Pretraining run", report_page.facts(summary(run)))
+
+
+def curves(run: Run, number: int = 0) -> Section:
     """The curves, with what went wrong before them; `number` tells several runs of a page apart."""
     marks = alarms(run)
     told = "".join(f"<li>\N{BLACK DOWN-POINTING TRIANGLE} step {mark.x:g}: {escape(mark.text)}</li>" for mark in marks)
     warning = f'<ul class="alarms">{told}</ul>' if told else ""
     lead = report_page.paragraph(
-        "What each curve means, and what a healthy one looks like, is told in docs/reading-the-curves.md. "
-        "The k-NN curve is measured on a part of the data: a course, not a result.",
+        "docs/reading-the-curves.md explains each curve and what a healthy one looks like. k-NN is measured on a subset "
+        "of the data while training: it shows progress and is not a result.",
         "soft",
     )
     drawn = "".join(report_plots.figure(plot, f"{number}-{place}") for place, plot in enumerate(plots(run)))
-    nothing = report_page.paragraph("The log has no measurement yet.")
+    nothing = report_page.paragraph("Nothing has been logged yet.")
     body = f'{warning}{lead}<div class="plots">{drawn}</div>' if drawn else warning + nothing
-    return Section(f"curves-{number}", f"Curves of {run.name}", body)
+    return Section(f"curves-{number}", "Training curves", body)
 
 
 def _last(run: Run, name: str) -> Mapping[str, Any]:

@@ -79,7 +79,7 @@ class ReproduceOptions:
     device: str | None = None
     """For the calibration (default: a GPU where there is one)."""
     out: Path | None = None
-    """The folder for records, logs and tables (default: beside the checkpoint reproduced/, or reproduced_student/); what is done
+    """The folder for results, logs and tables (default: beside the checkpoint reproduced/, or reproduced_student/); what is done
     there stays done."""
 
 
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str]) -> int:
     ended = run_all(plan.planned, options, ckpt, out, key)
     unwritten = finish(out)
     lost = [one for one in ended if not one.well]
-    console.say(f"{len(ended) - len(lost)} of {len(ended)} steps are done; records, logs and tables in {os.fspath(out)}")
+    console.say(f"{len(ended) - len(lost)} of {len(ended)} steps are done; results, logs and tables in {os.fspath(out)}")
     for one in lost:
         console.say(f"{one.name} {one.state}")
     if plan.left:

@@ -46,7 +46,7 @@ def write(
         return path
     strange = [name for name, value in metrics.items() if not math.isfinite(value)]
     if strange:
-        raise WorkError(f"{strange[0]} is not finite ({metrics[strange[0]]}): no record is written to {path}")
+        raise WorkError(f"{strange[0]} is not finite ({metrics[strange[0]]}): no results are written to {path}")
     record = {
         "schema": SCHEMA,
         "probe": probe,
@@ -75,8 +75,8 @@ def write(
         for suffix, write_it in beside.items():  # then: what fails here must not lose the numbers
             write_it(_companion(path, suffix))
     except OSError as error:
-        raise UserError(f"cannot write the record to {path} ({error.strerror}): give another --out") from error
-    terminal.say(f"record written to {path}")
+        raise UserError(f"cannot write the results to {path} ({error.strerror}): give another --out") from error
+    terminal.say(f"results written to {path}")
     return path
 
 
@@ -97,7 +97,7 @@ def _make_way(path: Path, record: Mapping[str, Any], beside: tuple[str, ...]) ->
             break
         number += 1
     if there is None:
-        terminal.say(f"note: {path} is no record and stays; this one is called {other.name}")
+        terminal.say(f"note: {path} holds no results and stays; these are in {other.name}")
         return other
     for suffix in beside:
         with contextlib.suppress(FileNotFoundError):
@@ -211,7 +211,7 @@ def place(out: Path | None, loaded: Loaded, name: str, options: Any) -> Path:
     if not distributed.is_main():
         return path
     if out is not None and out.is_file() and out.stat().st_size and _whole(out) is None:
-        raise UserError(f"--out {out} is no record of a measurement, and is not replaced: give another --out")
+        raise UserError(f"--out {out} holds no results, and is not replaced: give another --out")
     return places.tried(path)
 
 

@@ -18,10 +18,14 @@ from checkpoints import escape, fonts, places, store
 from checkpoints.cli import UserError
 from checkpoints.figures import Axes, Figure, mpl
 from pretrain.sample.palette import COLOURS
+from probes.report import page as report_page
+from probes.report.page import Section
 
 MAP = "cividis"
 """Colours of a quantity: even steps of lightness, alike for colour-blind eyes."""
 DPI = 110
+WIDER = 1.4
+"""How much larger than its file a picture of the page may be shown."""
 
 
 class Shown(NamedTuple):
@@ -34,8 +38,8 @@ class Shown(NamedTuple):
     caption: str
 
 
-STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
-figure { margin: 2rem 0; } img { max-width: 100%; image-rendering: pixelated; } figcaption { color: #444; }"""
+POLICY = report_page.POLICY.replace("img-src data:", "img-src 'self' file: data:")
+"""The pictures lie beside the page."""
 
 
 def hang(folder: Path, title: str, notes: Sequence[str], pictures: Sequence[Shown]) -> Path:
@@ -43,19 +47,26 @@ def hang(folder: Path, title: str, notes: Sequence[str], pictures: Sequence[Show
     figures = []
     try:
         for picture in pictures:
-            store.write_bytes(places.below(folder, f"{picture.name}.png"), encode(picture))
-            caption = escape.html(picture.caption)
-            figures.append(
-                f'<figure><img src="{quote(picture.name)}.png" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
-            )
-        words = "".join(f"<p>{escape.html(note)}</p>" for note in notes)
-        head = f'<meta charset="utf-8"><title>{escape.html(title)}</title><style>{STYLE}</style>'
-        body = f"<h1>{escape.html(title)}</h1>{words}{''.join(figures)}"
-        page = f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>"
+            content = encode(picture)
+            store.write_bytes(places.below(folder, f"{picture.name}.png"), content)
+            figures.append(_figure(picture, content))
+        section = Section("pictures", "Pictures", f'<div class="gallery">{"".join(figures)}</div>')
+        foot = report_page.written_by("probes.visualize")
+        page = report_page.document(title, " ".join(notes), [section], foot, policy=POLICY)
         store.write_bytes(folder / "index.html", page.encode())
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({os.strerror(error.errno or 0)}): give another --out") from error
     return folder / "index.html"
+
+
+def _figure(picture: Shown, content: bytes) -> str:
+    """HTML of a picture, as wide as it is or somewhat wider, so that a row is filled."""
+    with Image.open(io.BytesIO(content)) as image:
+        width, height = image.size
+    caption, file = escape.html(picture.caption), f"{quote(picture.name)}.png"
+    size = f'style="flex: 1 1 {width}px; max-width: min(100%, {round(WIDER * width)}px)"'
+    shown = f'<img src="{file}" alt="{caption}" width="{width}" height="{height}">'
+    return f"<figure {size}>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
 def encode(picture: Shown) -> bytes:

@@ -96,12 +96,12 @@ def test_a_command_ends_with_the_one_that_started_it_and_was_killed(by: str, tmp
         said = ""
         if by == "step":
             log = tmp_path / "step.log"
-            eventually(lambda: log.exists() and "live page: " in log.read_text(), "the step did not start")
+            eventually(lambda: log.exists() and "live report: " in log.read_text(), "the step did not start")
             said = log.read_text()
-        while "live page: " not in said:
+        while "live report: " not in said:
             said = process.stdout.readline()
             assert said, "torchrun did not start"
-        address = re.findall(r"live page: (\S+)", said)[0]
+        address = re.findall(r"live report: (\S+)", said)[0]
         assert answers(address)
         process.kill()
         process.wait()
@@ -117,7 +117,7 @@ def test_clients_that_break_off_or_say_nothing_leave_no_threads(tmp_path: Path) 
     """46c01a2 had a thread for each of 300 half requests, and kept those that complained of 300 others into a full pipe."""
     with started("-m", "probes.live", str(tmp_path), "--port", "0", "--attached", "true") as process:
         assert process.stdout is not None
-        address = process.stdout.readline().removeprefix("live page: ").strip()
+        address = process.stdout.readline().removeprefix("live report: ").strip()
         place = ("127.0.0.1", int(re.findall(r":(\d+)/", address)[0]))
 
         def threads() -> int:

@@ -412,7 +412,7 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record(folder / "one.json", ALL, **more)
     record(folder / "two.json", ALL)
     assert run_command(report.main, [str(folder), "--out", str(tmp_path / "page.html"), "--pictures", "false"]) == DONE
-    assert capsys.readouterr().out.startswith("page written")
+    assert capsys.readouterr().out.startswith("report written")
     text = (tmp_path / "page.html").read_bytes().decode("utf-8")
     read = Reader(text)
     assert not {"script", "iframe", "object", "form"} & set(read.tags) and "img" not in read.tags

@@ -110,8 +110,8 @@ def test_a_run_cannot_say_what_its_report_opens(source: object, asked: list[str]
     (run / "link").symlink_to(tmp_path / "elsewhere")
     assert run_command(report.main, ["run"]) == DONE
     text = (run / "report.html").read_text()
-    assert "There are none: run/config.json names" in text and "is not opened: give --data" in text
-    assert "Nearest training images" not in text and not asked and not (here / "PWNED").exists()
+    assert "Not available: run/config.json names" in text and "is not opened: give --data" in text
+    assert "Nearest neighbours" not in text and not asked and not (here / "PWNED").exists()
 
 
 @pytest.mark.parametrize("channels", ["3; touch PWNED", None, 1.5, [3]], ids=repr)
@@ -132,14 +132,14 @@ def test_a_run_may_name_images_in_its_folder_and_the_command_line_any_others(tmp
     (here / "moved").rename(inside / "moved")
     (inside / "config.json").write_text(json.dumps({"arch": "vit", "patch_size": 8, "data": "a/run/moved/pipe:images"}))
     assert run_command(report.main, ["a/run"]) == DONE
-    assert "Nearest training images" in (inside / "report.html").read_text()
+    assert "Nearest neighbours" in (inside / "report.html").read_text()
     outside = write_run(here / "b" / "run", data=str(tmp_path / "elsewhere"))
     assert run_command(report.main, ["b/run", "--data", str(tmp_path / "elsewhere")]) == DONE
     text = (outside / "report.html").read_text()
-    assert "Nearest training images" in text and f"--data {tmp_path / 'elsewhere'}" in re.sub("<[^>]*>", "", text)
+    assert "Nearest neighbours" in text and f"--data {tmp_path / 'elsewhere'}" in re.sub("<[^>]*>", "", text)
     (outside / "report.html").unlink()
-    assert report_process.write(outside, str(tmp_path / "elsewhere")).startswith("page: ")
-    assert "Nearest training images" in (outside / "report.html").read_text()
+    assert report_process.write(outside, str(tmp_path / "elsewhere")).startswith("report: ")
+    assert "Nearest neighbours" in (outside / "report.html").read_text()
 
 
 STORED = [("codes", "dalle"), ("codes", "dalle:../encoder.pkl"), ("codes", "kmeans:../codes.safetensors"), ("codes", "hf:x")]

@@ -52,7 +52,7 @@ ROOMS = {
         "logistic": "features shared",
         "cluster": "features shared",
         "segment": "shared",
-        "visualize": "features shared",
+        "visualize": "report features shared",
         "retrieval": "features shared",
         "bench": "features shared",
         "finetune": "shared",

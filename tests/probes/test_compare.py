@@ -24,6 +24,7 @@ from probes.features import cache
 from probes.linear.protocol import LinearOptions
 from probes.retrieval.tasks import RetrievalOptions
 from probes.segment.options import SegmentOptions
+from probes.shared.headlines import interval
 from tests.support import networks
 from tests.support.commands import ROOT
 from tests.support.pictures import noise
@@ -222,11 +223,11 @@ def test_the_interval_of_an_accuracy_is_the_bootstrap_s() -> None:
     right = np.arange(300) < 201
     generator = np.random.default_rng(0)
     drawn = 100 * generator.choice(right, (20_000, 300)).mean(axis=1)
-    low, high = compare_table.interval({"metrics": {}, "data": {"val_images": 300}}, "top1", 67.0)
+    low, high = interval({"metrics": {}, "data": {"val_images": 300}}, "top1", 67.0)
     assert (low, high) == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.4)
     own = {"metrics": {}, "intervals": {"top1": [1.0, 2.0]}, "data": {"val_images": 300}}
-    assert compare_table.interval(own, "top1", 67.0) == (1.0, 2.0)
-    assert compare_table.interval({"metrics": {}, "data": {"val_images": 300}}, "miou", 67.0) == (None, None)
+    assert interval(own, "top1", 67.0) == (1.0, 2.0)
+    assert interval({"metrics": {}, "data": {"val_images": 300}}, "miou", 67.0) == (None, None)
 
 
 def test_ranks_are_of_columns_that_all_have_and_equals_share_them() -> None:

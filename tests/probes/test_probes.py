@@ -389,7 +389,7 @@ def test_a_linear_probe_that_was_interrupted_ends_where_an_unbroken_one_does(
     assert not broken.exists()
     capsys.readouterr()
     assert run_command(linear.main, linear_flags(run, folders, broken, "--mode", "paper", "--workers", "0")) == DONE
-    assert "going on after epoch 2" in capsys.readouterr().out
+    assert "continuing after epoch 2" in capsys.readouterr().out
     assert json.loads(whole.read_text())["metrics"] == json.loads(broken.read_text())["metrics"]
     heads = [store.read_safetensors(tmp_path / f"{name}_head.safetensors")[0] for name in ("whole", "broken")]
     assert torch.equal(heads[0]["weight"], heads[1]["weight"])
@@ -603,7 +603,7 @@ def test_a_list_of_few_labels_has_its_cell_and_every_part_of_its_protocol(
         assert run_command(semi.main, flags) == 130
     capsys.readouterr()
     assert run_command(semi.main, flags) == DONE
-    assert capsys.readouterr().out.count("going on after epoch 2") == 2 and not list(tmp_path.glob("*.state.pt"))
+    assert capsys.readouterr().out.count("continuing after epoch 2") == 2 and not list(tmp_path.glob("*.state.pt"))
     record = json.loads((tmp_path / "semi.json").read_text())
     assert {f"{name}_{share}" for name in ("k-NN", "linear", "logistic") for share in ("10%", "20")} == record["metrics"].keys()
     protocol = record["protocol"]
@@ -668,7 +668,7 @@ def test_every_probe_runs_on_class_folders_and_leaves_a_record(
     assert run_command(main, [*flags, *more.split()]) == DONE
     content = json.loads(records.only(copy / "results", record).read_text())
     assert 0 <= content["metrics"][metric] <= 100 and content["data"]["val_images"] == 60
-    assert "record written to" in capsys.readouterr().out
+    assert "results written to" in capsys.readouterr().out
 
 
 def test_two_processes_measure_what_one_does(run: Path, folders: Path, tmp_path: Path) -> None:
@@ -679,7 +679,7 @@ def test_two_processes_measure_what_one_does(run: Path, folders: Path, tmp_path:
         words = [*start, "probes.linear", *flags, "--epochs", "2", "--lr", "0.1", "1", "--mode", "paper", "--out", str(out)]
         done = subprocess.run(**command(*words, "--cache", cache, OMP_NUM_THREADS="1"), check=False, timeout=300)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("record written") == 1
+        assert done.stdout.count("results written") == 1
         found.append(json.loads(out.read_text())["metrics"])
     assert found[0] == pytest.approx(found[1], abs=1e-6)
 

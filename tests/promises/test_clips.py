@@ -51,7 +51,7 @@ def test_a_clip_has_any_name(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     draw(tmp_path, name)
     (clip,) = davis.open_clips(str(tmp_path), None)
     assert clip.name == name and brightness(clip) == [0, 1, 2, 3, 4]
-    assert f"{tmp_path}: 5 frames in 1 clips, 0 ignored, 0 links" in capsys.readouterr().out
+    assert f"{tmp_path}: 5 frames in 1 clips, 0 ignored" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("pattern", ["{}", "frame{}", "f{:03d}_left", "a7-{}"])

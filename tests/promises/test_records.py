@@ -118,7 +118,7 @@ def test_somebody_s_own_file_is_not_replaced_by_a_record(
     monkeypatch.setattr(knn, "measure", None)  # before any work
     flags = ["--ckpt", "a.safetensors", "--data", "one", "--out", "notes.json"]
     assert run_command(knn.main, flags) == WRONG_COMMAND
-    assert "--out notes.json is no record" in capsys.readouterr().err and Path("notes.json").read_text() == content
+    assert "--out notes.json holds no results" in capsys.readouterr().err and Path("notes.json").read_text() == content
 
 
 def test_what_appears_in_the_place_of_a_record_meanwhile_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +127,7 @@ def test_what_appears_in_the_place_of_a_record_meanwhile_stays(folder: Path, cap
     path.write_text("mine")
     measure("--ckpt", "a.safetensors", "--data", "one")
     other = path.with_name(f"{path.stem}-1.json")
-    assert f"{path} is no record and stays; this one is called {other.name}" in capsys.readouterr().out
+    assert f"{path} holds no results and stays; these are in {other.name}" in capsys.readouterr().out
     assert path.read_text() == "mine" and record.read(other)
 
 

@@ -96,7 +96,7 @@ def make_runs(root: Path, named: set[str]) -> None:
     assert run_command(train.main, [*flags, "--data", "DIR", "--out", "runs/NAME"]) == DONE
     cells = ["--data", "CELLS", "--channels", "4", "--init-from", "runs/NAME/backbone.safetensors", "--out", "runs/cells"]
     assert run_command(train.main, [*flags, *cells]) == DONE
-    assert run_command(knn.main, [*PROBE.split(), "--ckpt", "runs/NAME", "--out", "RECORDS/knn.json"]) == DONE
+    assert run_command(knn.main, [*PROBE.split(), "--ckpt", "runs/NAME", "--out", "RESULTS/knn.json"]) == DONE
     assert run_command(linear.main, [*PROBE.split(), "--epochs", "2", "--ckpt", "runs/NAME"]) == DONE
     (head,) = (root / "runs/NAME/results").glob("linear_*_head.safetensors")
     shutil.copy(head, "HEAD")

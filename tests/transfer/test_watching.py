@@ -61,7 +61,7 @@ def test_weights_that_are_not_finite_are_not_trained_saved_or_tested(tmp_path: P
 @pytest.mark.parametrize("found", [{}, {"box_ap": float("nan")}, {"box_ap_50": 3.0}])
 def test_there_is_no_record_without_its_number(found: dict[str, float]) -> None:
     refuse_without({"box_ap": 0.0}, ["box_ap"])
-    with pytest.raises(WorkError, match=r"the test has no box_ap .*no record is written"):
+    with pytest.raises(WorkError, match=r"the test has no box_ap .*no results are written"):
         refuse_without(found, ["box_ap"])
 
 

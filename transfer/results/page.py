@@ -1,6 +1,5 @@
 """The page of a dense transfer: its numbers, predictions beside the truth, classes, confusion."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from PIL import Image
 from checkpoints.escape import html as escape
 from pretrain.images.formats import open_picture, read_file
 from probes.report import confusion, page
-from probes.report.page import Row, Section
+from probes.report.page import Card, Row, Section
 from transfer.results.by_class import Table
 
 WIDEST = 900
@@ -44,22 +43,26 @@ class Results(NamedTuple):
 
 def written(results: Results) -> str:
     """The page, which asks no network for anything."""
-    cards = [(NAMES[name], f"{value:.1f}", "on the test images") for name, value in results.numbers.items() if name in NAMES]
-    facts = page.facts("Data and protocol", [(name, _short(value)) for name, value in results.about.items()])
-    sections = [Section("summary", "Summary", page.cards(cards) + facts)]
+    cards = [
+        Card(NAMES[name], f"{value:.1f}", "", ["on the test images"]) for name, value in results.numbers.items() if name in NAMES
+    ]
+    facts = page.facts((name, _short(value)) for name, value in results.about.items())
+    sections = [Section("results", "Results", page.cards(cards)), Section("protocol", "Data and protocol", facts)]
     if results.pictures:
-        lead = page.paragraph("The truth on the left, predictions on the right.", "soft")
+        lead = page.paragraph("Ground truth on the left, predictions on the right.", "soft")
         body = "".join(_figure(name, path) for name, path in results.pictures)
         sections.append(Section("pictures", "Predictions", f'{lead}<div class="pairs">{body}</div>'))
     if len(results.classes) > 1:
         head, *rows = results.classes
-        sections.append(Section("classes", "Classes", page.table("Test images by class", head, [Row(row) for row in rows])))
+        sections.append(
+            Section("classes", "Results by class", page.table("Test images by class", head, [Row(row) for row in rows]))
+        )
     if results.counts is not None:
         names = [row[0] for row in results.classes[1:]]
         title = f"{results.counts.sum():,} pixels with a class"
-        sections.append(Section("confusion", "Confusion", confusion.of_counts(results.counts, names, title, "pixels")))
+        sections.append(Section("confusion", "Confusion matrix", confusion.of_counts(results.counts, names, title, "pixels")))
     kind = {"coco": "Detection", "ade20k": "Segmentation"}[results.task]
-    foot = f"Written on {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}. This file holds everything that it shows."
+    foot = page.written_by("transfer.train")
     return page.document(f"{kind}: {results.name}", f"{len(results.classes) - 1} classes", sections, foot)
 
 

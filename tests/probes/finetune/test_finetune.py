@@ -760,7 +760,7 @@ def test_two_processes_fine_tune_and_leave_one_record(run: Path, folders: Path, 
     places = ["--folder", str(tmp_path / "two"), "--out", str(tmp_path / "two.json")]
     flags = ["--ckpt", str(run), "--data", str(folders), *FAST, "--epochs", "2", "--repeats", "3", *places]
     done = subprocess.run(**command(*launch, *flags), check=False, timeout=200)
-    assert done.returncode == 0 and done.stdout.count("record written") == 1, done.stderr
+    assert done.returncode == 0 and done.stdout.count("results written") == 1, done.stderr
     state = store.read_torch(tmp_path / "two" / store.LAST)
     assert state["step"] == 10 and state["processes"] == 2 and len(state["answers"]["last"]) == 40
 

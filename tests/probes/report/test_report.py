@@ -48,7 +48,7 @@ QUIET = (
     "--disable-sync"
 ).split()
 VOID = {"meta", "link", "img", "br", "input", "hr"}
-SCREENS = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dark")]
+SCREENS = [(width, scheme) for width in (360, 420, 1440) for scheme in ("light", "dark")]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def folders(more_folders: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with a record of k-NN, one of robustness, and their page."""
+    """A finished run with a record of k-NN, one of robustness, and their report."""
     out = trained(tmp_path_factory.mktemp("runs") / "small", "--data", folders, "--epochs", 2)
     flags = ["--ckpt", str(out), "--data", str(folders), "--k", "1", "5", "20", "--temperature", "0.1"]
     assert run_command(knn.main, [*flags, "--baselines"]) == DONE
@@ -167,13 +167,17 @@ def test_colours_stand_out_from_their_ground_in_both_themes() -> None:
 
 
 def test_numbers_on_the_page_are_those_of_the_records(run: Path, text: str) -> None:
-    numbers = json.loads(records.only(run / "results", "knn").read_text())["metrics"]
+    record = json.loads(records.only(run / "results", "knn").read_text())
+    numbers = record["metrics"]
     words = " ".join(Reader(text).words)
-    assert f"<b>{numbers['top1']:.1f}</b>" in text
-    assert f"untrained {numbers['untrained_top1']:.1f}; raw pixels {numbers['pixels_top1']:.1f}" in words
+    low, high = record["intervals"]["top1"]
+    assert re.search(
+        rf"k-NN, top-1 %</span><b>{numbers['top1']:.1f}</b><span[^>]*>95 % interval {low:.1f} to {high:.1f}</span>", text
+    )
+    assert f"untrained {numbers['untrained_top1']:.1f}, raw pixels {numbers['pixels_top1']:.1f}" in words
     assert "Table 1: k-NN and linear probing on ImageNet-1K" in words and "ours: small" in words
     assert store.sha256(run / store.BACKBONE) in text and torch.__version__.split("+")[0] in words
-    assert "k-NN (k = 20) on 80 test images, bank of 80" in words
+    assert "k-NN (k = 20, 80 training images) on 80 test images" in words
 
 
 def test_curves_hold_what_the_log_holds(run: Path, text: str) -> None:
@@ -196,10 +200,10 @@ def test_alarms_refused_steps_and_what_is_missing_are_said(tmp_path: Path) -> No
     assert run_command(report.main, [str(folder)]) == DONE
     text = (folder / "report.html").read_text()
     words = " ".join(Reader(text).words)
-    assert "all <images> share a few prototypes" in words and "2 refused" in words
+    assert "all <images> share a few prototypes" in words and "2 skipped" in words
     assert report_run.refused(report_run.read(folder)) == [(20.0, 2.0), (40.0, 1.0)]  # taken up before step 40
     assert text.count('class="alarm"') == 3 * text.count('role="img"')
-    assert "There are none: the run has saved no backbone yet." in words and "k-NN curve of sick" in words
+    assert "Not available: the run has saved no backbone yet." in words and "k-NN during training" in words
     assert report_run.work(report_run.read(folder)) == (40 * 10 * 2 * 2, 400 / 50 + 3 * 400 / 100)
 
 
@@ -209,7 +213,7 @@ def test_records_without_a_run_and_nothing_at_all(run: Path, tmp_path: Path, cap
     assert "ours: small" in (tmp_path / "page.html").read_text()
     (tmp_path / "empty").mkdir()
     assert run_command(report.main, [str(tmp_path / "empty")]) == WRONG_COMMAND
-    assert "empty holds neither a run nor a record" in capsys.readouterr().err
+    assert "empty holds neither a run nor results" in capsys.readouterr().err
     assert run_command(report.main, [str(tmp_path / "nowhere")]) == WRONG_COMMAND
 
 
@@ -229,14 +233,14 @@ def test_neighbours_are_the_nearest_and_the_matrix_counts_their_votes(run: Path,
         votes = [weights[labels[rows.numpy()] == one].sum() for one in range(10)]
         right += int(np.argmax(votes)) == truth
     text = report_pictures.confused(seen)
-    assert f"{100 * right / 80:.1f} % right" in text
+    assert f"{100 * right / 80:.1f} % correct" in text
     assert sum(int(count) for count in re.findall(r">(\d+)</td>", text)) == 80
 
 
 def test_a_matrix_shows_few_classes_and_a_list_many() -> None:
     truth, answers = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0])
     few = confusion.confusion(truth, answers, ["a", "b", "c"], "k-NN")
-    assert "k-NN: 50.0 % right" in few and few.count("<td") == 9 and few.count('style="--share:0.50">1<') == 2
+    assert "k-NN: 50.0 % correct" in few and few.count("<td") == 9 and few.count('style="--share:0.50">1<') == 2
     many = confusion.confusion(truth, answers, [str(number) for number in range(30)], "k-NN")
     assert '<th scope="row">0</th><td>1</td><td>1</td><td>50</td>' in many and many.count('scope="row"') == 2
 
@@ -429,8 +433,8 @@ def test_the_live_page_ends_with_whoever_started_it_and_names_a_port_that_is_tak
     folder, address = served
     said: list[str] = []
     with report_process.live(folder, 0, said.append):
-        own = said[0].removeprefix("live page: ")
-        assert "Live, last looked at" in asked_for(own)
+        own = said[0].removeprefix("live report: ")
+        assert "Live: updated" in asked_for(own)
     with pytest.raises(urllib.error.URLError):
         asked_for(own)
     taken = address.rstrip("/").rpartition(":")[2]
@@ -459,15 +463,15 @@ def test_a_training_shows_its_page_and_leaves_one(folders: Path, tmp_path: Path)
     ]
     done = subprocess.run(**command("-m", "pretrain.train", *flags), check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "live page: http://127.0.0.1:" in done.stdout and f"page: {out / 'report.html'}" in done.stdout
+    assert "live report: http://127.0.0.1:" in done.stdout and f"report: {out / 'report.html'}" in done.stdout
     words = " ".join(Reader((out / "report.html").read_text()).words)
     assert "images seen 16" in re.sub(r"\s+", " ", words)
-    assert "Nothing has been measured yet" in words and "Nearest training images by run" in words
+    assert "Not evaluated yet" in words and "Nearest neighbours" in words
 
 
 def test_a_page_that_fails_is_one_line_and_no_failure(tmp_path: Path) -> None:
     said = report_process.write(tmp_path, "sample")
-    assert said.startswith("no page was written (error:") and "holds neither a run nor a record" in said
+    assert said.startswith("no report was written (error:") and "holds neither a run nor results" in said
     assert not report_process.missing(tmp_path, store.LAST)
     (tmp_path / store.LAST).touch()
     assert report_process.missing(tmp_path, store.LAST)

@@ -1,4 +1,4 @@
-"""A step of `probes.reproduce` that serves the live page of a folder.
+"""A step of `probes.reproduce` that serves the live report of a folder.
 
 python -m tests.support.programs.live_step FOLDER
 """
