@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -35,7 +37,7 @@ class Output:
         self._error = error
 
     def _stream(self) -> Any:
-        stream = sys.stderr if self._error else sys.stdout
+        stream = _aside[-1][self._error] if _aside else sys.stderr if self._error else sys.stdout
         return getattr(stream, "rich_proxied_file", stream)
 
     def __getattr__(self, name: str) -> Any:
@@ -66,6 +68,8 @@ class Output:
             os.close(nowhere)
 
 
+_aside: list[tuple[Any, Any]] = []
+"""stdout and stderr, where something else stands for them (`aside`)."""
 _lost: list[OSError] = []
 _lasting: list[bool] = []
 
@@ -94,6 +98,38 @@ def gone() -> bool:
     return any(error.errno not in FULL for error in _lost)
 
 
+class _Aside(io.TextIOBase):
+    """Appends to a file, or drops; each time anew, so that a library may keep it for as long as it likes."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self._path is not None:
+            with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(escape.terminal(text, lines=True))
+        return len(text)
+
+
+@contextlib.contextmanager
+def aside(path: Path | None) -> Iterator[None]:
+    """Context in which what libraries print, log and warn of is appended to a file, or dropped without one.
+
+    What this file prints still reaches the screen, and so do errors.
+    """
+    _aside.append(_aside[-1] if _aside else (sys.stdout, sys.stderr))
+    before = sys.stdout, sys.stderr
+    sys.stdout = sys.stderr = _Aside(path)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        _aside.pop()
+
+
 def say(text: object, *, error: bool = False) -> None:
     """One line on stdout, or on stderr."""
     _print(escape.terminal(text) + "\n", error=error)
@@ -101,7 +137,7 @@ def say(text: object, *, error: bool = False) -> None:
 
 def _print(text: str, *, error: bool = False) -> None:
     output = Output(error=error)
-    if not error and hasattr(sys.stdout, "rich_proxied_file"):  # a bar stands below
+    if not error and not _aside and hasattr(sys.stdout, "rich_proxied_file"):  # a bar stands below
         print(text, end="", flush=True)
         return
     output.write(text)
@@ -138,7 +174,7 @@ class Description(ProgressColumn):
 
 def bar(*columns: ProgressColumn, console: RichConsole, transient: bool = False) -> Progress:
     """rich's progress bar with these columns."""
-    return Progress(*columns, console=console, transient=transient)
+    return Progress(*columns, console=console, transient=transient, redirect_stdout=not _aside, redirect_stderr=not _aside)
 
 
 class _Record(logging.LogRecord):

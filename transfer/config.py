@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from checkpoints import store
 from checkpoints.architecture import Architecture, shape_of
 from checkpoints.cli import UserError
-from transfer import choosing, distributions, ops, resume
+from transfer import cfg_options, choosing, config_keys, distributions, ops, resume
 from transfer.exports.reload import mmpretrain, needed
 from transfer.options import TransferOptions
 
@@ -42,33 +43,39 @@ def read_config(options: TransferOptions, shape: Architecture | None = None, *, 
 
     Where none is given, it is the recipe for a backbone of `shape` (`plain` as a ViT, or of stages), whose sizes then count.
     """
-    from mmengine.config import Config, DictAction  # noqa: PLC0415 (a heavy import, and an optional one)
+    from mmengine.config import Config  # noqa: PLC0415 (a heavy import, and an optional one)
 
     name = options.config or default_config(options, shape, plain=plain)
     path = Path(name) if name.endswith(".py") else CONFIGS / options.task / f"{name}.py"
     if not path.exists():
         known = sorted(path.stem for path in (CONFIGS / options.task).glob("*.py") if not is_base(path))
         raise UserError(f"there is no config {name}: choose from {', '.join(known)}, or give a file")
-    config = Config.fromfile(path)
+    try:
+        config = Config.fromfile(path)
+    except UserError:
+        raise
+    except Exception as error:  # it is Python, which may raise anything
+        raise UserError(f"{path} cannot be read as a config ({type(error).__name__}: {store.first_line(error)[:200]})") from error
+    if name.endswith(".py"):
+        config_keys.check(config, path.name)
     if options.config is None and shape is not None and not of_sample(options):
         choosing.follow(config, shape, plain=plain)
     if options.neck == "simple":
         from transfer import necks  # noqa: PLC0415 (it registers itself)
 
         necks.use_simple(config, options.task)
-    changes = {}
-    for change in changes_of(options):
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise UserError(f"--cfg-options {change}: give KEY=VALUE, as in train_cfg.max_iters=200")
-        changes[key] = DictAction._parse_iterable(value)
-    config.merge_from_dict(changes)
+    cfg_options.merge(config, changes_of(options))
     return config
 
 
 def changes_of(options: TransferOptions) -> list[str]:
-    """--cfg-options, and what other flags are short for."""
-    return [*options.cfg_options, *(["model.backbone.frozen=True"] if options.freeze else [])]
+    """--cfg-options, and the values of the config that other flags are short for."""
+    short = {
+        "model.backbone.frozen": options.freeze or None,
+        "train_dataloader.batch_size": options.batch_size,
+        "optim_wrapper.optimizer.lr": options.lr,
+    }
+    return [*options.cfg_options, *(f"{name}={value}" for name, value in short.items() if value is not None)]
 
 
 def default_config(options: TransferOptions, shape: Architecture | None, *, plain: bool = True) -> str:

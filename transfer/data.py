@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +16,18 @@ from transfer import annotations as json_of_coco
 from transfer import coco_layout, scenes
 from transfer.coco_boxes import without_masks
 from transfer.coco_layout import Given
-from transfer.coco_used import left_out
-from transfer.scenes import PARTS, MapFlags
+from transfer.coco_used import used
+from transfer.scenes import PARTS, MapFlags, Measures
 
 UNTYPED = MapFlags()
 
 
 class Found(NamedTuple):
-    """Notes on a data set, its part of a record's protocol, and how label maps are read, where it has some."""
+    """Notes on a data set, its part of a record's protocol, what it measures, and how label maps are read, where it has some."""
 
     lines: list[str]
     protocol: dict[str, Any]
+    measures: Measures
     rule: Rule = Rule()
 
 
@@ -50,19 +52,23 @@ def look_through(task: str, root: Path, config: Any, out: Path, *, maps: MapFlag
     return _look_through_coco(root, config, out, given or Given())
 
 
-def same_as_before(out: Path, protocol: dict[str, Any], *, write: bool) -> None:
-    """Keep what labels mean in the run's folder. Raises UserError where a run that is continued had another meaning."""
-    file = places.below(out, "labels.json")
+LABELS = "--background, --ignore and classes"
+SCHEDULE = "--epochs or --iters, and --size"
+
+
+def same_as_before(out: Path, protocol: dict[str, Any], *, write: bool, what: str = "labels", flags: str = LABELS) -> None:
+    """Keep what labels mean, or a schedule, in the run's folder. Raises UserError where a run that is continued had another."""
+    file = places.below(out, f"{what}.json")
     try:
         before = reading.values(file)
     except (OSError, ValueError, RecursionError):  # a new run, one from before this was kept, or half a file
         before = None
     if isinstance(before, dict) and before != protocol:
-        meant = ", ".join(
-            f"{name} {str(before.get(name))[:80]} then, {protocol.get(name)} now" for name in before.keys() | protocol.keys()
-        )
+        changed = sorted(name for name in before.keys() | protocol.keys() if before.get(name) != protocol.get(name))
+        meant = ", ".join(f"{name} {str(before.get(name))[:80]} then, {protocol.get(name)} now" for name in changed)
         raise UserError(
-            f"{out} was trained with other labels ({meant}): give the same --background, --ignore and classes, or another --out"
+            f"{out} was trained with {'another' if what == 'schedule' else 'other'} {what} ({meant}): "
+            f"give the same {flags}, or another --out"
         )
     if before is None and write:
         store.write_bytes(file, json.dumps(protocol).encode())
@@ -81,8 +87,12 @@ def _look_through_coco(root: Path, config: Any, out: Path, given: Given) -> Foun
     if names is not None:
         lines.append(f"classes of the annotations, not the config's: {len(names)} ({', '.join(names)[:200]})")
     wanted = list(config.train_dataloader.dataset.get("metainfo", {}).get("classes", ())) or list(coco_classes())
+    taken = dict[str, int]()
     for name, (_, one) in found.items():
-        lines += left_out(name, config[f"{name}_dataloader"].dataset, one.content, wanted)
+        notes, images = used(name, config[f"{name}_dataloader"].dataset, one.content, wanted)
+        lines, taken[name] = lines + notes, len(images)
+        if name == "train":
+            sides = [min(image["width"], image["height"]) for image in images]
         if one.changed or not parts[name].published(root, name):
             _use(config, name, _written(out, name, one.content), parts[name].images)
     protocol: dict[str, Any] = {"classes": len(config.train_dataloader.dataset.get("metainfo", {}).get("classes", ())) or 80}
@@ -95,7 +105,8 @@ def _look_through_coco(root: Path, config: Any, out: Path, given: Given) -> Foun
             f"{given.val_percent:g} % of the images are held out to test, by their names and --val-seed {given.val_seed}"
         )
         protocol |= {"val_percent": given.val_percent, "val_seed": given.val_seed}
-    return Found(lines, protocol)
+    published = names is None and all(part.published(root, name) for name, part in parts.items())
+    return Found(lines, protocol, Measures(taken, statistics.median(sides), published and len(wanted) == len(coco_classes())))
 
 
 def _take_classes(config: Any, names: list[str]) -> list[str] | None:

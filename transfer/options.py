@@ -51,8 +51,19 @@ class TransferOptions:
     """Random weights in the checkpoint's architecture: what pretraining is worth."""
     freeze: bool = False
     """Train the neck and heads alone, on the backbone as it is: what its features are worth without tuning it."""
+    epochs: int | None = None
+    """coco: passes over the training images; the whole schedule is scaled (default: the recipe's, more for few images)."""
+    iters: int | None = None
+    """ade20k: training steps; the whole schedule is scaled (default: the recipe's, fewer for few images)."""
+    batch_size: int | None = None
+    """Images of a step in each process (default: the config's)."""
+    lr: float | None = None
+    """Learning rate for the batch that the config names, scaled to yours as its own is (default: the config's)."""
+    size: int | None = None
+    """Short side of images (coco), crops and windows (ade20k) in pixels; the config's other sizes follow (default: the config's,
+    the median of the training images where own data is smaller and no --config is given)."""
     cfg_options: tuple[str, ...] = ()
-    """Single values of the config: train_cfg.max_iters=200 model.backbone.drop_path=0.2."""
+    """Single values of the config: optim_wrapper.clip_grad.max_norm=1 model.backbone.drop_path=0.2."""
     multi_scale: bool = False
     """ade20k: test once more at six scales, each also mirrored."""
     seed: int = 0

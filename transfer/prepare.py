@@ -11,12 +11,12 @@ from checkpoints import places, reading, store, terminal
 from checkpoints.cli import UserError
 from pretrain.batches.feeding import PATIENCE
 from pretrain.sample import dense
-from transfer import coco_layout, data, resume
-from transfer.config import adapt, default_config, read_config, toolboxes
+from transfer import coco_layout, data, resume, scales, schedules
+from transfer.config import adapt, default_config, of_sample, read_config, toolboxes
 from transfer.layout import is_plain
 from transfer.options import TransferOptions
 from transfer.report import record_path
-from transfer.scenes import MapFlags, num_classes
+from transfer.scenes import MapFlags, Measures, num_classes
 
 SHOWN = 8
 """Test images whose predictions are drawn."""
@@ -40,7 +40,7 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     maps = MapFlags(options.background, options.ignore, options.classes)
     if maps.typed() and options.task == "coco":
         raise UserError(f"{maps.typed()} is for ade20k: it says how label maps are read")
-    given = _given(options)
+    given, length = _given(options), schedules.asked(options)
     adapt(config, device=device, distributed="RANK" in os.environ)
     said = network_config.settle(config, options, loaded)
     name = Path(options.config or default_config(options, shape, plain=plain)).stem
@@ -58,7 +58,8 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
         for line in [*said, *found.lines]:
             terminal.say(line)
     data.same_as_before(Path(config.work_dir), found.protocol, write=is_main())
-    config.of_data = found.protocol
+    config.test_images = found.measures.images["val"]
+    config.of_data = found.protocol | follow_images(config, options, found.measures, length)
     if options.task == "ade20k":
         set_labels(config, num_classes(config), found.rule)
     set_backend(config)
@@ -76,6 +77,31 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
         elif loader.get("num_workers"):
             loader.setdefault("timeout", PATIENCE)
     return config
+
+
+def follow_images(config: Any, options: TransferOptions, measures: Measures, length: int | None) -> dict[str, Any]:
+    """Sizes and length by the command line, or by the images of data of one's own; their part of a record's protocol.
+
+    A typed --config, COCO, ADE20K and the sample keep what the config says. Raises UserError where a run that is continued
+    had others.
+    """
+    own = options.config is None and not of_sample(options) and not measures.published
+    unit, before = schedules.length_of(config)
+    config.schedule = {"unit": unit, "before": before, "scaled": own or length is not None}
+    if length is None and own:
+        length = schedules.for_images(config, measures.images["train"])
+    if length is not None:
+        schedules.set_length(config, options, length)
+    side = options.size or (scales.for_images(config, measures.side) if own else None)
+    if side is not None:
+        usual = scales.short_side(config)
+        scales.set_side(config, side)
+        why = "--size" if options.size else f"the median of the training images, whose short side is {measures.side:g}"
+        if is_main():
+            terminal.say(f"short side {side} in place of {usual}: {why}; other sizes of the config in proportion")
+    now = {"length": length, "size": side}
+    data.same_as_before(Path(config.work_dir), now, write=is_main(), what="schedule", flags=data.SCHEDULE)
+    return {"size": scales.short_side(config)}
 
 
 def _given(options: TransferOptions) -> coco_layout.Given:

@@ -76,7 +76,7 @@ def report(
         "lr": config.optim_wrapper.optimizer.lr * ratio,
         "lr_ratio": ratio,
         "images_a_step": config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1")),
-        "cfg_options": changes_of(options),
+        "cfg_options": [*changes_of(options), *resized(options)],
         "position": position(loaded.backbone.shape.kind, config.model.backbone.get("grid")),
         **config.of_backbone,
         **config.of_data,
@@ -121,6 +121,12 @@ def _beside(tested: Tested, found: Mapping[str, float], about: Mapping[str, Any]
 
 def _text(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
+
+
+def resized(options: TransferOptions) -> list[str]:
+    """--epochs, --iters and --size as values of the config; they move others too."""
+    flags = {"train_cfg.max_epochs": options.epochs, "train_cfg.max_iters": options.iters, "size": options.size}
+    return [f"{name}={value}" for name, value in flags.items() if value is not None]
 
 
 def refuse_without(found: Mapping[str, float], names: Sequence[str]) -> None:

@@ -1,6 +1,8 @@
 """Images with label maps for a segmenter: looked through before training, and the config fitted to them."""
 
 import os
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +12,8 @@ from probes.shared.dense_layout import ADE20K
 from probes.shared.label_rule import Rule
 
 MORE_CLASSES = "name them in classes.txt beside images/, one a line, give --classes counted, or a config with as many"
+ADE20K_NAME = "ADE_train_"
+"""Beginning of the names of ADE20K's own training images."""
 PARTS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -27,11 +31,20 @@ class MapFlags(NamedTuple):
         )
 
 
+class Measures(NamedTuple):
+    """Of a data set: images used by part, the median short side of the training images, and whether it is COCO or ADE20K."""
+
+    images: dict[str, int]
+    side: float | int
+    published: bool
+
+
 class Looked(NamedTuple):
-    """Notes on the data, their part of a record's protocol, and how labels are read."""
+    """Notes on the data, their part of a record's protocol, what it measures, and how labels are read."""
 
     lines: list[str]
     protocol: dict[str, Any]
+    measures: Measures
     rule: Rule
 
 
@@ -70,7 +83,22 @@ def look_through(root: Path, config: Any, flags: MapFlags) -> Looked:
     occur = len({number for one in found.values() for number in label_maps.classes_of(one, rule)})
     more = f", {occur} occur (--classes counted gives the heads as many outputs as there are labels)" if occur < classes else ""
     lines.append(f"{label_maps.meaning(found, rule)}; the config has {classes} classes{more}")
-    return Looked(lines, {"classes": classes, "void_labels": rule.void}, rule)
+    measures = _measures(config, pairs, found, listed is None and flags == MapFlags())
+    return Looked(lines, {"classes": classes, "void_labels": rule.void}, measures, rule)
+
+
+def _measures(
+    config: Any, pairs: Mapping[str, label_files.Pairs], found: Mapping[str, label_maps.Survey], as_published: bool
+) -> Measures:
+    counts = {}
+    for part in ADE20K:
+        first = config[f"{part}_dataloader"].dataset.get("indices")
+        there = len(pairs[part].images) - len(found[ADE20K[part]].empty)
+        counts[part] = min(there, first) if isinstance(first, int) else there
+    images = pairs["train"].images
+    some = images[:: max(1, -(-len(images) // label_maps.LOOKED_THROUGH))]
+    side = statistics.median(min(label_maps.side_lengths(path)) for path in some)
+    return Measures(counts, side, as_published and images[0].name.startswith(ADE20K_NAME))
 
 
 def _kind_of(config: Any) -> str:

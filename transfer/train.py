@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from checkpoints import hold, terminal
+from checkpoints import hold, places, store, terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
-from transfer import networks, resume, trained
+from transfer import blame, networks, resume, schedules, trained
 from transfer.options import TransferOptions
 from transfer.prepare import is_main, prepare
 from transfer.report import Tested, report
@@ -28,42 +28,80 @@ LOADERS = (("train", "train"), ("val", "test"))
 def run(options: TransferOptions) -> int:
     """Train from where the folder stands, test, write the record; an exit code."""
     began = time.perf_counter()
-    loaded = networks.opened(options.ckpt, options.key)
-    config = prepare(options, loaded)
-    from mmengine.model import revert_sync_batchnorm  # noqa: PLC0415
-    from mmengine.runner import Runner  # noqa: PLC0415
-
-    from transfer import hooks, watching  # noqa: F401, PLC0415 (they register themselves)
-    from transfer.results import evaluators  # noqa: PLC0415
+    with terminal.aside(None):  # the toolboxes remark on optional parts
+        loaded = networks.opened(options.ckpt, options.key)
+        config = prepare(options, loaded)
+        from transfer import hooks, screen, watching  # noqa: F401, PLC0415 (they register themselves)
+        from transfer.results import evaluators  # noqa: PLC0415
 
     ratio, stack = state_the_rate(config), contextlib.ExitStack()
-    if os.environ.get("RANK", "0") == "0":  # MMEngine has not joined the processes yet
-        stack.enter_context(hold.held(Path(config.work_dir) / hold.NAME, f"--out {config.work_dir}", "give another --out"))
-    try:
-        model = trained.of_run(options.task, config, loaded.backbone.shape)
+    rank, out = int(os.environ.get("RANK", "0")), Path(config.work_dir)
+    if is_main():  # MMEngine has not joined the processes yet
+        stack.enter_context(hold.held(out / hold.NAME, f"--out {config.work_dir}", "give another --out"))
+    with stack, terminal.aside(screen.log_file(out, rank)), screen.Screen(options.task, is_main()) as shown:
+        try:
+            model = trained.of_run(options.task, config, loaded.backbone.shape)
+            if is_main():
+                trained.keep(out, model)
+            runner = made(options, config)
+            runner.register_hook(shown)
+            if is_main():
+                store.write_bytes(places.below(out, "config.py"), config.pretty_text.encode())
+                screen.show_table(table(options, config, loaded, runner, ratio))
+            with blame.of_changes(options, lambda: not runner.iter):
+                runner.train()
+            numbers = dict(runner.test())
+            if options.multi_scale:
+                numbers |= {f"ms_{name}": value for name, value in at_several_scales(config).items()}
+        except (UserError, WorkError) as error:  # a picture or a label map that cannot be used, found by a worker
+            raise _as_raised(error) from None
+        except torch.cuda.OutOfMemoryError as error:
+            raise WorkError("the GPU has too little memory: --batch-size 1, or a smaller --size or config") from error
         if is_main():
-            trained.keep(Path(config.work_dir), model)
-        runner = Runner.from_cfg(config)
+            counts = {f"{name}_images": len(getattr(runner, f"{loader}_dataloader").dataset) for name, loader in LOADERS}
+            drawn = next(hook.drawn for hook in runner.hooks if isinstance(hook, hooks.ShowHook))
+            found = Tested(numbers, model, *evaluators.kept(runner.test_loop.evaluator.metrics), drawn)
+            report(options, config, loaded, found, ratio, time.perf_counter() - began, counts)
+    return 0
+
+
+def made(options: TransferOptions, config: Any) -> Any:
+    """The runner, its loop built and its schedule scaled. Raises UserError where changes of the config cannot be built."""
+    from mmengine.model import revert_sync_batchnorm  # noqa: PLC0415
+
+    from transfer.screen import QuietRunner  # noqa: PLC0415
+
+    with blame.of_changes(options):
+        runner = QuietRunner.from_cfg(config)
         if not torch.cuda.is_available():
             runner.model = revert_sync_batchnorm(runner.model)
-        runner.train()
-        numbers = dict(runner.test())
-        if options.multi_scale:
-            numbers |= {f"ms_{name}": value for name, value in at_several_scales(config).items()}
-    except (UserError, WorkError) as error:  # a picture or a label map that cannot be used, found by a worker
-        raise _as_raised(error) from None
-    except torch.cuda.OutOfMemoryError as error:
-        raise WorkError(
-            "the GPU has too little memory: --cfg-options train_dataloader.batch_size=1, or a smaller config"
-        ) from error
-    finally:
-        stack.close()
-    if is_main():
-        counts = {f"{name}_images": len(getattr(runner, f"{loader}_dataloader").dataset) for name, loader in LOADERS}
-        drawn = next(hook.drawn for hook in runner.hooks if isinstance(hook, hooks.ShowHook))
-        found = Tested(numbers, model, *evaluators.kept(runner.test_loop.evaluator.metrics), drawn)
-        report(options, config, loaded, found, ratio, time.perf_counter() - began, counts)
-    return 0
+        schedules.follow(runner, config.schedule)
+    return runner
+
+
+def table(options: TransferOptions, config: Any, loaded: Any, runner: Any, ratio: float) -> list[tuple[str, str]]:
+    """Rows for the screen: what is run."""
+    its, model, loop = loaded.backbone.shape, config.model, config.train_cfg
+    heads = [model[name] for name in ("neck", "roi_head", "bbox_head", "decode_head") if name in model]
+    kinds = [str(one.get("type")) if isinstance(one, dict) else f"{len(one)} heads" for one in heads]
+    start = "random weights" if options.from_scratch else f"{options.key} of {loaded.path}"
+    frozen = ", frozen" if model.backbone.get("frozen") else ""
+    length = f"{loop.max_epochs} epochs, " if "max_epochs" in loop else ""
+    batch = config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+    counts = [len(runner.train_dataloader.dataset), config.test_images]
+    return [
+        ("task", f"{options.task}, config {Path(config.filename).stem}"),
+        ("data", str(options.data or options.train_json or "the sample")),
+        ("classes", str(config.of_data.get("classes"))),
+        ("images", f"{counts[0]} to train, {counts[1]} to test"),
+        ("backbone", f"{its.arch}/{its.patch_size}, {its.embed_dim} wide, {start}{frozen}"),
+        ("neck, heads", ", ".join(kinds)),
+        ("steps", f"{length}{runner.max_iters} steps of {batch} images"),
+        ("learning rate", f"{config.optim_wrapper.optimizer.lr * ratio:.3g}"),
+        ("short side", f"{config.of_data['size']} pixels"),
+        ("device", "cuda" if torch.cuda.is_available() else "cpu"),
+        ("folder", config.work_dir),
+    ]
 
 
 def _as_raised(error: UserError | WorkError) -> UserError | WorkError:

@@ -23,7 +23,7 @@ from transfer.report import refuse_without  # noqa: E402
 toolboxes()
 
 from transfer import watching  # noqa: E402
-from transfer.coco_used import left_out  # noqa: E402
+from transfer.coco_used import used  # noqa: E402
 
 
 def runner(tmp_path: Path) -> Any:
@@ -101,12 +101,14 @@ def test_what_the_config_leaves_out_is_said() -> None:
     content = {
         "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
         "images": [{"id": k, "width": 40, "height": side} for k, side in enumerate((40, 40, 40, 20))],
-        "annotations": [{"image_id": k, "category_id": k + 1, "iscrowd": 0} for k in (0, 1)],
+        "annotations": [{"image_id": k, "category_id": k + 1, "iscrowd": 0} for k in (0, 1)]
+        + [{"image_id": 2, "category_id": 1, "iscrowd": 0}],
     }
-    rules = {"filter_cfg": {"filter_empty_gt": True, "min_size": 32}, "indices": 2}
-    (said,) = left_out("train", rules, content, ["a"])
-    assert said.startswith("train: 1 objects of categories that the config does not name") and "the first 2 images" in said
-    assert "1 images with a side under 32 pixels" in said and "2 images without objects are left out" in said
-    assert left_out("val", {}, content, ["a", "b"]) == []
+    rules = {"filter_cfg": {"filter_empty_gt": True, "min_size": 32}, "indices": 1}
+    ((said,), images) = used("train", rules, content, ["a"])
+    assert said.startswith("train: 1 objects of categories that the config does not name") and "the first 1 images" in said
+    assert [image["id"] for image in images] == [0]
+    assert "1 images with a side under 32 pixels" in said and "1 images without objects are left out" in said
+    assert used("val", {}, content, ["a", "b"]) == ([], content["images"])
     with pytest.raises(WorkError, match="nothing is left for train"):
-        left_out("train", rules, content, ["c"])
+        used("train", rules, content, ["c"])
