@@ -131,6 +131,7 @@ BOUNDS: dict[str, Bounds] = {
     "saliency_head": NUMBER,
     "save_minutes": Bounds(0, 1e6),
     "keep_every": COUNT,
+    "score": SHARE,
     "seed": NUMBER,
     "seeds": Bounds(1, 1000),
     "separate_layers": Bounds(0, 3),

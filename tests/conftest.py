@@ -55,6 +55,8 @@ SLOW = frozenset(
         "transfer/test_backbone.py",
         "transfer/test_configs.py",
         "transfer/test_exports.py",
+        "transfer/test_predict.py",
+        "transfer/test_results.py",
         "transfer/test_train.py",
     }
 )
@@ -73,6 +75,7 @@ LONG = (
     "attacks/test_left_alive.py",
     "pretrain/test_commands.py",
     "transfer/test_train.py",
+    "transfer/test_predict.py",
     "transfer/test_configs.py",
     "probes/test_probes.py",
     "probes/finetune/test_finetune.py",

@@ -4,7 +4,7 @@
 #   autoload -U bashcompinit && bashcompinit && source tools/completion.bash      zsh
 
 _ibot_commands() { # modules that can be run
-    printf '%s\n' pretrain.{train,config,curves,sample,tokenizers} checkpoints.{export,inspect} transfer.train \
+    printf '%s\n' pretrain.{train,config,curves,sample,tokenizers} checkpoints.{export,inspect} transfer.{train,predict,predict.export} \
         probes.{compare,embed,knn,linear,logistic,semi,cluster,parts,segment,finetune,retrieval,robustness,video,visualize,report,live,tables,reproduce,ablate}
 }
 

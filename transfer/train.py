@@ -40,7 +40,7 @@ def run(options: TransferOptions) -> int:
         stack.enter_context(hold.held(out / hold.NAME, f"--out {config.work_dir}", "give another --out"))
     with stack, terminal.aside(screen.log_file(out, rank)), screen.Screen(options.task, is_main()) as shown:
         try:
-            model = trained.of_run(options.task, config, loaded.backbone.shape)
+            model = trained.of_run(options.task, config, loaded.backbone)
             if is_main():
                 trained.keep(out, model)
             runner = made(options, config)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from checkpoints import checked, places, reading, store, terminal
 from checkpoints.architecture import Architecture, stored_architecture
 from checkpoints.cli import UserError
+from pretrain.models.measured import Measured
 
 FILE = "model.json"
 """In the run's folder."""
@@ -31,8 +32,8 @@ class Trained(NamedTuple):
     task: str
     config: str
     """Name of the config that it was trained with."""
-    shape: Architecture
-    """Of the backbone."""
+    shape: Architecture | None
+    """Of the backbone; None for a network of another library, which needs its checkpoint to be built."""
     model: dict[str, Any]
     """`model` of the config, as it was built."""
     pipeline: list[Any]
@@ -44,7 +45,7 @@ class Trained(NamedTuple):
     """Red, green and blue of each class; empty where there are none."""
 
 
-def of_run(task: str, config: Any, shape: Architecture) -> Trained:
+def of_run(task: str, config: Any, backbone: Any) -> Trained:
     """What a prepared config trains. The test images are listed for it, none is opened."""
     from mmengine.registry import DATASETS, init_default_scope  # noqa: PLC0415 (a heavy import, and an optional one)
 
@@ -58,6 +59,7 @@ def of_run(task: str, config: Any, shape: Architecture) -> Trained:
     palette = [colours[one] for one in ids] if colours else palette[: len(classes)]
     palette = [[int(value) for value in colour] for colour in palette] if len(palette) == len(classes) else []
     model, pipeline = config.model.to_dict(), [dict(step) for step in settings.pipeline]
+    shape = None if isinstance(backbone, Measured) else backbone.shape
     return Trained(task, Path(config.filename).stem, shape, model, pipeline, classes, ids, palette)
 
 
@@ -73,7 +75,7 @@ def keep(folder: Path, trained: Trained) -> None:
     """Write it into a run's folder; where the config holds something else than plain values, say so in place of it."""
     try:
         plain = _plain(trained._asdict(), {"coco": "mmdet", "ade20k": "mmseg"}[trained.task])
-        content = json.dumps({"schema": SCHEMA, **plain, "shape": trained.shape._asdict()}, indent=1)
+        content = json.dumps({"schema": SCHEMA, **plain, "shape": trained.shape and trained.shape._asdict()}, indent=1)
     except TypeError as error:
         terminal.say(
             f"note: the config holds {error}, and so transfer.predict and transfer.exports cannot build this model again"
@@ -121,7 +123,7 @@ def read(folder: Path) -> Trained:
     return Trained(
         str(found["task"]),
         checked.text(found["config"], f"{file}: config"),
-        stored_architecture(found["shape"], str(file)),
+        None if found["shape"] is None else stored_architecture(found["shape"], str(file)),
         checked.mapping(_revived(found["model"], f"{file}: model"), f"{file}: model", ("type", "backbone")),
         checked.listed(_revived(found["pipeline"], f"{file}: pipeline"), f"{file}: pipeline"),
         classes,

@@ -150,6 +150,11 @@ PLACES: dict[str, dict[str, str]] = {
         "code from text": "packages by names that stand in this code; a typed --config is a program (docs/security.md)",
         "glob": "this project's own configs",
     },
+    "transfer/predict/export.py": {
+        "a deletion": "its own unfinished folder",
+        "a whole file": "the backbone's file, which is this project's own",
+        "code from text": "mmdet.apis or mmseg.apis, names that stand in this code; they run the config that was just written",
+    },
     "transfer/prepare.py": {"glob": "walks the run's folder to take hard links apart, opens nothing else"},
     "tools/broken_packages.py": {
         "a deletion": "the .dist-info of a package in .venv that was not written whole, after a set-up that was interrupted",

@@ -37,6 +37,7 @@ ONLY_READ = {
     r".* --data torchvision:.*": "would fetch a data set",
     r"tools/transfer_\w+\.sh .*--config .*": "a detector of full size; tests/transfer/test_configs.py builds each",
     r"tools/transfer_\w+\.sh.*": "minutes; tests/transfer/test_train.py trains each of the sample's on less",
+    r"python -m transfer\.predict.*": "needs a trained run; tests/transfer/test_predict.py makes one",
     r"python -m pretrain\.tokenizers convert .*": "needs DALL-E's file; test_tokenizers.py converts a small one",
     r"python -m probes\.retrieval\.revisited .*": "needs the published file; tests/attacks/test_pickles.py converts the sample's",
     r"tools/gpu_day\.sh.*": "ten minutes of a GPU; tests/probes/bench/test_gpu_day.py takes all of it, small",

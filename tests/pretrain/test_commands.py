@@ -233,6 +233,7 @@ COMMANDS = (
     "pretrain.train pretrain.sample pretrain.config probes.knn probes.segment probes.report probes.live probes.linear "
     "probes.logistic probes.semi probes.cluster probes.parts probes.tables probes.bench.knn probes.finetune probes.video "
     "probes.retrieval probes.visualize probes.robustness checkpoints.export checkpoints.inspect transfer.train pretrain.curves "
+    "transfer.predict transfer.predict.export "
     "pretrain.tokenizers probes.ablate probes.reproduce probes.bench.step probes.bench.count probes.bench.data "
     "probes.bench.gpu_day probes.bench.profile_step probes.compare probes.embed"
 ).split()
@@ -279,6 +280,8 @@ WITH_OTHERS = {
     "pretrain.tokenizers": "has commands with flags of their own",
     "probes.visualize": "likewise",
     "transfer.train": "--options",
+    "transfer.predict": "likewise",
+    "transfer.predict.export": "likewise",
 }
 """Commands whose --help has no --config for a file of flags."""
 
