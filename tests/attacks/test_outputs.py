@@ -263,7 +263,7 @@ def test_commands_of_plans_reports_and_hints(
     found.append(commands.measuring(record))
     assert words_of(found[2], tmp_path)[3:5] == ["--ckpt", str(Path(data))]
     unknown = commands.measuring(record | {"probe": data or "x"})
-    assert unknown.startswith("# no command of this project measures ") and not set(unknown) & set("\n\r\x1b\x9b\u202e")
+    assert unknown.startswith("# this project has no command for ") and not set(unknown) & set("\n\r\x1b\x9b\u202e")
     for command in found:
         assert not [one for one in command if unicodedata.category(one) in UNSEEN]
         if "$'" not in command:
