@@ -54,6 +54,7 @@ SLOW = frozenset(
         "probes/test_segment.py",
         "transfer/test_backbone.py",
         "transfer/test_configs.py",
+        "transfer/test_foreign_commands.py",
         "transfer/test_exports.py",
         "transfer/test_predict.py",
         "transfer/test_results.py",

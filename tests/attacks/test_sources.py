@@ -398,7 +398,6 @@ HANDED_ON = {
     ("probes/finetune/data.py", "source"): "--data",
     ("probes/robustness/suites.py", "Path(asked)"): "--saliency",
     ("transfer/networks.py", "checkpoint"): "as it was called",
-    ("transfer/networks.py", "Path(checkpoint)"): "--ckpt, by network_config.py",
 }
 
 

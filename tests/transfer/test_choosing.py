@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 
 from checkpoints.architecture import Architecture, shape_of
 from checkpoints.cli import UserError
@@ -85,3 +86,29 @@ def test_a_frozen_backbone_has_nothing_to_train_and_its_record_says_so() -> None
 def test_a_linear_head_on_a_swin_is_refused() -> None:
     with pytest.raises(UserError, match="--head linear is for ViTs"):
         followed("ade20k", shape_of("swin_tiny", 4, 224), "linear")
+
+
+@pytest.mark.parametrize(("task", "head"), [("coco", "neck"), ("ade20k", "decode_head")])
+def test_vit_l_s_configs_build_with_the_simple_feature_pyramid(task: Task, head: str) -> None:
+    shape = shape_of("vit_large", 16, 224)
+    options = TransferOptions(task=task, data=Path("x"), neck="simple")
+    with torch.device("meta"):
+        config = read_config(options, shape)
+        config.model.backbone.update(arch="vit_large", patch_size=16, drop_path=0.0)
+        fit(config, (1024,), 16)
+        model = build(config)
+    assert config.model[head].in_channels == {"coco": 1024, "ade20k": [256] * 4}[task]
+    assert type(model.neck).__name__ == "SimpleFeaturePyramid" and model.neck.num_outs == {"coco": 5, "ade20k": 4}[task]
+    assert model.backbone.layout.taps == (23,) and model.backbone.levels is None
+
+
+def test_other_libraries_networks_get_the_recipe_of_their_kind() -> None:
+    plain = shape_of("vit_small_patch14_dinov2", 14, 518)
+    options = TransferOptions(task="coco", data=Path("x"))
+    config = read_config(options, plain)
+    assert config.filename.endswith("cascade_vits16_1x.py") and "grid" not in config.model.backbone
+    stages = Architecture("resnet50", 32, 224, 3, 2048, 0, 0)
+    config = read_config(options, stages, plain=False)
+    assert config.filename.endswith("cascade_swint_1x.py") and "window" not in config.model.backbone
+    fit(config, (256, 512, 1024, 2048))
+    assert config.model.neck.in_channels == [256, 512, 1024, 2048]
