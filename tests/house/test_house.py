@@ -77,7 +77,7 @@ ROOMS = {
         "distributions": "",
         "cfg_options": "config_keys",
         "config_keys": "exports",
-        "predict": "config options networks backbone pictures resume watching trained",
+        "predict": "config options backbone pictures resume watching trained",
         "options": "",
         "choosing": "",
         "labels": "scenes",
