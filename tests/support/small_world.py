@@ -64,6 +64,8 @@ def draw_data(root: Path) -> None:
     sample.main(["--davis", str(root / "DAVIS"), "--roxford", str(root / "REVISITED"), "--count", "10", "--size", "32"])
     sample.main(["--in9", str(root / "bg_challenge"), "--count", "18", "--size", "32"])
     draw_scenes(root / "CAMVID")
+    for name, flags in (("THREE", []), ("BCCD", ["--no-masks"])):
+        sample.main(["--coco", str(root / name), "--ids", "1", "5", "9", "--count", "10", "--size", "64", *flags])
     for name in NAMES[1:]:
         (root / name).symlink_to(root / "DIR")
     (root / "1percent.txt").write_text("".join(f"{path.name}\n" for path in sorted((root / "DIR" / "train").rglob("*.png"))[::2]))
