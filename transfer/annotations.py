@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from checkpoints import reading
 from checkpoints.cli import UserError, WorkError
 from probes.shared import label_maps
 
 LISTS = ("images", "annotations", "categories")
 SHOWN = 80
-BOTH = "give all of them masks, or --boxes-only true"
 
 
 class Annotations(NamedTuple):
@@ -61,18 +62,64 @@ def read(file: Path, content: dict[str, Any], *, masks: bool = True) -> Annotati
             raise WorkError(f"{file} is not an annotation file of COCO: {name} must be a list of objects, not empty")
     try:
         classes = _classes(content["categories"])
-        images = {_new(image, "image", seen): _size(image) for seen in [set[int]()] for image in content["images"]}
-        return _completed(content, classes, images, masks)
+        listed = _images(content["images"])
+        twice = len(content["images"]) - len(listed)
+        content = {**content, "images": listed} if twice else content
+        found = _completed(content, classes, {image["id"]: _size(image) for image in listed}, masks)
+        notes = [*found.notes, *([f"{twice} images listed twice are taken once"] if twice else [])]
+        return found._replace(changed=found.changed or bool(twice), notes=notes)
     except Wrong as error:
         raise WorkError(f"{file}: {error}") from error
+
+
+def _images(images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each image once. Raises Wrong for an id that two different ones have: objects would be on either."""
+    found = dict[int, dict[str, Any]]()
+    for image in images:
+        number = _whole(image, "id", "one image")
+        first = found.setdefault(number, image)
+        if any(first.get(name) != image.get(name) for name in ("file_name", "width", "height")):
+            files = f"{_short(first.get('file_name'))} and {_short(image.get('file_name'))}"
+            raise Wrong(f"two images have the id {number}: {files}; give each its own")
+    return list(found.values())
+
+
+def _once(annotations: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int, int]:
+    """Each annotation once, with an id of its own; how many were repeated whole, and how many had another's id."""
+    found, repeated, renumbered = dict[int, dict[str, Any]](), 0, 0
+    free = max((one["id"] for one in annotations if isinstance(one.get("id"), int)), default=0)
+    for one in annotations:
+        number = _whole(one, "id", "one annotation")
+        if one == found.get(number):
+            repeated += 1
+            continue
+        if number in found:
+            free, renumbered = free + 1, renumbered + 1
+            number = free
+        found[number] = one if number == one["id"] else one | {"id": number}
+    return list(found.values()), repeated, renumbered
+
+
+def _as_crowd(annotation: dict[str, Any], name: str, size: tuple[int, int]) -> dict[str, Any]:
+    """An object without a mask among others: a crowd that fills its box, neither learnt nor counted as missed."""
+    left, top, width, height = _box(annotation, None, name)
+    mask = np.zeros(size[::-1], dtype=bool)
+    mask[
+        max(0, math.floor(top)) : max(0, math.ceil(top + height)), max(0, math.floor(left)) : max(0, math.ceil(left + width))
+    ] = True
+    flat = mask.flatten(order="F")
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flat])))
+    counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    return annotation | {"iscrowd": 1, "segmentation": {"size": list(mask.shape), "counts": counts}}
 
 
 def _completed(
     content: dict[str, Any], classes: dict[int, str], images: Mapping[int, tuple[int, int]], masks: bool
 ) -> Annotations:
     kept, ids, flat, filled = [], set[int](), list[int](), 0
-    ignored = list[int]()
-    for annotation in content["annotations"]:
+    ignored, bare = list[int](), list[int]()
+    every, repeated, renumbered = _once(content["annotations"])
+    for annotation in every:
         number = _new(annotation, "annotation", ids)
         for field, known, what in (("image_id", images, "images"), ("category_id", classes, "categories")):
             if _whole(annotation, field, f"annotation {number}") not in known:
@@ -80,6 +127,9 @@ def _completed(
         if annotation.get("ignore"):  # the toolbox would leave it out in silence
             ignored.append(number)
             continue
+        if masks and annotation.get("segmentation") in (None, [], {}):
+            annotation = _as_crowd(annotation, f"annotation {number}", images[annotation["image_id"]])  # noqa: PLW2901
+            bare.append(number)
         whole = _whole_annotation(annotation, f"annotation {number}", images[annotation["image_id"]], masks)
         if whole is None:
             flat.append(number)
@@ -89,6 +139,11 @@ def _completed(
     if 0 in ids:  # COCO's evaluation takes the id 0 for "no object"
         kept = [one | {"id": max(ids) + 1} if one["id"] == 0 else one for one in kept]
     notes = _notes(content, kept, classes, {"without area or outside their image": flat, "marked `ignore`": ignored})
+    if bare:
+        cure = "among the crowds here; --boxes-only true learns all boxes"
+        notes.append(f"{len(bare)} objects have a box and no mask, the first is annotation {bare[0]}: {cure}")
+    notes += [f"{repeated} annotations listed twice are taken once"] if repeated else []
+    notes += [f"{renumbered} annotations with the id of another are renumbered"] if renumbered else []
     notes += [f"iscrowd, area or bbox worked out for {filled}"] if filled else []
     return Annotations({**content, "annotations": kept}, kept != content["annotations"], classes, notes)
 
@@ -140,12 +195,8 @@ def _whole_annotation(annotation: dict[str, Any], name: str, size: tuple[int, in
 def _mask(annotation: Mapping[str, Any], name: str, size: tuple[int, int]) -> Any:
     """Polygons that have an area, or run lengths; None where all polygons are flat."""
     mask = annotation.get("segmentation")
-    if mask is None or mask == {}:
-        raise Wrong(f"{name} has a box and no mask (segmentation), and others have one: {BOTH}")
     if isinstance(mask, dict):
         return _runs(mask, name, size)
-    if mask == []:
-        raise Wrong(f"{name} has a box and no mask (segmentation is empty), and others have one: {BOTH}")
     if not isinstance(mask, list) or not all(isinstance(one, list) and all(map(_finite, one)) for one in mask):
         raise Wrong(f"{name} has a segmentation that is neither polygons (lists of numbers) nor run lengths: {_short(mask)}")
     if any(len(one) % 2 for one in mask):

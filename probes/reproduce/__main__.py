@@ -220,7 +220,8 @@ def main(arguments: Sequence[str]) -> int:
     show_plan(plan, speed, bool(options.few))
     if plan.unanswered:
         console.say(f"asked for, but nothing runs for it: {', '.join(plan.unanswered)}")
-    undone = bool(plan.unanswered) or any(one.unfit for one in plan.left)
+    rehearsal = not any(getattr(options, name) for name in DATA)
+    undone = bool(plan.unanswered) or any(one.unfit or not rehearsal for one in plan.left)
     if options.dry_run or not plan.planned:
         return FAILED if undone and not options.dry_run else DONE
     try:

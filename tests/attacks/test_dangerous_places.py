@@ -34,6 +34,9 @@ WORDS = {
 }
 
 PLACES: dict[str, dict[str, str]] = {
+    "probes/shared/dense_layout.py": {
+        "glob": "whether the folder that was given has a file of annotations, opens nothing",
+    },
     "checkpoints/config_file.py": {
         "a pickle": "yaml.load by a reader below BaseLoader: texts, lists and mappings; tags are refused"
     },

@@ -81,7 +81,6 @@ def _other_width(content: dict[str, Any]) -> None:
 
 SQUARE = [4, 4, 12, 4, 12, 12, 4, 12]
 WRONG: dict[str, tuple[Change, str]] = {
-    "one without a mask": (first("annotations", segmentation=None), "annotation 1 has a box and no mask"),
     "text for a mask": (each("segmentation", "abc"), "neither polygons"),
     "odd polygon": (first("annotations", segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "odd number of coordinates"),
     "nan in a polygon": (first("annotations", segmentation=[[1, 2, 3, float("nan"), 5, 6]]), "neither polygons"),
@@ -100,8 +99,10 @@ WRONG: dict[str, tuple[Change, str]] = {
     "no such image": (first("annotations", image_id=99), "annotation 1 names image_id 99"),
     "no such category": (first("annotations", category_id=99), "annotation 1 names category_id 99"),
     "null for a category": (first("annotations", category_id=None), "category_id None, no whole number"),
-    "two annotations of an id": (twice("annotations"), "two annotation entries have the id 1"),
-    "two images of an id": (twice("images"), "two image entries have the id 0"),
+    "two images of an id": (
+        lambda c: c["images"][1].update(id=c["images"][0]["id"]),
+        "two images have the id 0: '000000000000.jpg'",
+    ),
     "two categories of an id": (twice("categories"), "two category entries have the id 1"),
     "two categories of a name": (lambda c: c["categories"][0].update(name=c["categories"][1]["name"]), "have the name"),
     "no name of a category": (first("categories", name=None), "category 1 has the name None"),
@@ -151,6 +152,39 @@ def test_annotations_that_are_wrong_are_one_sentence(kind: str, coco: Path, tmp_
     assert "instances_train2017.json" in said
     assert "\n" not in said
     assert len(said) < 500
+
+
+def test_what_is_listed_twice_is_counted_and_taken_once(coco: Path, tmp_path: Path, configs: dict[str, Any]) -> None:
+    file = coco / "annotations" / "instances_train2017.json"
+    before = json.loads(file.read_text())["annotations"]
+
+    def change(content: dict[str, Any]) -> None:
+        content["images"].append(dict(content["images"][0]))
+        content["annotations"].append(dict(before[0]))
+        content["annotations"].append(dict(before[0]) | {"bbox": [1, 1, 9, 9]})
+
+    changed(coco, change)
+    found, config = prepared("coco", coco, configs, tmp_path / "out")
+    for words in ("1 images listed twice", "1 annotations listed twice", "1 annotations with the id of another are renumbered"):
+        assert words in found.lines[0]
+    content = json.loads(Path(config.train_dataloader.dataset.ann_file).read_text())
+    assert len(content["images"]) == 2
+    assert [one["id"] for one in content["annotations"]] == [*range(1, len(before) + 2)]
+
+
+@pytest.mark.parametrize("nothing", [None, [], {}])
+def test_an_object_without_a_mask_among_others_is_neither_learnt_nor_missed(
+    nothing: Any, coco: Path, tmp_path: Path, configs: dict[str, Any]
+) -> None:
+    changed(coco, first("annotations", segmentation=nothing, bbox=[-2, 3, 6, 4.5]))
+    found, config = prepared("coco", coco, configs, tmp_path / "out")
+    assert "1 objects have a box and no mask, the first is annotation 1" in found.lines[0] and "1 crowds" in found.lines[0]
+    one = completed(config)[0]
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[3:8, 0:4] = True
+    from pycocotools import mask as tools  # noqa: PLC0415
+
+    assert np.array_equal(tools.decode(tools.frPyObjects(one["segmentation"], SIDE, SIDE)), mask) and one["iscrowd"] == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"images": 3}', b"[" * 100_000], ids=repr)
