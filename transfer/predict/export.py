@@ -164,7 +164,10 @@ def compare(model: Any, folder: Path) -> float:
         sys.modules.pop(FILE, None)
     images = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        pairs = list(zip(model.model.extract_feat(images), theirs.extract_feat(images), strict=True))
+        ours, others = (list(one.extract_feat(images)) for one in (model.model, theirs))
+    if [one.shape for one in ours] != [one.shape for one in others]:
+        raise WorkError("the export loads but has maps of other sizes than ours: nothing is left behind")
+    pairs = zip(ours, others, strict=True)
     largest = max(float((one - other).abs().max()) / max(float(one.abs().max()), 1e-9) for one, other in pairs)
     if not largest <= TOLERANCE:
         raise WorkError(f"the export loads but its maps differ from ours by {largest:.1e}: nothing is left behind")

@@ -6,6 +6,8 @@ linear head). Written beside a model by iBOT's `transfer.predict.export`; a conf
 b images, t tokens ([CLS] first), d width, gh gw patches.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
@@ -64,10 +66,10 @@ class ViT(nn.Module):
     """The transformer; position embeddings of one grid are resized to the image's."""
 
     def __init__(
-        self, channels: int, patch_size: int, width: int, depth: int, heads: int, grid: tuple[int, int], *, norm: bool
+        self, channels: int, patch_size: int, width: int, depth: int, heads: int, grid: Sequence[int], *, norm: bool
     ) -> None:
         super().__init__()
-        self.grid = tuple(grid)
+        self.grid = (grid[0], grid[1])
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid[0] * grid[1], width))
         self.patch_embed = Embedding(channels, width, patch_size)
@@ -118,8 +120,8 @@ class ViTPyramid(nn.Module):
         width: int,
         depth: int,
         heads: int,
-        taps: tuple[int, ...],
-        grid: tuple[int, int],
+        taps: Sequence[int],
+        grid: Sequence[int],
         norm: bool,
         levels: bool = True,
         channels: int = 3,
