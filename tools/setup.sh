@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the environment: .venv beside this folder with pinned packages. Run it again at any time; what is there stays.
 #
-#   tools/setup.sh [--cpu] [EXTRA ...]      extras: dev export hub robustness tensorboard transfer zarr cpu gpu gpu-cuda12
+#   tools/setup.sh [--cpu] [EXTRA ...]      extras: dev docs export hub robustness tensorboard transfer zarr cpu gpu gpu-cuda12
 #
 # cpu, gpu (CUDA 13) and gpu-cuda12 choose the package of faiss; without them the machine's driver does. --cpu takes torch's CPU build
 # too, from PyTorch's index or $TORCH_INDEX. uv installs where it is there or can be fetched (tools/install.sh), else pip.
@@ -19,7 +19,7 @@ FAISS_PACKAGES="faiss-cpu faiss-gpu faiss-gpu-cuvs faiss-gpu-cu12 faiss-gpu-cu11
 OUR_TOOLBOXES="onedl-mmengine onedl-mmcv onedl-mmpretrain onedl-mmdetection onedl-mmsegmentation"
 ORIGINAL_TOOLBOXES="mmengine mmengine-lite mmcv mmcv-lite mmcv-full mmpretrain mmdet mmsegmentation"
 TRANSFER_MODULES="mmengine mmcv mmpretrain mmdet mmseg pycocotools"
-DEV_MODULES="datasets tensorboard $EXPORT_MODULES $ROBUSTNESS_MODULES $TRANSFER_MODULES pytest xdist beartype hypothesis playwright ruff mypy"
+DEV_MODULES="datasets tensorboard mkdocs material $EXPORT_MODULES $ROBUSTNESS_MODULES $TRANSFER_MODULES pytest xdist beartype hypothesis playwright ruff mypy"
 
 safe_path() { # of PYTHONPATH only what is not relative to the current folder; an empty entry is that folder, too
     local IFS=: entry kept="$ROOT"
@@ -114,12 +114,13 @@ setup() { # setup EXTRA...: sets PYTHON
             robustness) modules="$modules $ROBUSTNESS_MODULES" ;;
             hub) modules="$modules datasets" ;;
             tensorboard | zarr) modules="$modules $extra" ;;
+            docs) modules="$modules mkdocs material" ;;
             cpu | gpu | gpu-cuda12)
                 [ -z "$faiss" ] || { echo "error: $faiss and $extra cannot stand beside each other: give one of them" >&2; return 2; }
                 faiss="$extra"
                 continue
                 ;;
-            *) echo "error: unknown extra $extra: choose from dev export hub robustness tensorboard transfer zarr cpu gpu gpu-cuda12" >&2; return 2 ;;
+            *) echo "error: unknown extra $extra: choose from dev docs export hub robustness tensorboard transfer zarr cpu gpu gpu-cuda12" >&2; return 2 ;;
         esac
         extras="${extras:+$extras,}$extra"
     done

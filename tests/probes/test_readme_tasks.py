@@ -50,7 +50,8 @@ TASKS = {
     "`probes.embed`": ("probes.embed", PROBE.replace("NEW.json", "NEW.parquet")),
     "`probes.finetune`": (
         "probes.finetune",
-        "--data data --batch-size 8 --epochs 1 --warmup-epochs 0 --input-size 32 --workers 0 --precision fp32 --folder NEW --out NEW.json",
+        "--data data --batch-size 8 --epochs 1 --warmup-epochs 0 --input-size 32 --workers 0 --precision fp32 --folder NEW "
+        "--out NEW.json",
     ),
     "`tools/pretrain.sh --init-from`": ("pretrain.train", f"{' '.join(QUICK)} --data data --steps 1 --out NEW"),
     "`checkpoints.export`": ("checkpoints.export", "--to original --out NEW"),
@@ -93,18 +94,31 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.parametrize(("task", "kind", "cell"), [one for one in table() if one[0] in TASKS], ids=str)
 def test_a_cell(
-    task: str, kind: str, cell: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    task: str,
+    kind: str,
+    cell: str,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     module, flags = TASKS[task]
     asked = [KINDS[kind]] + (["python:mine.py:Bare"] if cell == "if it has tokens" else [])
     for said in asked:
         name = "--init-from" if module == "pretrain.train" else "--ckpt"
-        ckpts = [said, KINDS["timm ViT" if "ours" in said else "iBOT, DINO, DINOv2 files"]] if module == "probes.compare" else [said]
+        ckpts = (
+            [said, KINDS["timm ViT" if "ours" in said else "iBOT, DINO, DINOv2 files"]] if module == "probes.compare" else [said]
+        )
         new = str(tmp_path / re.sub(r"\W", "_", said))
         words = [word.replace("NEW", new).replace("CACHE", str(tmp_path / "cache")) for word in flags.split()]
         if module == "pretrain.train" and said.startswith("timm:test_vit"):
             sizes = "--arch test_vit --patch-size 16 --global-crops-size 160 --local-crops-number 0"
-            words = [*sizes.split(), *HEADS, *"--batch-size-per-gpu 4 --precision fp32 --compile off --workers 0".split(), *words[-6:]]
+            words = [
+                *sizes.split(),
+                *HEADS,
+                *"--batch-size-per-gpu 4 --precision fp32 --compile off --workers 0".split(),
+                *words[-6:],
+            ]
         monkeypatch.setattr("sys.argv", [module, name, *ckpts])
         code = run_command(importlib.import_module(command_module(module)).main, [name, *ckpts, *words])
         error = capsys.readouterr().err

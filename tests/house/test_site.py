@@ -1,0 +1,30 @@
+"""The documents as a site: it builds without a warning, has every page, and its generated pages are those of the code."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.commands import ROOT
+
+NAV = re.compile(r"^ *- [^:]+: (\S+\.md)$", re.MULTILINE)
+
+
+def test_the_site_builds_without_a_warning_and_has_every_page(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # of the theme, on its successor
+    done = subprocess.run(words, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert pages == set(NAV.findall((ROOT / "mkdocs.yml").read_text()))
+    for page in pages - {"README.md"}:
+        assert (tmp_path / page.removesuffix(".md") / "index.html").is_file()
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert {page for page in pages - {"README.md"} if f"]({page})" not in index} == set()
+
+
+def test_the_list_of_messages_is_the_codes() -> None:
+    """`python tools/draw_messages.py` renews it."""
+    drawn = subprocess.run([sys.executable, str(ROOT / "tools" / "draw_messages.py"), "--check"], check=False)
+    assert drawn.returncode == 0
