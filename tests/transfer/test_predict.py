@@ -318,10 +318,10 @@ def test_plain_mmsegmentation_loads_a_segmenter_and_answers_the_same(segmenter: 
 def test_an_export_that_differs_is_not_left_behind(detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     standalone = export._standalone
 
-    def without_norm(backbone: Any) -> dict[str, Any]:
-        return standalone(backbone) | {"taps": [0, 1, 3, 3]}
+    def with_other_heads(backbone: Any) -> dict[str, Any]:
+        return standalone(backbone) | {"heads": 1 if backbone.shape.num_heads > 1 else 2}
 
-    monkeypatch.setattr(export, "_standalone", without_norm)
+    monkeypatch.setattr(export, "_standalone", with_other_heads)
     assert run_command(export.main, ["--run", str(detector), "--out", str(tmp_path / "e")]) == FAILED
     assert not list(tmp_path.iterdir())
 
