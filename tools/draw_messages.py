@@ -42,7 +42,7 @@ TITLES = {
 HEAD = """# Every error message
 
 A message says what is wrong and what to do. Exit code 2: the command or its input (nothing was done); 1: work that failed.
-*Slanted* words stand for what the message names. The list is made from the code by `tools/draw_messages.py`.
+*Slanted* words stand for what the message names. The list is made from the code (`draw_messages.py`).
 """
 
 

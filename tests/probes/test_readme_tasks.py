@@ -53,7 +53,7 @@ TASKS = {
         "--data data --batch-size 8 --epochs 1 --warmup-epochs 0 --input-size 32 --workers 0 --precision fp32 --folder NEW "
         "--out NEW.json",
     ),
-    "`tools/pretrain.sh --init-from`": ("pretrain.train", f"{' '.join(QUICK)} --data data --steps 1 --out NEW"),
+    "`tools/pretrain.sh` with `--init-from`": ("pretrain.train", f"{' '.join(QUICK)} --data data --steps 1 --out NEW"),
     "`checkpoints.export`": ("checkpoints.export", "--to original --out NEW"),
 }
 """By the command in the table: module and flags."""
@@ -130,4 +130,7 @@ def test_a_cell(
 def test_every_row_and_column_is_tried_or_tried_elsewhere() -> None:
     rows = {task for task, _, _ in table()}
     assert {kind for _, kind, _ in table()} == set(KINDS)
-    assert rows - set(TASKS) == {"`tools/transfer_coco.sh`", "`tools/transfer_ade20k.sh`"}  # tests/transfer
+    assert rows - set(TASKS) == {
+        "`tools/transfer_coco.sh`",
+        "`tools/transfer_ade20k.sh`",
+    }  # tests/transfer/test_foreign_commands.py

@@ -10,7 +10,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BEGINNINGS = ("tools/", "python -m ", "torchrun ", "sbatch ", "checkpoints.", "pretrain.", "probes.", "transfer.")
 """Of inline code that is a command."""
-MENTION = r"\w+\.\w+|tools/|tools/slurm\.sbatch|tools/completion\.bash"
+MENTION = r"\w+(\.\w+)+|tools/|tools/slurm\.sbatch|tools/completion\.bash"
 """Inline code that names a module or a file, and is none."""
 TOOLS: dict[str, tuple[str, ...]] = {
     "tools/pretrain.sh": ("pretrain.train",),
