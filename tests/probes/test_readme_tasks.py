@@ -4,6 +4,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -85,7 +86,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         torch.manual_seed(0)
         for name in ("vit", "resnet"):
             save_file(timm.create_model(f"test_{name}").state_dict(), f"{name}.safetensors")
-        shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "image_size": 32}
+        shape: dict[str, Any] = {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "patch_size": 8,
+            "image_size": 32,
+        }
         Dinov2Model(Dinov2Config(**shape)).save_pretrained("folder")
         BitImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained("folder")
         Path("mine.py").write_text(MINE)
