@@ -18,6 +18,7 @@ from probes.shared import label_maps
 
 LISTS = ("images", "annotations", "categories")
 SHOWN = 80
+MOST_NUMBER = 1 << 63
 
 
 class Annotations(NamedTuple):
@@ -81,6 +82,12 @@ def _images(images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if any(first.get(name) != image.get(name) for name in ("file_name", "width", "height")):
             files = f"{_short(first.get('file_name'))} and {_short(image.get('file_name'))}"
             raise Wrong(f"two images have the id {number}: {files}; give each its own")
+    ids = dict[Any, int]()
+    twice = [(ids[name], number) for number, one in found.items() if ids.setdefault(name := one["file_name"], number) != number]
+    if twice:  # what is marked under one id would be background under the other
+        more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
+        name = _short(found[twice[0][0]]["file_name"])
+        raise Wrong(f"images {twice[0][0]} and {twice[0][1]} are the same file {name}{more}: put their objects under one id")
     return list(found.values())
 
 
@@ -138,12 +145,18 @@ def _completed(
             kept.append(whole)
     if 0 in ids:  # COCO's evaluation takes the id 0 for "no object"
         kept = [one | {"id": max(ids) + 1} if one["id"] == 0 else one for one in kept]
+    different = len({(one["image_id"], one["category_id"], *one["bbox"]) for one in kept})
     notes = _notes(content, kept, classes, {"without area or outside their image": flat, "marked `ignore`": ignored})
     if bare:
         cure = "among the crowds here; --boxes-only true learns all boxes"
         notes.append(f"{len(bare)} objects have a box and no mask, the first is annotation {bare[0]}: {cure}")
     notes += [f"{repeated} annotations listed twice are taken once"] if repeated else []
     notes += [f"{renumbered} annotations with the id of another are renumbered"] if renumbered else []
+    notes += (
+        [f"{len(kept) - different} objects occur more than once (image, class, box): all are kept"]
+        if len(kept) > different
+        else []
+    )
     notes += [f"iscrowd, area or bbox worked out for {filled}"] if filled else []
     return Annotations({**content, "annotations": kept}, kept != content["annotations"], classes, notes)
 
@@ -170,9 +183,12 @@ def _notes(
 
 def _whole_annotation(annotation: dict[str, Any], name: str, size: tuple[int, int], masks: bool) -> dict[str, Any] | None:
     """The annotation with all fields that COCO's tools read; None if it lies outside the image, or is under a pixel wide."""
+    bare = annotation.get("bbox") is None and isinstance(annotation.get("segmentation"), list)  # the box is that of its polygons
+    mask = _mask(annotation, name, size) if masks or bare else None
     if not masks:
         annotation = {field: value for field, value in annotation.items() if field != "segmentation"}
-    mask = _mask(annotation, name, size) if masks else None
+    if bare and mask is None:
+        return None
     box = _box(annotation, mask, name)
     left, top, width, height = box
     across = min(left + width, size[0]) - max(left, 0)
@@ -296,8 +312,10 @@ def _new(entry: Mapping[str, Any], what: str, seen: set[int]) -> int:
 
 def _whole(entry: Mapping[str, Any], field: str, name: str) -> int:
     value = entry.get(field)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise Wrong(f"{name} has {f'the {field} {_short(value)}, no whole number' if field in entry else f'no {field}'}")
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= MOST_NUMBER:
+        raise Wrong(
+            f"{name} has {f'the {field} {_short(value)}, no whole number of 64 bit' if field in entry else f'no {field}'}"
+        )
     return value
 
 
@@ -321,12 +339,25 @@ def same_classes(train: tuple[Path, Annotations], val: tuple[Path, Annotations])
         raise WorkError(f"{train[0].name} and {val[0].name} list their categories in another order: give both the same")
 
 
-def check_sizes(file: Path, folder: Path, content: Mapping[str, Any], most: int) -> None:
-    """Raise WorkError where an image, of at most so many spread over all, has another size than its entry says."""
-    images = content["images"]
-    for number in range(0, len(images), max(1, -(-len(images) // most))):
-        image, path = images[number], folder / images[number]["file_name"]
-        refuse_size(file, path, (image["width"], image["height"]), label_maps.side_lengths(path))
+def check_images(file: Path, folder: Path, content: Mapping[str, Any], most: int) -> list[str]:
+    """Decode images, at most so many spread over all, and compare their sizes with their entries; notes on what was found.
+
+    Raises UserError and WorkError naming the first that is wrong, and how many more are.
+    """
+    images = content["images"][:: max(1, -(-len(content["images"]) // most))]
+
+    def look(image: Mapping[str, Any]) -> bool | UserError | WorkError:
+        path = folder / image["file_name"]
+        try:
+            size, turned = label_maps.seen(path)
+            refuse_size(file, path, (image["width"], image["height"]), size)
+            label_maps.stored(path)
+            return turned
+        except (UserError, WorkError) as error:
+            return error
+
+    turned = label_maps.each(look, images)
+    return [label_maps.turned_note(sum(turned), len(images), "boxes are")] if any(turned) else []
 
 
 def refuse_size(file: Path, path: Path, said: tuple[int, int], found: tuple[int, int]) -> None:

@@ -3,14 +3,14 @@
 An image is that of the xml's own name; what its text names is not opened.
 """
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from checkpoints import places, reading
 from checkpoints.cli import UserError, WorkError
-from pretrain.images.formats import SUFFIXES
-from probes.shared import label_maps
+from probes.shared import label_files, label_maps
 
 PIXELS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -51,12 +51,13 @@ def _xmls(folder: Path) -> list[Path]:
 def content(listed: Listed) -> dict[str, Any]:
     """Annotations in COCO's form: classes sorted by name, `difficult` objects as crowds. Raises UserError and WorkError."""
     names = sorted({_name(one, path) for path in listed.all for one in _read(path).findall("object")})
-    pictures = {path.stem: path for path in sorted(listed.images.iterdir()) if path.suffix.lower() in SUFFIXES}
+    pictures = label_files.by_stem(listed.images)
     images, found = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, path in enumerate(listed.files, 1):
-        if path.stem not in pictures:
+        picture = pictures.get(label_files.composed(path.stem))
+        if picture is None:
             raise UserError(f"{path} has no image of its name in {listed.images}")
-        tree, picture = _read(path), pictures[path.stem]
+        tree = _read(path)
         said = [_number(tree.find(f"size/{side}"), path, "0") for side in ("width", "height")]
         width, height = map(int, said) if min(said) >= 1 else label_maps.side_lengths(picture)
         images.append({"id": number, "file_name": picture.name, "width": width, "height": height})
@@ -74,6 +75,8 @@ def _read(path: Path) -> ElementTree.Element:
         text = reading.text(path)
         declared = "<!DOCTYPE" in text or "<!ENTITY" in text  # entities may name files, and grow without end
         tree = None if declared else ElementTree.fromstring(text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error.reason}): store it as UTF-8") from error
     except (OSError, ValueError, ElementTree.ParseError) as error:
         raise UserError(f"{path} is no xml of VOC ({str(error)[:80]}): fetch it again") from error
     if tree is None:
@@ -99,6 +102,9 @@ def _number(element: ElementTree.Element | None, path: Path, otherwise: str) -> 
     """The number of an element. Raises WorkError; `otherwise` is taken where there is none, unless it is a name."""
     text = otherwise if element is None else (element.text or "").strip()
     try:
-        return float(text)
-    except ValueError as error:
-        raise WorkError(f"{path}: {text[:40]!r} is no number, or the box lacks one") from error
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise WorkError(f"{path}: {text[:40]!r} is no number, or the box lacks one")
+    return value

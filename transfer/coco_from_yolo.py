@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from checkpoints import config_file, reading
 from checkpoints.cli import UserError, WorkError
 from pretrain.images.formats import SUFFIXES
-from probes.shared import label_maps
+from probes.shared import label_files, label_maps, label_rule
 
 LAYOUTS = (("images/{}", "labels/{}"), ("{}/images", "{}/labels"))
 WHOLE = ("images", "labels")
@@ -44,18 +44,17 @@ def content(root: Path, folders: Folders) -> dict[str, Any]:
     """Annotations in COCO's form. Raises UserError and WorkError naming a file and its line."""
     names = class_names(root)
     images, found = list[dict[str, Any]](), list[dict[str, Any]]()
-    paths = pictures(folders.images)
-    stems = {path.stem for path in paths}
-    lost = sorted(path for path in folders.labels.iterdir() if path.suffix == ".txt" and path.stem not in {*stems, "classes"})
+    paths = label_files.by_stem(folders.images)
+    texts = {label_files.composed(path.stem): path for path in sorted(folders.labels.iterdir()) if path.suffix.lower() == ".txt"}
+    lost = [path for stem, path in texts.items() if stem not in {*paths, "classes"}]
     if lost:
-        raise UserError(f"{lost[0]} and {len(lost) - 1} more have no image in {folders.images}: remove them, or fetch the images")
-    if len(stems) < len(paths):
-        raise UserError(f"{folders.images} has images that differ in their endings alone: which one a label means is not said")
-    for number, path in enumerate(paths, 1):
+        more = f" and {len(lost) - 1} more have" if len(lost) > 1 else " has"
+        raise UserError(f"{lost[0]}{more} no image in {folders.images}: remove what has none, or fetch the images")
+    for number, (stem, path) in enumerate(paths.items(), 1):
         width, height = label_maps.side_lengths(path)
         images.append({"id": number, "file_name": path.name, "width": width, "height": height})
-        labels = folders.labels / f"{path.stem}.txt"
-        for line, text in enumerate(_text(labels).splitlines(), 1) if labels.is_file() else ():
+        labels = texts.get(stem)
+        for line, text in enumerate(_text(labels).splitlines(), 1) if labels else ():
             if text.strip():
                 one = _object(text.split(), f"{labels}, line {line}", len(names), (width, height))
                 found.append(one | {"id": len(found) + 1, "image_id": number, "iscrowd": 0})
@@ -106,5 +105,5 @@ def class_names(root: Path) -> list[str]:
             return names
     for path in (root / name for name in LISTS):
         if path.is_file():
-            return [line.strip() for line in _text(path).splitlines() if line.strip()]
+            return label_rule.lines(_text(path), path)
     raise UserError(f"{root} has YOLO's labels and no names of classes: give data.yaml with `names:`, or classes.txt")

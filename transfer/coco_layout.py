@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from checkpoints import places
 from checkpoints.cli import UserError, WorkError
+from probes.shared import label_files
 from probes.shared.dense_layout import COCO
 from transfer import annotations, coco_from_voc, coco_from_yolo
 
@@ -106,6 +107,8 @@ def _part(root: Path, part: str, file: Path | None, folder: Path | None) -> Part
     missing = [path for path in paths if not is_file(path)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        if label_files.composed(missing[0].name) in {label_files.composed(path.name) for path in folder.iterdir()}:
+            raise UserError(f"{missing[0]}{more}: a file's accents are other letters than in {file.name}, rename one of them")
         inside = folder.relative_to(root) if folder.is_relative_to(root) else folder
         raise UserError(
             f"{root} lacks {inside / missing[0].relative_to(folder)} (of {file.name}){more}: --{part}-images names another folder"

@@ -3,7 +3,7 @@
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +80,8 @@ def _look_through_coco(root: Path, config: Any, out: Path, given: Given) -> Foun
     found = {}
     for name, part in parts.items():
         found[name] = (part.file, json_of_coco.read(part.file, part.content, masks=masks))
-        json_of_coco.check_sizes(part.file, part.images, found[name][1].content, label_maps.LOOKED_THROUGH)
+        seen = json_of_coco.check_images(part.file, part.images, found[name][1].content, label_maps.LOOKED_THROUGH)
+        found[name][1].notes.extend(seen)
     json_of_coco.same_classes(found["train"], found["val"])
     lines = [f"{name}: {file.name}: {'; '.join(one.notes)}" for name, (file, one) in found.items()]
     names = _take_classes(config, list(found["train"][1].classes.values()))
@@ -105,8 +106,19 @@ def _look_through_coco(root: Path, config: Any, out: Path, given: Given) -> Foun
             f"{given.val_percent:g} % of the images are held out to test, by their names and --val-seed {given.val_seed}"
         )
         protocol |= {"val_percent": given.val_percent, "val_seed": given.val_seed}
+    if both := _in_both(parts):
+        lines.append(f"{both} of the test images are training images too: what is measured is no test of new images")
+        protocol["val_in_train"] = both
     published = names is None and all(part.published(root, name) for name, part in parts.items())
     return Found(lines, protocol, Measures(taken, statistics.median(sides), published and len(wanted) == len(coco_classes())))
+
+
+def _in_both(parts: Mapping[str, coco_layout.Part]) -> int:
+    """How many files both parts list, links resolved."""
+    files = {
+        name: {(one.images / image["file_name"]).resolve() for image in one.content["images"]} for name, one in parts.items()
+    }
+    return len(files["train"] & files["val"])
 
 
 def _take_classes(config: Any, names: list[str]) -> list[str] | None:

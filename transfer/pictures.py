@@ -5,14 +5,14 @@ open it; what is decoded from them, and by what, stays as it was. Importing this
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmengine.config import Config
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 
 from checkpoints.cli import UserError
-from pretrain.images.formats import BadImage, open_picture, read_file
+from pretrain.images.formats import BadImage, load_stored, open_picture, read_file
 
 BACKEND = "IBOTPictures"
 LOADERS = frozenset({"LoadImageFromFile", "LoadAnnotations", "LoadPanopticAnnotations"})
@@ -20,13 +20,23 @@ LOADERS = frozenset({"LoadImageFromFile", "LoadAnnotations", "LoadPanopticAnnota
 
 
 class Pictures(LocalBackend):
-    """Local files, each a picture of a documented format whose decoding stays within the limit."""
+    """Local files, each a whole picture of a documented format whose decoding stays within the limit.
+
+    OpenCV makes up what is missing of a file that was cut off; so each is decoded by Pillow once in a process, which refuses it.
+    """
+
+    whole: ClassVar[set[str]] = set()
+    """Paths that were decoded."""
 
     def get(self, filepath: str | Path) -> bytes:
         """Raises UserError naming a file that cannot be used."""
         try:
             content = read_file(filepath)
-            open_picture(content)
+            if str(filepath) in self.whole:
+                open_picture(content)
+            else:
+                load_stored(content)
+                self.whole.add(str(filepath))
         except BadImage as error:
             raise UserError(f"{filepath} cannot be used ({error}): fetch it again") from error
         return content

@@ -41,16 +41,14 @@ class WatchHook(Hook):
         if runner.rank == 0:
             losses = {name: str(float(value)) for name, value in (outputs or {}).items() if _number(value)}
             store.write_bytes(path, json.dumps({"step": step, "losses": losses, "images": names}, indent=1).encode())
-        rate = "lower --cfg-options optim_wrapper.optimizer.lr=..., or look at those images"
+        rate = "give a lower --lr, or look at those images"
         raise WorkError(
             f"the loss of step {step} is not finite ({', '.join(wrong)[:200]}), its images are in {path}; training stopped, "
             f"nothing was recorded: {rate}"
         )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        refuse_weights(
-            runner.model, "training stopped, nothing was recorded: give a lower --cfg-options optim_wrapper.optimizer.lr"
-        )
+        refuse_weights(runner.model, "training stopped, nothing was recorded: give a lower --lr")
 
     def after_train(self, runner: Any) -> None:
         self.before_save_checkpoint(runner, {})

@@ -59,13 +59,21 @@ def _by_name(folder: Path) -> tuple[dict[str, Path], list[Path]]:
                 raise UserError(
                     f"{str(path).encode(errors='backslashreplace').decode()}: its name is no UTF-8, rename it"
                 ) from error
-            name = unicodedata.normalize("NFC", path.stem)
+            name = composed(path.stem)
             if name in found:
-                raise UserError(
-                    f"{found[name]} and {path.name} have one name, by which images and label maps are paired: keep one"
-                )
+                raise UserError(f"{found[name]} and {path.name} have one name, by which images and labels are paired: keep one")
             found[name] = path
     return found, others
+
+
+def by_stem(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by their composed names, sorted. Raises UserError for two of one name."""
+    return _by_name(folder)[0]
+
+
+def composed(name: str) -> str:
+    """A name with composed letters: macOS writes accents as letters of their own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _is_picture(path: Path) -> bool:

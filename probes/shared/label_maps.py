@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -21,10 +21,13 @@ from probes.shared.label_rule import NOTHING, Colour, Rule
 
 GREY = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 """Pillow's modes of one whole number a pixel; of a palette the indices are read, never the colours."""
-TURNED = frozenset({5, 6, 7, 8})
-"""EXIF orientations that exchange width and height."""
+ORIENTATION = 0x0112
+TURNED, SIDEWAYS = frozenset(range(2, 9)), frozenset({5, 6, 7, 8})
+"""EXIF orientations that turn or mirror a picture; those that exchange width and height."""
 LOOKED_THROUGH = 400
 """Images of a part whose sizes are compared with COCO's annotations before training."""
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 AS_IN_ADE20K = "void, as in ADE20K; --background none if it is a class"
 VOIDS_SHOWN = 4
 
@@ -35,6 +38,8 @@ class Survey(NamedTuple):
     pixels: Int[np.ndarray, "256"]
     maps: int
     empty: tuple[int, ...] = ()
+    turned: int = 0
+    """Images that their EXIF turns or mirrors."""
 
 
 def stored(path: Path) -> Image.Image:
@@ -43,6 +48,11 @@ def stored(path: Path) -> Image.Image:
         return load_stored(read_file(path))
     except BadImage as error:
         raise UserError(f"{path} cannot be used ({error}): fetch it again") from error
+
+
+def turned_note(count: int, of: int, what: str) -> str:
+    """A few words on images turned by their EXIF: where their size stays, a file for the picture as stored would fit too."""
+    return f"{count} of {of} images are turned or mirrored by their EXIF, {what} taken for the picture as it is seen"
 
 
 def read(path: Path, colours: Sequence[Colour] = ()) -> UInt8[np.ndarray, "h w"]:
@@ -75,16 +85,28 @@ def _by_colour(path: Path, picture: UInt8[np.ndarray, "h w 3"], colours: Sequenc
     return order[places].astype(np.uint8)
 
 
-def side_lengths(path: Path) -> tuple[int, int]:
-    """Width and height of an image as it is seen: turned by its EXIF orientation. Raises UserError where it cannot be used."""
+class Seen(NamedTuple):
+    """Width and height of an image as it is seen, turned by its EXIF orientation, and whether that turns or mirrors it."""
+
+    size: tuple[int, int]
+    turned: bool
+
+
+def seen(path: Path) -> Seen:
+    """Reads an image's header. Raises UserError where it cannot be used."""
     try:
         image = open_picture(read_file(path))
-        turned = image.getexif().get(0x0112) in TURNED
+        orientation = image.getexif().get(ORIENTATION, 1)
     except BadImage as error:
         raise UserError(f"{path} cannot be used ({error}): fetch it again") from error
     except Exception as error:  # broken EXIF makes Pillow raise almost anything
         raise UserError(f"{path} cannot be used (its EXIF: {type(error).__name__}): fetch it again") from error
-    return image.size[::-1] if turned else image.size
+    return Seen(image.size[::-1] if orientation in SIDEWAYS else image.size, orientation in TURNED)
+
+
+def side_lengths(path: Path) -> tuple[int, int]:
+    """Width and height of an image as it is seen. Raises UserError where it cannot be used."""
+    return seen(path).size
 
 
 def same_size(labels: Path, size: tuple[int, int], image: Path, of_image: tuple[int, int]) -> None:
@@ -107,29 +129,35 @@ def survey(
     Raises UserError and WorkError naming the first that is wrong, and how many more are.
     """
 
-    def look(number: int) -> np.ndarray | UserError | WorkError:
+    def look(number: int) -> tuple[np.ndarray, bool] | UserError | WorkError:
         try:
             return _counts(images[number], labels[number], rule, check, decoded=decoded)
         except (UserError, WorkError) as error:
             return error
 
-    pixels, wrong, empty = np.zeros(256, dtype=np.int64), list[UserError | WorkError](), list[int]()
+    pixels, empty, turned_images = np.zeros(256, dtype=np.int64), list[int](), 0
+    for number, (one, turn) in enumerate(each(look, range(len(labels)))):
+        pixels += one
+        empty += [] if np.delete(one, rule.void).any() else [number]
+        turned_images += turn
+    return Survey(pixels, len(labels), tuple(empty), turned_images)
+
+
+def each(look: Callable[[Item], Found | UserError | WorkError], items: Sequence[Item]) -> list[Found]:
+    """What is found for each item, in threads. Raises the first of the errors that it gives, with how many there are by kind."""
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for number, one in enumerate(pool.map(look, range(len(labels)))):
-            if isinstance(one, np.ndarray):
-                pixels += one
-                empty += [] if np.delete(one, rule.void).any() else [number]
-            else:
-                wrong.append(one)
+        every = list(pool.map(look, items))
+    wrong = [one for one in every if isinstance(one, UserError | WorkError)]
     if wrong:
         kinds = Counter(_kind(error) for error in wrong)
-        more = f" (in all {len(wrong)} of {len(labels)}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())})"
+        more = f" (in all {len(wrong)} of {len(items)}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())})"
         raise type(wrong[0])(f"{wrong[0]}{more if len(wrong) > 1 else ''}")
-    return Survey(pixels, len(labels), tuple(empty))
+    return [one for one in every if not isinstance(one, UserError | WorkError)]
 
 
 KINDS = {
     "pixels and its image": "of another size than their image",
+    "boxes would not fit": "of another size than the annotations say",
     "cannot be used": "broken",
     "holds the label": "with a label beyond the classes",
     "in colours that": "with colours that are not listed",
@@ -143,17 +171,19 @@ def _kind(error: Exception) -> str:
 
 def _counts(
     image: Path | np.ndarray, labels: Path | np.ndarray, rule: Rule, check: Callable[[Path, int], None], *, decoded: bool
-) -> np.ndarray:
-    """Pixels of each value of one map."""
+) -> tuple[np.ndarray, bool]:
+    """Pixels of each value of one map, and whether its image is turned or mirrored by its EXIF."""
     values = read(labels, rule.colours) if isinstance(labels, Path) else labels
     counts = np.bincount(values.ravel(), minlength=256)
     if isinstance(labels, Path) and isinstance(image, Path):
-        same_size(labels, values.shape[::-1], image, side_lengths(image))
+        size, turned = seen(image)
+        same_size(labels, values.shape[::-1], image, size)
         known = np.delete(np.arange(256), rule.void)
         check(labels, int(known[counts[known] > 0].max(initial=0)))
         if decoded:
             stored(image)
-    return counts
+        return counts, turned
+    return counts, False
 
 
 def classes_of(found: Survey, rule: Rule) -> list[int]:
@@ -195,13 +225,7 @@ def meaning(found: Mapping[str, Survey], rule: Rule) -> str:
     """One line with the meaning and the frequency of 0 and of each void value."""
     pixels = np.sum([one.pixels for one in found.values()], axis=0)
     occur = len({number for one in found.values() for number in classes_of(one, rule)})
-    zero = (
-        "void, as in ADE20K; --background none if it is a class"
-        if rule.background == 0
-        else "void"
-        if 0 in rule.void
-        else "a class"
-    )
+    zero = AS_IN_ADE20K if rule.background == 0 else "void" if 0 in rule.void else "a class"
     said = [(0, zero), *((value, "void") for value in rule.void if value)]
     shares = [f"{value} is {what} ({100 * pixels[value] / max(pixels.sum(), 1):.1f} % of the pixels)" for value, what in said]
     more = [f"and {len(shares) - VOIDS_SHOWN} more are void"] if len(shares) > VOIDS_SHOWN else []
@@ -214,7 +238,8 @@ def line(part: str, found: Survey, classes: int, names: Sequence[str] | None) ->
     """One line on a part: its images, the classes, and how many are left out and why."""
     listed = "" if names is None else f" ({', '.join(names)})"[:200]
     left_out = f"; {len(found.empty)} left out, whose maps have no label" if found.empty else "; none left out"
-    return f"{part}: {found.maps} images, {classes} classes{listed}{left_out}"
+    turned = f"; {turned_note(found.turned, found.maps, 'label maps are')}" if found.turned else ""
+    return f"{part}: {found.maps} images, {classes} classes{listed}{left_out}{turned}"
 
 
 def numbered(values: UInt8[np.ndarray, "h w"], rule: Rule) -> UInt8[np.ndarray, "h w"]:

@@ -82,7 +82,7 @@ def class_list(root: Path) -> ClassList | None:
         return None
     try:
         text = read_file(file).decode("utf-8-sig")
-        rows = json.loads(text) if file.suffix == ".json" else _rows_of_text(text)
+        rows = json.loads(text) if file.suffix == ".json" else _rows_of_text(text, file)
     except (BadImage, ValueError, RecursionError) as error:
         raise WorkError(f"{file} cannot be read ({type(error).__name__}): one name a line (.txt), or a list (.json)") from error
     rows = [_row(row) for row in rows] if isinstance(rows, list) else [None]
@@ -98,9 +98,19 @@ def class_list(root: Path) -> ClassList | None:
     return ClassList(names, colours if any(colours) else (), file)
 
 
-def _rows_of_text(text: str) -> list[Any]:
+def lines(text: str, file: Path) -> list[str]:
+    """The names of a list, one a line. Raises WorkError where a line before the last is empty: later names would move up."""
+    names = [line.strip() for line in text.rstrip().splitlines()]
+    if "" in names:
+        raise WorkError(
+            f"{file}: line {names.index('') + 1} is empty, and a class may be missing there: remove the line, or name it"
+        )
+    return names
+
+
+def _rows_of_text(text: str, file: Path) -> list[Any]:
     rows: list[Any] = []
-    for line in filter(None, map(str.strip, text.splitlines())):
+    for line in lines(text, file):
         words = line.replace(",", " ").split(None, 3)
         coloured = len(words) == 4 and all(word.isdecimal() and word.isascii() and len(word) <= 3 for word in words[:3])
         rows.append({"name": words[3].strip(), "color": [int(word) for word in words[:3]]} if coloured else line)

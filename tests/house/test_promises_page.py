@@ -40,5 +40,6 @@ def test_no_fault_is_promised_twice() -> None:
 
 
 def test_the_page_is_found_from_the_readme_and_the_page_on_security() -> None:
-    assert "docs/promises.md" in (ROOT / "README.md").read_text()
-    assert "promises.md" in (ROOT / "docs" / "security.md").read_text()
+    assert "docs/README.md" in (ROOT / "README.md").read_text()
+    for name in ("README.md", "security.md"):
+        assert "promises.md" in (ROOT / "docs" / name).read_text()

@@ -92,7 +92,7 @@ def test_an_image_of_another_size_is_named_with_why(tmp_path: Path) -> None:
     with pytest.raises(WorkError, match=r"20 x 10 pixels for .*a.jpg, which has 10 x 20 \(.*without the turn of its EXIF\)"):
         load({"img_path": str(path), "width": 20, "height": 10})
     with pytest.raises(WorkError, match=r"20 x 40 pixels .*\(the images were scaled and the file was not\)"):
-        annotations.check_sizes(
+        annotations.check_images(
             tmp_path / "t.json", tmp_path, {"images": [{"file_name": "a.jpg", "width": 20, "height": 40}]}, 400
         )
 
