@@ -86,7 +86,7 @@ def table(options: TransferOptions, config: Any, loaded: Any, runner: Any, ratio
     kinds = [str(one.get("type")) if isinstance(one, dict) else f"{len(one)} heads" for one in heads]
     start = "random weights" if options.from_scratch else f"{options.key} of {loaded.path}"
     frozen = ", frozen" if model.backbone.get("frozen") else ""
-    length = f"{loop.max_epochs} epochs, " if "max_epochs" in loop else ""
+    length = f"{loop.max_epochs} epoch{'s' * (loop.max_epochs != 1)}, " if "max_epochs" in loop else ""
     batch = config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
     counts = [len(runner.train_dataloader.dataset), config.test_images]
     return [

@@ -25,6 +25,8 @@ from transfer.options import TransferOptions
 
 toolboxes()
 
+from mmengine.config import Config  # noqa: E402
+
 from transfer.predict import __main__ as predict  # noqa: E402
 from transfer.predict import export, rebuild  # noqa: E402
 
@@ -222,9 +224,37 @@ def argued(content: dict[str, Any]) -> None:
     content["model"]["neck"]["colour"] = "red"
 
 
+def put(*path: Any) -> Any:
+    """A change that puts the last word where the others lead."""
+
+    def change(content: Any) -> None:
+        for name in path[:-2]:
+            content = content[name]
+        content[path[-2]] = path[-1]
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        (put("model", "neck", "out_channels", 10**9), "out_channels is 1000000000, not a whole number"),
+        (put("model", "neck", "num_outs", 10**9), "num_outs is 1000000000, not a whole number"),
+        (put("model", "roi_head", "mask_head", "num_convs", 60000), "asks for a model far larger than the run's weights"),
+        (put("model", "roi_head", "bbox_head", "fc_out_channels", 60000), "asks for a model far larger than the run's weights"),
+        (put("shape", "embed_dim", 2**15), "asks for a model far larger than the run's weights"),
+        (put("model", "roi_head", "mask_roi_extractor", "roi_layer", "output_size", 2000), "output_size is 2000, not a whole"),
+        (put("model", "backbone", "grid", [60000, 60000]), "grid is 60000 x 60000, not two numbers with a product"),
+        (put("model", "backbone", "x"), "backbone is 'x', not a dict"),
+        (put("model", "data_preprocessor", "pad_size_divisor", 10**9), "pad_size_divisor is 1000000000, not a whole number"),
+        (put("model", "data_preprocessor", "mean", [1]), "mean is 1 numbers, not one for each of 3 channels"),
+        (put("model", "data_preprocessor", "std", [0, 0, 0]), "std: a channel is 0, not a number"),
+        (put("model", "data_preprocessor", "mean", [float("nan")] * 3), "mean is nan, not a number"),
+        (put("pipeline", 1, "scale", [10**9, 10**9]), "scale is 1000000000, not a whole number"),
+        (put("pipeline", 1, "Resize"), "pipeline is 'Resize', not a dict"),
+        (put("pipeline", []), "pipeline is empty, not steps from reading an image"),
+        (put("pipeline", 0, "imdecode_backend", "tifffile"), "imdecode_backend is 'tifffile', not one of cv2, pillow"),
+        (put("model", "roi_head", "mask_head", "num_classes", 4), "classes is a list of 3, not one of 4"),
         (named, "names 'os.system', which no config of this project uses"),
         (of_the_registry, "names 'TIMMBackbone', which no config of this project uses"),
         (scoped, "'_scope_' is there, not in such a file"),
@@ -242,6 +272,36 @@ def test_nothing_that_a_runs_folder_names_is_run_or_fetched(detector: Path, tmp_
     (run / "sample.py").write_text("raise SystemExit(77)")
     with pytest.raises(UserError, match=sentence.replace("(", r"\(")):
         rebuild.rebuilt(run, None)
+
+
+def test_steps_that_cannot_be_made_or_applied_are_one_sentence(
+    detector: Path, coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, (change, code, sentence) in enumerate(
+        [
+            (put("pipeline", 1, "colour", 3), WRONG_COMMAND, "the steps of the test cannot be made"),
+            (put("pipeline", 1, "scale", ["a", "b"]), FAILED, "the run's model cannot be applied to it"),
+        ]
+    ):
+        run = changed(detector, tmp_path / f"run{number}", change)
+        assert predicted("--run", run, "--images", coco / "val2017", "--out", tmp_path / f"o{number}") == code
+        assert sentence in capsys.readouterr().err
+
+
+def test_no_name_in_a_runs_folder_becomes_a_part_of_an_exports_program(detector: Path, tmp_path: Path) -> None:
+    """MMEngine's own writer puts keys down as they are, and its reader replaces double braces."""
+    marker = tmp_path / "marker"
+    names = ["{{ fileDirname }}", "{{$HOME:none}} ' \" \n $x$ \\", "=1+1 <b> 細胞"]
+
+    def hostile(content: dict[str, Any]) -> None:
+        content["model"]["test_cfg"]["rcnn"][f"b': open({str(marker)!r}, 'w'), 'd"] = 1
+        content["classes"] = names
+
+    run = changed(detector, tmp_path / "run", hostile)
+    assert run_command(export.main, ["--run", str(run), "--out", str(tmp_path / "e")]) == 0
+    config = Config.fromfile(tmp_path / "e" / "config.py")
+    assert not marker.exists()
+    assert list(config.test_dataloader.dataset.metainfo.classes) == names
 
 
 def test_parts_that_may_be_built_are_those_of_this_projects_configs() -> None:

@@ -6,6 +6,7 @@ left behind.
 """
 
 import importlib
+import pprint
 import shutil
 import sys
 from collections.abc import Sequence
@@ -79,9 +80,7 @@ def run(options: ExportOptions) -> int:
 
 def write(model: Any, folder: Path) -> bool:
     """Write the files; whether the backbone stands alone in one of them."""
-    from mmengine.config import Config  # noqa: PLC0415 (an optional import)
-
-    from transfer.predict.rebuild import READERS, TRUTH, modules  # noqa: PLC0415
+    from transfer.predict.rebuild import READERS, TRUTH, modules, reading  # noqa: PLC0415
 
     about, backbone = model.trained, model.model.backbone
     settings = model.config.to_dict()
@@ -89,31 +88,34 @@ def write(model: Any, folder: Path) -> bool:
     alone = not others and isinstance(getattr(backbone, "net", None), ViT) and backbone.as_the_original
     settings["model"]["backbone"] = _standalone(backbone) if alone else settings["model"]["backbone"]
     imports = [FILE] if alone else ["transfer.predict.rebuild", *others]
-    steps = [step for step in about.pipeline if step["type"] not in TRUTH]
-    read = {"type": "LoadImageFromFile"}
-    steps = [
-        {**{name: value for name, value in step.items() if name != "backend_args"}, **read} if step["type"] in READERS else step
-        for step in steps
-    ]
+    steps = [reading(step) if step["type"] in READERS else step for step in about.pipeline if step["type"] not in TRUTH]
     meta: dict[str, Any] = {"classes": tuple(about.classes)}
     if about.palette:
         meta["palette"] = [tuple(colour) for colour in about.palette]
     kind = {"coco": "CocoDataset", "ade20k": "BaseSegDataset"}[about.task]
-    config = Config(
-        {
-            "default_scope": settings["default_scope"],
-            "custom_imports": {"imports": imports, "allow_failed_imports": False},
-            "model": _unsynchronised(settings["model"]),
-            "test_pipeline": steps,
-            "test_dataloader": {"batch_size": 1, "dataset": {"type": kind, "metainfo": meta, "pipeline": steps}},
-        }
-    )
-    store.write_bytes(folder / "config.py", ((HEAD if alone else HEAD_INSTALLED) + config.pretty_text).encode())
+    config = {
+        "default_scope": settings["default_scope"],
+        "custom_imports": {"imports": imports, "allow_failed_imports": False},
+        "model": _unsynchronised(settings["model"]),
+        "test_pipeline": steps,
+        "test_dataloader": {"batch_size": 1, "dataset": {"type": kind, "metainfo": meta, "pipeline": steps}},
+    }
+    store.write_bytes(folder / "config.py", ((HEAD if alone else HEAD_INSTALLED) + written(config)).encode())
     if alone:
         store.write_bytes(folder / f"{FILE}.py", Path(__file__).with_name(f"{FILE}.py").read_bytes())
     weights = {name: weight.contiguous() for name, weight in model.model.state_dict().items()}
     torch.save({"meta": {"dataset_meta": meta}, "state_dict": weights}, folder / "weights.pth")
     return alone
+
+
+def written(config: dict[str, Any]) -> str:
+    """A config as Python of plain values.
+
+    MMEngine's own writer puts keys down as they are, and its reader replaces what stands in double braces: a name in a run's
+    folder would become a part of the program.
+    """
+    lines = (f"{name} = {pprint.pformat(value, width=120, sort_dicts=False)}\n" for name, value in config.items())
+    return "".join(lines).replace("{{", "\\x7b{")  # only texts can hold two
 
 
 def _standalone(backbone: Any) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from transfer import resume, trained, watching
 from transfer.backbone import Pyramid
 from transfer.config import build, read_config
 from transfer.options import TransferOptions
+from transfer.predict import limits
+from transfer.predict.limits import READERS
 from transfer.trained import Trained
 
 BACKBONE = "IBOTBackbone"
@@ -30,7 +32,6 @@ MODEL_PARTS = frozenset(
     "EncoderDecoder FCNHead FCNMaskHead FPN GIoULoss L1Loss MaskRCNN MaxIoUAssigner RPNHead RandomSampler RoIAlign "
     "SegDataPreProcessor Shared2FCBBoxHead SingleRoIExtractor SmoothL1Loss StandardRoIHead SyncBN UPerHead nms".split()
 )
-READERS = ("LoadImageFromFile", "IBOTImage")
 TRUTH = ("LoadAnnotations", "IBOTLabels")
 STEPS = frozenset([*READERS, *TRUTH, "PackDetInputs", "PackSegInputs", "Resize"])
 """What this project's configs build (tests/transfer/test_predict.py compares them)."""
@@ -65,6 +66,8 @@ def rebuilt(run: Path, config: str | None, ckpt: Path | None = None) -> Rebuilt:
     file = newest(run)
     typed = None if config is None else read_config(TransferOptions(task=about.task, config=config))  # type: ignore[arg-type]
     refuse_unknown(about, run / trained.FILE, typed)
+    limits.check(about, run / trained.FILE)
+    weights = weights_of(file)
     model = dict(about.model)
     if model["backbone"].get("type") == BACKBONE:
         how = {name: value for name, value in model["backbone"].items() if name not in (*ORIGIN, "type")}
@@ -77,13 +80,14 @@ def rebuilt(run: Path, config: str | None, ckpt: Path | None = None) -> Rebuilt:
     scope = {"coco": "mmdet", "ade20k": "mmseg"}[about.task]
     settings = Config({"default_scope": scope, "model": model})
     try:
-        built = build(settings)
+        with limits.Frugal(weights, run / trained.FILE):
+            built = build(settings)
     except UserError:
         raise
     except Exception as error:  # whatever parts say of arguments that are not theirs
         where = f"{run / trained.FILE} says nothing that can be built ({store.first_line(error)})"
         raise UserError(f"{where}: take another copy of the run") from error
-    load(built, weights_of(file), file)
+    load(built, weights, file)
     return Rebuilt(built.eval().requires_grad_(False), about, settings, file)
 
 
@@ -133,6 +137,12 @@ def refuse_unknown(about: Trained, file: Path, typed: Any) -> None:
             raise UserError(
                 f"{file} names {str(strange)[:80]!r}, which no config of this project uses, and so it is not built: {CURE}"
             )
+
+
+def reading(step: dict[str, Any]) -> dict[str, Any]:
+    """The toolboxes' own step in place of one that reads an image: it opens what it is given, whatever the run read from."""
+    kept = {name: value for name, value in step.items() if name in ("color_type", "to_float32", "imdecode_backend")}
+    return {**kept, "type": READERS[0]}
 
 
 def own(registry: Any) -> set[str]:

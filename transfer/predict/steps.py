@@ -12,9 +12,10 @@ from mmcv.transforms import Compose
 from torch import nn
 
 from checkpoints import store
-from checkpoints.cli import UserError
+from checkpoints.cli import UserError, WorkError
 from transfer.pictures import BACKEND
-from transfer.predict.rebuild import READERS, TRUTH, Rebuilt
+from transfer.predict.rebuild import READERS, TRUTH, Rebuilt, reading
+from transfer.trained import FILE
 
 
 class Predictor:
@@ -24,17 +25,19 @@ class Predictor:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model: nn.Module = rebuilt.model.to(self.device)
         steps = [step for step in rebuilt.trained.pipeline if step.get("type") not in TRUTH]
-        readers: list[dict[str, Any]] = [step for step in steps if step["type"] in READERS]
-        reader = readers[0] if readers else {}
-        kept = {name: value for name, value in reader.items() if name in ("color_type", "to_float32", "imdecode_backend")}
-        read: dict[str, Any] = {**kept, "type": "LoadImageFromFile", "backend_args": {"backend": BACKEND}}
-        self.read = Compose([read])
-        self.steps = Compose([step for step in steps if step.get("type") not in READERS])
+        reader = next(step for step in steps if step["type"] in READERS)
+        read: dict[str, Any] = {**reading(reader), "backend_args": {"backend": BACKEND}}
+        try:
+            self.read = Compose([read])
+            self.steps = Compose([step for step in steps if step.get("type") not in READERS])
+        except Exception as error:  # whatever steps say of arguments that are not theirs
+            where = f"{rebuilt.file.parent / FILE}: the steps of the test cannot be made ({store.first_line(error)})"
+            raise UserError(f"{where}: take another copy of the run") from error
 
     def __call__(self, path: Path) -> tuple[np.ndarray, Any]:
         """An image [h, w, 3] of red, green, blue in bytes, and the toolbox's data sample of its predictions.
 
-        Raises UserError naming an image that cannot be used.
+        Raises UserError naming an image that cannot be used, WorkError where the model or its steps do not work on one.
         """
         try:
             found: Any = self.read({"img_path": str(path), "img_id": 0})
@@ -43,7 +46,19 @@ class Predictor:
             raise
         except Exception as error:  # OpenCV meets damage behind a sound header in many ways
             raise UserError(f"{path} cannot be used ({store.first_line(error)}): fetch it again") from error
+        try:
+            return image, self.predicted(found)
+        except torch.cuda.OutOfMemoryError as error:
+            raise WorkError(f"{path}: the GPU has too little memory for this image: give smaller ones") from error
+        except Exception as error:  # of the run's own steps, which another hand may have changed
+            why = store.first_line(error)
+            raise WorkError(
+                f"{path}: the run's model cannot be applied to it ({why}): give smaller images, or train again"
+            ) from error
+
+    def predicted(self, found: Any) -> Any:
+        """The data sample of what `read` has found."""
         batch: Any = self.steps(found)
         with torch.no_grad():
             (sample,) = self.model.test_step({"inputs": [batch["inputs"]], "data_samples": [batch["data_samples"]]})  # type: ignore[operator]
-        return image, sample.cpu()
+        return sample.cpu()
