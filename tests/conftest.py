@@ -57,6 +57,7 @@ SLOW = frozenset(
         "transfer/test_foreign_commands.py",
         "transfer/test_exports.py",
         "transfer/test_predict.py",
+        "transfer/test_processes.py",
         "transfer/test_results.py",
         "transfer/test_train.py",
     }

@@ -103,6 +103,9 @@ def adapt(config: Any, *, device: str, distributed: bool) -> None:
         else:
             wrapper.dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     config.launcher = "pytorch" if distributed else "none"
+    if distributed and device == "cpu":  # MMEngine would give the wrapper the number of a GPU
+        wrapping = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
+        config.model_wrapper_cfg = {**wrapping, "find_unused_parameters": config.get("find_unused_parameters", False)}
     config.env_cfg.dist_cfg = {"backend": "gloo" if device == "cpu" else "nccl"}
 
 

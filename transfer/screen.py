@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
+from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
 from rich.progress import BarColumn, TaskID
 from rich.progress import Progress as Bar
@@ -26,10 +28,22 @@ LOOKS_EVERY = 0.5
 
 
 class QuietRunner(Runner):
-    """MMEngine's runner; the config is written once it is complete (`transfer/train.py`)."""
+    """MMEngine's runner; the config is written once it is complete (`transfer/train.py`), processes on CPUs are joined."""
 
     def dump_config(self) -> None:
         """Write nothing: schedulers are not scaled yet."""
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """As in MMEngine, which can join processes only where there is a GPU for each."""
+        if self.distributed and not torch.cuda.is_available() and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
+        """As in MMEngine; without a GPU batch norms are each process's own, since synchronised ones need one."""
+        if not torch.cuda.is_available():
+            model = revert_sync_batchnorm(model)
+        return super().wrap_model(model_wrapper_cfg, model)
 
 
 def log_file(folder: Path, rank: int) -> Path:

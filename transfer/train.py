@@ -67,14 +67,10 @@ def run(options: TransferOptions) -> int:
 
 def made(options: TransferOptions, config: Any) -> Any:
     """The runner, its loop built and its schedule scaled. Raises UserError where changes of the config cannot be built."""
-    from mmengine.model import revert_sync_batchnorm  # noqa: PLC0415
-
     from transfer.screen import QuietRunner  # noqa: PLC0415
 
     with blame.of_changes(options):
         runner = QuietRunner.from_cfg(config)
-        if not torch.cuda.is_available():
-            runner.model = revert_sync_batchnorm(runner.model)
         schedules.follow(runner, config.schedule)
     return runner
 
@@ -112,14 +108,14 @@ def _as_raised(error: UserError | WorkError) -> UserError | WorkError:
 
 def at_several_scales(config: Any) -> dict[str, Any]:
     """Test what was trained at the scales of the config's `tta_pipeline`."""
-    from mmengine.runner import Runner  # noqa: PLC0415
+    from transfer.screen import QuietRunner  # noqa: PLC0415
 
     config = copy.deepcopy(config)
     config.test_dataloader.dataset.pipeline = config.tta_pipeline
     config.load_from, config.resume = str(resume.newest(Path(config.work_dir))), False
     config.model = {**config.tta_model, "module": config.model}
     config.custom_hooks, config.test_evaluator = [], config.val_evaluator
-    runner = Runner.from_cfg(config)
+    runner = QuietRunner.from_cfg(config)
     return dict(runner.test())
 
 
