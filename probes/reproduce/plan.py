@@ -48,8 +48,6 @@ class Left(NamedTuple):
 
     step: Step
     reason: str
-    unfit: bool = False
-    """The data is the reason, not the checkpoint."""
 
 
 class KeptHead(NamedTuple):
@@ -93,7 +91,7 @@ def make(asked: Asked, loaded: Loaded, speed: float, look: LookAt) -> Plan:
 
 def _fit(planned: Sequence[Planned]) -> tuple[list[Planned], list[Left]]:
     """Steps whose data can serve, and the others."""
-    left = [Left(one.step, one.look.reason, unfit=True) for one in planned if one.look.reason]
+    left = [Left(one.step, one.look.reason) for one in planned if one.look.reason]
     return [one for one in planned if not one.look.reason], left
 
 
@@ -111,7 +109,7 @@ def _headed(
         kept, reason = (None, "") if not any(asked.data.values()) else kept_head(asked, loaded)
         if kept is None:
             why = f"it needs linear ({lost[0].reason})" if lost else reason
-            return alone, [Left(one.step, why, unfit=bool(lost)) for one in reading]
+            return alone, [Left(one.step, why) for one in reading]
         known = kept.classes
     reading = [one._replace(head=kept.path if kept else None) for one in reading]
     return _knowing(alone, reading, known)
@@ -128,7 +126,7 @@ def _knowing(
                 linear_head.require_known(known or (), classes, name)
             found.append(one)
         except UserError as error:
-            left.append(Left(one.step, str(error), unfit=True))
+            left.append(Left(one.step, str(error)))
     return found, left
 
 
@@ -152,8 +150,8 @@ def _apart(steps: Sequence[Step], asked: Asked, loaded: Loaded) -> tuple[list[St
 
 def lacking(step: Step, key: str, loaded: Loaded) -> str:
     """Why this checkpoint cannot have the step, or nothing."""
-    if step.lacking:
-        return step.lacking
+    if step.plain_only and loaded.backbone.shape.depths:
+        return "its head is for ViTs, whose blocks share one grid"
     if step.vit_only:
         try:
             require_attention(loaded.backbone)

@@ -5,10 +5,7 @@ forwards), so that one short calibration turns all of them into seconds.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
-
-from probes.paper.protocols import MODEL
 
 IN1K, IN1K_VAL = 1_281_167, 50_000
 COCO_IMAGES, COCO_VAL, COCO_TIMES = 118_287, 5_000, 25.0
@@ -38,8 +35,8 @@ class Step(NamedTuple):
     """Steps whose files it reads."""
     leaves: tuple[str, ...] = ()
     """Endings of the files that other steps read, after the record's name."""
-    lacking: str = ""
-    """Why the architecture cannot have it, if it cannot."""
+    plain_only: bool = False
+    """For networks whose blocks share one grid."""
 
 
 def probe(module: str, flags: str = "") -> tuple[str, ...]:
@@ -57,8 +54,6 @@ def dense(task: str, flags: str = "") -> tuple[str, ...]:
     return ("-m", "transfer.train", "--task", task, "--ckpt", "{ckpt}", "--out", "{folder}", *flags.split())
 
 
-CONFIGS, FOLDER = MODEL, Path(__file__).parents[2] / "transfer" / "configs"
-"""Names of the dense configs by architecture, and where they lie."""
 EPOCHS = {"vit_small": 200, "vit_base": 100, "vit_large": 50}
 """Epochs of fine-tuning on ImageNet (Table 2)."""
 LONG = ("vit_small", "vit_base")
@@ -73,7 +68,7 @@ FEW = ("semi", "finetune_1pct", "finetune_10pct", "finetune_1pct_bare", "finetun
 
 def real(arch: str, few: bool = False) -> list[Step]:
     """Everything that the paper measures, for a backbone of this architecture; `few`: the lists of few labels are given."""
-    return [*_frozen(few), *_tuned(arch), *_tuned_few(few), *_robust(), *_others(), *_transferred(), *_dense(arch)]
+    return [*_frozen(few), *_tuned(arch), *_tuned_few(few), *_robust(), *_others(), *_transferred(), *_dense()]
 
 
 def _frozen(few: bool) -> list[Step]:
@@ -143,20 +138,16 @@ def _transferred() -> Iterator[Step]:
             yield Step(flag, ("T7a", "T7b"), flag, words, TRAINING * epochs * images)
 
 
-def _dense(arch: str) -> Iterator[Step]:
+def _dense() -> Iterator[Step]:
+    """Without --config: the recipe follows from the checkpoint, and length and size from data that is not COCO or ADE20K."""
     both = ("T6a", "T6b", "T13", "T14")
     ade = TRAINING * ADE_STEPS * ADE_BATCH * ADE_TIMES
     coco = (TRAINING * 12 * COCO_IMAGES + COCO_VAL) * COCO_TIMES
-    for name, task, tables, config, images in (
-        ("coco", "coco", both, "cascade_{}_1x", coco),
-        ("upernet", "ade20k", both, "upernet_{}", ade),
-        ("segment_linear", "ade20k", ("T6b", "T14", "TC"), "linear_{}", ade / TRAINING),
-    ):
-        named = config.format(CONFIGS.get(arch, arch))
-        there = (FOLDER / task / f"{named}.py").is_file()
-        words = dense(task, f"--data {{data}} --config {named}")
-        lacking = "" if there else f"transfer/configs/{task} has no {named}"
-        yield Step(name, tables, task, words, images, lacking=lacking)
+    data = "--data {data}"
+    yield Step("coco", both, "coco", dense("coco", data), coco)
+    yield Step("upernet", both, "ade20k", dense("ade20k", data), ade)
+    linear = dense("ade20k", f"{data} --head linear")
+    yield Step("segment_linear", ("T6b", "T14", "TC"), "ade20k", linear, ade / TRAINING, plain_only=True)
 
 
 SPEED = 1000.0

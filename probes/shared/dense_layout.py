@@ -11,14 +11,14 @@ OWN = (
 ADE20K = {"train": "training", "val": "validation"}
 
 
-def lacking(task: str, root: Path) -> list[str]:
-    """Annotation files and folders that are not there; what is in them is not looked at.
-
-    Of detectors' data with other names one annotation file of a kind that `transfer.train` reads is enough: it finds the rest.
-    """
+def own_boxes(root: Path) -> bool:
+    """Whether no annotation file has COCO's own name, and one has another that `transfer.train` looks for; it finds the rest."""
     published = any((root / file).exists() for file, _ in COCO.values())
-    if task == "coco" and not published and any(any(root.glob(pattern)) for pattern in OWN):
-        return []
+    return not published and any(any(root.glob(pattern)) for pattern in OWN)
+
+
+def lacking(task: str, root: Path) -> list[str]:
+    """Annotation files and folders of COCO or ADE20K that are not there; what is in them is not looked at."""
     if task == "coco":
         return [name for file, folder in COCO.values() for name in (file, folder) if not (root / name).exists()]
     names = [f"{kind}/{part}" for part in ADE20K.values() for kind in ("images", "annotations")]

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from probes.shared.subprocesses import Ended
 from tests.support import drawn_world, outlined
 from tests.support.commands import QUICK
 from tests.support.modules import command_module
+from transfer import coco_layout
 
 TRANSFERS = ("cifar10", "cifar100", "flowers", "cars", "inat18", "inat19")
 
@@ -249,9 +251,48 @@ def test_data_that_cannot_serve_is_left_out_with_the_reason_before_anything_runs
     given |= dict.fromkeys(TRANSFERS, str(folders["ds"])) | {"few": tuple(folders[key] for key in drawn_world.FEW)}
     found = plan(ReproduceOptions(**given | damage(folders, tmp_path)), loaded)
     assert {one.step.name for one in found.left} == expected
-    assert all(one.unfit for one in found.left)
     assert [one.reason for one in found.left if reason not in one.reason] == []
     assert {one.step.name for one in found.planned} == {step.name for step in real("vit_small")} - expected
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
+def test_boxes_of_other_names_are_planned_and_compared_with_nothing(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """They were left out as long as files had not COCO's names; the step's command finds both parts."""
+    root = tmp_path / kind
+    own_boxes(kind, folders["coco"], root)
+    loaded = outlined.checkpoint_of("vit_small", tmp_path / "last.pt")
+    found = plan(ReproduceOptions(coco=root), loaded)
+    assert [one.step.name for one in found.planned] == ["coco"] and not found.left
+    assert "not compared with the paper" in found.planned[0].look.note
+    parts = coco_layout.find(root, coco_layout.Given())
+    assert all(part.content["annotations"] for part in parts.values())
+
+
+def own_boxes(kind: str, coco: Path, root: Path) -> None:
+    """The same images in another program's layout, with one box each."""
+    for part in ("train", "val"):
+        source = json.loads((coco / f"annotations/instances_{part}2017.json").read_text())
+        names = [image["file_name"] for image in source["images"]]
+        images = {"coco": f"images/{part}", "voc": "JPEGImages", "yolo": f"images/{part}"}[kind]
+        (root / images).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            shutil.copy(coco / f"{part}2017" / name, root / images / f"{part}{name}" if kind == "voc" else root / images / name)
+        if kind == "coco":
+            (root / f"{part}.json").write_text(json.dumps(source))
+        elif kind == "yolo":
+            (root / "labels" / part).mkdir(parents=True)
+            (root / "data.yaml").write_text("names: [thing]\n")
+            for name in names:
+                (root / "labels" / part / name).with_suffix(".txt").write_text("0 0.5 0.5 0.4 0.4\n")
+        else:
+            for folder in ("Annotations", "ImageSets/Main"):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+            stems = [f"{part}{Path(name).stem}" for name in names]
+            (root / f"ImageSets/Main/{part}.txt").write_text("\n".join(stems))
+            box = "<xmin>5</xmin><ymin>5</ymin><xmax>9</xmax><ymax>9</ymax>"
+            for stem in stems:
+                text = f"<annotation><object><name>thing</name><bndbox>{box}</bndbox></object></annotation>"
+                (root / f"Annotations/{stem}.xml").write_text(text)
 
 
 def test_who_can_say_what_is_salient_is_known_before_anything_runs(
@@ -266,7 +307,7 @@ def test_who_can_say_what_is_salient_is_known_before_anything_runs(
         found = plan(options, loaded, fetch=True)
         assert [one.reason for one in found.left if reason not in one.reason] == []
         assert ("occlusion" in {one.step.name for one in found.planned}) == (not reason)
-        assert not reason or found.left[0].unfit
+        assert not reason or found.left
         dry = plan(options, loaded)
         assert "dino_vits16" in {one.step.name: one.look.note for one in dry.planned}["occlusion"]
     assert "S_.5 and NS_.5 are not comparable" in capsys.readouterr().out

@@ -32,8 +32,10 @@ from tests.support.modules import command_module
 from tests.support.networks import write_moved
 from transfer import data as dense
 from transfer import scenes
-from transfer.config import CONFIGS
+from transfer.choosing import recipe_for
+from transfer.config import CONFIGS, default_config
 
+SMALLEST = {"cascade_vits16_1x", "upernet_vits16", "linear_vits16"}
 TWO_HEADS = Architecture("vit", 8, 32, 3, 128, 2, 2, init="fan_in")
 
 
@@ -162,13 +164,14 @@ def options_of(words: Sequence[str]) -> Any:
     return parse(options, words[2:])
 
 
-def stated(options: Any, width: int) -> tuple[str, dict[str, Any]]:
+def stated(options: Any, shape: Architecture) -> tuple[str, dict[str, Any]]:
     """The probe, and what its record will say of the protocol as far as the command line decides."""
     module = type(options).__module__
-    if module == "transfer.train":
-        return f"transfer_{options.task}", {"config": options.config, "key": options.key}
+    if module == "transfer.options":
+        config = default_config(options, shape, plain=not shape.depths)
+        return f"transfer_{options.task}", {"config": config, "key": options.key}
     if module == "probes.finetune.options":
-        done = settled(options, width, 224)
+        done = settled(options, shape.embed_dim, 224)
         share = done.names.stem.replace("percent", "%") if done.names else None
         return "finetune", as_values(done) | {"share": share}
     if module == "probes.robustness.suites":
@@ -213,7 +216,8 @@ def test_the_whole_plan_runs_in_an_order_in_which_every_step_finds_what_it_reads
             for path in value if isinstance(value, tuple) else [value] if value is not None else []:
                 assert Path(path).exists(), (place.name, flag, path)
         if words[1] == "transfer.train":
-            assert (CONFIGS / options.task / f"{options.config}.py").is_file()
+            config = default_config(options, loaded.backbone.shape, plain=arch.startswith("vit"))
+            assert options.config is None and (CONFIGS / options.task / f"{config}.py").is_file()
             if options.task == "coco":
                 assert all(part.content["images"] for part in dense.coco_layout.find(options.data, dense.Given()).values())
             else:
@@ -236,13 +240,16 @@ def test_the_whole_plan_runs_in_an_order_in_which_every_step_finds_what_it_reads
     assert ran.keys() == {name for name, reason in expected.items() if not reason}
     for name, reason in expected.items():
         assert not reason or name in printed.partition("left out")[2]
-    has_coco = (CONFIGS / "coco" / f"cascade_{protocols.MODEL[arch]}_1x.py").is_file()
-    assert ended == (DONE if has_coco else FAILED)
-    assert has_coco or "nothing runs for it: --coco, --ade20k" in printed
+    left = {name for name, reason in expected.items() if reason}
+    if "segment_linear" in left:
+        with pytest.raises(UserError, match="--head linear is for ViTs"):
+            recipe_for("ade20k", "linear", loaded.backbone.shape, plain=False)
+    assert left == ({"parts", "segment_linear"} if arch.startswith("swin") else set())
+    assert ended == (FAILED if left else DONE) and {"coco", "upernet"} <= ran.keys()
     assert "fewer than a step" not in printed
     assert ("parts" in ran) == arch.startswith("vit")
     checkpoint = {"arch": arch, "patch_size": outlined.ARCHS[arch], "window": 7}
-    commands = {name: stated(options, loaded.backbone.shape.embed_dim) for name, options in ran.items()}
+    commands = {name: stated(options, loaded.backbone.shape) for name, options in ran.items()}
     for probe, some in CELLS.items():
         for cell in some:
             row = cell.published(cell.place(checkpoint), checkpoint)
@@ -269,17 +276,44 @@ def test_what_a_checkpoint_cannot_have_is_said_with_the_reason(tmp_path: Path) -
         ReproduceOptions(imagenet=tmp_path, ade20k=tmp_path), outlined.checkpoint_of("swin_tiny", tmp_path / "x", head=False)
     )
     reasons = {one.step.name: one.reason for one in swin.left}
-    assert "Swin has no [CLS] token" in reasons.pop("parts") and "linear_swint" in reasons.pop("segment_linear")
+    assert "Swin has no [CLS] token" in reasons.pop("parts") and "its head is for ViTs" in reasons.pop("segment_linear")
     assert reasons.keys() == {"cluster", "finetune_1pct", "finetune_10pct"}
     assert all("no projection head" in reason for reason in reasons.values())
     assert {"finetune_1pct_bare", "upernet", "knn"} <= set(names_of(swin)) and not swin.unanswered
     asked = plan(ReproduceOptions(imagenet=tmp_path, table=("F5",)), outlined.checkpoint_of("swin_tiny", tmp_path / "x"))
     assert not asked.planned and asked.unanswered == ["--imagenet", "--table F5"]
-    tiny = plan(
-        ReproduceOptions(coco=tmp_path),
-        outlined.checkpoint_of("vit_small", tmp_path / "x")._replace(backbone=outlined.small_of("vit_tiny")),
-    )
-    assert "has no cascade_vit_tiny_1x" in tiny.left[0].reason and tiny.unanswered == ["--coco"]
+
+
+def test_a_network_without_a_config_of_its_own_takes_the_recipe_of_its_size(tmp_path: Path) -> None:
+    """ViT-T was left out, though `transfer.train` has a recipe for it."""
+    loaded = outlined.checkpoint_of("vit_small", tmp_path / "x")._replace(backbone=outlined.small_of("vit_tiny"))
+    found = plan(ReproduceOptions(coco=tmp_path, ade20k=tmp_path), loaded)
+    assert set(names_of(found)) == {"coco", "upernet", "segment_linear"} and not found.left and not found.unanswered
+    for one in found.planned:
+        options = options_of(reproduce.command(one, ReproduceOptions(), tmp_path / "x", tmp_path))
+        assert options.config is None and default_config(options, loaded.backbone.shape) in SMALLEST
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["the sample", "data"])
+def test_whatever_is_left_out_is_said_and_ends_with_1(
+    given: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the sample it ended with 0. What no data was given for is not left out."""
+    loaded = outlined.checkpoint_of("swin_tiny", tmp_path / "last.pt")
+    loaded.path.write_bytes(b"x")
+    monkeypatch.setattr(reproduce, "load_backbone", lambda *_, **__: loaded)
+    monkeypatch.setattr(reproduce, "calibrate", lambda *_: 1000.0)
+    monkeypatch.setattr(reproduce, "run_once", lambda *_: Ended(True, "done", 1.0))
+    monkeypatch.setattr(reproduce, "finish", lambda out: [])
+    monkeypatch.setattr(reproduce, "Looker", lambda *_, **__: lambda step, data: Look())
+    out = ["--ckpt", str(loaded.path), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    data = ["--imagenet", str(tmp_path)] if given else []
+    assert run_command(reproduce.main, [*out, *data]) == FAILED
+    printed = capsys.readouterr().out
+    assert "[CLS]" in printed.partition("left out")[2]
+    assert f"left out, for the reasons above: {'parts' if given else 'parts occlusion'}" in printed
+    assert run_command(reproduce.main, [*out, *data, "--dry-run"]) == DONE
+    assert run_command(reproduce.main, [*out, *data, "--table", "T1"]) == DONE
 
 
 def test_the_student_is_measured_under_names_of_its_own(vit: Path, tmp_path: Path) -> None:
