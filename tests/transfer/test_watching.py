@@ -13,9 +13,9 @@ from torch import nn
 pytest.importorskip("mmdet", reason="the extra `transfer` is not installed: tools/setup.sh transfer")
 pytestmark = pytest.mark.filterwarnings("ignore")  # the toolboxes remark on many things
 
-from checkpoints.cli import FAILED, WorkError, run_command  # noqa: E402
+from checkpoints.cli import FAILED, WRONG_COMMAND, WorkError, run_command  # noqa: E402
 from pretrain.sample import dense  # noqa: E402
-from tests.support.networks import VIT, write_moved  # noqa: E402
+from tests.support.networks import VIT, bare, original_names, write_moved  # noqa: E402
 from transfer import annotations, train  # noqa: E402
 from transfer.config import toolboxes  # noqa: E402
 from transfer.report import refuse_without  # noqa: E402
@@ -76,6 +76,19 @@ def test_a_rate_that_is_far_too_high_stops_with_a_sentence(tmp_path: Path, capsy
     assert run_command(train.main, typed) == FAILED
     said = capsys.readouterr().err
     assert "is not finite" in said and "Traceback" not in said and "nothing was recorded" in said
+    assert not (tmp_path / "out" / "results").exists() and not list((tmp_path / "out").glob("*.pth"))
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole command, on a segmenter. It trained to the end, and its record had mIoU 28.5 where 44.9 is right."""
+    dense.write_ade20k(tmp_path / "ade", {"train": 2, "val": 2}, size=32)
+    weights = original_names(VIT._replace(depth=4, image_size=32))
+    next(weight for name, weight in weights.items() if name.startswith("blocks.1") and weight.dim() == 2)[0, 0] = float("nan")
+    ckpt = bare(weights, tmp_path / "b.pth")
+    flags = ["--task", "ade20k", "--ckpt", ckpt, "--data", tmp_path / "ade", "--out", tmp_path / "out", "--iters", "2"]
+    assert run_command(train.main, [*map(str, flags), "--config", "sample_upernet"]) in (FAILED, WRONG_COMMAND)
+    said = capsys.readouterr().err
+    assert "finite" in said and "Traceback" not in said
     assert not (tmp_path / "out" / "results").exists() and not list((tmp_path / "out").glob("*.pth"))
 
 
