@@ -61,7 +61,7 @@ def test_every_config_builds_at_full_size_and_its_parts_fit(path: Path) -> None:
     if path.stem in MILLIONS:
         assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 1) == MILLIONS[path.stem]
     if "vitl" in path.stem:
-        assert model.backbone.taps == [7, 11, 15, 23]
+        assert model.backbone.layout.taps == (7, 11, 15, 23)
     maps = model.eval().extract_feat(torch.empty(2, 3, 96, 96, device="meta"))
     if config.default_scope == "mmseg":
         heads = [model.decode_head, *([model.auxiliary_head] if model.with_auxiliary_head else [])]
