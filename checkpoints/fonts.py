@@ -21,6 +21,11 @@ def legible(text: object) -> str:
     return "".join(kept).rstrip(" ")
 
 
+def latin(text: object) -> str:
+    """A text in ASCII on one line, for what draws no other letters (OpenCV)."""
+    return "".join(one if one.isascii() else written(one) for one in " ".join(str(text).split())).rstrip(" ")
+
+
 def written(character: str) -> str:
     """A character by its Unicode name: kana, Hangul and other letters by their sound, ideographs by their number."""
     words = unicodedata.name(character, "").lower().split()

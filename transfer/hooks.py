@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from checkpoints.cli import UserError
-from transfer.pictures import BACKEND
+from transfer.pictures import BACKEND, drawn_names
 
 POSITION = "backbone.net.pos_embed"
 
@@ -90,16 +90,23 @@ def _size(weights: Mapping[str, Any], name: str, otherwise: Any = None) -> Any:
 class ShowHook(Hook):
     """Draws what was found in the first few test images, beside what is there, to `predictions/` in the run's folder."""
 
-    def __init__(self, count: int = 4) -> None:
-        self.count = count
+    def __init__(self, count: int = 4, task: str = "coco") -> None:
+        self.count, self.task = count, task
         self.drawn: list[tuple[str, Path]] = []
         """Names of the images, and the pictures of them."""
+
+    def before_test(self, runner: Any) -> None:
+        meta = runner.visualizer.dataset_meta or {}
+        if meta.get("classes"):
+            runner.visualizer.dataset_meta = {**meta, "classes": drawn_names(meta["classes"], self.task)}
 
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None) -> None:
         if runner.rank != 0:
             return
         for sample in list(outputs or ())[: self.count - len(self.drawn)]:
             image = mmcv.imread(sample.img_path, channel_order="rgb", backend_args={"backend": BACKEND})
+            if image.shape[:2] == (1, 1):  # MMSegmentation takes the mask of one pixel for an index
+                continue
             name, folder = Path(sample.img_path).stem, Path(runner.work_dir) / "predictions"
             taken = any(path.stem == name for _, path in self.drawn)  # of another folder, or with another suffix
             path = folder / f"{name}{f'-{len(self.drawn) + 1}' if taken else ''}.png"

@@ -4,6 +4,7 @@
 open it; what is decoded from them, and by what, stays as it was. Importing this file registers it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from mmengine.config import Config
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 
+from checkpoints import fonts
 from checkpoints.cli import UserError
 from pretrain.images.formats import BadImage, load_stored, open_picture, read_file
 
@@ -43,6 +45,12 @@ class Pictures(LocalBackend):
 
 
 register_backend(BACKEND, Pictures, force=True)
+
+
+def drawn_names(names: Sequence[str], task: str) -> list[str]:
+    """Names of classes as they are drawn into pictures: MMDetection draws by fonts, MMSegmentation (OpenCV) ASCII alone."""
+    draws = fonts.legible if task == "coco" else fonts.latin
+    return [draws(" ".join(name.split())) for name in names]
 
 
 def set_backend(config: Any) -> None:

@@ -69,7 +69,8 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     config.randomness = {"seed": options.seed}
     last = resume.newest(Path(config.work_dir))
     config.resume, config.load_from = last is not None, None if last is None else str(last)
-    mine = [{"type": "WeightsHook", "random": options.from_scratch}, {"type": "WatchHook"}, {"type": "ShowHook", "count": SHOWN}]
+    show = {"type": "ShowHook", "count": SHOWN, "task": options.task}
+    mine = [{"type": "WeightsHook", "random": options.from_scratch}, {"type": "WatchHook"}, show]
     config.custom_hooks = [*config.get("custom_hooks", []), *mine]
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         if device == "cpu":

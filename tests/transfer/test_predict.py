@@ -19,7 +19,7 @@ pytest.importorskip("mmdet", reason="the extra `transfer` is not installed: tool
 
 from checkpoints.cli import FAILED, WRONG_COMMAND, UserError, run_command
 from pretrain.sample import dense
-from transfer import trained
+from transfer import pictures, trained
 from transfer.config import CONFIGS, read_config, toolboxes
 from transfer.options import TransferOptions
 
@@ -128,6 +128,19 @@ def test_label_maps_have_the_datas_own_labels_and_colours(segmenter: Path, ade20
     assert tuple(picture.getpalette()[6:9]) == tuple(colour)  # type: ignore[index]
 
 
+def test_names_are_drawn_with_letters_that_the_toolbox_can_draw() -> None:
+    """MMSegmentation draws by OpenCV, which has a question mark for what is not ASCII."""
+    assert pictures.drawn_names(["細胞", "Käse", "a\nb"], "ade20k") == ["U+7D30 U+80DE", "Kase", "a b"]
+    assert pictures.drawn_names(["a\nb", "$x$"], "coco") == ["a b", "$x$"]
+
+
+def test_one_pixel_is_segmented(segmenter: Path, tmp_path: Path) -> None:
+    (tmp_path / "i").mkdir()
+    Image.new("RGB", (1, 1)).save(tmp_path / "i" / "one.png")
+    assert predicted("--run", segmenter, "--images", tmp_path / "i", "--out", tmp_path / "o") == 0
+    assert Image.open(tmp_path / "o" / "labels" / "one.png.png").size == (1, 1)
+
+
 def test_broken_images_are_counted_and_named_turned_ones_are_turned_and_any_name_is_taken(
     detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,9 +153,11 @@ def test_broken_images_are_counted_and_named_turned_ones_are_turned_and_any_name
     wide.convert("L").save(folder / "grey.png")
     (folder / "broken.png").write_bytes((folder / "grey.png").read_bytes()[:200])
     (folder / "notes.txt").write_text("no picture")
+    Image.new("RGB", (900, 3)).save(folder / "flat.png")  # OpenCV cannot resize it
     assert predicted("--run", detector, "--images", folder) == FAILED
     said = capsys.readouterr()
-    assert "broken.png cannot be used" in said.err and "1 of 3 images could not be used" in said.err
+    assert "broken.png cannot be used" in said.err and "2 of 4 images could not be used" in said.err
+    assert "flat.png: the run's model cannot be applied to it" in said.err
     out = detector / "predictions-bilder ü"
     sizes = {one["file_name"]: (one["width"], one["height"]) for one in json.loads((out / "images.json").read_text())["images"]}
     assert sizes == {"grey.png": (60, 40), "細胞/turned <b>.jpg": (40, 60)}
@@ -373,6 +388,14 @@ def test_plain_mmsegmentation_loads_a_segmenter_and_answers_the_same(segmenter: 
     theirs, mine = plain(tmp_path / "e", image, "ade20k"), ours(segmenter, image)
     assert np.allclose(theirs["logits"], mine.seg_logits.data.flatten()[::17].numpy(), atol=1e-4)
     assert np.mean(np.equal(theirs["labels"], mine.pred_sem_seg.data.flatten().numpy())) > 0.999
+
+
+def test_the_checkpoint_in_an_export_is_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pth").touch()
+    assert export.absolute(Path("timm:resnet18@w.pth")) == Path(f"timm:resnet18@{tmp_path}/w.pth")
+    assert export.absolute(Path("w.pth")) == tmp_path / "w.pth"
+    assert export.absolute(Path("timm:resnet18")) == Path("timm:resnet18")
 
 
 def test_an_export_that_differs_is_not_left_behind(detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,8 @@ def run(options: PredictOptions) -> int:
         terminal.say(sentence, error=True)
     if broken:
         more = f", of which {NAMED} are named above" if len(broken) > NAMED else ""
-        terminal.say(f"{len(broken)} of {len(images)} images could not be used{more}: the others were predicted", error=True)
+        others = "the others were predicted" if sizes else "nothing was predicted"
+        terminal.say(f"{len(broken)} of {len(images)} images could not be used{more}: {others}", error=True)
     return FAILED if broken else DONE
 
 

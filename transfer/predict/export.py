@@ -58,7 +58,7 @@ def run(options: ExportOptions) -> int:
     out = options.out or Path("exports") / (options.run.resolve().name or "run")
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise UserError(f"{out} exists already: give another --out, or remove it")
-    model = rebuilt(options.run, options.config, options.ckpt)
+    model = rebuilt(options.run, options.config, options.ckpt and absolute(options.ckpt))
     part = places.tried(out.with_name(f".{out.name}.part"))
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -106,6 +106,16 @@ def write(model: Any, folder: Path) -> bool:
     weights = {name: weight.contiguous() for name, weight in model.model.state_dict().items()}
     torch.save({"meta": {"dataset_meta": meta}, "state_dict": weights}, folder / "weights.pth")
     return alone
+
+
+def absolute(checkpoint: Path) -> Path:
+    """A --ckpt whose file or folder is named from the root: what is written is loaded from any folder."""
+    text = str(checkpoint)
+    for mark in ("@", ":"):  # timm:NAME@FILE, hf:FOLDER
+        before, found, rest = text.partition(mark)
+        if found and rest and Path(rest).exists():
+            return Path(f"{before}{mark}{Path(rest).absolute()}")
+    return checkpoint.absolute() if checkpoint.exists() else checkpoint
 
 
 def written(config: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from checkpoints import places, store
+from transfer.pictures import drawn_names
 from transfer.trained import Trained
 
 VOID = (0, 0, 0)
@@ -64,7 +65,8 @@ class Drawing:
     """Draws predictions over images, by the toolbox's own visualizer."""
 
     def __init__(self, trained: Trained, score: float) -> None:
-        meta = {"classes": trained.classes, "palette": [tuple(colour) for colour in trained.palette] or None}
+        palette = [tuple(colour) for colour in trained.palette] or None
+        meta = {"classes": drawn_names(trained.classes, trained.task), "palette": palette}
         self.more: Mapping[str, Any] = {}
         if trained.task == "coco":
             from mmdet.visualization import DetLocalVisualizer as Visualizer  # noqa: PLC0415 (a heavy, optional import)
@@ -76,6 +78,8 @@ class Drawing:
         self.visualizer.dataset_meta = meta
 
     def __call__(self, image: np.ndarray, sample: Any) -> Image.Image:
+        if image.shape[:2] == (1, 1):  # MMSegmentation takes the mask of one pixel for an index
+            return Image.fromarray(image)
         self.visualizer.add_datasample("", image, data_sample=sample, draw_gt=False, show=False, **self.more)
         return Image.fromarray(self.visualizer.get_image())
 

@@ -12,7 +12,7 @@ from mmcv.transforms import Compose
 from torch import nn
 
 from checkpoints import store
-from checkpoints.cli import UserError, WorkError
+from checkpoints.cli import UserError
 from transfer.pictures import BACKEND
 from transfer.predict.rebuild import READERS, TRUTH, Rebuilt, reading
 from transfer.trained import FILE
@@ -37,7 +37,7 @@ class Predictor:
     def __call__(self, path: Path) -> tuple[np.ndarray, Any]:
         """An image [h, w, 3] of red, green, blue in bytes, and the toolbox's data sample of its predictions.
 
-        Raises UserError naming an image that cannot be used, WorkError where the model or its steps do not work on one.
+        Raises UserError naming an image that cannot be used, or on which the model or its steps do not work.
         """
         try:
             found: Any = self.read({"img_path": str(path), "img_id": 0})
@@ -49,12 +49,10 @@ class Predictor:
         try:
             return image, self.predicted(found)
         except torch.cuda.OutOfMemoryError as error:
-            raise WorkError(f"{path}: the GPU has too little memory for this image: give smaller ones") from error
-        except Exception as error:  # of the run's own steps, which another hand may have changed
-            why = store.first_line(error)
-            raise WorkError(
-                f"{path}: the run's model cannot be applied to it ({why}): give smaller images, or train again"
-            ) from error
+            raise UserError(f"{path}: the GPU has too little memory for this image: give a smaller one") from error
+        except Exception as error:  # an image of a few pixels' height, or steps that another hand has changed
+            where = f"{path}: the run's model cannot be applied to it ({store.first_line(error)})"
+            raise UserError(f"{where}: give one of another size, or another copy of the run") from error
 
     def predicted(self, found: Any) -> Any:
         """The data sample of what `read` has found."""
