@@ -13,7 +13,7 @@ from probes.shared import console
 
 SHARE = 0.5
 """Of the free memory, which arrays may take; what needs more lies in a file."""
-MEMINFO = Path("/proc/meminfo")
+MEMINFO, STATUS = Path("/proc/meminfo"), Path("/proc/self/status")
 GROUPS = {
     Path("/sys/fs/cgroup"): ("memory.max", "memory.current"),
     Path("/sys/fs/cgroup/memory"): ("memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -29,6 +29,11 @@ def available() -> int:
         for (_, most), (_, now) in zip(_amounts(folder / limit), _amounts(folder / used), strict=False):
             found.append(max(0, most - now + sum(cached)))
     return min(found, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def held() -> int:
+    """Bytes that this process has in memory now; 0 where the system does not say."""
+    return sum(1024 * amount for name, amount in _amounts(STATUS) if name == "VmRSS:")
 
 
 def _amounts(path: Path) -> list[tuple[str, int]]:

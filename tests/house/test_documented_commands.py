@@ -52,6 +52,7 @@ SHORTER = {
     "pretrain.tokenizers": "--codes 8",
     "probes.bench.data": "--images 4 --batch-size 2 --rounds 1",
     "probes.bench.count": "--batch-size 2",
+    "probes.bench.sources": "--images 1000 --read 10 --kinds shards",
     "probes.bench.knn": "--part 0.0005 --queries 10 --ways product",
     "probes.knn": PROBE,
     "probes.compare": f"{PROBE} --probes knn --crop 32 --resize 32 --out NEW",

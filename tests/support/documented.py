@@ -22,7 +22,7 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "tools/transfer_ade20k.sh": ("transfer.train", "--task", "ade20k"),
 }
 """The module, and the flags before those that are given, of a tool that is a Python command."""
-BENCHES = {part: f"probes.bench.{part}" for part in ("data", "step", "knn", "count")}
+BENCHES = {part: f"probes.bench.{part}" for part in ("data", "step", "sources", "knn", "count")}
 """The parts of tools/bench.sh."""
 SHELL = ("git", "cd", "source", "conda", "docker", "pip", "tools/setup.sh", "tools/test.sh")
 """Commands that no module answers."""
