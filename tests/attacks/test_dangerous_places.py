@@ -146,6 +146,11 @@ PLACES: dict[str, dict[str, str]] = {
     "probes/shared/record.py": {"glob": "files by a probe's name in results/ beside the checkpoint; each name is a path"},
     "transfer/exports/push.py": {"the network": "uploads an export, only to the repository that --push names"},
     "transfer/exports/card.py": {"glob": "records of k-NN in results/ beside the checkpoint; each name is a path"},
+    "probes/bench/sources.py": {
+        "a link": "of files that it has just drawn, in a temporary folder of its own",
+        "a deletion": "of the same",
+        "an archive": "is written",
+    },
     "tools/draw_messages.py": {"glob": "lists the code", "a whole file": "the code and the page that it draws"},
     "probes/visualize/gallery.py": {"Image.open": "the bytes of a picture that was just drawn here, for its size"},
     "tools/draw_imports.py": {"glob": "lists the code", "a whole file": "the code and the page that it draws"},
