@@ -148,8 +148,8 @@ PLACES: dict[str, dict[str, str]] = {
     "transfer/exports/card.py": {"glob": "records of k-NN in results/ beside the checkpoint; each name is a path"},
     "probes/bench/sources.py": {
         "a link": "of files that it has just drawn, in a temporary folder of its own",
-        "a deletion": "of the same",
-        "an archive": "is written",
+        "a deletion": "of what it has drawn itself, there",
+        "an archive": "is written, of pictures that it has drawn",
     },
     "tools/draw_messages.py": {"glob": "lists the code", "a whole file": "the code and the page that it draws"},
     "probes/visualize/gallery.py": {"Image.open": "the bytes of a picture that was just drawn here, for its size"},
