@@ -152,7 +152,6 @@ PLACES: dict[str, dict[str, str]] = {
         "an archive": "is written, of pictures that it has drawn",
     },
     "tools/draw_messages.py": {"glob": "lists the code", "a whole file": "the code and the page that it draws"},
-    "probes/visualize/gallery.py": {"Image.open": "the bytes of a picture that was just drawn here, for its size"},
     "tools/draw_imports.py": {"glob": "lists the code", "a whole file": "the code and the page that it draws"},
     "transfer/hooks.py": {"Image.open": "a test image that was decoded before, through the same door (transfer/pictures.py)"},
     "transfer/resume.py": {"code from text": "mmengine's modules by names that stand in this code"},
