@@ -66,7 +66,7 @@ def test_pages_and_tables_of_the_first_build_s_files(left: Path, capsys: pytest.
     assert run_command(report.main, ["run"]) == DONE
     assert "k-NN, top-1 %" in Path("run/report.html").read_text()
     assert run_command(tables.main, ["run"]) == DONE and "12.5" in capsys.readouterr().out
-    assert run_command(curves.main, ["--runs", "run"]) == DONE and "Curves" in live.page(Path("run"))
+    assert run_command(curves.main, ["--runs", "run"]) == DONE and "Training curves" in live.page(Path("run"))
 
 
 def test_a_log_of_the_first_build_is_read_under_today_s_names(left: Path) -> None:
