@@ -93,7 +93,8 @@ class Project:
 
     def interrupted(self) -> tuple[int, str]:
         """The same, with Ctrl-C while pip builds."""
-        words = ["bash", str(self.root / "tools" / "setup.sh")]
+        # Behind a shell's `&` Ctrl-C is ignored, and a shell that begins so cannot trap it.
+        words = ["env", "--default-signal=INT", "bash", str(self.root / "tools" / "setup.sh")]
         piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         (self.root / "slow").touch()
         with subprocess.Popen(words, env=self.environment, text=True, start_new_session=True, **piped) as process:  # type: ignore[call-overload]

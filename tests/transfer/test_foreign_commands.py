@@ -63,7 +63,7 @@ def test_dinov2_s_trains_a_step_of_each_task(world: Path, tmp_path: Path, task: 
     said = done.stdout + done.stderr
     assert "patches of 14 pixels after blocks 4, 6, 8, 12 of 12, resized to tokens of 16" in said
     assert "are normalised as the backbone's: mean 123.675 116.28 103.53, std 58.395 57.12 57.375" in said
-    assert "the checkpoint's weights, verified" in said
+    assert "the checkpoint's weights, verified" in (tmp_path / "log.txt").read_text()
     record = json.loads((tmp_path / "results" / f"transfer_{task}.json").read_text())
     assert record["protocol"]["mean"] == [123.675, 116.28, 103.53] and record["protocol"]["neck"] == "taps"
     assert record["protocol"]["position"] == "as the backbone's library does it"
