@@ -127,6 +127,7 @@ BOUNDS: dict[str, Bounds] = {
     "prototypes": COUNT,
     "queries": COUNT,
     "radius": NUMBER,
+    "read": COUNT,
     "repeats": COUNT,
     "resize": PIXELS,
     "rounds": COUNT,

@@ -124,7 +124,7 @@ class Screen(Hook):
             return
         if outputs and "loss" in outputs:
             self._loss = f"loss {float(outputs['loss']):.3f}"
-        rate = next(iter(runner.optim_wrapper.get_lr().values()))[-1]
+        rate = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)  # layers below the heads may have less
         epoch = (
             f"epoch {runner.epoch + 1}/{runner.max_epochs}" if runner.train_loop.__class__.__name__.startswith("Epoch") else ""
         )

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -176,3 +177,21 @@ def test_the_flags_reach_the_run_and_its_record_and_another_schedule_is_not_cont
     capsys.readouterr()
     assert run_command(train.main, [*map(str, typed), "30"]) == WRONG_COMMAND
     assert "was trained with another schedule (length 24 then, 30 now)" in capsys.readouterr().err
+
+
+def test_the_screen_says_the_rate_that_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    """MMEngine keeps the optimizer's base settings beside its groups and scales by the batch only the groups."""
+    from mmengine.optim import OptimWrapper  # noqa: PLC0415
+
+    from transfer import screen  # noqa: PLC0415
+
+    layers = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": [layer], "lr": rate} for layer, rate in zip(layers, (0.1, 0.8), strict=True)], lr=0.8)
+    wrapper = OptimWrapper(optimizer)
+    wrapper.base_param_settings = {"params": torch.tensor([0.0]), "lr": 0.8}
+    for group in optimizer.param_groups:
+        group["lr"] /= 8
+    runner = SimpleNamespace(iter=9, max_iters=10, optim_wrapper=wrapper, train_loop=None)
+    with screen.Screen("ade20k", True) as shown:
+        shown.after_train_iter(runner, 0, outputs={"loss": torch.tensor(2.5)})
+    assert "loss 2.500, lr 0.1" in capsys.readouterr().out
