@@ -389,6 +389,7 @@ HANDED_ON = {
     ("pretrain/images/open.py", "source"): "as it was called",
     ("pretrain/method/targets.py", "Path(checkpoint)"): "--tokenizer, by pretrain/setup/objective.py",
     ("pretrain/backbones/open.py", "checkpoint"): "as it was called",
+    ("probes/bench/sources.py", "source"): "what this command has drawn itself",
     ("probes/surface.py", "path"): "as `probes.load` was called",
     ("probes/features/embedding.py", "data"): "as `probes.embed` was called",
     ("probes/compare/costs.py", "Path(model)"): "--ckpt",
