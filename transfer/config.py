@@ -1,6 +1,7 @@
 """The config that is run: a written one or the checkpoint's recipe, changed by the command line and fitted to the machine."""
 
 import importlib
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,11 @@ def default_config(options: TransferOptions, shape: Architecture | None, *, plai
 
 def of_sample(options: TransferOptions) -> bool:
     return options.data is None and options.train_json is None
+
+
+def images_a_step(config: Any) -> int:
+    """Images of all processes in one step."""
+    return int(config.train_dataloader.batch_size) * int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_base(path: Path) -> bool:

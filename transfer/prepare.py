@@ -50,7 +50,7 @@ def prepare(options: TransferOptions, loaded: Any) -> Any:
     if is_main():
         places.tried(record_path(config, options))
     root = options.data or (options.train_json.parent if options.train_json else Path(config.work_dir) / "data")
-    if options.data is None and options.train_json is None:
+    if of_sample(options):
         draw_sample(options.task, root)
     data.set_root(config, root)
     found = data.look_through(options.task, root, config, Path(config.work_dir), maps=maps, given=given)
@@ -111,7 +111,7 @@ def _given(options: TransferOptions) -> coco_layout.Given:
     typed = given.typed()
     if typed and options.task != "coco":
         raise UserError(f"{typed[0]} is for coco: it says where annotations of boxes lie")
-    if options.data is None and options.train_json is None and set(typed) - {"--boxes-only"}:
+    if of_sample(options) and set(typed) - {"--boxes-only"}:
         raise UserError(f"{typed[0]} belongs to data of your own: give --data DIR, or --train-json and --train-images")
     return given
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from checkpoints.cli import WorkError
 from probes.shared import record
 from probes.shared.confusion import shares_of
 from probes.shared.confusion_picture import picture
-from transfer.config import changes_of
+from transfer.config import changes_of, images_a_step
 from transfer.options import TransferOptions
 from transfer.results import by_class, page
 from transfer.results.by_class import ClassAP
@@ -75,7 +74,7 @@ def report(
         "key": options.key,
         "lr": config.optim_wrapper.optimizer.lr * ratio,
         "lr_ratio": ratio,
-        "images_a_step": config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1")),
+        "images_a_step": images_a_step(config),
         "cfg_options": [*changes_of(options), *resized(options)],
         "position": position(loaded.backbone.shape.kind, config.model.backbone.get("grid")),
         **config.of_backbone,

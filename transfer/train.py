@@ -17,6 +17,7 @@ import torch
 from checkpoints import hold, places, store, terminal
 from checkpoints.cli import UserError, WorkError, parse, run_command
 from transfer import blame, networks, resume, schedules, trained
+from transfer.config import images_a_step
 from transfer.options import TransferOptions
 from transfer.prepare import is_main, prepare
 from transfer.report import Tested, report
@@ -46,7 +47,7 @@ def run(options: TransferOptions) -> int:
             runner = made(options, config)
             runner.register_hook(shown)
             if is_main():
-                store.write_bytes(places.below(out, "config.py"), config.pretty_text.encode())
+                store.write_bytes(places.below(out, "config.py"), runner.cfg.pretty_text.encode())
                 screen.show_table(table(options, config, loaded, runner, ratio))
             with blame.of_changes(options, lambda: not runner.iter):
                 runner.train()
@@ -83,7 +84,6 @@ def table(options: TransferOptions, config: Any, loaded: Any, runner: Any, ratio
     start = "random weights" if options.from_scratch else f"{options.key} of {loaded.path}"
     frozen = ", frozen" if model.backbone.get("frozen") else ""
     length = f"{loop.max_epochs} epoch{'s' * (loop.max_epochs != 1)}, " if "max_epochs" in loop else ""
-    batch = config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
     counts = [len(runner.train_dataloader.dataset), config.test_images]
     return [
         ("task", f"{options.task}, config {Path(config.filename).stem}"),
@@ -92,7 +92,7 @@ def table(options: TransferOptions, config: Any, loaded: Any, runner: Any, ratio
         ("images", f"{counts[0]} to train, {counts[1]} to test"),
         ("backbone", f"{its.arch}/{its.patch_size}, {its.embed_dim} wide, {start}{frozen}"),
         ("neck, heads", ", ".join(kinds)),
-        ("steps", f"{length}{runner.max_iters} steps of {batch} images"),
+        ("steps", f"{length}{runner.max_iters} steps of {images_a_step(config)} images"),
         ("learning rate", f"{config.optim_wrapper.optimizer.lr * ratio:.3g}"),
         ("short side", f"{config.of_data['size']} pixels"),
         ("device", "cuda" if torch.cuda.is_available() else "cpu"),
@@ -122,7 +122,7 @@ def at_several_scales(config: Any) -> dict[str, Any]:
 def state_the_rate(config: Any) -> float:
     """Say how the learning rate follows the batch; the factor."""
     base = config.auto_scale_lr.base_batch_size if config.get("auto_scale_lr", {}).get("enable") else 0
-    batch = config.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+    batch = images_a_step(config)
     ratio = batch / base if base else 1.0
     rate = config.optim_wrapper.optimizer.lr
     if is_main():

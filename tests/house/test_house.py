@@ -61,7 +61,7 @@ ROOMS = {
         "shared": "",
     },
     "transfer": {
-        "train": "prepare report results trained hooks watching options resume networks schedules screen blame",
+        "train": "prepare report results trained config hooks watching options resume networks schedules screen blame",
         "screen": "report",
         "blame": "options",
         "prepare": "network_config layout results config options labels coco_images data coco_layout pictures report "
