@@ -19,15 +19,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 NAME = "mmcv._ext"
+LATE = "mmdet.structures.mask.structures"
 HALVES = (torch.float16, torch.bfloat16)
 
 
 def register() -> bool:
-    """Answer for `mmcv._ext` where no compiled one exists; whether that was so. Call it before mmcv.ops is imported."""
+    """Answer for `mmcv._ext` where no compiled one exists; whether that was so.
+
+    Raises ImportError after `mmdet.structures`, which keeps a stub of the operations that it did not find.
+    """
     if NAME in sys.modules:
         return isinstance(sys.modules[NAME], Extension)
     if compiled():
         return False
+    if LATE in sys.modules:
+        raise ImportError(f"{LATE} was imported before transfer.ops.register(): call that first, or transfer.config.toolboxes()")
     sys.modules[NAME] = Extension()
     return True
 

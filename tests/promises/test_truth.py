@@ -29,6 +29,7 @@ from probes.visualize import __main__ as visualize
 from tests.support import networks
 from tests.support.commands import SMALL
 from tests.support.probes import PROBES
+from transfer.config import toolboxes
 
 FREE = {"lr": "a rate of several that diverges is left out by name", "share": "its command says so", "value_range": "any two"}
 """Flags that parsing lets have some of what is tried here."""
@@ -38,7 +39,8 @@ DRAWN = ("SceneObject", "Background", "Scene")
 
 
 def commands() -> Iterator[type]:
-    """The options of every command, by their type."""
+    """The options of every command, by their type. The toolboxes come first, with mmcv's operations, as in the commands."""
+    toolboxes()
     for package in (checkpoints, pretrain, probes, transfer):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             with warnings.catch_warnings():

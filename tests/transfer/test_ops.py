@@ -89,3 +89,11 @@ def test_a_compiled_mmcv_is_left_in_place(monkeypatch: pytest.MonkeyPatch, tmp_p
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert ops.compiled() and not ops.register() and ops.NAME not in sys.modules
+
+
+def test_too_late_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toolbox has then kept a stub that fails in the first step of a detector."""
+    monkeypatch.delitem(sys.modules, ops.NAME)
+    monkeypatch.setitem(sys.modules, ops.LATE, ops)
+    with pytest.raises(ImportError, match="imported before transfer"):
+        ops.register()
