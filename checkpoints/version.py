@@ -1,3 +1,3 @@
 """The project's version: `checkpoints.__version__`, the same in all four packages."""
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"

@@ -110,7 +110,7 @@ NAMED: dict[str, Recipe] = {
         data="IMAGENET22K",
     ),
     "sample": Recipe(
-        "the embedded sample, 12 epochs",
+        "the embedded sample, 8 epochs",
         SAMPLE,
         "k-NN 53 to 68, untrained 28 to 30 (README)",
         "5 minutes on two cores",

@@ -47,27 +47,29 @@ def sections(
 ) -> list[Section]:
     """The whole page in its order."""
     found = [results(runs, records)]
-    found += named([report_run.summary_section(run, number) for number, run in enumerate(runs)], runs)
-    found += named([report_run.curves(run, number) for number, run in enumerate(runs)], runs)
+    found += [named(report_run.summary_section(run, number), run, runs) for number, run in enumerate(runs)]
+    found += [named(report_run.curves(run, number), run, runs) for number, run in enumerate(runs)]
     if options.pictures:
         for number, run in enumerate(runs):
-            some = pictures(run, options.data, number, paths)
-            found += named(some, [run] * len(some) if len(runs) > 1 else [run])
+            found += [named(section, run, runs) for section in pictures(run, options.data, number, paths)]
     found += [section for section in (report_records.published(records), report_records.curves(records)) if section]
     found += [report_records.everything(records)] if records else []
     return [*found, commands.repeat(runs, records, paths, options.data), commands.provenance(runs, records)]
 
 
-def named(found: Sequence[Section], runs: Sequence[Run]) -> list[Section]:
-    """A section a run; its title says which, where there are several."""
-    if len(runs) == 1:
-        return list(found)
-    return [Section(section.name, f"{section.title}: {run.name}", section.body) for section, run in zip(found, runs, strict=True)]
+def named(section: Section, run: Run, runs: Sequence[Run]) -> Section:
+    """The section of a run; its title says of which, where there are several."""
+    return section if len(runs) == 1 else Section(section.name, f"{section.title}: {run.name}", section.body)
 
 
 def results(runs: Sequence[Run], records: Sequence[Mapping[str, Any]]) -> Section:
-    """The headline row: every probe's number with its interval; of runs without one, where their k-NN curve ends."""
+    """The headline row: every probe's number with its interval; of runs without one, where their k-NN curve ends.
+
+    Of several checkpoints: a table, a row each.
+    """
     found = report_records.headlines(records)
+    if len(report_records.checkpoints(records)) > 1:
+        return Section("results", "Results", report_records.headline_table(records))
     nothing = "" if found else report_page.paragraph("Not evaluated yet. python -m probes.knn --ckpt RUN measures k-NN accuracy.")
     if not any(record["probe"] == "knn" for record in records):
         for run in runs:

@@ -3,8 +3,10 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from checkpoints import store
 from probes import tables
 from probes.paper import published as paper
 from probes.report import page as report_page
@@ -17,15 +19,61 @@ FEWEST = 3
 """Points of a curve."""
 
 
+class Headline(NamedTuple):
+    """What a number is of."""
+
+    checkpoint: str
+    name: str
+    where: str
+    features: str
+
+
 def headlines(records: Sequence[Mapping[str, Any]]) -> list[Card]:
     """The latest number of each kind, data set and checkpoint, with its interval and its baselines."""
-    found: dict[tuple[Any, ...], Card] = {}
+    return list(_headlines(records).values())
+
+
+def _headlines(records: Sequence[Mapping[str, Any]]) -> dict[Headline, Card]:
+    found = {}
     for record in records:
         if record["protocol"].get("untrained"):
             continue
         for metric, name in headlines_of(record["probe"], record["metrics"]):
-            found[name, _where(record), record["checkpoint"]["path"]] = _headline(record, metric, name, records)
-    return list(found.values())
+            of = str(record["protocol"].get("features", ""))
+            found[Headline(record["checkpoint"]["path"], name, _where(record), of)] = _headline(record, metric, name, records)
+    return found
+
+
+def checkpoints(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By path of a checkpoint: what tells it from the others."""
+    paths = list(dict.fromkeys(one.checkpoint for one in _headlines(records)))
+    parts = {path: Path(path).parent.parts if Path(path).name == store.BACKBONE else Path(path).parts for path in paths}
+    shared = 0
+    while (
+        len(parts) > 1
+        and all(len(some) > shared + 1 for some in parts.values())
+        and len({p[shared] for p in parts.values()}) == 1
+    ):
+        shared += 1
+    return {path: "/".join(some[shared:]) for path, some in parts.items()}
+
+
+def headline_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """The headline numbers of several checkpoints: a row each, a column a kind. Two features of one are both shown, named."""
+    found, names = _headlines(records), checkpoints(records)
+    columns = list(dict.fromkeys((one.name, one.where) for one in found))
+    cells: dict[tuple[str, str, str], list[tuple[str, Card]]] = defaultdict(list)
+    for one, card in found.items():
+        cells[one.checkpoint, one.name, one.where].append((one.features, card))
+    rows = [Row([names[path], *(_cell(cells.get((path, *column), [])) for column in columns)], False) for path in names]
+    head = ["checkpoint", *(f"{name} on {Path(where).name}" for name, where in columns)]
+    return report_page.table("Each number with its 95 % interval", head, rows)
+
+
+def _cell(some: Sequence[tuple[str, Card]]) -> str:
+    """Numbers of one kind; what of, where it is more than one."""
+    numbers = ((of, card.number, card.interval.removeprefix("95 % interval ")) for of, card in some)
+    return "; ".join(f"{number} ({ends})" + f", {of}" * (len(some) > 1) for of, number, ends in numbers)
 
 
 def _headline(record: Mapping[str, Any], metric: str, name: str, records: Sequence[Mapping[str, Any]]) -> Card:

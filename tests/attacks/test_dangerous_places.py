@@ -152,6 +152,7 @@ PLACES: dict[str, dict[str, str]] = {
         "an archive": "is written, of pictures that it has drawn",
     },
     "tools/draw_messages.py": {"glob": "lists the code", "a whole file": "the code and the page that it draws"},
+    "tools/draw_results.py": {"a whole file": "the pages and records of this repository, and a run that is typed"},
     "tools/draw_imports.py": {"glob": "lists the code", "a whole file": "the code and the page that it draws"},
     "transfer/hooks.py": {"Image.open": "a test image that was decoded before, through the same door (transfer/pictures.py)"},
     "transfer/resume.py": {"code from text": "mmengine's modules by names that stand in this code"},

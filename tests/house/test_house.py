@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints.version import __version__
 from tests.support.commands import ROOT
 from tools.draw_imports import edges, imported
 
@@ -245,3 +246,11 @@ def test_an_undefined_name_is_found_by_both_checkers(tmp_path: Path) -> None:
     options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(tmp_path / "cache")]
     found = subprocess.run([sys.executable, "-m", "mypy", *options, str(path)], check=False, capture_output=True, text=True)
     assert found.returncode == 1 and "name-defined" in found.stdout
+
+
+def test_a_release_has_one_number_and_one_date() -> None:
+    """What the package, the changelog and the citation say."""
+    release = re.search(r"^## (\S+) \((\d{4}-\d{2}-\d{2})\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert release and release[1] == __version__
+    assert f"\nversion: {release[1]}\n" in cited and f'\ndate-released: "{release[2]}"\n' in cited

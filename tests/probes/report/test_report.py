@@ -217,6 +217,26 @@ def test_records_without_a_run_and_nothing_at_all(run: Path, tmp_path: Path, cap
     assert run_command(report.main, [str(tmp_path / "nowhere")]) == WRONG_COMMAND
 
 
+def test_numbers_of_several_runs_stand_beside_their_names(run: Path, tmp_path: Path) -> None:
+    """A number without its checkpoint would be anybody's; two features of one checkpoint are told apart."""
+    record = json.loads(records.only(run / "results", "knn").read_text())
+    folders = []
+    for name, number, of in (("one", 41.5, "cls"), ("two", 32.5, "cls"), ("two", 23.5, "raw_mean")):
+        other = log_of(tmp_path / name, [{"step": 10, "knn": 30.0}])
+        checkpoint = record["checkpoint"] | {"path": str(other / store.BACKBONE)}
+        changes = {"checkpoint": checkpoint, "metrics": {"top1": number}, "intervals": {"top1": [number - 1, number + 1]}}
+        protocol = record["protocol"] | {"features": of}
+        (other / f"knn_{of}.json").write_text(json.dumps(record | changes | {"protocol": protocol}))
+        folders += [other] * (other not in folders)
+    out = tmp_path / "both.html"
+    assert run_command(report.main, [*map(str, folders), "--out", str(out), "--pictures", "false"]) == DONE
+    rows = re.findall(r'<th scope="row">(\w+)</th><td>([^<]*)</td>', out.read_text())
+    assert [row for row in rows if row[0] in ("one", "two")][:2] == [
+        ("one", "41.5 (40.5 to 42.5)"),
+        ("two", "32.5 (31.5 to 33.5), cls; 23.5 (22.5 to 24.5), raw_mean"),
+    ]
+
+
 def test_neighbours_are_the_nearest_and_the_matrix_counts_their_votes(run: Path, folders: Path) -> None:
     wanted = Common(ckpt=run, data=str(folders), workers=0)
     with open_subject(wanted) as subject:

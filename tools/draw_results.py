@@ -1,0 +1,144 @@
+"""Tables of results in README and docs, from the records in docs/measured: `python tools/draw_results.py` renews them.
+
+`--check` compares them (exit code 1 where one differs). `--keep NAME FOLDER [FOLDER ...]` puts new measurements into
+docs/measured/NAME.json first: for `sample`, run folders in the order of their seeds, each with the record of
+`probes.knn --baselines --out FOLDER/knn.json`; for `cifar10`, folders of `tools/ablate.sh --table T9`, one a seed.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ROOT / "docs" / "measured"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+BLOCK = re.compile(r"<!-- measured: (\S+) -->\n.*?<!-- end of it -->\n", re.DOTALL)
+TITLES = {
+    "ibot": "iBOT",
+    "dino": "DINO ([CLS] loss only)",
+    "mim_only": "masked patches only",
+    "beit": "BEiT-like (k-means tokens)",
+    "supervised": "supervised",
+    "untrained": "untrained",
+    "pixels": "raw pixels",
+}
+"""Rows of the table of CIFAR-10, in its order."""
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    """Lines of a run's log; none for a row that has no training of its own."""
+    log = run / "metrics.jsonl"
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+
+
+def kept_of_sample(folders: Sequence[Path]) -> dict[str, Any]:
+    """One entry a run: its numbers, its k-NN curve by step, and the seconds of its training."""
+    found = []
+    for folder in folders:
+        record, config, log = read(folder / "knn.json"), read(folder / "config.json"), lines_of(folder)
+        found.append(
+            {
+                "seed": config["seed"],
+                "metrics": record["metrics"],
+                "intervals": record["intervals"],
+                "versions": record["versions"],
+                "curve": {str(line["step"]): line["knn"] for line in log if "knn" in line},
+            }
+        )
+    return {"runs": found}
+
+
+def kept_of_cifar10(folders: Sequence[Path]) -> dict[str, Any]:
+    """One entry a seed: the record of all rows, and each training's losses by epoch."""
+    found = []
+    for folder in folders:
+        record = read(folder / "ablation_T9.json")
+        record["data"] = {"train": "CIFAR10"}
+        for row in record["rows"]:
+            row["checkpoint"] = row["name"]
+        found.append(record)
+    return {"runs": found}
+
+
+def share(value: float, ends: Sequence[float] | None) -> str:
+    """A percentage with its interval."""
+    return f"{value:.1f}" + (f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else "")
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *body]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def cifar10() -> str:
+    """Rows by seed: k-NN and linear."""
+    runs = read(MEASURED / "cifar10.json")["runs"]
+    by_seed = {run["protocol"]["seed"]: {row["name"]: row for row in run["rows"]} for run in runs}
+    several = len(by_seed) > 1
+    columns = [(metric, word, seed) for metric, word in (("knn", "k-NN"), ("linear", "linear")) for seed in by_seed]
+    head = ["", *(f"{word}, seed {seed}" if several else word for _, word, seed in columns)]
+    body = []
+    for name, title in TITLES.items():
+        cells = [by_seed[seed].get(name, {"metrics": {}}) for *_, seed in columns]
+        numbers = [
+            share(row["metrics"][metric], row["intervals"].get(metric)) if metric in row["metrics"] else "not measured"
+            for row, (metric, *_) in zip(cells, columns, strict=True)
+        ]
+        body.append([title, *numbers])
+    return table(head, body)
+
+
+def sample() -> str:
+    """One row a seed."""
+    head = ["seed", "k-NN", "untrained", "raw pixels"]
+    body = [
+        [
+            str(run["seed"]),
+            share(run["metrics"]["top1"], run["intervals"].get("top1")),
+            f"{run['metrics']['untrained_top1']:.1f}",
+            f"{run['metrics']['pixels_top1']:.1f}",
+        ]
+        for run in read(MEASURED / "sample.json")["runs"]
+    ]
+    return table(head, body)
+
+
+def sample_curves() -> str:
+    """The k-NN curve of training, one row a seed."""
+    runs = read(MEASURED / "sample.json")["runs"]
+    body = [[str(run["seed"]), *(f"{value:.1f}" for value in run["curve"].values())] for run in runs]
+    return table(["seed", *runs[0]["curve"]], body)
+
+
+KEPT: dict[str, Callable[[Sequence[Path]], dict[str, Any]]] = {"sample": kept_of_sample, "cifar10": kept_of_cifar10}
+TABLES: dict[str, Callable[[], str]] = {"cifar10": cifar10, "sample": sample, "sample-curves": sample_curves}
+
+
+def renewed(page: str) -> str:
+    """The page with the tables of now. Raises KeyError for a block of a name that has none."""
+    return BLOCK.sub(lambda block: f"<!-- measured: {block[1]} -->\n\n{TABLES[block[1]]()}\n<!-- end of it -->\n", page)
+
+
+def main(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["--keep"]:
+        name, *folders = arguments[1:]
+        content = json.dumps(KEPT[name]([Path(folder) for folder in folders]), indent=1)
+        (MEASURED / f"{name}.json").write_text(f"{content}\n", encoding="utf-8")
+    pages = {path: path.read_text(encoding="utf-8") for path in PAGES}
+    now = {path: renewed(page) for path, page in pages.items()}
+    if list(arguments) == ["--check"]:
+        return int(now != pages)
+    for path, page in now.items():
+        path.write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
