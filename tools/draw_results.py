@@ -3,12 +3,14 @@
 `--check` compares them (exit code 1 where one differs). `--keep NAME FOLDER [FOLDER ...]` puts new measurements into
 docs/measured/NAME.json first: for `sample`, run folders in the order of their seeds, each with the record of
 `probes.knn --baselines --out FOLDER/knn.json`; for `cifar10`, folders of `tools/ablate.sh --table T9`, one a seed.
+`--picture` draws the curves of CIFAR-10 into docs/pictures.
 """
 
 import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,10 @@ TITLES = {
     "pixels": "raw pixels",
 }
 """Rows of the table of CIFAR-10, in its order."""
+PANELS = {"loss_cls": "[CLS] loss, nats", "loss_patch": "patch loss, nats", "effective_rank": "effective rank of [CLS]"}
+"""Curves of CIFAR-10: the log's field, and its title."""
+POINTS = 40
+"""Of a curve."""
 
 
 def read(path: Path) -> Any:
@@ -63,8 +69,21 @@ def kept_of_cifar10(folders: Sequence[Path]) -> dict[str, Any]:
         record["data"] = {"train": "CIFAR10"}
         for row in record["rows"]:
             row["checkpoint"] = row["name"]
+        record["curves"] = {row: curves for row in TITLES if (curves := curves_of(lines_of(folder / row)))}
         found.append(record)
     return {"runs": found}
+
+
+def curves_of(log: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Means over stretches of a training's log, of the panels' fields that it has and that are not 0 throughout."""
+    lines = [line for line in log if "loss" in line]
+    ends = [len(lines) * place // POINTS for place in range(POINTS + 1)]
+    parts = [lines[low:high] for low, high in pairwise(ends) if high > low]
+    found = {"step": [float(part[-1]["step"]) for part in parts]}
+    for name in PANELS:
+        values = [round(sum(line[name] for line in part) / len(part), 4) for part in parts if name in part[0]]
+        found |= {name: values} if any(values) else {}
+    return found if len(found) > 1 else {}
 
 
 def share(value: float, ends: Sequence[float] | None) -> str:
@@ -126,7 +145,26 @@ def renewed(page: str) -> str:
     return BLOCK.sub(lambda block: f"<!-- measured: {block[1]} -->\n\n{TABLES[block[1]]()}\n<!-- end of it -->\n", page)
 
 
+def draw_curves(file: Path) -> None:
+    """One panel a field, one line a row of the first seed."""
+    import matplotlib.pyplot as plt  # noqa: PLC0415 (heavy, and the check does not draw)
+
+    curves = read(MEASURED / "cifar10.json")["runs"][0]["curves"]
+    figure, panels = plt.subplots(1, len(PANELS), figsize=(14, 4), layout="constrained")
+    for panel, (field, title) in zip(panels, PANELS.items(), strict=True):
+        for style, (row, values) in zip(("-", "--", "-.", ":"), curves.items(), strict=False):
+            if field in values:
+                panel.plot(values["step"], values[field], style, label=TITLES[row])
+        panel.set(title=title, xlabel="step")
+        panel.legend(frameon=False)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=100)
+
+
 def main(arguments: Sequence[str]) -> int:
+    if list(arguments) == ["--picture"]:
+        draw_curves(ROOT / "docs" / "pictures" / "cifar10.png")
+        return 0
     if arguments[:1] == ["--keep"]:
         name, *folders = arguments[1:]
         content = json.dumps(KEPT[name]([Path(folder) for folder in folders]), indent=1)
