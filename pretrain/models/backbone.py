@@ -151,8 +151,8 @@ def starting_weights(
     """The weights of another backbone for one with this shape.
 
     Size of the images and number of channels may differ: a ViT's positions are resized, by the `scale` of the forward
-    (`ViT.position`) or by `size` (`of_size`), the patch embedding is repeated over the channels, or summed to one, by timm's
-    rule. Raises UserError where anything else differs.
+    (`ViT.position`) or by `size` (`of_size`), those of timm's ViTs by timm's rule; the patch embedding is repeated over the
+    channels, or summed to one, by timm's rule. Raises UserError where anything else differs.
     """
     source = other.shape
     if isinstance(other, Measured):
@@ -171,6 +171,8 @@ def starting_weights(
     if isinstance(other, ViT):
         resized = other.position(side, side) if positions == "scale" else of_size(other.pos_embed, side, side)
         weights["pos_embed"] = resized.clone()
+    elif isinstance(other, AnyViT):
+        weights |= other.resized_positions(side)
     first = "model.patch_embed.proj.weight" if shape.kind == "timm" else "patch_embed.proj.weight"
     weights[first] = adapt_input_conv(shape.channels, weights[first], base_chans=source.channels)
     return weights
@@ -179,7 +181,8 @@ def starting_weights(
 def flags_for(shape: Architecture) -> str:
     """The flags of `pretrain.train` that ask for this architecture."""
     if shape.kind == "timm":
-        return f"--arch {shape.arch}"
+        local = -(-96 // shape.patch_size) * shape.patch_size  # the usual size, up to whole patches
+        return f"--arch {shape.arch}" + f" --local-crops-size {local}" * (local != 96)
     if shape.kind == "swin":
         return f"--arch {shape.arch} --patch-size {shape.patch_size} --window {shape.window}"
     flags = f"--arch {shape.arch if shape.arch in SIZES else 'vit_small'} --patch-size {shape.patch_size}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from timm.layers import DropPath
+from timm.layers import DropPath, resample_abs_pos_embed
 from torch import Tensor, nn
 
 from checkpoints.architecture import Architecture, timm_model, timm_shape
@@ -131,6 +131,14 @@ class AnyViT(nn.Module):
         known = sys.modules[type(self.model).__module__]
         converted = known.checkpoint_filter_fn(dict(weights), self.model) if hasattr(known, "checkpoint_filter_fn") else weights
         return {f"model.{name}": weight for name, weight in converted.items()}
+
+    def resized_positions(self, side: int) -> dict[str, Tensor]:
+        """The learnt positions for a grid of `side` x `side` patches, by their name; none where a model has others."""
+        positions = getattr(self.model, "pos_embed", None)
+        if positions is None:
+            return {}
+        prefix = 0 if self.model.no_embed_class else self.model.num_prefix_tokens
+        return {"model.pos_embed": resample_abs_pos_embed(positions.detach(), [side, side], num_prefix_tokens=prefix)}
 
     def _without_registers(self, tokens: Tensor) -> Tensor:
         return torch.cat([tokens[:, :1], tokens[:, self.model.num_prefix_tokens :]], dim=1)

@@ -1,21 +1,24 @@
 """Backbones of every kind: as students, through training, and from each other's checkpoints."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch.testing import assert_close
 
 from checkpoints import published, store
-from checkpoints.architecture import Architecture, SwinSize, shape_of, swin_shape
+from checkpoints.architecture import Architecture, SwinSize, shape_of, swin_shape, timm_shape
 from checkpoints.cli import DONE, WRONG_COMMAND, UserError, run_command
 from pretrain import train
 from pretrain.batches.masking import as_masks
 from pretrain.method.heads import Head
 from pretrain.method.ibot import Student, Teacher, center_and_sharpen, losses
 from pretrain.models.backbone import Trainable, load_backbone, make, starting_weights
+from pretrain.models.timm_vit import AnyViT
 from pretrain.sample import __main__ as sample
 from tests.support import networks
 from tests.support.commands import HEADS, SHORT, SMALL
@@ -175,6 +178,21 @@ def test_a_backbone_may_begin_another_of_other_size_and_channels() -> None:
         assert all(torch.equal(same[name], weight) for name, weight in network.state_dict().items())
         other = shape._replace(image_size=shape.image_size * 2, channels=6)
         make(other, maskable=False).load_state_dict(starting_weights(network, other, Path("x")))
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"])
+def test_a_backbone_of_timm_may_begin_another_of_other_size(name: str) -> None:
+    """DINOv2 has positions of 518 pixels, with [CLS] and without (registers); at 224 they are those that timm resizes."""
+    network = make(timm_shape(name, 518, 3), maskable=False).eval()
+    assert isinstance(network, AnyViT)
+    small = make(network.shape._replace(image_size=224), maskable=False).eval()
+    small.load_state_dict(starting_weights(network, small.shape, Path("x")))
+    other = timm.create_model(name, img_size=224, num_classes=0).eval()
+    known = sys.modules[type(other).__module__]
+    other.load_state_dict(known.checkpoint_filter_fn(dict(network.model.state_dict()), other), strict=False)
+    images = torch.randn(1, 3, 224, 224)
+    assert isinstance(small, AnyViT)
+    assert_close(small.model.forward_features(images), other.forward_features(images), rtol=1e-4, atol=1e-4)
 
 
 def test_what_does_not_fit_is_told_with_the_flags_that_would() -> None:
