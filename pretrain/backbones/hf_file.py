@@ -108,7 +108,7 @@ def needed(module: str) -> Any:
     try:
         return elsewhere.imported(module)
     except ImportError as error:
-        raise UserError(f"hf: needs {module}: pip install 'ibot-pretrainer[export]'") from error
+        raise UserError(f"hf: needs {module}: tools/setup.sh export adds it") from error
 
 
 def _values(path: Path) -> dict[str, Any]:

@@ -86,7 +86,7 @@ SAMPLE_DENSE: dict[str, Any] = SMALL_WORLD | {
     "epochs": 28,
     "knn_every": 3,
 }
-"""Things and textures about as large as in the scenes of the sample's dense tasks, and twice the epochs: patches learn late."""
+"""Things and textures about as large as in the scenes of the sample's dense tasks, and more epochs: patches learn late."""
 
 CIFAR10: dict[str, Any] = SMALL_WORLD | {
     "width": 128,

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     console.say(found.about)
     for note in (*found.unfit, *found.failed):
         console.say(f"missing: {note}")
-    console.say(f"results, logs, table.md, table.csv, table.tex and index.html in {options.out}")
+    console.say(f"records, logs, costs, table.md, table.csv, table.tex and index.html in {options.out}")
     return FAILED if found.failed else DONE
 
 
