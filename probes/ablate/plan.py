@@ -195,8 +195,9 @@ def _control(table: Table, row: Row, setting: Setting) -> Job:
         if row.control == "untrained" and name != "cluster":
             jobs[name] = _probe(name, name, row, setting, ("--untrained",), str(first))
         elif row.control == "pixels" and name != "cluster":
-            size = setting.settings["global_crops_size"]
-            jobs[name] = _probe(name, name, row, setting, (), f"python:{RAW_PIXELS}:pixels_{size}")
+            size = str(setting.settings["global_crops_size"])
+            view = ("--resize", size, "--crop", size)  # as the networks see the images, not the paper's 224 pixels
+            jobs[name] = _probe(name, name, row, setting, view, f"python:{RAW_PIXELS}:pixels_{size}")
         elif row.control == "supervised":
             jobs[name] = _probe(name, name, row, setting, ())
     if row.control == "supervised":

@@ -249,6 +249,7 @@ def test_controls_are_trained_and_measured_like_rows(tmp_path: Path, capsys: pyt
     for name in ("supervised", "untrained", "pixels"):
         low, high = rows[name]["intervals"]["knn"]
         assert 0 <= low <= rows[name]["metrics"]["knn"] <= high <= 100 and not rows[name]["published"]
+    assert json.loads((out / "pixels" / "knn.json").read_text())["protocol"]["crop"] == 32  # as the networks see them
     assert rows["ibot"]["metrics"] == rows["dino"]["metrics"] == {}
     assert f"[{rows['pixels']['intervals']['knn'][0]:.1f}, " in (out / "ablation_T9.md").read_text()
     capsys.readouterr()
