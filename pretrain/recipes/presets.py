@@ -71,7 +71,7 @@ SAMPLE: dict[str, Any] = SMALL_WORLD | {
     "lr": 8e-3,
     "warmup_teacher_temp": 0.04,
     "warmup_teacher_patch_temp": 0.04,
-    "epochs": 8,
+    "epochs": 7,
     "knn_every": 1,
 }
 """Small batches, and a teacher that is never cold: [CLS] needs steps before it tells images apart (docs/results.md)."""

@@ -110,7 +110,7 @@ NAMED: dict[str, Recipe] = {
         data="IMAGENET22K",
     ),
     "sample": Recipe(
-        "the embedded sample, 8 epochs",
+        "the embedded sample, 7 epochs",
         SAMPLE,
         "k-NN 72 to 74, untrained 28 to 30 (docs/results.md)",
         "5 minutes on two cores",
