@@ -152,9 +152,9 @@ def draw_curves(file: Path) -> None:
     curves = read(MEASURED / "cifar10.json")["runs"][0]["curves"]
     figure, panels = plt.subplots(1, len(PANELS), figsize=(14, 4), layout="constrained")
     for panel, (field, title) in zip(panels, PANELS.items(), strict=True):
-        for style, (row, values) in zip(("-", "--", "-.", ":"), curves.items(), strict=False):
+        for place, (row, values) in enumerate(curves.items()):
             if field in values:
-                panel.plot(values["step"], values[field], style, label=TITLES[row])
+                panel.plot(values["step"], values[field], ("-", "--", "-.", ":")[place % 4], color=f"C{place}", label=TITLES[row])
         panel.set(title=title, xlabel="step")
         panel.legend(frameon=False)
         panel.spines[["top", "right"]].set_visible(False)

@@ -32,6 +32,7 @@ ONLY_READ = {
     r"torchrun .*|sbatch .*": "several machines, or eight processes; tests/pretrain/engine runs two",
     r".* --push .*": "would upload; tests/transfer/test_push.py has a client that keeps it",
     r".* --ckpt python:.*": "runs a file of the reader's; tests/pretrain/backbones/test_others.py has one",
+    r".* --ckpt (timm:\S+@\S+|hf:FOLDER).*": "a file or folder of the reader's; tests/pretrain/backbones/test_others.py has some",
     r".* --replay .*": "needs a step that was refused; test_health.py makes one",
     r"python -m probes\.live .*": "serves until it is stopped; test_report.py asks it",
     r".* --data torchvision:.*": "would fetch a data set",
