@@ -34,6 +34,7 @@ SWIN = PAPER | {"arch": "swin_tiny", "patch_size": 4, "epochs": 300, "batch_size
 
 SMALL_WORLD: dict[str, Any] = PAPER | {
     "arch": "vit_tiny",
+    "width": 128,
     "depth": 4,
     "patch_size": 8,
     "init": "fan_in",
@@ -44,6 +45,8 @@ SMALL_WORLD: dict[str, Any] = PAPER | {
     "head_bottleneck_dim": 128,
     "global_crops_size": 32,
     "local_crops_size": 16,
+    "global_crops_scale": (0.4, 1.0),
+    "local_crops_scale": (0.1, 0.4),
     "local_crops_number": 2,
     "blur": (0.0, 0.0, 0.0),
     "solarize": (0.0, 0.0, 0.0),
@@ -63,9 +66,6 @@ SMALL_WORLD: dict[str, Any] = PAPER | {
 """For small pictures and a small machine: what learns within minutes (see docs/results.md for what did not)."""
 
 SAMPLE: dict[str, Any] = SMALL_WORLD | {
-    "width": 128,
-    "global_crops_scale": (0.4, 1.0),
-    "local_crops_scale": (0.1, 0.4),
     "local_crops_number": 6,
     "batch_size_per_gpu": 16,
     "lr": 8e-3,
@@ -77,19 +77,15 @@ SAMPLE: dict[str, Any] = SMALL_WORLD | {
 """Small batches, and a teacher that is never cold: [CLS] needs steps before it tells images apart (docs/results.md)."""
 
 SAMPLE_DENSE: dict[str, Any] = SMALL_WORLD | {
-    "width": 128,
     "data": "sample:72",
     "global_crops_size": 48,
     "local_crops_size": 24,
-    "global_crops_scale": (0.4, 1.0),
-    "local_crops_scale": (0.1, 0.4),
     "epochs": 28,
     "knn_every": 3,
 }
 """Things and textures about as large as in the scenes of the sample's dense tasks, and more epochs: patches learn late."""
 
 CIFAR10: dict[str, Any] = SMALL_WORLD | {
-    "width": 128,
     "patch_size": 4,
     "init": "whiten",
     "global_crops_size": 24,
