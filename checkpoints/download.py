@@ -105,7 +105,9 @@ def _fill(address: str, typed: bool, part: Path) -> None:
             if number < len(PAUSES) and _may_pass(error):
                 continue
             again = _continued(part)
-            raise WorkError(f"{shown(address)} could not be fetched ({why(error)}){again}: try again, or give the file itself") from error
+            raise WorkError(
+                f"{shown(address)} could not be fetched ({why(error)}){again}: try again, or give the file itself"
+            ) from error
 
 
 def _is_networks(error: Exception) -> bool:

@@ -78,7 +78,9 @@ def _open(source: str, part: str | None, columns: Columns) -> Images:
         folders.note_beside(path, parts, images.tally)
         return images
     if part == "val":
-        raise UserError(f"{source} has no part named {', '.join(PARTS['val'])} to test on: name one with --val, or divide it (docs/compare.md)")
+        raise UserError(
+            f"{source} has no part named {', '.join(PARTS['val'])} to test on: name one with --val, or divide it (docs/compare.md)"
+        )
     if there:
         listed = path.suffix.lower() in TYPED_LISTS and path.is_file()
         return path_list(path, columns) if listed else _open_files([path], columns)
