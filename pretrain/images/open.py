@@ -79,7 +79,8 @@ def _open(source: str, part: str | None, columns: Columns) -> Images:
         return images
     if part == "val":
         raise UserError(
-            f"{source} has no part named {', '.join(PARTS['val'])} to test on: name one with --val, or divide it (docs/compare.md)"
+            f"{source} has no part named {', '.join(PARTS['val'])} to test on: name one with --val, or divide it "
+            "(docs/compare.md)"
         )
     if there:
         listed = path.suffix.lower() in TYPED_LISTS and path.is_file()
