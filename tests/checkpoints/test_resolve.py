@@ -187,7 +187,7 @@ def test_a_backbone_of_timm_may_begin_another_of_other_size(name: str) -> None:
     assert isinstance(network, AnyViT)
     small = make(network.shape._replace(image_size=224), maskable=False).eval()
     small.load_state_dict(starting_weights(network, small.shape, Path("x")))
-    other = timm.create_model(name, img_size=224, num_classes=0).eval()
+    other: Any = timm.create_model(name, img_size=224, num_classes=0).eval()
     known = sys.modules[type(other).__module__]
     other.load_state_dict(known.checkpoint_filter_fn(dict(network.model.state_dict()), other), strict=False)
     images = torch.randn(1, 3, 224, 224)
