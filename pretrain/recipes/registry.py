@@ -112,7 +112,7 @@ NAMED: dict[str, Recipe] = {
     "sample": Recipe(
         "the embedded sample, 7 epochs",
         SAMPLE,
-        "k-NN 72 to 74, untrained 28 to 30 (docs/results.md)",
+        "k-NN 69 to 72, untrained 28 to 30 (docs/results.md)",
         "5 minutes on two cores",
         "",
         "sample",
