@@ -30,7 +30,7 @@ def test_a_number_that_blocks_do_not_make_is_one_sentence(
 
 
 def test_memory_that_is_taken_is_seen() -> None:
-    """A mapping of its own: an allocation may lie in what earlier tests of this process have given back and the system has not."""
+    """A mapping of its own: an allocation may lie in what earlier tests have given back and the system keeps."""
     before = memory.held()
     with mmap.mmap(-1, 64_000_000) as block:
         for page in range(0, 64_000_000, mmap.PAGESIZE):
