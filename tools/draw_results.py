@@ -45,7 +45,7 @@ def lines_of(run: Path) -> list[dict[str, Any]]:
 
 
 def kept_of_sample(folders: Sequence[Path]) -> dict[str, Any]:
-    """One entry a run: its numbers, its k-NN curve by step, and the seconds of its training."""
+    """One entry a run: its numbers and its k-NN curve by step."""
     found = []
     for folder in folders:
         record, config, log = read(folder / "knn.json"), read(folder / "config.json"), lines_of(folder)
@@ -62,7 +62,7 @@ def kept_of_sample(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def kept_of_cifar10(folders: Sequence[Path]) -> dict[str, Any]:
-    """One entry a seed: the record of all rows, and each training's losses by epoch."""
+    """One entry a seed: the record of all rows, and each training's curves by step."""
     found = []
     for folder in folders:
         record = read(folder / "ablation_T9.json")

@@ -162,8 +162,7 @@ def _centres() -> Table:
         small: Values = {}
         if temps != (0.04, 0.07):
             changes |= {"warmup_teacher_patch_temp": temps[0], "teacher_patch_temp": temps[1]}
-            first, last = temps[0], round(0.04 * temps[1] / 0.07, 4)
-            small = {"warmup_teacher_patch_temp": first, "teacher_patch_temp": last}
+            small = {"teacher_patch_temp": round(0.04 * temps[1] / 0.07, 4)}
         cells = {"m_prime": momentum, "tau_t_prime": text}
         return Row(name, "iBOT", {"knn": knn, "linear": linear}, changes, cells, small, cost=TWO_300)
 

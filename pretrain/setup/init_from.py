@@ -64,10 +64,7 @@ def _take_backbone(network: Student | Teacher, contents: Contents, key: str, pat
     taken = starting_weights(loaded, network.backbone.shape, path)
     if "masked_embed" in current and "masked_embed" in loaded.state_dict():
         taken["masked_embed"] = loaded.masked_embed.detach()
-    wrong = misfits(network.backbone, current | taken)
-    if wrong:
-        raise UserError(f"the backbone of {path} does not fit ({wrong[0]}): give the size of its images by --global-crops-size")
-    network.backbone.load_state_dict(current | taken)
+    load_strictly(network.backbone, current | taken, path)
 
 
 def _has_heads(contents: Contents) -> bool:
