@@ -10,7 +10,7 @@ from checkpoints import escape
 from probes import tables
 from probes.compare.cells import Done
 from probes.compare.costs import Cost
-from probes.shared.headlines import digits, headlines_of, interval
+from probes.shared.headlines import digits, headlines_of, interval, names
 
 
 class Entry(NamedTuple):
@@ -162,9 +162,3 @@ def entry(records: Sequence[Mapping[str, Any]], metric: str) -> Entry:
     ends = [interval(record, metric, mean) for record in records]
     low, high = ((None if None in some else sum(some) / len(some)) for some in zip(*ends, strict=True))
     return Entry(mean, low, high, spread, len(values), images)
-
-
-def names(models: Sequence[str]) -> dict[str, str]:
-    """Short names that differ: the last part of a path, or the whole where two would be alike."""
-    short = {model: model.rstrip("/").rpartition("/")[2] if "@" not in model else model.partition("@")[0] for model in models}
-    return {model: name if list(short.values()).count(name) == 1 else model for model, name in short.items()}

@@ -13,7 +13,7 @@ from probes.report import page as report_page
 from probes.report import plots as report_plots
 from probes.report.page import Card, Row, Section
 from probes.report.plots import Line, Plot
-from probes.shared.headlines import digits, headlines_of, interval
+from probes.shared.headlines import digits, headlines_of, interval, names
 
 FEWEST = 3
 """Points of a curve."""
@@ -47,25 +47,19 @@ def _headlines(records: Sequence[Mapping[str, Any]]) -> dict[Headline, Card]:
 def checkpoints(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """By path of a checkpoint: what tells it from the others."""
     paths = list(dict.fromkeys(one.checkpoint for one in _headlines(records)))
-    parts = {path: Path(path).parent.parts if Path(path).name == store.BACKBONE else Path(path).parts for path in paths}
-    shared = 0
-    while (
-        len(parts) > 1
-        and all(len(some) > shared + 1 for some in parts.values())
-        and len({p[shared] for p in parts.values()}) == 1
-    ):
-        shared += 1
-    return {path: "/".join(some[shared:]) for path, some in parts.items()}
+    folders = {path: str(Path(path).parent) if Path(path).name == store.BACKBONE else path for path in paths}
+    short = names(list(folders.values()))
+    return {path: short[folder] for path, folder in folders.items()}
 
 
 def headline_table(records: Sequence[Mapping[str, Any]]) -> str:
     """The headline numbers of several checkpoints: a row each, a column a kind. Two features of one are both shown, named."""
-    found, names = _headlines(records), checkpoints(records)
+    found, called = _headlines(records), checkpoints(records)
     columns = list(dict.fromkeys((one.name, one.where) for one in found))
     cells: dict[tuple[str, str, str], list[tuple[str, Card]]] = defaultdict(list)
     for one, card in found.items():
         cells[one.checkpoint, one.name, one.where].append((one.features, card))
-    rows = [Row([names[path], *(_cell(cells.get((path, *column), [])) for column in columns)], False) for path in names]
+    rows = [Row([called[path], *(_cell(cells.get((path, *column), [])) for column in columns)], False) for path in called]
     head = ["checkpoint", *(f"{name} on {Path(where).name}" for name, where in columns)]
     return report_page.table("Each number with its 95 % interval", head, rows)
 

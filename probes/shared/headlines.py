@@ -1,6 +1,6 @@
 """The numbers of a probe that are shown first: what they are called, and their 95 % interval."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scipy import stats
@@ -55,3 +55,9 @@ def interval(record: Mapping[str, Any], metric: str, mean: float) -> tuple[float
     ends = (stats.binom.ppf(level, images, share) for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     low, high = (100 * float(end) / images for end in ends)
     return low, high
+
+
+def names(models: Sequence[str]) -> dict[str, str]:
+    """Short names that differ: the last part of a path, or the whole where two would be alike."""
+    short = {model: model.rstrip("/").rpartition("/")[2] if "@" not in model else model.partition("@")[0] for model in models}
+    return {model: name if list(short.values()).count(name) == 1 else model for model, name in short.items()}
